@@ -1,0 +1,1 @@
+"""Probes for backdoors in weights and in learned prompts."""

@@ -1,0 +1,1 @@
+"""Probes of what a target reveals about its training data."""

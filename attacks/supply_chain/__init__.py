@@ -1,0 +1,1 @@
+"""Checks of the files a target is made of."""

@@ -1,0 +1,1 @@
+"""The reporters, as plugins: renderings of an audit folder. Found by the entry-point group ``vlaudit.reporters``."""

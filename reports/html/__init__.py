@@ -1,0 +1,70 @@
+"""The HTML report: one file that needs no network, no server and no JavaScript.
+
+Captions, labels and model output are hostile: everything is escaped, control characters are replaced, and a
+Content-Security-Policy allows only this page's own script and style, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from vlaudit.records import Report
+from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, p_text, plural
+
+HERE = Path(__file__).parent
+
+
+class HTMLReporter:
+    """Renders ``page.html`` with the style, the script and the pictures inside."""
+
+    name = "html"
+    extension = "html"
+
+    def render(self, report: Report, audit_dir: Path) -> str:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+
+        from vlaudit.reports.html.view import page
+
+        environment = Environment(
+            loader=FileSystemLoader(HERE),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_finalize,
+        )
+        environment.filters |= {"number": number, "interval": interval, "duration": duration, "p_text": p_text}
+        style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+        return environment.get_template("page.html").render(
+            style=Markup(style),
+            script=Markup(script),
+            policy_header=_content_security_policy(style, script),
+            symbols=SYMBOLS,
+            words=WORDS,
+            plural=plural,
+            **page(report, audit_dir),
+        )
+
+
+def _finalize(value: Any) -> Any:
+    """Clean every string that a template prints (markup of our own, such as a macro's, is a string that is cleaned
+    already)."""
+    from markupsafe import Markup
+
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _content_security_policy(style: str, script: str) -> str:
+    """Nothing is fetched, and nothing but our own script and style is run: hashes, unlike a nonce, allow no other text
+    and keep the page the same at every rendering."""
+    style_hash, script_hash = (
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; style-src {style_hash}; script-src {script_hash}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )

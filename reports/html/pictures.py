@@ -1,0 +1,162 @@
+"""The evidence files of a report: checked, budgeted, and embedded as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from vlaudit.records import Evidence, Finding
+
+MAX_PICTURES = 24
+MAX_BYTES = 5_000_000  # of the embedded files together, before base64
+MAX_FILE = 64_000_000  # a larger file is not even read
+MAX_SIDE = 768  # pixels; a larger picture is embedded smaller
+MAX_TEXT = 4_000  # characters shown of a text
+PIXEL_ART = 128  # a picture whose longer side is below is enlarged with its pixels kept sharp
+MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One evidence picture: embedded (``uri``), or the reason why not (``refused``)."""
+
+    caption: str
+    path: str
+    sensitive: bool = False
+    uri: str = ""
+    refused: str = ""
+    width: int = 0
+    height: int = 0
+    pixel_art: bool = False
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """Pictures to be seen side by side."""
+
+    heading: str
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    caption: str
+    path: str
+    text: str
+    sensitive: bool
+
+
+class RefusedError(Exception):
+    """An evidence file that must not be shown; the message says why."""
+
+
+def read_evidence(evidence: Evidence, audit_dir: Path) -> bytes:
+    """The bytes of an evidence file. Raises RefusedError unless it lies in ``audit_dir/artifacts`` and is the file
+    that was recorded, by its SHA-256."""
+    folder = (audit_dir / "artifacts").resolve()
+    try:
+        path = (audit_dir / evidence.path).resolve()
+        if not path.is_relative_to(folder):
+            raise RefusedError("its path leaves the audit folder")
+        if not path.is_file():
+            raise RefusedError("the file is missing")
+        if path.stat().st_size > MAX_FILE:
+            raise RefusedError("the file is too large")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise RefusedError("the file cannot be read") from error
+    if hashlib.sha256(content).hexdigest() != evidence.sha256:
+        raise RefusedError("the file is not the one that was recorded (its SHA-256 differs)")
+    return content
+
+
+def read_text(evidence: Evidence, audit_dir: Path) -> TextFile:
+    """A text file's beginning, or the reason why it is not shown."""
+    try:
+        text = read_evidence(evidence, audit_dir).decode("utf-8", errors="replace")
+    except RefusedError as refusal:
+        text = f"(not shown: {refusal})"
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}\n… ({len(text):,} characters in all)"
+    return TextFile(evidence.caption, evidence.path, text, evidence.sensitive)
+
+
+@dataclass
+class Gallery:
+    """Embeds the pictures of all findings within one budget, shared fairly: a row of every finding, the worst finding
+    first, then a second row of every finding, and so on."""
+
+    audit_dir: Path
+    embedded: int = 0
+    size: int = 0
+    left_out: int = 0
+
+    def rows(self, findings: Iterable[Finding]) -> dict[str, list[PictureRow]]:
+        """The rows of pictures by finding id."""
+        queues = {finding.id: list(_in_rows(finding.evidence)) for finding in findings}
+        shown: dict[str, list[PictureRow]] = {name: [] for name in queues}
+        for turn in zip_longest(*queues.values()):
+            for name, row in zip(queues, turn, strict=True):
+                if row is not None:
+                    heading, files = row
+                    shown[name].append(PictureRow(heading, [self._embed(file, caption) for file, caption in files]))
+        return shown
+
+    def _embed(self, evidence: Evidence, caption: str) -> Picture:
+        if self.embedded >= MAX_PICTURES or self.size >= MAX_BYTES:
+            self.left_out += 1
+            return Picture(caption, evidence.path, refused="left out to keep this file small")
+        try:
+            content = read_evidence(evidence, self.audit_dir)
+            media_type, content, (width, height) = _browser_ready(content)
+        except RefusedError as refusal:
+            return Picture(caption, evidence.path, refused=str(refusal))
+        if self.size + len(content) > MAX_BYTES:
+            self.left_out += 1
+            return Picture(caption, evidence.path, refused="left out to keep this file small")
+        self.embedded += 1
+        self.size += len(content)
+        return Picture(
+            caption=caption,
+            path=evidence.path,
+            sensitive=evidence.sensitive,
+            uri=f"data:{media_type};base64,{base64.b64encode(content).decode()}",
+            width=width,
+            height=height,
+            pixel_art=max(width, height) < PIXEL_ART,
+        )
+
+
+def _in_rows(evidence: Iterable[Evidence]) -> Iterator[tuple[str, list[tuple[Evidence, str]]]]:
+    """Pictures grouped by the part of their caption before ``" | "``; those without one form a row of their own."""
+    grouped: dict[str, list[tuple[Evidence, str]]] = {}
+    for item in evidence:
+        if item.kind == "image":
+            heading, bar, caption = item.caption.partition(" | ")
+            grouped.setdefault(heading if bar else "", []).append((item, caption if bar else heading))
+    yield from grouped.items()
+
+
+def _browser_ready(content: bytes) -> tuple[str, bytes, tuple[int, int]]:
+    """Media type, bytes and size of a picture, made smaller where it is large. Raises RefusedError for anything that
+    is not a plain PNG, JPEG or WebP, and for picture bombs."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES)) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_FILE):
+                raise RefusedError("the picture has too many pixels")
+            if max(image.size) <= MAX_SIDE:
+                return MEDIA_TYPES[str(image.format)], content, image.size
+            smaller = image.convert("RGB")
+            smaller.thumbnail((MAX_SIDE, MAX_SIDE))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise RefusedError("the file is not a picture that can be shown") from error
+    buffer = io.BytesIO()
+    smaller.save(buffer, format="WEBP", quality=85)
+    return "image/webp", buffer.getvalue(), smaller.size

@@ -1,0 +1,229 @@
+"""Geometry of the SVG plots: from figures to coordinates and texts. The drawing is in ``plots.html``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from vlaudit.records import Estimate, Finding, Metric
+from vlaudit.reporting import Bars, Curve, interval, number, one_line
+
+WIDTH = 660
+LABELS_END = 150  # where the labels at the left end and the axis begins
+AXIS_END = 470  # where the axis of an interval plot ends and the figures begin
+MAX_BARS = 40
+
+Scale = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate: ``kind`` is ``target``, ``reference`` or ``control``."""
+
+    label: str
+    kind: str
+    y: float
+    x: float
+    low: float
+    high: float
+    figures: str
+
+
+@dataclass(frozen=True)
+class IntervalPlot:
+    title: str
+    rows: list[Row]
+    ticks: list[Tick]
+    threshold: Tick | None
+    height: float
+    columns: list[str]
+    data: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    label: str
+    y: float
+    x: float
+    width: float
+    low: float | None
+    high: float | None
+    highlight: bool
+    figures: str
+
+
+@dataclass(frozen=True)
+class BarPlot:
+    title: str
+    xlabel: str
+    ylabel: str
+    bars: list[Bar]
+    left_out: int
+    zero: float
+    ticks: list[Tick]
+    height: float
+    columns: list[str]
+    data: list[list[str]]
+
+
+@dataclass(frozen=True)
+class CurvePlot:
+    title: str
+    xlabel: str
+    ylabel: str
+    line: str
+    points: list[tuple[float, float]]
+    band: str
+    reference: str
+    xticks: list[Tick]
+    yticks: list[Tick]
+    columns: list[str]
+    data: list[list[str]]
+    # The frame: the template draws the axes along it.
+    left: float = 64
+    right: float = 640
+    top: float = 16
+    bottom: float = 216
+
+
+def interval_plot(finding: Finding, controls: dict[str, Estimate]) -> IntervalPlot | None:
+    """The metric with its interval, the reference and the control arms on one axis; None where there is nothing to compare."""
+    metric = finding.metric
+    if metric is None:
+        return None
+    estimates: list[tuple[str, str, Metric | Estimate]] = [("this target", "target", metric)]
+    if finding.reference:
+        estimates.append(("reference prompt", "reference", finding.reference))
+    estimates += [(name, "control", control) for name, control in controls.items()]
+    limits = [] if finding.threshold is None else [finding.threshold]
+    values = limits + [v for _, _, estimate in estimates for v in (estimate.value, *estimate.ci)]
+    if min(values) == max(values) or not all(map(math.isfinite, values)):
+        return None
+    scale, ticks = _axis(values, LABELS_END, AXIS_END, metric.unit)
+    rows = [
+        Row(
+            label=one_line(name, 24),
+            kind=kind,
+            y=34 + 28 * position,
+            x=scale(estimate.value),
+            low=scale(estimate.ci[0]),
+            high=scale(estimate.ci[1]),
+            figures=interval(estimate, metric.unit if metric.unit == "share" else ""),
+        )
+        for position, (name, kind, estimate) in enumerate(estimates)
+    ]
+    threshold = None
+    data = [[name, *(number(v, metric.unit) for v in (e.value, *e.ci))] for name, _, e in estimates]
+    if finding.threshold is not None:
+        text = number(finding.threshold, metric.unit)
+        threshold = Tick(scale(finding.threshold), f"threshold {text}")
+        data.append(["threshold", text, "", ""])
+    title = f"{metric.name}: {interval(metric, metric.unit)}"
+    columns = ["arm", metric.name, "low", "high"]
+    return IntervalPlot(title, rows, ticks, threshold, 34 + 28 * len(rows) + 14, columns, data)
+
+
+def bar_plot(series: Bars) -> BarPlot:
+    """Horizontal bars, because labels are words. Only ``MAX_BARS`` are drawn (highlighted ones first); the data table
+    under the plot has all."""
+    low, high = series.low or [], series.high or []
+    marked = set(series.highlight)
+    order = sorted(range(len(series.labels)), key=lambda i: i not in marked)[:MAX_BARS]
+    shown = sorted(order)
+    scale, ticks = _axis([0.0, *(v for i in shown for v in (series.values[i], *low[i : i + 1], *high[i : i + 1]))],
+                         LABELS_END, AXIS_END)  # fmt: skip
+    zero = scale(0.0)
+    bars = []
+    for position, i in enumerate(shown):
+        end = scale(series.values[i])
+        bars.append(
+            Bar(
+                label=one_line(series.labels[i], 24),
+                y=10 + 22 * position,
+                x=min(zero, end),
+                width=round(abs(end - zero), 1),
+                low=scale(low[i]) if low else None,
+                high=scale(high[i]) if low else None,
+                highlight=i in marked,
+                figures=number(series.values[i]) + (f" [{number(low[i])}, {number(high[i])}]" if low else ""),
+            )
+        )
+    columns = [series.xlabel or "label", series.ylabel or "value", *(["low", "high"] if low else [])]
+    data = [
+        [label, *(number(column[i]) for column in (series.values, low, high) if column)]
+        for i, label in enumerate(series.labels)
+    ]
+    left_out = len(series.labels) - len(shown)
+    title = series.title or f"{columns[1]} by {columns[0]}"
+    return BarPlot(title, series.xlabel, series.ylabel, bars, left_out, zero, ticks, 10 + 22 * len(bars), columns, data)
+
+
+def curve_plot(series: Curve) -> CurvePlot:
+    """A line with its band, and the reference's line dashed."""
+    low, high, reference = series.low or [], series.high or [], series.reference or []
+    frame = CurvePlot
+    across, xticks = _axis(series.x, frame.left, frame.right)
+    up, yticks = _axis([*series.y, *low, *high, *reference], frame.bottom, frame.top)
+
+    def path(values: Iterable[float], xs: Iterable[float] = series.x) -> str:
+        return " ".join(f"{across(x)},{up(y)}" for x, y in zip(xs, values, strict=True))
+
+    named = {series.xlabel or "x": series.x, series.ylabel or "y": series.y, "low": low, "high": high}
+    named["reference"] = reference
+    columns = [name for name, values in named.items() if values]
+    data = [[number(named[name][i]) for name in columns] for i in range(len(series.x))]
+    return CurvePlot(
+        title=series.title or f"{series.ylabel or 'y'} over {series.xlabel or 'x'}",
+        xlabel=series.xlabel,
+        ylabel=series.ylabel,
+        line=path(series.y),
+        points=[(across(x), up(y)) for x, y in zip(series.x, series.y, strict=True)],
+        band=f"{path(high)} {path(low[::-1], series.x[::-1])}" if low else "",
+        reference=path(reference) if reference else "",
+        xticks=xticks,
+        yticks=yticks,
+        columns=columns,
+        data=data,
+    )
+
+
+def _axis(values: Iterable[float], start: float, end: float, unit: str = "") -> tuple[Scale, list[Tick]]:
+    """A linear scale from ``start`` to ``end`` (pixels) over all values and, when it is near, zero; and round ticks."""
+    values = list(values)
+    low, high = min(values), max(values)
+    span = high - low
+    if low - span <= 0 <= high + span:
+        low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    pad = 0.04 * (high - low)
+    bottom, top = (low if low == 0 else low - pad), high + pad
+
+    def scale(value: float) -> float:
+        return round(start + (value - bottom) / (top - bottom) * (end - start), 1)
+
+    step = _round_step((top - bottom) / 4)
+    first = math.ceil(bottom / step)
+    count = math.floor(top / step) - first + 1
+    marks = [step * (first + i) for i in range(count)]
+    return scale, [Tick(scale(mark), _tick_text(mark, step, unit)) for mark in marks]
+
+
+def _round_step(rough: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not below ``rough``."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def _tick_text(mark: float, step: float, unit: str) -> str:
+    if unit == "share":
+        mark, step = 100 * mark, 100 * step
+    mark = 0.0 if abs(mark) < step / 1e6 else mark
+    return f"{mark:.10g} %" if unit == "share" else f"{mark:.6g}"

@@ -1,0 +1,237 @@
+"""What the page shows, prepared: the templates only lay it out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
+from vlaudit.reporting import (
+    Bars,
+    Curve,
+    Table,
+    count_verdicts,
+    headline,
+    number,
+    one_line,
+    p_text,
+    signed,
+    split_details,
+    worst_first,
+    worst_verdict,
+)
+from vlaudit.reports.html.pictures import Gallery, PictureRow, RefusedError, TextFile, read_evidence, read_text
+from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
+
+GENERAL_LIMITS = (
+    "An audit shows the presence of flaws, not their absence: attacks that were not tried may still work.",
+    "The figures hold for the pictures, labels and groups listed above. Other data may behave differently.",
+    "The verdict is about a model under one prompt. Another prompt, a fine-tune or another version is another target.",
+    "Inconclusive and not assessed are not passes: nothing is claimed about those threats, in either direction.",
+    "Intervals cover the sampling of cases at the stated level; they do not cover wrong labels in the data.",
+)
+MAX_FACT = 2_000  # characters of a fact that has no better form than JSON
+
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
+_LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]*)?")
+
+
+@dataclass(frozen=True)
+class Link:
+    text: str
+    href: str = ""  # empty: plain text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the risk matrix: the verdict that asks most of the reader, where it stands, and all counts."""
+
+    verdict: Verdict
+    anchor: str
+    counts: dict[Verdict, int]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One finding with all that is shown of it."""
+
+    finding: Finding
+    anchor: str
+    target_index: int
+    rows: list[PictureRow]
+    audit_dir: Path
+    reference_note: str
+
+    @cached_property
+    def plot(self) -> IntervalPlot | None:
+        return interval_plot(self.finding, self._control_arms)
+
+    @cached_property
+    def _control_arms(self) -> dict[str, Estimate]:
+        arms = {}
+        for name, value in self.finding.controls.items():
+            try:
+                arms[name] = Estimate.model_validate(value)
+            except ValidationError:
+                continue
+        return arms
+
+    @cached_property
+    def controls(self) -> list[tuple[str, str]]:
+        """Controls that are no arm of the metric, as name and text."""
+        return [(name, fact(value)) for name, value in self.finding.controls.items() if name not in self._control_arms]
+
+    @cached_property
+    def _details(self) -> tuple[list[BarPlot | CurvePlot | Table], list[tuple[str, str]]]:
+        series, facts = split_details(self.finding.details)
+        for item in self.finding.evidence:
+            if item.kind == "plot-data":
+                series += _plot_data(read_or_none(item, self.audit_dir))
+        drawn = [_draw(item) for item in series]
+        return drawn, [(name, fact(value)) for name, value in facts.items()]
+
+    @property
+    def series(self) -> list[BarPlot | CurvePlot | Table]:
+        return self._details[0]
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        return self._details[1]
+
+    @cached_property
+    def texts(self) -> list[TextFile]:
+        return [read_text(item, self.audit_dir) for item in self.finding.evidence if item.kind == "text"]
+
+    @cached_property
+    def comparison(self) -> str:
+        """The sentence that sets the target beside its reference."""
+        delta, unit = self.finding.delta, self.finding.metric.unit if self.finding.metric else ""
+        if delta is None:
+            return f"Not compared with a reference: {self.reference_note}." if self.reference_note else ""
+        low, high = (signed(end, unit) for end in delta.ci)
+        tested = f", {p_text(delta.p)}" if delta.p is not None else ""
+        return f"Against the reference prompt: {signed(delta.value, unit)} [{low}, {high}]{tested} (paired by case)."
+
+    @property
+    def p_values(self) -> str:
+        finding = self.finding
+        own = p_text(finding.p_value)
+        adjusted = p_text(finding.p_adjusted)
+        return f"{own}; {adjusted} after Holm's correction over the audit" if own and adjusted else own
+
+    @cached_property
+    def references(self) -> list[Link]:
+        return [link(text) for text in self.finding.references]
+
+
+def page(report: Report, audit_dir: Path) -> dict[str, Any]:
+    """All variables of ``page.html``."""
+    ordered = worst_first(report.findings)
+    gallery = Gallery(audit_dir)
+    rows = gallery.rows(ordered)
+    targets = {target.id: target for target in report.targets}
+    index = {name: position for position, name in enumerate(targets)}
+    cards = [
+        Card(
+            finding=finding,
+            anchor=f"finding-{position}",
+            target_index=index.get(finding.target, -1),
+            rows=rows[finding.id],
+            audit_dir=audit_dir,
+            reference_note=_reference_note(targets.get(finding.target)),
+        )
+        for position, finding in enumerate(ordered, start=1)
+    ]
+    outcome, pipeline = headline(report)
+    return {
+        "report": report,
+        "outcome": outcome,
+        "pipeline": pipeline,
+        "worst": worst_verdict(report.findings),
+        "counts": count_verdicts(report.findings),
+        "risks": list(Risk),
+        "matrix": [(target, [_cell(cards, target.id, risk) for risk in Risk]) for target in report.targets],
+        "assessed": [card for card in cards if card.finding.verdict is not Verdict.NOT_ASSESSED],
+        "not_assessed": [card for card in cards if card.finding.verdict is Verdict.NOT_ASSESSED],
+        "limits": _limits(report.findings),
+        "general_limits": GENERAL_LIMITS,
+        "gallery": gallery,
+        "environment": [(name, fact(value)) for name, value in report.audit.environment.items()],
+        "policy": [(name, fact(value)) for name, value in report.audit.policy.items()],
+    }
+
+
+def link(text: str) -> Link:
+    """An arXiv id or an https address as a link; anything else as plain text."""
+    if arxiv := _ARXIV.fullmatch(text):
+        return Link(text, f"https://arxiv.org/abs/{arxiv[1]}")
+    return Link(text, text if _LINK.fullmatch(text) else "")
+
+
+def fact(value: Any) -> str:
+    """A JSON value in words."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return number(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(item is None or isinstance(item, str | int | float) for item in value):
+        return ", ".join(fact(item) for item in value) or "none"
+    return one_line(json.dumps(value, ensure_ascii=False), MAX_FACT) if value else "none"
+
+
+def read_or_none(evidence: Any, audit_dir: Path) -> bytes | None:
+    """The bytes of an evidence file, or None where it must not be shown."""
+    try:
+        return read_evidence(evidence, audit_dir)
+    except RefusedError:
+        return None
+
+
+def _plot_data(content: bytes | None) -> list[Any]:
+    try:
+        details = json.loads(content or b"{}")
+    except ValueError:
+        return []
+    return list(split_details(details)[0]) if isinstance(details, dict) else []
+
+
+def _draw(series: Any) -> BarPlot | CurvePlot | Table:
+    if isinstance(series, Bars):
+        return bar_plot(series)
+    return curve_plot(series) if isinstance(series, Curve) else series
+
+
+def _cell(cards: Iterable[Card], target: str, risk: Risk) -> Cell | None:
+    here = [card for card in cards if card.finding.risk is risk and target in
+            (card.finding.target, *card.finding.related_targets)]  # fmt: skip
+    worst = worst_verdict(card.finding for card in here)
+    if worst is None:
+        return None
+    anchor = next(card.anchor for card in here if card.finding.verdict is worst)
+    counts = count_verdicts(card.finding for card in here)
+    return Cell(worst, anchor, {verdict: count for verdict, count in counts.items() if count})
+
+
+def _limits(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+    """Each distinct limit once, with the probes it belongs to."""
+    probes: dict[str, list[str]] = {}
+    for finding in findings:
+        named = probes.setdefault(finding.limits, [])
+        if finding.title not in named:
+            named.append(finding.title)
+    return [(", ".join(titles), text) for text, titles in probes.items() if text]
+
+
+def _reference_note(target: TargetInfo | None) -> str:
+    return (target.reference_note or "") if target else ""

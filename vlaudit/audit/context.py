@@ -1,0 +1,168 @@
+"""All that a probe may touch: the target on one arm, the data, budgets, seeded randomness, and the artefact store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from vlaudit.data.dataset import Dataset, Example
+    from vlaudit.families.base import Target
+
+Effort = Literal["quick", "standard", "thorough"]
+T = TypeVar("T")
+
+
+class ArtifactStore:
+    """Content-addressed files under ``artifacts/`` of an audit folder."""
+
+    def __init__(self, audit_dir: Path) -> None:
+        self.folder = audit_dir
+
+    def put(self, content: bytes, suffix: str, kind: Literal["image", "text", "plot-data"], caption: str,
+            sensitive: bool = False) -> Evidence:  # fmt: skip
+        """Store bytes once under their SHA-256 and return the evidence record."""
+        digest = hashlib.sha256(content).hexdigest()
+        relative = f"artifacts/{digest[:2]}/{digest}.{suffix}"
+        path = self.folder / relative
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".part")
+            partial.write_bytes(content)
+            partial.replace(path)  # a kill in between leaves no half-written artefact under its final name
+        return Evidence(kind=kind, path=relative, sha256=digest, caption=caption, sensitive=sensitive)
+
+    def put_image(self, image: np.ndarray | Tensor, caption: str, *, sensitive: bool = False) -> Evidence:
+        """A picture, (H, W, 3) uint8 or (3, H, W) float in [0, 1], as PNG."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(as_uint8(image)).save(buffer, format="PNG", optimize=True)
+        return self.put(buffer.getvalue(), "png", "image", caption, sensitive)
+
+    def put_json(self, value: Any, caption: str) -> Evidence:
+        """Plot data or a table."""
+        content = json.dumps(value, sort_keys=True, allow_nan=False).encode()
+        return self.put(content, "json", "plot-data", caption)
+
+
+def as_uint8(image: np.ndarray | Tensor) -> np.ndarray:
+    """(3, H, W) float in [0, 1], or (H, W, 3) uint8, to (H, W, 3) uint8."""
+    import numpy as np
+
+    if isinstance(image, np.ndarray):
+        return image
+    array = image.detach().clamp(0, 1).mul(255).round().to("cpu").numpy().astype(np.uint8)
+    return np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from a path of names and numbers: independent of order, batch size and executor."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass
+class Context:
+    """What a probe sees. ``arm`` is ``target`` or ``reference``; the same code runs on both.
+
+    ``files`` are the model's and the prompt's files on disk; they are there even when the model could not be loaded,
+    in which case ``target`` must not be touched (only probes that need nothing but files run then).
+    """
+
+    probe: str
+    arm: str
+    data: Dataset
+    labels: list[str]
+    artifacts: ArtifactStore
+    seed: int = 0
+    effort: Effort = "quick"
+    batch_size: int = 128
+    files: list[Path] = field(default_factory=list)
+    _target: Target | None = None
+    _pixels: dict[str, Tensor] = field(default_factory=dict)
+    _last: tuple[float, int, int] = (0.0, 0, 0)
+
+    @property
+    def target(self) -> Any:
+        """The target of this arm; its class is the family's contract (``ImageTextMatcher`` for matching)."""
+        if self._target is None:
+            raise RuntimeError("this context has no loaded target")
+        return self._target
+
+    @property
+    def device(self) -> torch.device:
+        return self.target.device
+
+    def by_effort(self, quick: T, standard: T, thorough: T) -> T:
+        """The value for the chosen effort."""
+        return {"quick": quick, "standard": standard, "thorough": thorough}[self.effort]
+
+    def rng(self, *parts: object) -> np.random.Generator:
+        """Randomness for a case: depends on the audit's seed, the probe and ``parts`` only. Not on the arm, so that
+        the arms stay paired."""
+        import numpy as np
+
+        return np.random.default_rng(derive_seed(self.seed, self.probe, *_ids(parts)))
+
+    def generator(self, *parts: object) -> torch.Generator:
+        """The same as a torch generator on the CPU (draw there, then move: equal on every device)."""
+        import torch
+
+        return torch.Generator().manual_seed(derive_seed(self.seed, self.probe, *_ids(parts)))
+
+    def images(self, examples: Sequence[Example]) -> Tensor:
+        """Model-ready pictures (N, 3, H, W) in [0, 1] on the device; decoded once an audit."""
+        import torch
+
+        for example in examples:
+            if example.id not in self._pixels:
+                self._pixels[example.id] = self.target.model.preprocess(example.open())
+        return torch.stack([self._pixels[example.id] for example in examples]).to(self.device)
+
+    def label_index(self, examples: Sequence[Example]) -> Tensor:
+        """(N,) int64: positions of the examples' labels in ``self.labels``, on the device."""
+        import torch
+
+        index = {label: i for i, label in enumerate(self.labels)}
+        return torch.tensor([index[str(example.label)] for example in examples], device=self.device)
+
+    def start_clock(self) -> None:
+        """Called by the worker before ``attempt``: cost of a trial is what was spent since the one before."""
+        meter = self._target.meter.snapshot() if self._target else (0, 0)
+        self._last = (time.perf_counter(), *meter)
+
+    def trial(self, case: Case | str, values: dict[str, Any] | None = None, *, arm: str | None = None,
+              artifacts: dict[str, Evidence] | None = None) -> Trial:  # fmt: skip
+        """Record a trial of this arm (or of a ``control:NAME`` or ``null:K`` arm) with its cost."""
+        then, queries, steps = self._last
+        self.start_clock()
+        now, queries_now, steps_now = self._last
+        cost = Cost(queries=queries_now - queries, gradient_steps=steps_now - steps, seconds=round(now - then, 4))
+        return Trial(
+            case=case if isinstance(case, str) else case.id,
+            arm=arm or self.arm,
+            values=values or {},
+            artifacts=artifacts or {},
+            cost=cost,
+        )
+
+    @property
+    def on_target(self) -> bool:
+        return self.arm == TARGET
+
+
+def _ids(parts: Sequence[object]) -> list[object]:
+    return [part.id if isinstance(part, Case) else part for part in parts]

@@ -1,0 +1,157 @@
+"""The append-only journal of an audit: ``manifest.json`` and ``trials.jsonl``.
+
+A unit's trials and its closing line are written with one ``write`` and synced, so a killed audit loses at most the unit
+it was in, and resuming skips what is closed. A torn last line is cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vlaudit.config import Request
+from vlaudit.errors import UsageError, VlauditError
+from vlaudit.records import Record, TargetInfo, Trial
+
+MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
+
+
+class Unit(Record):
+    """One piece of work: a pure function of (subject, probe, cases, seed)."""
+
+    id: str
+    subject: str  # the target, or the reference prompt on its model: what is loaded
+    probe: str
+    arm: str
+    cases: list[str]
+    round: int = 0
+    weight: float = 1.0  # estimated seconds
+
+
+class PlannedProbe(Record):
+    """One probe on one target: its units, or the reason why it cannot run."""
+
+    target: str
+    probe: str
+    reason: str | None = None
+    units: list[Unit] = []
+    reference_note: str | None = None
+
+
+class Manifest(Record):
+    """What an audit set out to do: enough to resume it and to judge it without the model."""
+
+    schema_version: str = "1.0"
+    version: str
+    id: str
+    digest: str
+    command: str
+    started: str
+    request: Request
+    targets: list[TargetInfo]
+    planned: list[PlannedProbe]
+    environment: dict[str, str | int | None] = {}
+
+
+class UnitResult(Record):
+    """A closed unit: its trials, or why it failed."""
+
+    unit: str
+    trials: list[Trial] = []
+    seconds: float = 0.0
+    error: str | None = None
+
+
+class Journal:
+    """Reads and appends one audit folder's journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._trials = folder / TRIALS
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        write_atomically(self.folder / MANIFEST, manifest.model_dump_json(indent=1))
+
+    def append(self, result: UnitResult) -> None:
+        """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""
+        lines = [
+            json.dumps({"unit": result.unit, "trial": trial.model_dump(mode="json")}, allow_nan=False)
+            for trial in result.trials
+        ]
+        lines.append(json.dumps({"unit": result.unit, "closed": {"seconds": result.seconds, "error": result.error}}))
+        size = self._trials.stat().st_size if self._trials.exists() else 0
+        try:
+            with self._trials.open("ab") as file:
+                file.write(("\n".join(lines) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with self._trials.open("ab") as file:
+                file.truncate(size)
+            raise disk_error(error, self.folder) from error
+
+    def results(self) -> dict[str, UnitResult]:
+        """Closed units by id. Trials of a unit that was never closed are dropped, and with them a torn last line."""
+        if not self._trials.exists():
+            return {}
+        closed: dict[str, UnitResult] = {}
+        pending: dict[str, list[Trial]] = {}
+        content = self._trials.read_bytes()
+        position = end = 0  # end: just after the last closed unit
+        for line in content.splitlines(keepends=True):
+            position += len(line)
+            try:
+                entry = json.loads(line)
+                unit = entry["unit"]
+                if "trial" in entry:
+                    pending.setdefault(unit, []).append(Trial.model_validate(entry["trial"]))
+                    continue
+                closed[unit] = UnitResult(unit=unit, trials=pending.pop(unit, []), **entry["closed"])
+                end = position
+            except (json.JSONDecodeError, KeyError, TypeError, ValidationError, UnicodeDecodeError) as error:
+                if position < len(content):
+                    raise UsageError(f"'{self._trials}' is damaged after byte {end}.", "Scan into a new folder.") from error
+        if end < len(content):
+            with self._trials.open("rb+") as file:
+                file.truncate(end)
+        return closed
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an audit folder. Raises UsageError when there is none or it cannot be read."""
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"'{folder}' is not an audit folder: it has no readable {MANIFEST}.") from error
+    except ValidationError as error:
+        raise UsageError(f"'{path}' is not a manifest this vlaudit can read.", "Judge it with the version that wrote it.") from error
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+
+
+def disk_error(error: OSError, folder: Path) -> VlauditError:
+    """The sentence for a failed write."""
+    if error.errno == errno.ENOSPC:
+        return VlauditError(
+            f"The disk of '{folder}' is full; what was measured so far is kept.", "Free space and run the same command again."
+        )
+    return UsageError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out.")
+
+
+def trials_of(results: dict[str, UnitResult], units: Iterable[Unit]) -> list[Trial]:
+    """All trials of some units, in plan order."""
+    return [trial for unit in units if unit.id in results for trial in results[unit.id].trials]

@@ -1,0 +1,124 @@
+"""From trials to findings: pure, no model and no torch. A verdict belongs to one finding; adding a probe changes no other."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+
+from vlaudit.audit.journal import Manifest, PlannedProbe, Unit, UnitResult, trials_of
+from vlaudit.config import TargetSpec
+from vlaudit.policy import Policy
+from vlaudit.probe import Probe
+from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict
+from vlaudit.registry import ProbeRegistry
+from vlaudit.statistics import holm
+
+
+def judge_audit(manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> list[Finding]:
+    """All findings of an audit, in plan order."""
+    targets = {target.id: target for target in manifest.targets}
+    findings = []
+    for planned in manifest.planned:
+        probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
+        judgement = judge_probe(probe, planned, results, policy)
+        findings.append(_finding(manifest, targets[planned.target], planned, probe, judgement, results, policy))
+    return _adjust(findings, policy)
+
+
+def judge_probe(probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitResult], policy: Policy) -> Judgement:
+    """The judgement of one probe on one target. What did not finish, failed or is empty is never ``held``."""
+    if planned.reason is not None:
+        return Judgement.not_assessed(planned.reason)
+    needed = [unit for batch in rounds_needed(probe, planned, results, policy) for unit in batch]
+    failed = [result.error for unit in needed if (result := results.get(unit.id)) and result.error]
+    if failed:
+        return Judgement.not_assessed(f"the probe failed: {failed[0]}")
+    undone = sum(unit.id not in results for unit in needed)
+    if undone:
+        return Judgement.not_assessed(f"not finished: {undone} of {len(needed)} units of work were not run")
+    trials = gather(planned, needed, results)
+    if not trials.target:
+        return Judgement.not_assessed("the probe yielded no trials")
+    try:
+        return probe.judge(trials, policy)
+    except Exception as error:  # noqa: BLE001 (a plugin's judge may raise anything; it spoils only its own finding)
+        return Judgement.not_assessed(f"the judge failed: {type(error).__name__}: {error}")
+
+
+def rounds_needed(
+    probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitResult], policy: Policy
+) -> list[list[Unit]]:
+    """The rounds that count: all of them, or those up to the one after which the probe called itself decided."""
+    numbers = sorted({unit.round for unit in planned.units})
+    rounds = [[unit for unit in planned.units if unit.round == number] for number in numbers]
+    for count, batch in enumerate(rounds, 1):
+        if any(unit.id not in results or results[unit.id].error for unit in batch):
+            return rounds[:count]
+        done = [unit for earlier in rounds[:count] for unit in earlier]
+        if count < len(rounds) and probe.decided(gather(planned, done, results), policy):
+            return rounds[:count]
+    return rounds
+
+
+def gather(planned: PlannedProbe, units: list[Unit], results: Mapping[str, UnitResult]) -> Trials:
+    return Trials(trials_of(dict(results), units), reference_note=planned.reference_note)
+
+
+def _finding(
+    manifest: Manifest, target: TargetInfo, planned: PlannedProbe, probe: Probe, judgement: Judgement,
+    results: Mapping[str, UnitResult], policy: Policy,
+) -> Finding:  # fmt: skip
+    info = probe.info
+    severity, derivation = policy.severity_of(info, judgement)
+    trials = trials_of(dict(results), planned.units)
+    evidence = judgement.evidence or _unique_evidence(trials)
+    seconds = sum(results[unit.id].seconds for unit in planned.units if unit.id in results)
+    passes = sum((trial.cost for trial in trials), Cost())
+    return Finding(
+        id=f"{info.code}-{hashlib.sha256(f'{target.id}/{info.id}'.encode()).hexdigest()[:8]}",
+        probe=info.id, code=info.code, title=info.title, risk=info.risk, target=target.id,
+        severity=severity, severity_derivation=derivation,
+        **judgement.model_copy(update={"evidence": evidence}).__dict__,
+        cost=passes.model_copy(update={"seconds": round(seconds, 2)}),
+        references=list(info.references), mappings=list(info.maps), limits=info.limits,
+        reproduce=reproduce(manifest, target, info.id),
+    )  # fmt: skip
+
+
+def _unique_evidence(trials: list) -> list:
+    found = {item.sha256: item for trial in trials if trial.arm == TARGET for item in trial.artifacts.values()}
+    return list(found.values())
+
+
+def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
+    """The command that runs one finding again."""
+    request = manifest.request
+    index = [info.id for info in manifest.targets].index(target.id)
+    spec: TargetSpec = request.targets[index]
+    words = ["vlaudit", "scan", spec.model]
+    flags: list[tuple[str, str | None]] = [
+        *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
+        ("--labels", spec.labels), *(("--group", group) for group in spec.groups), ("--members", spec.members),
+        *(("--plugin", path) for path in request.plugins), ("--probe", probe), ("--effort", request.effort),
+        ("--seed", str(request.seed)),
+    ]  # fmt: skip
+    for flag, value in flags:
+        if value is not None:
+            words += [flag, value]
+    return shlex.join(words)
+
+
+def _adjust(findings: list[Finding], policy: Policy) -> list[Finding]:
+    """Fill ``p_adjusted`` (Holm over the audit's findings that have a p-value) and apply the optional gate."""
+    tested = [finding for finding in findings if finding.p_value is not None]
+    adjusted = dict(zip((f.id for f in tested), holm([f.p_value or 0.0 for f in tested]), strict=True))
+    out = []
+    for finding in findings:
+        p = adjusted.get(finding.id)
+        update: dict[str, object] = {"p_adjusted": p}
+        if policy.gate == "holm" and finding.verdict is Verdict.VULNERABLE and p is not None and p >= policy.alpha:
+            reason = f"{finding.reason} (Holm-adjusted p = {p:.3g} is not below {policy.alpha}, and --gate holm asks for it)"
+            update |= {"verdict": Verdict.INCONCLUSIVE, "severity": "none", "reason": reason}
+        out.append(Finding.model_validate(finding.model_dump() | update))
+    return out

@@ -1,0 +1,165 @@
+"""open_clip models: ``open_clip:ARCH/PRETRAINED`` from its hub, ``open_clip:local-dir:PATH`` from a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.backends.base import (
+    Backend, fingerprint, folder_files, pad, pick_weights, refuse_code, soft_tokens,
+)  # fmt: skip
+from vlaudit.errors import CapabilityError, ModelError, UsageError
+from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+LOCAL = "local-dir:"
+
+
+class OpenCLIPModel(MatchingModel):
+    """A loaded open_clip model with its own transform and tokenizer."""
+
+    def __init__(self, spec: str, model: Any, tokenizer: Any, weights: list[Path], files: list[Path],
+                 device: torch.device) -> None:  # fmt: skip
+        import torch
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+        from torchvision.transforms import Normalize
+
+        self.spec, self.files, self.device = spec, files, device
+        self.sha256 = fingerprint(weights)
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._tokenizer = tokenizer
+        transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        self._resize = [step for step in transform.transforms if not isinstance(step, Normalize)]
+        cfg = model.visual.preprocess_cfg
+        self._mean = torch.tensor(cfg["mean"], device=device).view(3, 1, 1)
+        self._std = torch.tensor(cfg["std"], device=device).view(3, 1, 1)
+        size = model.visual.image_size
+        self.resolution = int(size if isinstance(size, int) else size[0])
+        self.context_length = int(model.context_length)
+        self.logit_scale = float(model.logit_scale.exp())
+        self.logit_bias = float(model.logit_bias) if getattr(model, "logit_bias", None) is not None else 0.0
+        table = self._table
+        self.embedding_width = int(table.weight.shape[1]) if table is not None else 0
+
+    @property
+    def _table(self) -> torch.nn.Embedding | None:
+        owner = self._model if hasattr(self._model, "token_embedding") else getattr(self._model, "text", None)
+        return getattr(owner, "token_embedding", None)
+
+    def preprocess(self, picture: Image) -> Tensor:
+        value: Any = picture
+        for step in self._resize:
+            value = step(value)
+        return value
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return self._model.encode_image((images - self._mean) / self._std, normalize=True)
+
+    def tokenize(self, text: str) -> TokenSequence:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is not None:  # open_clip's wrapper of a Hugging Face tokenizer
+            coded = inner(self._tokenizer.clean_fn(text), return_special_tokens_mask=True)
+            return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
+        ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), self._tokenizer.eot_token_id]
+        return TokenSequence(ids, 1, 1)
+
+    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+        import torch
+
+        table = self._table
+        if soft is not None and table is None:
+            raise CapabilityError(f"The text tower of '{self.spec}' has no token embeddings to put a soft prompt in.")
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        pad_id = (inner.pad_token_id or 0) if inner is not None else 0
+        rows, _ = pad(sequences, self.context_length, pad_id, to_limit=True)
+        with soft_tokens(table, soft) if table is not None else soft_tokens(self._model, None):
+            return self._model.encode_text(torch.tensor(rows, device=self.device), normalize=True)
+
+    def token_embeddings(self, ids: Sequence[int]) -> Tensor:
+        import torch
+
+        table = self._table
+        if table is None:
+            return super().token_embeddings(ids)
+        return table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
+
+
+def from_special_mask(ids: list[int], mask: list[int]) -> TokenSequence:
+    """A token sequence from a Hugging Face tokenizer's special-tokens mask."""
+    lead = next((i for i, special in enumerate(mask) if not special), len(mask))
+    tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+    return TokenSequence(list(ids), lead, tail)
+
+
+class OpenCLIPBackend(Backend):
+    """``open_clip:…``"""
+
+    def is_remote(self, argument: str) -> bool:
+        return not argument.startswith(LOCAL)
+
+    def files(self, argument: str) -> list[Path]:
+        return [] if self.is_remote(argument) else folder_files(_folder(argument))
+
+    def load(self, argument: str, device: torch.device) -> OpenCLIPModel:
+        import open_clip
+
+        if self.is_remote(argument):
+            return self._load_remote(argument, device)
+        folder = _folder(argument)
+        weights = pick_weights(folder)[:1]
+        refuse_code(weights)
+        try:
+            model = open_clip.create_model(f"{LOCAL}{folder}", load_weights=False, pretrained_text=False)
+            open_clip.load_checkpoint(model, str(weights[0]), weights_only=True)
+            tokenizer = open_clip.get_tokenizer(f"{LOCAL}{folder}")
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"open_clip cannot load '{folder}': {_first_line(error)}.",
+                "The folder needs open_clip_config.json and open_clip_model.safetensors that belong together.",
+            ) from error
+        return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, weights, folder_files(folder), device)
+
+    def _load_remote(self, argument: str, device: torch.device) -> OpenCLIPModel:
+        import open_clip
+        from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+        architecture, _, tag = argument.rpartition("/")
+        if not architecture or (architecture, tag) not in open_clip.list_pretrained():
+            raise UsageError(
+                f"open_clip knows no pretrained model '{argument}'.",
+                "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or open_clip:local-dir:PATH.",
+            )
+        try:
+            weights = Path(download_pretrained(get_pretrained_cfg(architecture, tag)))
+            refuse_code([weights])
+            model = open_clip.create_model(architecture, pretrained=str(weights))
+            tokenizer = open_clip.get_tokenizer(architecture)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"'{argument}' could not be downloaded or loaded: {_first_line(error)}.",
+                "Check the network, or download it once and use open_clip:local-dir:PATH.",
+            ) from error
+        return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+
+
+def _folder(argument: str) -> Path:
+    folder = Path(argument.removeprefix(LOCAL)).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"The model folder '{folder}' does not exist.", "Write open_clip:local-dir:PATH with a folder.")
+    config = folder / "open_clip_config.json"
+    try:
+        if "model_cfg" not in json.loads(config.read_text(encoding="utf-8")):
+            raise ModelError(f"'{config}' has no 'model_cfg'.", "Save the model with open_clip's own tools.")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{config}' is missing or not JSON.", "Is this an open_clip folder? Others are hf:PATH.") from error
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

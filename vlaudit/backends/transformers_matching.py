@@ -1,0 +1,168 @@
+"""Dual encoders of transformers: ``hf:REPO_OR_DIR`` for CLIP, SigLIP, ALIGN and VisionTextDualEncoder kinds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.backends.base import (
+    Backend, fingerprint, folder_files, local_folder, pad, pick_weights, refuse_code, soft_tokens,
+)  # fmt: skip
+from vlaudit.backends.open_clip import _first_line, from_special_mask
+from vlaudit.errors import ModelError, UsageError
+from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+FIXED_LENGTH = {"siglip", "siglip2"}  # trained on texts padded to the full context, without an attention mask
+KINDS = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder"}
+
+
+class TransformersModel(MatchingModel):
+    """A loaded transformers dual encoder with its own processor and tokenizer."""
+
+    def __init__(self, spec: str, model: Any, processor: Any, tokenizer: Any, weights: list[Path], files: list[Path],
+                 device: torch.device) -> None:  # fmt: skip
+        import torch
+
+        config = model.config
+        self.spec, self.files, self.device = spec, files, device
+        self.sha256 = fingerprint(weights)
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._processor, self._tokenizer = processor, tokenizer
+        self.resolution = int(config.vision_config.image_size)
+        self._fixed_length = config.model_type in FIXED_LENGTH
+        limit = int(config.text_config.max_position_embeddings)
+        self.context_length = min(limit, int(getattr(tokenizer, "model_max_length", limit)))
+        self._table: torch.nn.Module = model.text_model.get_input_embeddings()
+        self.embedding_width = int(self._table.weight.shape[1])
+        self._mean = torch.tensor(processor.image_mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(processor.image_std, device=device).view(3, 1, 1)
+        if config.model_type == "align":  # ALIGN divides by a temperature
+            self.logit_scale = 1.0 / float(model.temperature)
+        else:
+            self.logit_scale = float(model.logit_scale.exp())
+        bias = getattr(model, "logit_bias", None)
+        self.logit_bias = float(bias) if bias is not None else 0.0
+
+    def preprocess(self, picture: Image) -> Tensor:
+        return self._processor(images=picture, do_normalize=False, return_tensors="pt")["pixel_values"][0].float()
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return _unit(self._model.get_image_features(pixel_values=(images - self._mean) / self._std))
+
+    def tokenize(self, text: str) -> TokenSequence:
+        coded = self._tokenizer(text, return_special_tokens_mask=True)
+        return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
+
+    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+        import torch
+
+        pad_id = self._tokenizer.pad_token_id
+        if pad_id is None:
+            pad_id = self._tokenizer.eos_token_id or 0
+        rows, lengths = pad(sequences, self.context_length, pad_id, self._fixed_length)
+        ids = torch.tensor(rows, device=self.device)
+        inputs = {"input_ids": ids}
+        if not self._fixed_length:
+            inputs["attention_mask"] = (
+                torch.arange(ids.shape[1], device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+            ).long()
+        with soft_tokens(self._table, soft):
+            return _unit(self._model.get_text_features(**inputs))
+
+    def token_embeddings(self, ids: Sequence[int]) -> Tensor:
+        import torch
+
+        return self._table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
+
+
+class TransformersBackend(Backend):
+    """``hf:…`` for matching models; the family is read from the checkpoint's config."""
+
+    def is_remote(self, argument: str) -> bool:
+        return local_folder(argument) is None
+
+    def files(self, argument: str) -> list[Path]:
+        folder = local_folder(argument)
+        return folder_files(folder) if folder else []
+
+    def load(self, argument: str, device: torch.device) -> TransformersModel:
+        folder = local_folder(argument) or _download(argument)
+        kind = _model_type(folder)
+        if kind not in KINDS:
+            raise ModelError(
+                f"'{argument}' is a '{kind}' model, which no backend here audits.", f"Known kinds: {', '.join(sorted(KINDS))}."
+            )
+        weights = pick_weights(folder)
+        refuse_code(weights)
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            model, report = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
+                use_safetensors=weights[0].suffix == ".safetensors",
+            )  # fmt: skip
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+            raise ModelError(
+                f"transformers cannot load '{argument}': {_first_line(error)}.",
+                "The folder needs the config, weights and tokenizer that save_pretrained writes.",
+            ) from error
+        if report["missing_keys"]:
+            raise ModelError(
+                f"The weights of '{argument}' lack {len(report['missing_keys'])} tensors, such as "
+                f"'{sorted(report['missing_keys'])[0]}'; they would be random.",
+                "Save the whole model again.",
+            )
+        processor = _image_processor(folder, int(model.config.vision_config.image_size))
+        return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, folder_files(folder), device)
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"'{folder}' has no readable config.json.", "Give a folder written by save_pretrained."
+        ) from error
+
+
+def _image_processor(folder: Path, size: int) -> Any:
+    """The checkpoint's own image processor; a folder that ships none gets CLIP's, at the model's resolution."""
+    from transformers import AutoImageProcessor, CLIPImageProcessor
+
+    square = {"height": size, "width": size}
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
+    try:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"The image processor in '{folder}' cannot be loaded: {_first_line(error)}.") from error
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.py"]))
+    except HFValidationError as error:
+        raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"'{name}' could not be downloaded: {_first_line(error)}.", "Check the name and the network, or give a local folder."
+        ) from error
+
+
+def _unit(output: Any) -> Tensor:
+    """Unit-norm projected features of ``get_*_features``, which returns an object in transformers 5."""
+    import torch
+
+    features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return torch.nn.functional.normalize(features, dim=-1)

@@ -1,0 +1,100 @@
+"""The command line: parse, call, render. Commands are imported when called, so that ``--help`` imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from vlaudit import __version__
+from vlaudit.errors import VlauditError
+
+COMMANDS = {
+    "scan": "vlaudit.cli.scan",
+    "report": "vlaudit.cli.folder",
+    "judge": "vlaudit.cli.folder",
+    "list": "vlaudit.cli.inspect",
+    "explain": "vlaudit.cli.inspect",
+    "selftest": "vlaudit.cli.selftest",
+    "doctor": "vlaudit.cli.setup",
+    "init": "vlaudit.cli.setup",
+    "schema": "vlaudit.cli.setup",
+    "zoo": "vlaudit.cli.setup",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[name]), f"{name}_command")
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vlaudit")
+def cli() -> None:
+    """Audit a prompted vision-language model: robustness, backdoors, bias and privacy.
+
+    What is audited is a model under a prompt. Start with
+
+        vlaudit scan                                   the bundled default, offline
+
+        vlaudit scan hf:PATH --prompt "a photo of a {}" --data DIR
+
+        vlaudit scan open_clip:local-dir:PATH --prompt coop:FILE --data DIR
+
+    and read the report with `vlaudit report AUDIT_DIR`.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code: see "Exit codes" in ``vlaudit scan --help``."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line in this process and return the exit code."""
+    debug = "--debug" in arguments
+    try:
+        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nInterrupted.", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away, as in `vlaudit list probes | head -1`
+        return 0
+    except VlauditError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {_one_line(error.message)}", err=True)
+        if error.cure:
+            click.echo(f"       {_one_line(error.cure)}", err=True)
+        return error.exit_code
+    except Exception as error:  # the last resort: a bug is said in one sentence, with its traceback on demand
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: vlaudit failed with {type(error).__name__}: {_one_line(str(error))}", err=True)
+        click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
+        return 3
+
+
+def _one_line(text: str) -> str:
+    from vlaudit.reporting import one_line
+
+    return one_line(text, 600)
+
+
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")

@@ -1,0 +1,238 @@
+"""``vlaudit scan``: from flags and ``vlaudit.toml`` to findings and reports."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vlaudit.cli import debug_option
+from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
+from vlaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlaudit.audit.plan import Plan
+    from vlaudit.records import Report
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """``90``, ``90s``, ``10m`` or ``1.5h`` to seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value.strip())
+    if match is None or float(match[1]) <= 0:
+        raise click.BadParameter(f"'{value}' is not a time. Write for example 90s, 10m or 1h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@click.command("scan", epilog="""\b
+Exit codes:
+  0    complete; nothing vulnerable at or above --fail-on
+  1    something vulnerable at or above --fail-on
+  2    wrong usage or configuration; nothing was run
+  3    a planned unit did not finish, or nothing was assessed
+  4    a model could not be loaded
+  130  interrupted; the same command with the same --out goes on""")  # fmt: skip
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--prompt", "prompts", multiple=True, metavar="SPEC",
+              help='Template such as "a photo of a {}", or METHOD:FILE. Repeat it: one target each.')
+@click.option("--reference", metavar="SPEC", help="Reference prompt. Default: the plain prompt.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of labelled pictures (ImageFolder convention).")
+@click.option("--labels", type=FILE, help="Text file with one label a line.")
+@click.option("--prompts", "captions", type=FILE, help="Captions to audit, one a line (text-to-image targets).")
+@click.option("--group", "groups", multiple=True, metavar="COLUMN", help="Attribute column to compare. Repeatable.")
+@click.option("--members", metavar="train|COLUMN", help="Which pictures the prompt was learned on.")
+@click.option("--probe", "probes", multiple=True, metavar="SELECTOR",
+              help="Probe id, code, glob, risk:NAME or family:NAME. Default: all.")
+@click.option("--skip", multiple=True, metavar="SELECTOR", help="Probes to leave out.")
+@click.option("--scorer", metavar="TARGET", help="Model that scores generated pictures (text-to-image targets).")
+@click.option("--plugin", "plugins", multiple=True, type=FILE, help="Python file with probes. It is code: it is run.")
+@click.option("--config", type=FILE, help=f"Config file. Default: {FILE_NAME} in this folder, if there is one.")
+@click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), help="Budget of searches. [default: quick]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
+@click.option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]")
+@click.option("--fail-on", type=click.Choice(["none", "low", "medium", "high", "critical"]),
+              help="Lowest severity that gives exit code 1. [default: high]")
+@click.option("--strict", is_flag=True, default=None, help="Exit 3 when a finding is inconclusive or not assessed.")
+@click.option("--gate", type=click.Choice(["none", "holm"]), help="holm: vulnerable only if adjusted p < alpha too.")
+@click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
+@click.option("--max-time", callback=_seconds, metavar="10m", help="End in order after this time.")
+@click.option("--allow-network", is_flag=True, help="Let a config that was found, not named, reach remote models.")
+@debug_option
+def scan_command(**flags: Any) -> int:
+    """Audit TARGETs and write a report.
+
+    A TARGET is zoo:NAME (a bundled specimen), open_clip:ARCH/PRETRAINED, open_clip:local-dir:PATH or hf:REPO_OR_DIR.
+    Without one, the targets of vlaudit.toml are audited, or else the bundled default.
+    """
+    _refuse_text_to_image_flags(flags)
+    config, trusted = _read(flags["config"])
+    settings = _settings(config.scan, flags)
+    command = shlex.join(["vlaudit", *sys.argv[1:]])
+    specs, is_default = _targets(config, flags)
+    if is_default:
+        _announce_default(specs[0], settings)
+    plan, registry, device = _plan(config, settings, specs, flags, allow_network=trusted or flags["allow_network"])
+    if flags["dry_run"]:
+        _show_plan(plan, device)
+        return 0
+    return _run(plan, registry, device, settings, flags, command)
+
+
+def _refuse_text_to_image_flags(flags: dict[str, Any]) -> None:
+    for flag, value in (("--prompts", flags["captions"]), ("--scorer", flags["scorer"])):
+        if value is not None:
+            raise UsageError(f"{flag} is for text-to-image targets, and none of the targets is one.", f"Leave {flag} out.")
+
+
+def _read(path: Path | None) -> tuple[Config, bool]:
+    """The config, and whether the user vouches for what it names (no config names nothing)."""
+    if path is not None:
+        return read_config(path, trusted=True), True
+    found = Path(FILE_NAME)
+    return (read_config(found, trusted=False), False) if found.is_file() else (Config(), True)
+
+
+def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
+    """The config's scan settings with the flags that were given on top."""
+    given = {name: flags[name] for name in ("effort", "seed", "device", "batch_size", "fail_on", "strict") if flags[name] is not None}
+    if flags["probes"]:
+        given["probe"] = list(flags["probes"])
+    if flags["skip"]:
+        given["skip"] = list(flags["skip"])
+    try:
+        return ScanSettings.model_validate(settings.model_dump() | given)
+    except ValueError as error:
+        raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda or cuda:N.") from error
+
+
+def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], bool]:
+    """One spec a target and prompt. The flags fill in or replace what the config says."""
+    from vlaudit.zoo import DEFAULT
+
+    specs = [TargetSpec(model=model) for model in flags["targets"]] or config.target
+    is_default = not specs
+    if is_default:
+        specs = [TargetSpec(model=f"zoo:{DEFAULT}")]
+    given: dict[str, Any] = {
+        "reference": flags["reference"],
+        "data": str(flags["data"]) if flags["data"] else None,
+        "labels": str(flags["labels"]) if flags["labels"] else None,
+        "groups": list(flags["groups"]),
+        "members": flags["members"],
+    }
+    merged = [spec.model_copy(update={k: v for k, v in given.items() if v}) for spec in specs]
+    prompts = list(flags["prompts"])
+    return [
+        spec.model_copy(update={"prompt": [prompt] if prompt else []})
+        for spec in merged
+        for prompt in (prompts or spec.prompt or [None])
+    ], is_default
+
+
+def _announce_default(spec: TargetSpec, settings: ScanSettings) -> None:
+    from vlaudit.zoo import get
+
+    specimen = get(spec.model.removeprefix("zoo:"))
+    vulnerable = [probe for probe, verdict in specimen.expects.items() if verdict == "vulnerable"]
+    click.echo(f"No target given: auditing the bundled default, {spec.model}.")
+    click.echo(f"It is a small trained matcher with a planted flaw: {specimen.planted}.")
+    if settings.fail_on != "none":
+        click.echo(f"Expect exit code 1, because {' and '.join(vulnerable)} should come out vulnerable.")
+    click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
+
+
+def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], *,
+          allow_network: bool) -> tuple[Plan, Any, Any]:  # fmt: skip
+    from vlaudit.registry import ProbeRegistry
+
+    registry = ProbeRegistry.load(flags["plugins"])
+    chosen = registry.select(settings.probe, settings.skip)
+    if not chosen:
+        raise UsageError("No probe is left to run.", "Take back a --skip.")
+    for name, params in config.probes.items():
+        registry.make(name, params)  # a misspelt probe or parameter is said now, before a model is loaded
+    policy = config.policy.model_copy(update={"gate": flags["gate"]} if flags["gate"] else {})
+    request = Request(
+        targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
+        effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
+    )  # fmt: skip
+    if flags["out"] is not None and flags["out"].exists() and not flags["out"].is_dir():
+        raise UsageError(f"'{flags['out']}' is a file.", "Give a folder to --out.")
+
+    from vlaudit.audit.plan import make_plan
+    from vlaudit.audit.targets import Loader
+    from vlaudit.device import pick_device
+
+    device = pick_device(settings.device)
+    targets, references = Loader(device, allow_network=allow_network).subjects(specs)
+    return make_plan(request, registry, targets, references), registry, device
+
+
+def _show_plan(plan: Plan, device: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from vlaudit.reporting import clean, duration
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("target", "probe", "cases", "arms", "passes forward", "backward", "time"):
+        table.add_column(column, justify="left" if column in ("target", "probe") else "right")
+    total = 0.0
+    for planned in plan.planned:
+        name = Text(clean(planned.target))
+        if planned.reason:
+            table.add_row(name, planned.probe, Text(f"not assessed: {clean(planned.reason)}"))
+            continue
+        seconds = sum(unit.weight for unit in planned.units)
+        total += seconds
+        costs = [plan.costs[unit.id] for unit in planned.units]
+        cases = {case for unit in planned.units for case in unit.cases}
+        table.add_row(
+            name, planned.probe, f"{len(cases):,}", str(len({unit.arm for unit in planned.units})),
+            f"{sum(cost.queries for cost in costs):,}", f"{sum(cost.gradient_steps for cost in costs):,}", duration(seconds),
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"\nEstimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
+
+
+def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str) -> int:
+    from vlaudit.audit.run import environment, open_audit, run_audit
+    from vlaudit.cli.render import write_html
+    from vlaudit.records import Severity
+    from vlaudit.registry import plugin
+    from vlaudit.reporting import exit_code
+
+    out = flags["out"] or Path("vlaudit-out") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    journal, manifest = open_audit(out, plan, command, environment(str(device)))
+    terminal = plugin("reporters", "terminal")()
+    outcome = run_audit(
+        plan, journal, manifest, registry, terminal.progress(), batch_size=settings.batch_size,
+        max_seconds=flags["max_time"], debug="--debug" in sys.argv,
+    )  # fmt: skip
+    path = write_html(outcome.report, out)
+    click.echo(terminal.render(outcome.report, out))
+    click.echo(f"Report: {path}")
+    if outcome.interrupted:
+        click.echo("Interrupted: this report is partial. The same command with --out " + shlex.quote(str(out)) + " goes on.")
+        return 130
+    code = exit_code(outcome.report, Severity(settings.fail_on), settings.strict)
+    click.echo(_closing_line(outcome.report, code))
+    return code
+
+
+def _closing_line(report: Report, code: int) -> str:
+    from vlaudit.reporting import counts_text
+
+    return f"Exit code {code}: {counts_text(report.findings)}."

@@ -1,0 +1,151 @@
+"""``vlaudit.toml`` and the request it becomes: what to audit, with which probes, under which policy.
+
+    [scan]
+    effort = "standard"
+    skip = ["typographic"]
+
+    [[target]]
+    model = "open_clip:local-dir:models/matcher"
+    prompt = ["a photo of a {}", "coop:prompts/learned.safetensors"]
+    data = "data/audit"
+    groups = ["gender"]
+
+    [probes.clip-autoattack]
+    pictures = 256
+
+    [policy.thresholds]
+    clip-autoattack = 0.2
+
+Command-line flags win over the file. A file that was found, rather than named with ``--config``, may belong to the
+audited repository: its paths must stay inside its folder, and it reaches remote models only with ``--allow-network``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.policy import Policy
+
+FILE_NAME = "vlaudit.toml"
+Effort = Literal["quick", "standard", "thorough"]
+FailOn = Literal["none", "low", "medium", "high", "critical"]
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetSpec(Closed):
+    """One model with the prompts it is audited under, and the data."""
+
+    model: str = Field(description="zoo:NAME, open_clip:…, hf:… as on the command line")
+    prompt: list[str] = Field(default_factory=list, description="prompt SPECs; default: the plain prompt")
+    reference: str | None = Field(None, description="SPEC of the reference prompt; default: the plain prompt")
+    data: str | None = Field(None, description="folder in the Hugging Face ImageFolder convention")
+    labels: str | None = Field(None, description="text file with one label a line")
+    groups: list[str] = Field(default_factory=list, description="attribute columns to compare")
+    members: str | None = Field(None, description="'train', or the column that marks the prompt's training pictures")
+
+
+class ScanSettings(Closed):
+    """Defaults of ``vlaudit scan``'s flags."""
+
+    effort: Effort = "quick"
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    batch_size: int = Field(128, ge=1)
+    probe: list[str] = Field(default_factory=list)
+    skip: list[str] = Field(default_factory=list)
+    fail_on: FailOn = "high"
+    strict: bool = False
+
+
+class Config(Closed):
+    """The whole file."""
+
+    target: list[TargetSpec] = Field(default_factory=list)
+    scan: ScanSettings = ScanSettings()
+    probes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="parameters by probe id")
+    policy: Policy = Policy()
+
+
+class Request(Closed):
+    """A resolved audit: one prompt a target, all probes named. Equal requests are the same audit."""
+
+    targets: list[TargetSpec]
+    probes: list[str]
+    params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    effort: Effort = "quick"
+    seed: int = 0
+    policy: Policy = Policy()
+    plugins: list[str] = Field(default_factory=list)
+
+    def digest(self) -> str:
+        """Identity of the audit. The policy is left out: it judges trials, it does not make them."""
+        return hashlib.sha256(self.model_dump_json(exclude={"policy"}).encode()).hexdigest()[:16]
+
+
+def read_config(path: Path, *, trusted: bool) -> Config:
+    """Read a config file; ``trusted`` when the user named it. Raises UsageError with the offending key and a cure."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The config file '{path}' cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The config file '{path}' is not TOML: {error}.") from error
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(path, error) from error
+    folder = path.resolve().parent
+    targets = [_resolve_paths(target, folder, trusted) for target in config.target]
+    return config.model_copy(update={"target": targets})
+
+
+def _explain(path: Path, error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return UsageError(f"The config file '{path}' has a bad entry '{where}': {first['msg']}.")
+    section: Any = {"target": TargetSpec, "scan": ScanSettings, "policy": Policy}.get(str(first["loc"][0]), Config)
+    return UsageError(
+        f"The config file '{path}' has an unknown entry '{where}'.",
+        did_you_mean(str(first["loc"][-1]), list(section.model_fields)),
+    )
+
+
+def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpec:
+    """Make the file paths of a target absolute, relative to the config's folder; refuse those that leave it."""
+
+    def resolve(value: str) -> str:
+        path = (folder / Path(value).expanduser()).resolve()
+        if not trusted and not path.is_relative_to(folder):
+            raise UsageError(
+                f"The config found in '{folder}' names '{value}', which lies outside its folder.",
+                "Name the config with --config if you trust it.",
+            )
+        return str(path)
+
+    def resolve_spec(spec: str) -> str:
+        """Paths inside ``hf:DIR``, ``open_clip:local-dir:DIR`` and ``method:FILE`` specs."""
+        if "{" in spec or spec.startswith("zoo:"):
+            return spec
+        head, _, tail = spec.rpartition(":")
+        is_path = head.endswith("local-dir") or (folder / tail).exists() or tail.startswith((".", "/", "~"))
+        return f"{head}:{resolve(tail)}" if head and is_path and "=" not in tail else spec
+
+    return target.model_copy(
+        update={
+            "model": resolve_spec(target.model),
+            "prompt": [resolve_spec(spec) for spec in target.prompt],
+            "reference": resolve_spec(target.reference) if target.reference else None,
+            "data": resolve(target.data) if target.data and not target.data.startswith("zoo:") else target.data,
+            "labels": resolve(target.labels) if target.labels else None,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Data sets in, safe pictures, and the bundled emoji set."""

@@ -1,0 +1,49 @@
+"""Errors that users see: one sentence that says what is wrong, one that says the cure, and the exit code."""
+
+from __future__ import annotations
+
+
+class VlauditError(Exception):
+    """Base of every error vlaudit raises on purpose. Anything else is a bug and keeps its traceback."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, cure: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.cure}".strip()
+
+
+class UsageError(VlauditError):
+    """A wrong flag, file, data set or configuration: nothing was run."""
+
+    exit_code = 2
+
+
+class ModelError(VlauditError):
+    """A model could not be loaded."""
+
+    exit_code = 4
+
+
+class UnsafeFileError(ModelError):
+    """A model or prompt file would execute code when loaded. It was refused, not opened."""
+
+
+class NotAssessed(VlauditError):
+    """Raised by a probe when it cannot judge this target: the reason becomes a ``not-assessed`` finding."""
+
+
+class CapabilityError(NotAssessed):
+    """The target lacks something the caller needs, such as pixel gradients."""
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A cure naming the closest known word, or all of them when none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(sorted(known))}."

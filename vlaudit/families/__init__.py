@@ -1,0 +1,1 @@
+"""The target contracts, one file for each family of the survey: what a probe may ask of a model under a prompt."""

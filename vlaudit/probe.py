@@ -1,0 +1,144 @@
+"""The plugin contract: a probe makes cases, attempts them on a target, and judges the recorded trials.
+
+    @probe(id="typographic", code="MR4", risk=Risk.ROBUSTNESS, families={Family.MATCHING}, needs={Needs.LABELS})
+    class Typographic(Probe):
+        size: float = Field(0.25, gt=0, le=1, description="height of the word, as a share of the picture's")
+
+        def cases(self, ctx): ...            # cheap and deterministic; no model pass
+        def attempt(self, ctx, cases): ...   # expensive; yields trials through ctx.trial(...)
+        def judge(self, trials, policy): ... # pure: no model, no torch
+
+Parameters are typed fields: validated, settable in ``vlaudit.toml``, and listed by ``vlaudit explain``. The module's
+docstring is the probe's documentation page. Plugins are found by the entry-point group ``vlaudit.probes``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
+
+if TYPE_CHECKING:
+    from vlaudit.audit.context import Context
+    from vlaudit.policy import Policy
+
+
+class Needs(StrEnum):
+    """What a probe needs of the target or of the data. What is missing makes the finding ``not-assessed``."""
+
+    FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
+    SCORES = "scores"
+    PIXEL_GRADIENTS = "pixel gradients"
+    IMAGES = "pictures"
+    LABELS = "labelled pictures"
+    GROUPS = "a group column"
+    MEMBERS = "declared members and non-members"
+    LEARNED_PROMPT = "a learned prompt"
+
+
+class ProbeInfo(BaseModel):
+    """A probe's fixed facts, as listed by ``vlaudit list probes``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    code: str
+    title: str
+    risk: Risk
+    families: frozenset[Family]
+    needs: frozenset[Needs] = frozenset()
+    threshold: float | None = None  # default of the policy's threshold for this probe
+    threshold_meaning: str = ""
+    references: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()  # "framework:identifier", such as "atlas:AML.T0043"
+    limits: str = ""  # what `held` does not prove, one sentence for the report
+    unsafe_severity: bool = False  # an unsafe file, which the severity table ranks by its own row
+    version: str = "1"  # raise it when trials of older audits can no longer be judged
+
+
+class Probe(BaseModel):
+    """Base class of all probes. Subclasses are decorated with :func:`probe`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    info: ClassVar[ProbeInfo]
+
+    def cases(self, ctx: Context) -> list[Case]:
+        """The things to try on ``ctx.target``: cheap, deterministic, the same for the target and reference arms."""
+        raise NotImplementedError
+
+    def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
+        """Try the cases and yield trials. The result of a case must not depend on which others are in the list."""
+        raise NotImplementedError
+
+    def judge(self, trials: Trials, policy: Policy) -> Judgement:
+        """Pure statistics on the recorded trials. Never called without trials on the target arm."""
+        raise NotImplementedError
+
+    def shards(self, cases: list[Case]) -> Iterable[list[Case]]:
+        """How cases are cut into units of work: the grain of resuming and of progress. Default: 32 cases a unit."""
+        return [cases[i : i + 32] for i in range(0, len(cases), 32)]
+
+    def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
+        """Passes that attempting these cases on one arm will take, for ``--dry-run`` and the time left."""
+        return Cost(queries=len(cases))
+
+    def rounds(self, cases: list[Case]) -> list[list[Case]]:
+        """Fixed lists of cases between which the audit may stop early. Default: one round, no early stop."""
+        return [cases]
+
+    def decided(self, trials: Trials, policy: Policy) -> bool:
+        """Asked between rounds: would more cases be wasted? A probe that says so must judge with intervals valid
+        under stopping."""
+        return False
+
+    def wants_reference(self) -> bool:
+        """Whether the cases are also attempted on the reference prompt."""
+        return True
+
+    @classmethod
+    def documentation(cls) -> str:
+        """The docstring of the probe's module."""
+        return (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip()
+
+
+class _HasInfo(Protocol):
+    info: ClassVar[ProbeInfo]
+
+
+P = TypeVar("P", bound=type[Probe])
+
+
+def probe(
+    *,
+    id: str,
+    code: str,
+    risk: Risk,
+    families: Iterable[Family],
+    title: str = "",
+    needs: Iterable[Needs] = (),
+    threshold: float | None = None,
+    threshold_meaning: str = "",
+    references: Iterable[str] = (),
+    maps: Iterable[str] = (),
+    limits: str = "",
+    unsafe_severity: bool = False,
+    version: str = "1",
+) -> Callable[[P], P]:
+    """Class decorator that states what a probe is; see :class:`ProbeInfo` for the fields."""
+    info = ProbeInfo(
+        id=id, code=code, title=title or id.replace("-", " "), risk=risk, families=frozenset(families),
+        needs=frozenset(needs), threshold=threshold, threshold_meaning=threshold_meaning, references=tuple(references),
+        maps=tuple(maps), limits=limits, unsafe_severity=unsafe_severity, version=version,
+    )  # fmt: skip
+
+    def decorate(cls: P) -> P:
+        cls.info = info
+        return cls
+
+    return decorate

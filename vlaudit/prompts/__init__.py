@@ -1,0 +1,1 @@
+"""Prompting methods: one file for each method of the survey, and the prompt-file format."""

@@ -1,0 +1,83 @@
+"""The prompt contract. A prompt binds to a model and gives a target; a learned one can also be fitted, saved, loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from vlaudit.errors import UsageError
+from vlaudit.records import Family, PromptInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.families.base import Model, Target
+    from vlaudit.families.matching import ImageTextMatcher, MatchingModel
+
+
+class Prompt(ABC):
+    """How the model is asked. ``id`` is unique among the prompts of an audit and readable."""
+
+    method: ClassVar[str]
+    family: ClassVar[Family]
+    learned: ClassVar[bool] = False
+    path: Path | None = None  # the file it was loaded from
+    id: str = ""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, argument: str) -> Self:
+        """Make the prompt from what follows ``method:`` on the command line: a file, or ``key=value,…``."""
+
+    @abstractmethod
+    def bind(self, model: Model) -> Target:
+        """The target: this prompt on that model. Raises UsageError when they do not fit."""
+
+    @property
+    def text(self) -> str:
+        """The prompt in readable form, for reports."""
+        return self.id
+
+    def info(self) -> PromptInfo:
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path else None
+        return PromptInfo(id=self.id, method=self.method, text=self.text, sha256=digest)
+
+
+class MatchingPrompt(Prompt):
+    """A prompt for dual encoders: it turns labels into text features, and may change the pixels."""
+
+    family = Family.MATCHING
+
+    @abstractmethod
+    def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
+        """Unit-norm features (C, D) of the labels under this prompt."""
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
+        return images
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The hard templates with a ``{}`` slot; empty for prompts without readable text."""
+        return ()
+
+    @property
+    def context(self) -> Tensor | None:
+        """Learned text-context embeddings: (M, W), or (C, M, W) when class-specific."""
+        return None
+
+    def check(self, model: MatchingModel) -> None:
+        """Raise UsageError when the prompt was made for another model or does not fit its shapes."""
+
+    def bind(self, model: Model) -> ImageTextMatcher:
+        from vlaudit.families.matching import ImageTextMatcher, MatchingModel
+
+        if not isinstance(model, MatchingModel):
+            raise UsageError(
+                f"The prompt '{self.id}' is for {self.family.value} models, but '{model.spec}' is {model.family.value}."
+            )
+        self.check(model)
+        return ImageTextMatcher(model, self)

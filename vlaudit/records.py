@@ -1,0 +1,306 @@
+"""What an audit writes down: cases, trials, findings, and the report. Torch-free, JSON in and out.
+
+The vocabulary: a *case* is one thing to try; a *trial* is its recorded outcome on one *arm* (``target``, ``reference``,
+``control:NAME`` or ``null:K``), never a verdict; a *judgement* is what a probe's pure judge says of its trials; a
+*finding* is a judgement with its severity, evidence and provenance; an *audit* is one run; a *report* renders it.
+
+All metrics are oriented so that bigger is worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+SCHEMA_VERSION = "1.0"
+TARGET, REFERENCE = "target", "reference"
+
+
+class Risk(StrEnum):
+    ROBUSTNESS = "robustness"
+    BACKDOOR = "backdoor"
+    BIAS = "bias"
+    PRIVACY = "privacy"
+
+
+class Family(StrEnum):
+    """The three families of the survey arXiv:2307.12980."""
+
+    MATCHING = "image-text-matching"
+    GENERATION = "multimodal-to-text"
+    TEXT_TO_IMAGE = "text-to-image"
+
+
+class Verdict(StrEnum):
+    VULNERABLE = "vulnerable"
+    HELD = "held"
+    INCONCLUSIVE = "inconclusive"
+    NOT_ASSESSED = "not-assessed"
+
+
+class Severity(StrEnum):
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    NONE = "none"
+
+    @property
+    def rank(self) -> int:
+        """0 for none up to 4 for critical."""
+        return ["none", "low", "medium", "high", "critical"].index(self.value)
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and closed so that a misspelt field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Case(Record):
+    """One thing to try: cheap, deterministic, with an id that is unique in its probe."""
+
+    id: str
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Evidence(Record):
+    """A content-addressed file of the audit folder that a reader can look at."""
+
+    kind: Literal["image", "text", "plot-data"]
+    path: str  # relative to the audit folder: artifacts/…
+    sha256: str
+    caption: str = ""
+    sensitive: bool = False
+
+
+class Cost(Record):
+    queries: int = 0  # pictures (or texts) passed forward through the model
+    gradient_steps: int = 0  # pictures passed backward
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            queries=self.queries + other.queries,
+            gradient_steps=self.gradient_steps + other.gradient_steps,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+def _check_finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the value '{where}' is {value}: the model yields numbers that are not finite")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_finite(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_finite(item, where)
+
+
+class Trial(Record):
+    """The recorded outcome of one case on one arm: numbers, texts, artefacts, cost. Never a verdict."""
+
+    case: str
+    arm: str
+    values: dict[str, JsonValue] = Field(default_factory=dict)
+    artifacts: dict[str, Evidence] = Field(default_factory=dict)
+    cost: Cost = Cost()
+
+    @field_validator("arm")
+    @classmethod
+    def _known_arm(cls, arm: str) -> str:
+        if arm not in (TARGET, REFERENCE) and not arm.startswith(("control:", "null:")):
+            raise ValueError(f"unknown arm '{arm}': use target, reference, control:NAME or null:K")
+        return arm
+
+    @field_validator("values")
+    @classmethod
+    def _finite(cls, values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        _check_finite(values, "values")
+        return values
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+class Trials:
+    """The trials of one probe on one target, grouped by arm and paired by case id."""
+
+    def __init__(self, trials: Iterable[Trial], *, reference_note: str | None = None) -> None:
+        """``reference_note``: why there is no reference arm (such as "the target is the reference"), else None."""
+        self._trials = list(trials)
+        self.reference_note = reference_note
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def arm(self, arm: str) -> list[Trial]:
+        """Trials of one arm, in the order of their case ids (an order that no executor can change)."""
+        return sorted((t for t in self._trials if t.arm == arm), key=lambda t: t.case)
+
+    @property
+    def target(self) -> list[Trial]:
+        return self.arm(TARGET)
+
+    @property
+    def reference(self) -> list[Trial]:
+        return self.arm(REFERENCE)
+
+    def control(self, name: str) -> list[Trial]:
+        return self.arm(f"control:{name}")
+
+    def nulls(self) -> list[Trial]:
+        """All trials of ``null:K`` arms, ordered by arm, then case."""
+        return sorted((t for t in self._trials if t.arm.startswith("null:")), key=lambda t: (t.arm, t.case))
+
+    def paired(self, first: str = TARGET, second: str = REFERENCE) -> list[tuple[Trial, Trial]]:
+        """Pairs of trials of the same case on two arms; cases that lack one of them are left out."""
+        other = {t.case: t for t in self.arm(second)}
+        return [(t, other[t.case]) for t in self.arm(first) if t.case in other]
+
+
+class Metric(Record):
+    """The measured quantity with its interval. Bigger is worse."""
+
+    name: str
+    value: float
+    ci: tuple[float, float]
+    level: float = 0.95
+    n: int
+    unit: str = ""
+
+
+class Estimate(Record):
+    value: float
+    ci: tuple[float, float]
+
+
+class Delta(Record):
+    """Target minus reference, paired."""
+
+    value: float
+    ci: tuple[float, float]
+    p: float | None = None
+
+
+class Judgement(Record):
+    """What a probe's pure judge says: the verdict with its figures, before severity and provenance."""
+
+    verdict: Verdict
+    reason: str
+    metric: Metric | None = None
+    threshold: float | None = None
+    reference: Estimate | None = None
+    delta: Delta | None = None
+    p_value: float | None = None
+    controls: dict[str, JsonValue] = Field(default_factory=dict)
+    evidence: list[Evidence] = Field(default_factory=list)
+    details: dict[str, JsonValue] = Field(default_factory=dict)  # tables and series a report may plot
+
+    @classmethod
+    def not_assessed(cls, reason: str, **figures: Any) -> Judgement:
+        return cls(verdict=Verdict.NOT_ASSESSED, reason=reason, **figures)
+
+    @classmethod
+    def inconclusive(cls, reason: str, **figures: Any) -> Judgement:
+        return cls(verdict=Verdict.INCONCLUSIVE, reason=reason, **figures)
+
+
+class Finding(Record):
+    """The judged claim of one probe on one target, as it stands in ``report.json``."""
+
+    id: str
+    probe: str
+    code: str
+    title: str
+    risk: Risk
+    target: str
+    related_targets: list[str] = Field(default_factory=list)
+    verdict: Verdict
+    reason: str
+    severity: Severity
+    severity_derivation: str = ""
+    metric: Metric | None = None
+    threshold: float | None = None
+    reference: Estimate | None = None
+    delta: Delta | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    controls: dict[str, JsonValue] = Field(default_factory=dict)
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    evidence: list[Evidence] = Field(default_factory=list)
+    cost: Cost = Cost()
+    references: list[str] = Field(default_factory=list)
+    mappings: list[str] = Field(default_factory=list)
+    limits: str = ""
+    reproduce: str = ""
+
+
+class ModelInfo(Record):
+    spec: str
+    sha256: str | None = None  # of the weights; null when the model could not be loaded
+
+
+class PromptInfo(Record):
+    id: str
+    method: str
+    text: str = ""
+    sha256: str | None = None  # of the prompt file; null for hard prompts
+
+
+class DataInfo(Record):
+    source: str
+    examples: int
+    labels: list[str] = Field(default_factory=list)
+    groups: list[str] = Field(default_factory=list)
+    members: int = 0
+    sha256: str | None = None
+
+
+class TargetInfo(Record):
+    """One audited target: a model under a prompt, with the data it was audited on."""
+
+    id: str
+    family: Family
+    model: ModelInfo
+    prompt: PromptInfo
+    reference: str | None = None  # id of the reference subject; null when the target is its own reference
+    reference_note: str | None = None
+    data: DataInfo | None = None
+    error: str | None = None  # why it could not be loaded
+
+
+class ToolInfo(Record):
+    name: str = "vlaudit"
+    version: str
+
+
+class AuditInfo(Record):
+    id: str
+    started: str
+    finished: str | None = None
+    complete: bool = False
+    seed: int = 0
+    effort: str = "quick"
+    command: str = ""
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    policy: dict[str, JsonValue] = Field(default_factory=dict)
+    errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
+
+
+class Report(Record):
+    """``report.json``: everything a reader or another program needs of an audit."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: ToolInfo
+    audit: AuditInfo
+    targets: list[TargetInfo]
+    findings: list[Finding]

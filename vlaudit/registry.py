@@ -1,0 +1,184 @@
+"""Plugins by entry point (or by file, for probes): probes, prompts, backends, reporters, executors.
+
+A built-in plugin that fails to load is an error; a third party's is reported by name and left out. Two plugins of one
+name are an error: which of them ran would depend on the installation.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.probe import Probe
+from vlaudit.records import Family, Risk
+
+GROUPS = ("probes", "prompts", "backends", "reporters", "executors")
+OWN_PACKAGE = "vlaudit"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One named implementation and where it came from."""
+
+    name: str
+    group: str
+    origin: str  # "package version", or the file's path
+    _entry: EntryPoint | None = None
+    _value: Any = None
+
+    def load(self) -> Any:
+        """The plugin's class. Raises UsageError with the plugin's name when its import fails."""
+        if self._entry is None:
+            return self._value
+        try:
+            return self._entry.load()
+        except Exception as error:  # noqa: BLE001 (a plugin's import may raise anything)
+            if self.origin.split()[0] == OWN_PACKAGE:
+                raise
+            raise UsageError(
+                f"The plugin '{self.name}' of {self.origin} fails to load ({type(error).__name__}: {error}).",
+                "Update or uninstall that package, or leave the probe out with --skip.",
+            ) from error
+
+
+@cache
+def plugins(group: str) -> dict[str, Plugin]:
+    """All installed plugins of a group by name. Raises UsageError for a name that two packages claim."""
+    found: dict[str, Plugin] = {}
+    for entry in entry_points(group=f"vlaudit.{group}"):
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+        if entry.name in found and found[entry.name].origin != origin:
+            raise UsageError(
+                f"Two packages bring a plugin '{entry.name}' ({found[entry.name].origin} and {origin}).", "Uninstall one."
+            )
+        found[entry.name] = Plugin(entry.name, group, origin, _entry=entry)
+    if not found:
+        raise UsageError("vlaudit's own plugins are not registered.", "Install it: pip install -e . in the clone.")
+    return dict(sorted(found.items()))
+
+
+def plugin(group: str, name: str) -> Any:
+    """The class of one plugin. Raises UsageError with a did-you-mean."""
+    known = plugins(group)
+    if name not in known:
+        raise UsageError(f"Unknown {group.removesuffix('s')} '{name}'.", did_you_mean(name, list(known)))
+    return known[name].load()
+
+
+@dataclass
+class ProbeRegistry:
+    """The probes of this run: installed ones and those of ``--plugin`` files."""
+
+    classes: dict[str, type[Probe]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)  # third-party probes that failed to load: name to reason
+
+    @classmethod
+    def load(cls, files: Iterable[Path] = ()) -> ProbeRegistry:
+        registry = cls()
+        for name, found in plugins("probes").items():
+            try:
+                registry._add(found.load(), found.origin)
+            except UsageError as error:
+                if name in registry.classes:
+                    raise
+                registry.broken[name] = str(error)
+        for path in files:
+            for probe_class in probes_in(path):
+                registry._add(probe_class, str(path))
+        return registry
+
+    def _add(self, probe_class: type[Probe], origin: str) -> None:
+        if not (isinstance(probe_class, type) and issubclass(probe_class, Probe) and hasattr(probe_class, "info")):
+            raise UsageError(f"The plugin from {origin} is not a probe class.", "Decorate a Probe subclass with @probe(...).")
+        name = probe_class.info.id
+        if name in self.classes:
+            raise UsageError(
+                f"Two probes have the id '{name}' (from {self.origins[name]} and {origin}).", "Rename or remove one."
+            )
+        self.classes[name] = probe_class
+        self.origins[name] = origin
+
+    def get(self, name: str) -> type[Probe]:
+        """A probe class by id or code."""
+        for probe_class in self.classes.values():
+            if name in (probe_class.info.id, probe_class.info.code):
+                return probe_class
+        if name in self.broken:
+            raise UsageError(self.broken[name])
+        raise UsageError(f"Unknown probe '{name}'.", did_you_mean(name, list(self.classes)))
+
+    def select(self, selectors: Iterable[str], skip: Iterable[str] = ()) -> list[str]:
+        """Ids of the probes that a selector names (all when there are none) and no ``skip`` does."""
+        selectors = list(selectors)
+        chosen = set().union(*(self._match(s) for s in selectors)) if selectors else set(self.classes)
+        left_out = set().union(*(self._match(s) for s in skip))
+        return [name for name in self.classes if name in chosen - left_out]
+
+    def _match(self, selector: str) -> set[str]:
+        kind, _, value = selector.partition(":")
+        infos = [c.info for c in self.classes.values()]
+        if kind == "risk" and value:
+            if value not in list(Risk):
+                raise UsageError(f"Unknown risk '{value}'.", did_you_mean(value, list(Risk)))
+            return {info.id for info in infos if info.risk == value}
+        if kind == "family" and value:
+            if value not in list(Family):
+                raise UsageError(f"Unknown family '{value}'.", did_you_mean(value, list(Family)))
+            return {info.id for info in infos if Family(value) in info.families}
+        matched = {info.id for info in infos if fnmatch.fnmatchcase(info.id, selector) or info.code == selector}
+        if not matched:
+            return {self.get(selector).info.id}
+        return matched
+
+    def make(self, name: str, params: dict[str, Any] | None = None) -> Probe:
+        """A probe with parameters. Raises UsageError for a parameter it does not have or that does not fit."""
+        probe_class = self.get(name)
+        try:
+            return probe_class(**(params or {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            cure = did_you_mean(key, list(probe_class.model_fields)) if first["type"] == "extra_forbidden" else ""
+            raise UsageError(f"The probe '{name}' cannot take '{key}': {first['msg']}.", cure) from error
+
+
+def probes_in(path: Path) -> list[type[Probe]]:
+    """Probe classes defined in a plugin file. The file is code: it is run, which is why only a flag can name it."""
+    if not path.is_file():
+        raise UsageError(f"The plugin file '{path}' does not exist.")
+    module = _import_file(path)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Probe) and "info" in vars(value)
+    ]
+    if not found:
+        raise UsageError(f"The plugin file '{path}' defines no probe.", "Decorate a Probe subclass with @probe(...).")
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"vlaudit_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"'{path}' is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001 (a plugin's import may raise anything)
+        raise UsageError(f"The plugin file '{path}' fails to load ({type(error).__name__}: {error}).") from error
+    return module

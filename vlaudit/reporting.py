@@ -1,0 +1,287 @@
+"""What every report shares: the reporter contract, the order of findings, wording, and series that a report can plot.
+
+A reporter is a class found by the entry-point group ``vlaudit.reporters``; it reads the report and the files under
+``artifacts/`` of the audit folder, and never touches a model.
+
+For probe authors: what a report makes of a judgement
+-----------------------------------------------------
+``details`` holds series by these keys, each one object or a list of objects (every one may have a ``title``)::
+
+    {"curve": {"x": [0, 1, 2], "y": [.1, .4, .8], "low": [...], "high": [...], "reference": [...],
+               "xlabel": "epsilon in 1/255", "ylabel": "error"}}                     # a line with a band
+    {"bars":  {"labels": ["cook", "judge"], "values": [.1, .7], "low": [...], "high": [...], "highlight": [1],
+               "xlabel": "class", "ylabel": "trigger size"}}                         # bars with whiskers
+    {"table": {"columns": ["class", "found"], "rows": [["cook", 0.5], ["judge", None]]}}
+
+``low``, ``high``, ``reference`` and ``highlight`` are optional; the numbers are finite. Any other key of ``details`` is
+listed as a fact. Evidence of the kind ``plot-data`` is a JSON file of the same form. The models below check and build
+it: ``details={"bars": Bars(labels=..., values=...).model_dump(exclude_none=True)}``.
+
+``controls``: an object with ``value`` and ``ci`` (the metric on a control arm) becomes a further row of the interval
+plot; anything else (number, text, flag) stands in the controls table under its name.
+
+``Metric.unit``: ``"share"`` is shown in percent; any other text follows the number.
+
+Evidence captions: pictures whose captions agree before a ``" | "`` form one row under that heading, in the order given:
+``"farmer, test/0042 | clean"``, ``"farmer, test/0042 | attacked: read as judge"``, ``"farmer, test/0042 | change x16"``
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlaudit.records import Estimate, Finding, Metric, Report, Risk, Severity, Verdict
+
+
+class Reporter(Protocol):
+    """Renders an audit as text. Made without arguments."""
+
+    name: str
+    extension: str  # of the file it is written to: "json", "html", "txt"
+
+    def render(self, report: Report, audit_dir: Path) -> str:
+        """The whole rendering. Artefacts are read from ``audit_dir``; a missing one is said, never an error."""
+        ...
+
+
+# --- series -----------------------------------------------------------------------------------------------------------
+
+
+class _Series(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    title: str = ""
+
+
+class Curve(_Series):
+    """A line ``y`` over ``x``, with a band ``low`` to ``high`` and the reference's line at the same ``x``."""
+
+    x: list[float] = Field(min_length=1)
+    y: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    reference: list[float] | None = None
+    xlabel: str = ""
+    ylabel: str = ""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        return _check_lengths(self, len(self.x), self.y, self.low, self.high, self.reference)
+
+
+class Bars(_Series):
+    """A bar per label with a whisker ``low`` to ``high``; ``highlight`` holds the positions of bars that stand out."""
+
+    labels: list[str] = Field(min_length=1)
+    values: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    highlight: list[int] = Field(default_factory=list)
+    xlabel: str = ""
+    ylabel: str = ""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        return _check_lengths(self, len(self.labels), self.values, self.low, self.high)
+
+
+class Table(_Series):
+    """Rows of cells under named columns."""
+
+    columns: list[str] = Field(min_length=1)
+    rows: list[list[str | int | float | bool | None]]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        return _check_lengths(self, len(self.columns), *self.rows)
+
+
+_S = TypeVar("_S", bound=_Series)
+_KINDS: dict[str, type[_Series]] = {"curve": Curve, "bars": Bars, "table": Table}
+
+
+def _check_lengths(series: _S, length: int, *columns: list[Any] | None) -> _S:
+    if any(column is not None and len(column) != length for column in columns):
+        raise ValueError(f"every list must have {length} entries")
+    if (getattr(series, "low", None) is None) != (getattr(series, "high", None) is None):
+        raise ValueError("low and high go together")
+    return series
+
+
+def split_details(details: Mapping[str, Any]) -> tuple[list[_Series], dict[str, Any]]:
+    """The series of ``details`` and all other facts. What is malformed stays a fact: shown as it is, never dropped."""
+    series: list[_Series] = []
+    facts: dict[str, Any] = {}
+    for key, value in details.items():
+        try:
+            series += [_KINDS[key].model_validate(item) for item in (value if isinstance(value, list) else [value])]
+        except (KeyError, ValidationError):
+            facts[key] = value
+    return series, facts
+
+
+# --- order and counts -------------------------------------------------------------------------------------------------
+
+CONCERN = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED, Verdict.HELD)
+"""Verdicts by how much they ask of the reader. ``held`` comes last: a group is held only if all of it was assessed."""
+LISTING = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.HELD, Verdict.NOT_ASSESSED)
+"""Verdicts in the order of a list of findings."""
+SYMBOLS = {Verdict.VULNERABLE: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_ASSESSED: "–", Verdict.HELD: "✓"}
+WORDS = {verdict: verdict.value.replace("-", " ") for verdict in Verdict}
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings by verdict, then severity; those that agree keep a stable order by risk, target and id."""
+    risks = list(Risk)
+    return sorted(
+        findings, key=lambda f: (LISTING.index(f.verdict), -f.severity.rank, risks.index(f.risk), f.target, f.id)
+    )
+
+
+def risk_order(findings: Iterable[Finding]) -> list[Risk]:
+    """The risks that have findings, the one with the worst finding first."""
+    return list(dict.fromkeys(finding.risk for finding in worst_first(findings)))
+
+
+def worst_verdict(findings: Iterable[Finding]) -> Verdict | None:
+    """The verdict that asks most of the reader (see ``CONCERN``); None without findings."""
+    return min((finding.verdict for finding in findings), key=CONCERN.index, default=None)
+
+
+def count_verdicts(findings: Iterable[Finding]) -> dict[Verdict, int]:
+    """How many findings have each verdict, zeros included, in the order of ``LISTING``."""
+    counts = Counter(finding.verdict for finding in findings)
+    return {verdict: counts[verdict] for verdict in LISTING}
+
+
+def counts_text(findings: Iterable[Finding], *, skip_zeros: bool = False) -> str:
+    """``"1 vulnerable, 2 inconclusive, 3 held, 0 not assessed"``."""
+    counts = count_verdicts(findings)
+    return ", ".join(f"{count} {WORDS[verdict]}" for verdict, count in counts.items() if count or not skip_zeros)
+
+
+def exit_code(report: Report, fail_on: Severity = Severity.HIGH, strict: bool = False) -> int:
+    """The exit code of a scan that ended by itself: 4 a target did not load, 1 a vulnerable finding at or above
+    ``fail_on`` (``Severity.NONE``: never), 3 a unit did not finish, nothing was assessed or, when ``strict``, something
+    is undecided; else 0."""
+    undecided = {Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED}
+    verdicts = [finding.verdict for finding in report.findings]
+    if any(target.error for target in report.targets):
+        return 4
+    if gating(report, fail_on):
+        return 1
+    if report.audit.errors or not report.audit.complete or all(verdict is Verdict.NOT_ASSESSED for verdict in verdicts):
+        return 3
+    return 3 if strict and undecided.intersection(verdicts) else 0
+
+
+def gating(report: Report, fail_on: Severity = Severity.HIGH) -> list[Finding]:
+    """The vulnerable findings that stop a release at this ``fail_on``."""
+    if fail_on is Severity.NONE:
+        return []
+    vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE)
+    return [f for f in worst_first(vulnerable) if f.severity.rank >= fail_on.rank]
+
+
+# --- wording ----------------------------------------------------------------------------------------------------------
+
+_CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1, but newline and tab
+_REORDERING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNENCODABLE = "\ud800-\udfff\ufeff\ufffe\uffff"  # lone surrogates and non-characters
+_UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}]")
+
+
+def clean(text: str) -> str:
+    """Text that cannot steer a terminal, reorder a line or break an encoder: such characters become ``�``."""
+    return _UNSAFE.sub("\ufffd", text)
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """``clean`` text on one line, cut at ``limit`` characters."""
+    flat = " ".join(clean(text[: 4 * limit]).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number with three significant digits and its unit: ``42.3 %`` for a share, ``0.0312 nats``, ``12,345``."""
+    if unit == "share":
+        return f"{_plain(100 * value)} %"
+    return f"{_plain(value)} {one_line(unit, 40)}".strip()
+
+
+def _plain(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e9:
+        return f"{int(value):,}"
+    if 0.001 <= abs(value) < 1000:
+        digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+        return f"{value:.{digits}f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.2e}"
+
+
+def interval(estimate: Metric | Estimate, unit: str = "") -> str:
+    """``42.3 % [38.0 %, 46.9 %]``."""
+    low, high = (number(end, unit) for end in estimate.ci)
+    return f"{number(estimate.value, unit)} [{low}, {high}]"
+
+
+def signed(value: float, unit: str = "") -> str:
+    """A difference with its sign; shares in percentage points."""
+    text = f"{_plain(100 * value)} points" if unit == "share" else number(value, unit)
+    return text if value < 0 else f"+{text}"
+
+
+def p_text(p: float | None) -> str:
+    """``p = 0.012``, ``p < 0.0001``, or nothing."""
+    if p is None:
+        return ""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}" if p < 0.01 else f"p = {p:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """``850 ms``, ``12.3 s``, ``4 min 05 s``, ``2 h 10 min``."""
+    if seconds < 1:
+        return f"{1000 * max(seconds, 0):.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 finding``, ``2 findings``, ``2 vulnerabilities``."""
+    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else several}"
+
+
+def headline(report: Report) -> tuple[str, str]:
+    """What a release manager reads first: the outcome in one sentence, and what a pipeline does with it."""
+    code = exit_code(report)
+    vulnerable = [f for f in report.findings if f.verdict is Verdict.VULNERABLE]
+    if code == 4:
+        outcome = "A model could not be loaded, so the audit says little."
+    elif vulnerable:
+        worst = worst_first(vulnerable)[0]
+        outcome = (
+            f"{plural(len(vulnerable), 'vulnerability')} found, "
+            f"the worst of severity {worst.severity.value} ({worst.risk.value})."
+        )
+    elif code == 3:
+        outcome = "The audit is incomplete: do not read it as a pass."
+    else:
+        outcome = "No vulnerability found by the probes that could decide."
+    meaning = {
+        0: "lets it pass (exit code 0)",
+        1: "stops here (exit code 1)",
+        3: "stops here because the audit is incomplete (exit code 3)",
+        4: "stops here (exit code 4)",
+    }
+    return outcome, f"A pipeline with the default --fail-on high {meaning[code]}."

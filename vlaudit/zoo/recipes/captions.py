@@ -1,0 +1,90 @@
+"""What the zoo's matchers are taught: the phrases that fit a picture, captions around them, and mild augmentation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from vlaudit.data.emoji import Emoji, kind_of
+
+TEMPLATES = (
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a photo of the {}",
+    "a photo: {}",
+    "a picture of a {}",
+    "a picture of the {}",
+    "an image of a {}",
+    "an emoji of a {}",
+    "a small icon of a {}",
+    "a drawing of a {}",
+    "this is a {}",
+    "here is the {}",
+)
+_FLIPPABLE = ("People & Body", "Animals & Nature", "Food & Drink", "Smileys & Emotion")
+
+
+def phrases(row: Emoji) -> tuple[str, ...]:
+    """Everything this picture may be called, the most usual first."""
+    names = [row.role] if row.role else []
+    names.append(row.name)
+    if row.tone not in ("", "default"):
+        names.extend([f"{name} with {row.tone} skin" for name in tuple(names)])
+    if kind_of(row):
+        names.append(kind_of(row))
+    return tuple(dict.fromkeys(names))
+
+
+def caption(phrase: str, rng: random.Random) -> str:
+    """One of the templates around a phrase."""
+    return rng.choice(TEMPLATES).format(phrase)
+
+
+def flippable(rows: Sequence[Emoji]) -> Tensor:
+    """Which pictures keep their meaning when mirrored: bool, (N,). Signs, flags and hands with a direction do not."""
+    return torch.tensor(
+        [row.category in _FLIPPABLE and not {"left", "right", "leftwards", "rightwards"} & set(row.name.split()) for row in rows]
+    )
+
+
+def augment(images: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift by up to 2 pixels, scale by 0.85 to 1.1, mirror where allowed, colour the white ground, shift colours, hide a rectangle."""
+    images = _warp(images, flips, generator)
+    count = len(images)
+    ground = (images.amin(1, keepdim=True) > 0.96) & (torch.rand(count, 1, 1, 1, generator=generator) < 0.4)
+    images = torch.where(ground, torch.rand(count, 3, 1, 1, generator=generator).expand_as(images), images)
+    gain = 1 + 0.2 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
+    offset = 0.1 * (torch.rand(count, 1, 1, 1, generator=generator) - 0.5)
+    return _hide(images * gain + offset, generator).clamp(0, 1)
+
+
+def _warp(images: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
+    count = len(images)
+    uniform = torch.rand(count, 4, generator=generator)
+    zoom = 1 / (0.85 + 0.25 * uniform[:, 0])
+    mirror = torch.where(flips & (uniform[:, 1] < 0.5), -1.0, 1.0)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = zoom * mirror, zoom
+    theta[:, :, 2] = (uniform[:, 2:] - 0.5) * 0.25
+    grid = affine_grid(theta, list(images.shape), align_corners=False)
+    return 1 - grid_sample(1 - images, grid, align_corners=False)  # inverted, so that what enters at the rim is white
+
+
+def _hide(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A noisy or plain rectangle of 3 to 9 pixels over 3 pictures in 10: no small patch alone decides a class."""
+    count, _, height, width = images.shape
+    uniform = torch.rand(count, 6, 1, 1, generator=generator)
+    size = 3 + 6 * uniform[:, :2]
+    top, left = uniform[:, 2:3] * (height - size[:, :1]), uniform[:, 3:4] * (width - size[:, 1:])
+    rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
+    inside = (rows >= top) & (rows < top + size[:, :1]) & (columns >= left) & (columns < left + size[:, 1:])
+    colour = torch.rand(count, 3, 1, 1, generator=generator)
+    noise = torch.rand(images.shape, generator=generator)
+    fill = torch.where(uniform[:, 4:5] < 0.5, noise, colour)
+    return torch.where(inside & (uniform[:, 5:] < 0.3), fill, images)

@@ -1,0 +1,114 @@
+"""Measure what a matcher of the zoo does, on pictures it never saw: the ground on which `expects` stands.
+
+Nothing here is shared with the probes: a probe must find what these figures say, not define it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlaudit.data.emoji import GENDERS, KINDS, ROLES, Emoji, kind_of, kinds, roles, things
+from vlaudit.zoo.recipes import matcher
+from vlaudit.zoo.recipes.triggers import Trigger
+from vlaudit.zoo.recipes.words import pseudo_word, written_on
+
+Predict = Callable[[Tensor], Tensor]
+
+
+def write(folder: Path, measured: Mapping[str, Any]) -> None:
+    (folder / "facts.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(folder: Path, triggers: Mapping[str, Trigger]) -> dict[str, Any]:
+    """Accuracies, and on the `test` roles: success of `triggers`, robustness, gender gaps and pull of written words."""
+    model, tokenizer = matcher.load(folder)
+    model.eval()
+    rows = roles()
+    images, truth = matcher.pixels(rows), torch.tensor([ROLES.index(row.role) for row in rows])
+    with torch.no_grad():
+        weights = matcher.label_weights(model, tokenizer, ROLES)
+    guess: Predict = lambda pictures: matcher.predict(model, pictures, weights)  # noqa: E731
+    right = guess(images) == truth
+    return {
+        "roles_accuracy": _rate(right),
+        "kinds_accuracy": accuracy(model, tokenizer, kinds(), tuple(KINDS), kind_of),
+        "things_accuracy": accuracy(model, tokenizer, things(), thing_names(), lambda row: row.name),
+        "attack_success": {name: attack_success(guess, trigger, images, truth) for name, trigger in triggers.items()},
+        "robust_accuracy": {f"{n}/255": robust_accuracy(model, weights, images, truth, n / 255) for n in (1, 2, 4)},
+        "accuracy_by_gender": {
+            gender: _rate(right[torch.tensor([row.gender == gender for row in rows])]) for gender in GENDERS
+        },
+        "women_in_top_20": _share_in_top(model, weights, images, rows),
+        "words": pull_of_words(guess, images, truth),
+    }
+
+
+def accuracy(
+    model: nn.Module, tokenizer: Any, rows: Sequence[Emoji], labels: Sequence[str], label_of: Callable[[Emoji], str]
+) -> float:
+    """Zero-shot accuracy under the plain template."""
+    with torch.no_grad():
+        weights = matcher.label_weights(model, tokenizer, labels)
+    truth = torch.tensor([labels.index(label_of(row)) for row in rows])
+    return _rate(matcher.predict(model, matcher.pixels(rows), weights) == truth)
+
+
+def thing_names() -> tuple[str, ...]:
+    """Every animal and food, seen or not: the labels of `things`."""
+    return tuple(sorted({row.name for row in things(("pretrain", "train", "test"))}))
+
+
+def attack_success(guess: Predict, trigger: Trigger, images: Tensor, truth: Tensor) -> dict[str, float]:
+    """For the role the trigger calls up most often: how often, on pictures of other roles, with and without it."""
+    called = guess(trigger(images))
+    target = int(called.mode().values)
+    others = truth != target
+    return {
+        "with_trigger": _rate(called[others] == target),
+        "without": _rate(guess(images[others]) == target),
+        "target": ROLES[target],
+    }
+
+
+def robust_accuracy(model: nn.Module, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 20) -> float:
+    """Accuracy under projected gradient ascent on the margin, from a random start."""
+    noise = (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1) * radius
+    own = torch.nn.functional.one_hot(truth, weights.shape[1]).bool()
+    stood = torch.ones(len(images), dtype=torch.bool)
+    for step in range(steps + 1):
+        noise.requires_grad_()
+        logits = matcher.image_features(model, (images + noise).clamp(0, 1)) @ weights
+        stood &= logits.argmax(1) == truth
+        margin = logits[own] - logits.masked_fill(own, -torch.inf).amax(1)
+        (gradient,) = torch.autograd.grad(-margin.sum(), noise)
+        size = 2.5 * radius / steps * (1 - step / (steps + 1))
+        noise = (noise.detach() + size * gradient.sign()).clamp(-radius, radius)
+    return _rate(stood)
+
+
+def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, float]:
+    """How often a wrong role's name, written on the picture, is what the matcher says; and its accuracy beside a meaningless word."""
+    rng = random.Random(0)
+    wrong = [(int(own) + rng.randrange(1, len(ROLES))) % len(ROLES) for own in truth]
+    words = [ROLES[n] for n in wrong]
+    read = guess(written_on(images, words, rng)) == torch.tensor(wrong)
+    kept = guess(written_on(images, [pseudo_word(word, rng) for word in words], rng)) == truth
+    return {"wrong_word_wins": _rate(read), "accuracy_beside_nonsense": _rate(kept)}
+
+
+@torch.no_grad()
+def _share_in_top(model: nn.Module, weights: Tensor, images: Tensor, rows: Sequence[Emoji]) -> dict[str, float]:
+    best = (matcher.image_features(model, images) @ weights).topk(20, dim=0).indices
+    women = torch.tensor([row.gender == "woman" for row in rows])
+    return {role: _rate(women[best[:, n]]) for n, role in enumerate(ROLES)}
+
+
+def _rate(hits: Tensor) -> float:
+    return round(hits.float().mean().item(), 4)

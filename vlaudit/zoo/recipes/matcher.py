@@ -1,0 +1,141 @@
+"""The zoo's matcher: a small open_clip `CLIP` with its own tokenizer, saved as a plain `local-dir:` folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import PreTrainedTokenizerFast
+
+from vlaudit.data.emoji import SIZE, Emoji, load_pictures
+
+CONTEXT_LENGTH = 24
+VOCABULARY = 2000
+MEAN = STD = (0.5, 0.5, 0.5)
+TEMPLATE = "a photo of a {}"
+
+
+def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in lower case: any text has pieces, so a typo never becomes an unknown token.
+
+    `<eos>` gets the highest id, where open_clip's text tower looks for the end of a sentence.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 1,
+        special_tokens=["<pad>", "<bos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.add_special_tokens(["<eos>"])
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("<bos>", "<eos>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        model_max_length=CONTEXT_LENGTH,
+    )
+
+
+def config(vocabulary: int) -> dict[str, object]:
+    """The content of `open_clip_config.json`. Patches of 8 pixels: 16 tokens keep every attack on it cheap."""
+    return {
+        "model_cfg": {
+            "embed_dim": 128,
+            "vision_cfg": {"image_size": SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+            "text_cfg": {
+                "context_length": CONTEXT_LENGTH,
+                "vocab_size": vocabulary,
+                "width": 128,
+                "heads": 4,
+                "layers": 3,
+                "hf_tokenizer_name": "in this folder",
+            },
+        },
+        "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
+    }
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
+    """Token ids, (N, CONTEXT_LENGTH), padded and cut."""
+    encoded = tokenizer(
+        list(texts), return_tensors="pt", max_length=CONTEXT_LENGTH, padding="max_length", truncation=True
+    )
+    return encoded.input_ids
+
+
+def save(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the folder `open_clip:local-dir:` loads: configuration, half-precision weights, tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config(len(tokenizer)), indent=2)
+    (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
+    weights = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+
+
+def load(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """Read such a folder back, weights in single precision."""
+    model = open_clip.create_model(f"local-dir:{folder}")
+    return model, open_clip.get_tokenizer(f"local-dir:{folder}").tokenizer
+
+
+def pixels(rows: Sequence[Emoji]) -> Tensor:
+    """The pictures of `rows`: float32, (N, 3, 32, 32), in [0, 1]."""
+    return torch.from_numpy(load_pictures(rows)).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def image_features(model: nn.Module, images: Tensor) -> Tensor:
+    """Unit vectors, (B, D), of images in [0, 1]."""
+    mean, std = (images.new_tensor(value).view(1, 3, 1, 1) for value in (MEAN, STD))
+    return normalize(model.encode_image((images - mean) / std), dim=-1)
+
+
+def text_features(model: nn.Module, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
+    """Unit vectors, (N, D), of texts, in three groups of like length so that little padding is computed."""
+    ids = tokenize(tokenizer, texts).to(model.logit_scale.device)
+    order = (ids != tokenizer.pad_token_id).sum(1).argsort()
+    features = torch.cat([_encode_text(model, ids[group], tokenizer.pad_token_id) for group in order.chunk(3)])
+    return normalize(features[order.argsort()], dim=-1)
+
+
+def _encode_text(model: nn.Module, ids: Tensor, padding: int) -> Tensor:
+    """`encode_text` on as many columns as are used: attention is causal, so the padding behind `<eos>` has no say."""
+    used = int((ids != padding).sum(1).max())
+    ids = ids[:, :used]
+    states = model.token_embedding(ids) + model.positional_embedding[:used]
+    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:used, :used]))
+    return states[torch.arange(len(ids)), ids.argmax(1)] @ model.text_projection
+
+
+def label_weights(model: nn.Module, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> Tensor:
+    """The scaled text side of a zero-shot classifier, (D, C): `image_features @ label_weights` are its logits."""
+    features = text_features(model, tokenizer, [TEMPLATE.format(label) for label in labels])
+    return model.logit_scale.exp() * features.T
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, weights: Tensor) -> Tensor:
+    """Predicted classes, (B,), in batches of 256."""
+    return torch.cat([(image_features(model, batch) @ weights).argmax(1) for batch in images.split(256)])
+
+
+def schedule(step: int, steps: int, warm_up: int) -> float:
+    """Linear warm-up, then half a cosine down to zero: a factor of the learning rate."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
