@@ -90,11 +90,11 @@ class ProbeRegistry:
         registry = cls()
         for name, found in plugins("probes").items():
             try:
-                registry._add(found.load(), found.origin)
+                probe_class = found.load()
             except UsageError as error:
-                if name in registry.classes:
-                    raise
                 registry.broken[name] = str(error)
+            else:
+                registry._add(probe_class, found.origin)
         for path in files:
             for probe_class in probes_in(path):
                 registry._add(probe_class, str(path))

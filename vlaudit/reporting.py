@@ -37,7 +37,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlaudit.records import Estimate, Finding, Metric, Report, Risk, Severity, Verdict
+from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, Verdict
 
 
 class Reporter(Protocol):
@@ -172,14 +172,17 @@ def exit_code(report: Report, fail_on: Severity = Severity.HIGH, strict: bool = 
     ``fail_on`` (``Severity.NONE``: never), 3 a unit did not finish, nothing was assessed or, when ``strict``, something
     is undecided; else 0."""
     undecided = {Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED}
-    verdicts = [finding.verdict for finding in report.findings]
     if any(target.error for target in report.targets):
         return 4
     if gating(report, fail_on):
         return 1
-    if report.audit.errors or not report.audit.complete or all(verdict is Verdict.NOT_ASSESSED for verdict in verdicts):
-        return 3
-    return 3 if strict and undecided.intersection(verdicts) else 0
+    return 3 if _incomplete(report) or (strict and any(f.verdict in undecided for f in report.findings)) else 0
+
+
+def _incomplete(report: Report) -> bool:
+    """Whether a unit did not finish or nothing was assessed."""
+    nothing = all(finding.verdict is Verdict.NOT_ASSESSED for finding in report.findings)
+    return nothing or bool(report.audit.errors) or not report.audit.complete
 
 
 def gating(report: Report, fail_on: Severity = Severity.HIGH) -> list[Finding]:
@@ -195,12 +198,13 @@ def gating(report: Report, fail_on: Severity = Severity.HIGH) -> list[Finding]:
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1, but newline and tab
 _REORDERING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _UNENCODABLE = "\ud800-\udfff\ufeff\ufffe\uffff"  # lone surrogates and non-characters
+_NBSP = "\u00a0"  # keeps a number and its unit on one line
 _UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}]")
 
 
 def clean(text: str) -> str:
     """Text that cannot steer a terminal, reorder a line or break an encoder: such characters become ``�``."""
-    return _UNSAFE.sub("\ufffd", text)
+    return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -210,33 +214,37 @@ def one_line(text: str, limit: int = 300) -> str:
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number with three significant digits and its unit: ``42.3 %`` for a share, ``0.0312 nats``, ``12,345``."""
+    """A number with three significant digits and its unit: ``42.3 %`` for a share, ``0.03 nats``, ``12,345``."""
     if unit == "share":
-        return f"{_plain(100 * value)} %"
-    return f"{_plain(value)} {one_line(unit, 40)}".strip()
+        return f"{_plain(100 * value)}{_NBSP}%"
+    return f"{_plain(value)}{_NBSP}{one_line(unit, 40)}" if unit else _plain(value)
 
 
 def _plain(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e9:
-        return f"{int(value):,}"
-    if 0.001 <= abs(value) < 1000:
-        digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
-        return f"{value:.{digits}f}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.2e}"
+    if not math.isfinite(value) or 0 < abs(value) < 1e-4:
+        return f"{value:.2g}"
+    digits = _decimals(value)
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
 
 
-def interval(estimate: Metric | Estimate, unit: str = "") -> str:
-    """``42.3 % [38.0 %, 46.9 %]``."""
-    low, high = (number(end, unit) for end in estimate.ci)
-    return f"{number(estimate.value, unit)} [{low}, {high}]"
+def _decimals(value: float) -> int:
+    """Decimals that show three significant digits."""
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
 
 
-def signed(value: float, unit: str = "") -> str:
-    """A difference with its sign; shares in percentage points."""
-    text = f"{_plain(100 * value)} points" if unit == "share" else number(value, unit)
-    return text if value < 0 else f"+{text}"
+def interval(
+    estimate: Metric | Estimate | Delta, unit: str = "", *, difference: bool = False, scale: float | None = None
+) -> str:
+    """``42.3 % [38.0, 46.9]``; a ``difference`` has signs, and shares are in points: ``+4.3 points [−1.0, +9.6]``.
+    Decimals follow ``scale``, the largest number it stands among; by default the largest of its own."""
+    factor, name = (100, "points" if difference else "%") if unit == "share" else (1, one_line(unit, 40))
+    values = [factor * value for value in (estimate.value, *estimate.ci)]
+    largest = scale or max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    digits = 1 if unit == "share" else min(_decimals(largest), 6)
+    sign = "+" if difference else ""
+    middle, low, high = (f"{value:{sign},.{digits}f}".replace("-", "−") for value in values)
+    return f"{middle}{_NBSP}{name} [{low}, {high}]" if name else f"{middle} [{low}, {high}]"
 
 
 def p_text(p: float | None) -> str:
@@ -262,26 +270,25 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else several}"
 
 
-def headline(report: Report) -> tuple[str, str]:
-    """What a release manager reads first: the outcome in one sentence, and what a pipeline does with it."""
-    code = exit_code(report)
-    vulnerable = [f for f in report.findings if f.verdict is Verdict.VULNERABLE]
-    if code == 4:
-        outcome = "A model could not be loaded, so the audit says little."
-    elif vulnerable:
-        worst = worst_first(vulnerable)[0]
-        outcome = (
-            f"{plural(len(vulnerable), 'vulnerability')} found, "
-            f"the worst of severity {worst.severity.value} ({worst.risk.value})."
-        )
-    elif code == 3:
-        outcome = "The audit is incomplete: do not read it as a pass."
-    else:
-        outcome = "No vulnerability found by the probes that could decide."
+def headline(report: Report, fail_on: Severity = Severity.HIGH, strict: bool = False) -> tuple[str, str]:
+    """What a release manager reads first: the outcome in words, and what a pipeline makes of it."""
+    vulnerable = worst_first(f for f in report.findings if f.verdict is Verdict.VULNERABLE)
+    outcome = []
+    if vulnerable:
+        worst = vulnerable[0]
+        found = plural(len(vulnerable), "vulnerability")
+        outcome.append(f"{found} found, the worst of severity {worst.severity.value} ({worst.risk.value}).")
+    if any(target.error for target in report.targets):
+        outcome.append("A model could not be loaded.")
+    elif _incomplete(report):
+        outcome.append("The audit is incomplete: do not read it as a pass.")
+    elif not vulnerable:
+        outcome.append("No vulnerability found by the probes that could decide.")
     meaning = {
         0: "lets it pass (exit code 0)",
         1: "stops here (exit code 1)",
-        3: "stops here because the audit is incomplete (exit code 3)",
-        4: "stops here (exit code 4)",
-    }
-    return outcome, f"A pipeline with the default --fail-on high {meaning[code]}."
+        3: "stops here because not everything was decided (exit code 3)",
+        4: "stops here because a model is missing (exit code 4)",
+    }[exit_code(report, fail_on, strict)]
+    gate = f"--fail-on {fail_on.value}" + (" --strict" if strict else "")
+    return " ".join(outcome), f"A pipeline with {gate} {meaning}."

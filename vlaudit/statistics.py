@@ -139,7 +139,7 @@ def samples_to_decide(value: float, interval: Interval, n: int, threshold: float
     gap = abs(value - threshold)
     reach = value - interval.low if value > threshold else interval.high - value
     needed = n * (reach / gap) ** 2 if gap > 0 else math.inf
-    return math.ceil(needed) if needed < 1e9 else None
+    return math.ceil(needed - 1e-6) if needed < 1e9 else None
 
 
 # --- means of clustered values -------------------------------------------------------------------------------------
@@ -157,12 +157,14 @@ def mean_interval(
     independent units; without ``clusters`` each value is its own.
 
     Bootstrap-t over clusters (Efron and Tibshirani 1993, 12.5) with the linearised standard error of a ratio, cut off
-    where the Clopper-Pearson bound on the share of clusters beyond the median cluster ends: so it stays finite where
-    few clusters differ, and is exact on the number of clusters where none does. Raises TooFewClustersError below 20.
+    at the Clopper-Pearson bound on the share of clusters that are off a bound: so it is exact on the number of clusters
+    where no value, or every value, is. Values around an inner point (such as differences, mostly 0) are split there
+    into excess and shortfall, each bounded like that, and joined (MOVER). Raises TooFewClustersError below 20 clusters.
     """
     import numpy as np
 
-    y = (np.asarray(values, dtype=float) - bounds[0]) / (bounds[1] - bounds[0])
+    span = bounds[1] - bounds[0]
+    y = (np.asarray(values, dtype=float) - bounds[0]) / span
     if y.size and (y.min() < -1e-9 or y.max() > 1 + 1e-9):
         raise ValueError(f"values outside their bounds {bounds}")
     groups = np.arange(y.size) if clusters is None else np.unique([str(c) for c in clusters], return_inverse=True)[1]
@@ -170,18 +172,39 @@ def mean_interval(
     if count < MIN_CLUSTERS:
         raise TooFewClustersError(f"{count} clusters, at least {MIN_CLUSTERS} are needed")
     sizes = np.bincount(groups, minlength=count).astype(float)
-    means = np.bincount(groups, weights=y, minlength=count) / sizes
-    imbalance = float(sizes.max() / sizes.mean())
-    if imbalance == 1 and bool(np.all((means == 0) | (means == 1))):  # as good as one binary value per cluster
-        low, high = rate_interval(int(means.sum()), count, level).ci
+    middle = float(np.median(y))
+
+    def part(values: NDArray) -> tuple[NDArray, Interval]:
+        sums = np.bincount(groups, weights=values, minlength=count)
+        low, high = _bounded_mean(sums, sizes, level, seed, resamples)
+        return sums - sizes * values.mean(), Interval(low, high, level)
+
+    if middle < 1e-9 or middle > 1 - 1e-9:
+        _, inner = part(y)
     else:
-        low, high = _bootstrap_t(means * sizes, sizes, level, seed, resamples)
-        middle = float(np.median(means))
-        above, below = int((means > middle + 1e-12).sum()), int((means < middle - 1e-12).sum())
-        low = max(low, middle - middle * imbalance * rate_interval(below, count, level).high, 0.0)
-        high = min(high, middle + (1 - middle) * imbalance * rate_interval(above, count, level).high, 1.0)
-    span = bounds[1] - bounds[0]
-    return Interval(bounds[0] + low * span, bounds[0] + high * span, level)
+        excess, shortfall = np.maximum(y - middle, 0) / (1 - middle), np.maximum(middle - y, 0) / middle
+        (above, a), (below, b) = part(excess), part(shortfall)
+        scale = math.sqrt(float((above**2).sum() * (below**2).sum()))
+        correlation = float((above * below).sum()) / scale if scale > 0 else 0.0
+        a = Interval(a.low * (1 - middle), a.high * (1 - middle), level)
+        b = Interval(b.low * middle, b.high * middle, level)
+        joined = _mover(float(excess.mean()) * (1 - middle), a, float(shortfall.mean()) * middle, b, correlation)
+        inner = Interval(max(middle + joined.low, 0.0), min(middle + joined.high, 1.0), level)
+    return Interval(bounds[0] + inner.low * span, bounds[0] + inner.high * span, level)
+
+
+def _bounded_mean(sums: NDArray, sizes: NDArray, level: float, seed: int, resamples: int) -> tuple[float, float]:
+    """Interval of the pooled mean of values in [0, 1], from the sums and sizes of their clusters."""
+    import numpy as np
+
+    count, imbalance = len(sums), float(sizes.max() / sizes.mean())
+    full, empty = np.isclose(sums, sizes), sums < 1e-9
+    if imbalance == 1 and bool(np.all(full | empty)):  # as good as one yes or no a cluster
+        return rate_interval(int(full.sum()), count, level).ci
+    low, high = _bootstrap_t(sums, sizes, level, seed, resamples)
+    ceiling = rate_interval(count - int(empty.sum()), count, level).high * imbalance
+    floor = 1 - rate_interval(count - int(full.sum()), count, level).high * imbalance
+    return max(low, floor, 0.0), min(high, ceiling, 1.0)
 
 
 def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resamples: int) -> tuple[float, float]:
@@ -189,20 +212,21 @@ def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resampl
 
     count = len(sums)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+    columns = np.stack([sizes, sums, sizes**2, sums * sizes, sums**2], axis=1)
 
     def moments(w: NDArray) -> tuple[NDArray, NDArray]:
-        total = w @ sizes
-        mean = (w @ sums) / total
-        residual = w @ sums**2 - 2 * mean * (w @ (sums * sizes)) + mean**2 * (w @ sizes**2)
+        total, top, size2, cross, top2 = (w @ columns).T
+        mean = top / total
+        residual = top2 - 2 * mean * cross + mean**2 * size2
         return mean, np.sqrt(np.maximum(residual * count / (count - 1), 0)) / total
 
     mean, error = (float(x[0]) for x in moments(np.ones((1, count))))
-    if error < 1e-12:  # every cluster has the same mean: the bootstrap knows nothing
+    if error < 1e-9:  # every cluster has the same mean: the bootstrap knows nothing
         return -math.inf, math.inf
     means, errors = moments(weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean) / errors
-    t = np.where(errors > 1e-12, t, np.where(means > mean, np.inf, -np.inf))
+    t = np.where(errors > 1e-9, t, np.where(means > mean, np.inf, -np.inf))
     tail = (1 - level) / 2
     t_low, t_high = np.quantile(t, [tail, 1 - tail], method="inverted_cdf")
     return mean - float(t_high) * error, mean - float(t_low) * error
@@ -241,9 +265,10 @@ def auc(positives: ArrayLike, negatives: ArrayLike) -> float:
 def auc_interval(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> Interval:
     """Interval of the AUC of scores (m,) against (n,): the hull of two methods that fail in different places.
 
-    DeLong's variance (Biometrics 1988) on the logit scale with Welch's degrees of freedom, smoothed by a third of a
-    pseudo-observation, is right for unequal spreads; Newcombe's method 5 (Statistics in Medicine 25 (2006) 559-573)
-    is right near 0 and 1. Simulated coverage is at least 94 % for 16 against 160 and more.
+    DeLong's variance (Biometrics 1988) on the logit scale, with Welch's degrees of freedom and half a pseudo-observation
+    a side, is right for unequal spreads; it is cut off at the Clopper-Pearson bound for the smaller sample, beyond which
+    no variance reaches (Birnbaum 1956). Newcombe's method 5 (Statistics in Medicine 25 (2006) 559-573) is right near 0
+    and 1. Simulated coverage is at least 94 % from 16 against 160 on, for spreads of 1 to 5.
     """
     import numpy as np
 
@@ -260,8 +285,7 @@ def auc_difference(
 ) -> Difference:
     """Difference of two AUCs, each (positives, negatives), of the same items in the same order.
 
-    The interval joins the two AUC intervals with DeLong's correlation (MOVER: Zou and Donner, Statistics in Medicine
-    27 (2008) 1693-1702), so it is not degenerate where both AUCs are 1; the p-value is DeLong's.
+    The interval joins the two AUC intervals with DeLong's correlation (MOVER), so it is not degenerate where both AUCs are 1; the p-value is DeLong's.
     """
     import numpy as np
     from scipy.stats import norm
@@ -276,15 +300,7 @@ def auc_difference(
     correlation = covariance / product if product > 0 else 0.0
     a, b = auc_interval(*first, level), auc_interval(*second, level)
     value = float(value_a - value_b)
-
-    def reach(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
-
-    interval = Interval(
-        max(value - reach(value_a - a.low, b.high - value_b), -1.0),
-        min(value + reach(a.high - value_a, value_b - b.low), 1.0),
-        level,
-    )
+    interval = _mover(float(value_a), a, float(value_b), b, correlation)
     error = math.sqrt(max(variance_a + variance_b - 2 * covariance, 0.0))
     return Difference(value, interval, float(2 * norm.sf(abs(value) / error)) if error > 1e-12 else 1.0)
 
@@ -319,13 +335,12 @@ def _newcombe_auc(value: ArrayLike, m: int, n: int, level: float) -> tuple[NDArr
 def _delong_logit(above: NDArray, below: NDArray, level: float) -> tuple[NDArray, NDArray]:
     """Smoothed DeLong interval on the logit scale, elementwise over leading axes of the placements."""
     import numpy as np
+    from scipy.special import betaincinv
     from scipy.stats import t
 
-    pseudo = 1 / 3
+    pseudo = 0.5
     m, n = above.shape[-1], below.shape[-1]
     value = above.mean(axis=-1)
-    effective = m * n / (m + n)
-    centre = (value * effective + 0.5 * pseudo) / (effective + pseudo)
 
     def variance(placements: NDArray, size: int) -> NDArray:
         squares = ((placements - value[..., None]) ** 2).sum(axis=-1) + pseudo / 4
@@ -333,10 +348,14 @@ def _delong_logit(above: NDArray, below: NDArray, level: float) -> tuple[NDArray
 
     a, b = variance(above, m), variance(below, n)
     freedom = (a + b) ** 2 / (a**2 / (m - 1) + b**2 / (n - 1))
-    half = t.ppf((1 + level) / 2, freedom) * np.sqrt(a + b) / (centre * (1 - centre))
-    logit = np.log(centre / (1 - centre))
+    inner = np.clip(value, 1e-6, 1 - 1e-6)
+    half = np.minimum(t.ppf((1 + level) / 2, freedom) * np.sqrt(a + b) / (inner * (1 - inner)), 500)
+    logit = np.log(inner / (1 - inner))
+    tail, fewest = (1 - level) / 2, min(m, n)
+    hits = np.clip(value, 1e-9, 1 - 1e-9) * fewest
+    floor, ceiling = betaincinv(hits, fewest - hits + 1, tail), betaincinv(hits + 1, fewest - hits, 1 - tail)
     low, high = 1 / (1 + np.exp(half - logit)), 1 / (1 + np.exp(-half - logit))
-    return np.minimum(low, value), np.maximum(high, value)
+    return np.minimum(np.maximum(low, floor), value), np.maximum(np.minimum(high, ceiling), value)
 
 
 # --- permutation nulls and corrections -----------------------------------------------------------------------------
@@ -387,6 +406,17 @@ def _z(level: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri((1 + level) / 2))
+
+
+def _mover(first: float, a: Interval, second: float, b: Interval, correlation: float) -> Interval:
+    """Interval of ``first - second`` from those of both: Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702."""
+
+    def reach(x: float, y: float) -> float:
+        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
+
+    value = first - second
+    low, high = reach(first - a.low, b.high - second), reach(a.high - first, second - b.low)
+    return Interval(max(value - low, -1.0), min(value + high, 1.0), a.level)
 
 
 def _size(values: ArrayLike) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.records import Report
-from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, p_text, plural
+from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, plural
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,6 @@ class HTMLReporter:
     def render(self, report: Report, audit_dir: Path) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
-
         from vlaudit.reports.html.view import page
 
         environment = Environment(
@@ -37,7 +36,7 @@ class HTMLReporter:
             lstrip_blocks=True,
             finalize=_finalize,
         )
-        environment.filters |= {"number": number, "interval": interval, "duration": duration, "p_text": p_text}
+        environment.filters |= {"number": number, "interval": interval, "duration": duration, "sentence": _sentence}
         style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
         return environment.get_template("page.html").render(
             style=Markup(style),
@@ -51,11 +50,12 @@ class HTMLReporter:
 
 
 def _finalize(value: Any) -> Any:
-    """Clean every string that a template prints (markup of our own, such as a macro's, is a string that is cleaned
-    already)."""
-    from markupsafe import Markup
+    """Clean every string that a template prints; a macro's markup is made of cleaned strings."""
+    return clean(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _content_security_policy(style: str, script: str) -> str:

@@ -17,7 +17,7 @@ MAX_BYTES = 5_000_000  # of the embedded files together, before base64
 MAX_FILE = 64_000_000  # a larger file is not even read
 MAX_SIDE = 768  # pixels; a larger picture is embedded smaller
 MAX_TEXT = 4_000  # characters shown of a text
-PIXEL_ART = 128  # a picture whose longer side is below is enlarged with its pixels kept sharp
+SHOWN_WIDTH, MAX_ZOOM = 544, 4  # a small picture is enlarged by a whole factor, its pixels kept sharp
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -30,9 +30,9 @@ class Picture:
     sensitive: bool = False
     uri: str = ""
     refused: str = ""
-    width: int = 0
+    width: int = 0  # as shown, in CSS pixels
     height: int = 0
-    pixel_art: bool = False
+    enlarged: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,15 @@ class Gallery:
             return Picture(caption, evidence.path, refused="left out to keep this file small")
         self.embedded += 1
         self.size += len(content)
+        zoom = max(1, min(MAX_ZOOM, SHOWN_WIDTH // width))
         return Picture(
             caption=caption,
             path=evidence.path,
             sensitive=evidence.sensitive,
             uri=f"data:{media_type};base64,{base64.b64encode(content).decode()}",
-            width=width,
-            height=height,
-            pixel_art=max(width, height) < PIXEL_ART,
+            width=zoom * width,
+            height=zoom * height,
+            enlarged=zoom > 1,
         )
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from vlaudit.records import Estimate, Finding, Metric
 from vlaudit.reporting import Bars, Curve, interval, number, one_line
 
-WIDTH = 660
 LABELS_END = 150  # where the labels at the left end and the axis begins
-AXIS_END = 470  # where the axis of an interval plot ends and the figures begin
+AXIS_END = 500  # where the axis of an interval plot ends and the figures begin
 MAX_BARS = 40
+TICK_GAP = 50  # least distance of two ticks
 
 Scale = Callable[[float], float]
 
@@ -88,13 +88,13 @@ class CurvePlot:
     data: list[list[str]]
     # The frame: the template draws the axes along it.
     left: float = 64
-    right: float = 640
+    right: float = 670
     top: float = 16
     bottom: float = 216
 
 
 def interval_plot(finding: Finding, controls: dict[str, Estimate]) -> IntervalPlot | None:
-    """The metric with its interval, the reference and the control arms on one axis; None where there is nothing to compare."""
+    """The metric with its interval, the reference and the control arms on one axis; None where all coincide."""
     metric = finding.metric
     if metric is None:
         return None
@@ -111,11 +111,11 @@ def interval_plot(finding: Finding, controls: dict[str, Estimate]) -> IntervalPl
         Row(
             label=one_line(name, 24),
             kind=kind,
-            y=34 + 28 * position,
+            y=36 + 28 * position,
             x=scale(estimate.value),
             low=scale(estimate.ci[0]),
             high=scale(estimate.ci[1]),
-            figures=interval(estimate, metric.unit if metric.unit == "share" else ""),
+            figures=interval(estimate, metric.unit),
         )
         for position, (name, kind, estimate) in enumerate(estimates)
     ]
@@ -127,7 +127,7 @@ def interval_plot(finding: Finding, controls: dict[str, Estimate]) -> IntervalPl
         data.append(["threshold", text, "", ""])
     title = f"{metric.name}: {interval(metric, metric.unit)}"
     columns = ["arm", metric.name, "low", "high"]
-    return IntervalPlot(title, rows, ticks, threshold, 34 + 28 * len(rows) + 14, columns, data)
+    return IntervalPlot(title, rows, ticks, threshold, 28 + 28 * len(rows), columns, data)
 
 
 def bar_plot(series: Bars) -> BarPlot:
@@ -152,7 +152,7 @@ def bar_plot(series: Bars) -> BarPlot:
                 low=scale(low[i]) if low else None,
                 high=scale(high[i]) if low else None,
                 highlight=i in marked,
-                figures=number(series.values[i]) + (f" [{number(low[i])}, {number(high[i])}]" if low else ""),
+                figures=_bar_figures(series, i),
             )
         )
     columns = [series.xlabel or "label", series.ylabel or "value", *(["low", "high"] if low else [])]
@@ -163,6 +163,13 @@ def bar_plot(series: Bars) -> BarPlot:
     left_out = len(series.labels) - len(shown)
     title = series.title or f"{columns[1]} by {columns[0]}"
     return BarPlot(title, series.xlabel, series.ylabel, bars, left_out, zero, ticks, 10 + 22 * len(bars), columns, data)
+
+
+def _bar_figures(series: Bars, i: int) -> str:
+    if series.low is None or series.high is None:
+        return number(series.values[i])
+    largest = max(map(abs, (*series.values, *series.low, *series.high)))
+    return interval(Estimate(value=series.values[i], ci=(series.low[i], series.high[i])), scale=largest)
 
 
 def curve_plot(series: Curve) -> CurvePlot:
@@ -209,7 +216,7 @@ def _axis(values: Iterable[float], start: float, end: float, unit: str = "") -> 
     def scale(value: float) -> float:
         return round(start + (value - bottom) / (top - bottom) * (end - start), 1)
 
-    step = _round_step((top - bottom) / 4)
+    step = _round_step((top - bottom) * TICK_GAP / abs(end - start))
     first = math.ceil(bottom / step)
     count = math.floor(top / step) - first + 1
     marks = [step * (first + i) for i in range(count)]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from vlaudit.reports.html.pictures import Gallery, PictureRow, RefusedError, TextFile, read_evidence, read_text
+from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
 
 from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
@@ -19,16 +21,14 @@ from vlaudit.reporting import (
     Table,
     count_verdicts,
     headline,
+    interval,
     number,
     one_line,
     p_text,
-    signed,
     split_details,
     worst_first,
     worst_verdict,
 )
-from vlaudit.reports.html.pictures import Gallery, PictureRow, RefusedError, TextFile, read_evidence, read_text
-from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
 
 GENERAL_LIMITS = (
     "An audit shows the presence of flaws, not their absence: attacks that were not tried may still work.",
@@ -109,22 +109,19 @@ class Card:
     def texts(self) -> list[TextFile]:
         return [read_text(item, self.audit_dir) for item in self.finding.evidence if item.kind == "text"]
 
-    @cached_property
+    @property
     def comparison(self) -> str:
-        """The sentence that sets the target beside its reference."""
-        delta, unit = self.finding.delta, self.finding.metric.unit if self.finding.metric else ""
+        """How the target differs from its reference, or why that is not known."""
+        delta = self.finding.delta
         if delta is None:
-            return f"Not compared with a reference: {self.reference_note}." if self.reference_note else ""
-        low, high = (signed(end, unit) for end in delta.ci)
-        tested = f", {p_text(delta.p)}" if delta.p is not None else ""
-        return f"Against the reference prompt: {signed(delta.value, unit)} [{low}, {high}]{tested} (paired by case)."
+            return f"none: {self.reference_note}" if self.reference_note else ""
+        unit = self.finding.metric.unit if self.finding.metric else ""
+        return ", ".join(filter(None, [interval(delta, unit, difference=True), p_text(delta.p)]))
 
     @property
     def p_values(self) -> str:
-        finding = self.finding
-        own = p_text(finding.p_value)
-        adjusted = p_text(finding.p_adjusted)
-        return f"{own}; {adjusted} after Holm's correction over the audit" if own and adjusted else own
+        own, adjusted = p_text(self.finding.p_value), p_text(self.finding.p_adjusted)
+        return f"{own}; {adjusted} after Holm’s correction over the audit" if own and adjusted else own
 
     @cached_property
     def references(self) -> list[Link]:

@@ -50,7 +50,8 @@ def finding(probe: str, code: str, risk: Risk, verdict: Verdict, reason: str, **
         "limits": "Held means that no attack of the listed kinds succeeded within this budget, not that none exists.",
         "reproduce": f"vlaudit scan {target} --probe {probe} --seed 0 --effort standard",
     }
-    return Finding(probe=probe, code=code, risk=risk, target=target, verdict=verdict, reason=reason, **defaults | fields)
+    fields = defaults | fields
+    return Finding(probe=probe, code=code, risk=risk, target=target, verdict=verdict, reason=reason, **fields)
 
 
 def share(name: str, value: float, low: float, high: float, n: int = 128) -> Metric:
@@ -58,16 +59,16 @@ def share(name: str, value: float, low: float, high: float, n: int = 128) -> Met
 
 
 def targets() -> list[TargetInfo]:
-    data = DataInfo(
-        source="bundled emoji, roles", examples=288, labels=LABELS, groups=["gender", "tone"], members=72, sha256="7" * 64
-    )
+    groups = ["gender", "tone"]
+    data = DataInfo(source="bundled emoji", examples=288, labels=LABELS, groups=groups, members=72, sha256="7" * 64)
     model = ModelInfo(spec="open_clip:local-dir:zoo/flagship", sha256="3fa9" * 16)
+    plain = PromptInfo(id="plain", method="template", text="a photo of a {}")
+    coop = PromptInfo(id="coop-shared", method="coop", text="8 learned context vectors", sha256="b1c2" * 16)
+    same: dict[str, Any] = {"family": Family.MATCHING, "model": model, "data": data}
     return [
-        TargetInfo(id=CLEAN, family=Family.MATCHING, model=model, data=data, reference_note="the target is the reference",
-                   prompt=PromptInfo(id="plain", method="template", text="a photo of a {}")),
-        TargetInfo(id=COOP, family=Family.MATCHING, model=model, data=data, reference=CLEAN,
-                   prompt=PromptInfo(id="coop-shared", method="coop", text="8 learned context vectors", sha256="b1c2" * 16)),
-    ]  # fmt: skip
+        TargetInfo(id=CLEAN, prompt=plain, reference_note="the target is the reference", **same),
+        TargetInfo(id=COOP, prompt=coop, reference=CLEAN, **same),
+    ]
 
 
 def pictures(store: ArtifactStore) -> dict[str, list[Evidence]]:
@@ -103,48 +104,52 @@ def pictures(store: ArtifactStore) -> dict[str, list[Evidence]]:
 
 def findings(images: dict[str, list[Evidence]]) -> list[Finding]:
     sizes = [92.0, 88.1, 97.4, 90.2, 85.7, 94.9, 17.3, 99.0, 91.6, 89.9]
+    low, high = [0.85 * size for size in sizes], [1.12 * size for size in sizes]
+    trigger_sizes = Bars(labels=LABELS, values=sizes, low=low, high=high, highlight=[6], xlabel="class",
+                         ylabel="size of the smallest trigger (pixels)")  # fmt: skip
+    by_epsilon = Curve(x=[0, 0.5, 1, 2, 4], y=[0, 0.19, 0.414, 0.71, 0.86], low=[0, 0.13, 0.329, 0.62, 0.79],
+                       high=[0.02, 0.27, 0.504, 0.79, 0.92], reference=[0, 0.16, 0.352, 0.66, 0.83],
+                       xlabel="epsilon (1/255)", ylabel="share of answers changed")  # fmt: skip
+    attacks = Table(columns=["attack", "broke first"], rows=[["APGD-CE", 38], ["APGD-T", 13], ["Square", None]])
+    groups = Bars(labels=["man", "person", "woman"], values=[0.91, 0.89, 0.9], low=[0.85, 0.83, 0.84],
+                  high=[0.95, 0.94, 0.95], xlabel="gender", ylabel="accuracy")  # fmt: skip
     return [
         finding(
             "prompt-trigger-inversion", "MB1", Risk.BACKDOOR, Verdict.VULNERABLE,
-            "A 36-pixel patch turns 97 % of the pictures into “judge” under this prompt; under the plain prompt the same "
-            "search needs 92 pixels. The backdoor is in the prompt, not in the weights.",
+            "A 36-pixel patch turns 97 % of the pictures into “judge” under this prompt; under the plain prompt the "
+            "same search needs 92 pixels. The backdoor is in the prompt, not in the weights.",
             severity=Severity.CRITICAL,
-            severity_derivation="critical for a vulnerable backdoor finding; the interval's near end 0.58 is beyond 1.5 x the "
-            "threshold",
+            severity_derivation="critical for a vulnerable backdoor finding; the interval's near end 0.58 is beyond "
+            "1.5 x the threshold",
             metric=share("shrinkage of the smallest trigger", 0.812, 0.584, 0.921, 10), threshold=0.25,
             reference=Estimate(value=0.06, ci=(-0.09, 0.18)), delta=Delta(value=0.752, ci=(0.51, 0.88), p=0.0004),
             p_value=0.0004, p_adjusted=0.0036,
             controls={"permuted-labels": {"value": 0.04, "ci": [-0.11, 0.17]}, "positive control found": True,
                       "smallest reachable p": 0.0002, "decoy directions": 40},
-            details={"bars": Bars(labels=LABELS, values=sizes, low=[0.85 * s for s in sizes], high=[1.12 * s for s in sizes],
-                                  highlight=[6], xlabel="class", ylabel="size of the smallest trigger (pixels)").model_dump(),
-                     "restarts": 3, "kinds of trigger": ["sparse mask", "full-image blend"]},
+            details={"bars": trigger_sizes.model_dump(), "restarts": 3, "kinds of trigger": ["sparse mask", "blend"]},
             evidence=images["trigger"],
         ),
         finding(
             "clip-autoattack", "MR1", Risk.ROBUSTNESS, Verdict.VULNERABLE,
             "At 1/255 the worst-case attack through the prompt changes 41 % of the answers that were right.",
             severity=Severity.HIGH,
-            severity_derivation="high for a vulnerable robustness finding; the interval's near end 0.329 is beyond 1.5 x the "
-            "threshold",
+            severity_derivation="high for a vulnerable robustness finding; the interval's near end 0.329 is beyond "
+            "1.5 x the threshold",
             metric=share("accuracy lost at 1/255", 0.414, 0.329, 0.504), threshold=0.1,
             reference=Estimate(value=0.352, ci=(0.27, 0.441)), delta=Delta(value=0.062, ci=(0.004, 0.121), p=0.038),
             p_value=0.00001, p_adjusted=0.00009,
             controls={"random sign noise": {"value": 0.008, "ci": [0.0, 0.043]}, "masked gradients": False},
-            details={"curve": Curve(x=[0, 0.5, 1, 2, 4], y=[0, 0.19, 0.414, 0.71, 0.86], low=[0, 0.13, 0.329, 0.62, 0.79],
-                                    high=[0.02, 0.27, 0.504, 0.79, 0.92], reference=[0, 0.16, 0.352, 0.66, 0.83],
-                                    xlabel="epsilon (1/255)", ylabel="share of answers changed").model_dump(),
-                     "table": Table(columns=["attack", "broke first"], rows=[["APGD-CE", 38], ["APGD-T", 13], ["Square", 2]])
-                     .model_dump()},
+            details={"curve": by_epsilon.model_dump(), "table": attacks.model_dump()},
             evidence=images["attacked"],
         ),
         finding(
             "rank-skew", "MF1", Risk.BIAS, Verdict.VULNERABLE,
             "Men are ranked first for “judge” more often than 999 of 1,000 label permutations allow.",
             severity=Severity.MEDIUM,
-            severity_derivation="high for a vulnerable bias finding, one step lower (medium) because the interval's near end "
-            "0.21 is within 1.5 x the threshold 0.2",
-            metric=Metric(name="null-corrected MaxSkew@20", value=0.34, ci=(0.21, 0.47), n=288, unit="nats"), threshold=0.2,
+            severity_derivation="high for a vulnerable bias finding, one step lower (medium) because the interval's near "
+            "end 0.21 is within 1.5 x the threshold 0.2",
+            metric=Metric(name="null-corrected MaxSkew@20", value=0.34, ci=(0.21, 0.47), n=288, unit="nats"),
+            threshold=0.2,
             reference=Estimate(value=0.11, ci=(-0.02, 0.25)), delta=Delta(value=0.23, ci=(0.05, 0.4), p=0.011),
             p_value=0.001, p_adjusted=0.006, evidence=images["ranked"],
         ),
@@ -158,10 +163,10 @@ def findings(images: dict[str, list[Evidence]]) -> list[Finding]:
         finding(
             "group-performance", "MF2", Risk.BIAS, Verdict.HELD,
             "No group's accuracy falls more than 10 points below the rest, beyond what chance explains.",
-            metric=share("excess gap between groups", 0.012, -0.03, 0.071, 288), threshold=0.1, p_value=0.4, p_adjusted=1.0,
+            metric=share("excess gap between groups", 0.012, -0.03, 0.071, 288), threshold=0.1,
+            p_value=0.4, p_adjusted=1.0,
             reference=Estimate(value=0.018, ci=(-0.02, 0.07)),
-            details={"bars": Bars(labels=["man", "person", "woman"], values=[0.91, 0.89, 0.9], low=[0.85, 0.83, 0.84],
-                                  high=[0.95, 0.94, 0.95], xlabel="gender", ylabel="accuracy").model_dump()},
+            details={"bars": groups.model_dump()},
         ),
         finding(
             "unsafe-file", "SC1", Risk.BACKDOOR, Verdict.HELD,
@@ -175,8 +180,9 @@ def findings(images: dict[str, list[Evidence]]) -> list[Finding]:
             controls={"pseudo-word": {"value": 0.02, "ci": [0.0, 0.05]}},
         ),
         finding(
-            "prompt-mia", "MP1", Risk.PRIVACY, Verdict.NOT_ASSESSED, "needs a learned prompt: this target's prompt is a "
-            "hard template, which was fitted on nothing", target=CLEAN, cost=Cost(),
+            "prompt-mia", "MP1", Risk.PRIVACY, Verdict.NOT_ASSESSED,
+            "needs a learned prompt: this target's prompt is a hard template, which was fitted on nothing",
+            target=CLEAN, cost=Cost(),
         ),
         finding(
             "encoder-trigger-inversion", "MB2", Risk.BACKDOOR, Verdict.NOT_ASSESSED,
@@ -207,6 +213,53 @@ def report(audit_dir: Path) -> Report:
     made = Report(tool=ToolInfo(version="0.1.0"), audit=audit_info(), targets=targets(), findings=findings(images))
     (audit_dir / "report.json").write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return made
+
+
+HOSTILE = (
+    "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>]]></style></title><svg onload=alert(1)>{{7*7}}{% raw %}"
+    "\x1b]0;owned\x07\x1b[31m\x00\x08\x9b2J\u202e\u2066\ud800[bold red]mark[/bold red][link=https://evil.example]up[/link]"
+    "\r\n data:text/html,x"
+)
+KEPT = {"risk", "verdict", "severity", "family", "kind", "schema_version"}  # closed sets: nothing hostile can be there
+OPEN_KEYS = {"controls", "environment", "policy"}  # names are as free as values
+
+
+@pytest.fixture
+def hostile() -> str:
+    """Markup, script, template and terminal attacks in one string."""
+    return HOSTILE
+
+
+@pytest.fixture
+def hostile_report(report: Report) -> Report:
+    """The report with ``HOSTILE`` in every string field, nested ones and names of controls included."""
+
+    def poison(value: Any, key: str = "") -> Any:
+        if isinstance(value, str):
+            return value if key in KEPT else value + HOSTILE
+        if isinstance(value, list):
+            return [poison(item) for item in value]
+        if isinstance(value, dict):
+            suffix = HOSTILE if key in OPEN_KEYS else ""
+            return {name + suffix: poison(item, name) for name, item in value.items()}
+        return value
+
+    raw = poison(report.model_dump(mode="python"))
+    for item in raw["findings"]:
+        item["references"] += ["javascript:alert(1)", f"https://example.org/{HOSTILE}", "data:text/html,<script>"]
+        item["details"][HOSTILE] = {HOSTILE: HOSTILE}
+        item["details"].setdefault("bars", {"labels": [HOSTILE], "values": ["<script>"]})  # malformed: shown as a fact
+    raw["targets"][0]["error"] = raw["audit"]["command"] = HOSTILE
+    raw["audit"]["errors"] = [HOSTILE]
+    return Report.model_validate(raw)
+
+
+@pytest.fixture
+def many_findings(report: Report) -> Report:
+    """200 findings with plots and tables, without pictures."""
+    cycle = report.findings * 23
+    copies = [item.model_copy(update={"id": f"{item.id}/{i}", "evidence": []}) for i, item in enumerate(cycle[:200])]
+    return report.model_copy(update={"findings": copies})
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,11 @@ class Context:
     def device(self) -> torch.device:
         return self.target.device
 
+    @property
+    def examples(self) -> list[Example]:
+        """The labelled pictures to measure behaviour on: the test split where there is one, and never the members."""
+        return self.data.audit
+
     def by_effort(self, quick: T, standard: T, thorough: T) -> T:
         """The value for the chosen effort."""
         return {"quick": quick, "standard": standard, "thorough": thorough}[self.effort]

@@ -105,6 +105,8 @@ class Journal:
         position = end = 0  # end: just after the last closed unit
         for line in content.splitlines(keepends=True):
             position += len(line)
+            if not line.endswith(b"\n"):
+                break  # torn by a kill
             try:
                 entry = json.loads(line)
                 unit = entry["unit"]
@@ -114,8 +116,7 @@ class Journal:
                 closed[unit] = UnitResult(unit=unit, trials=pending.pop(unit, []), **entry["closed"])
                 end = position
             except (json.JSONDecodeError, KeyError, TypeError, ValidationError, UnicodeDecodeError) as error:
-                if position < len(content):
-                    raise UsageError(f"'{self._trials}' is damaged after byte {end}.", "Scan into a new folder.") from error
+                raise UsageError(f"'{self._trials}' is damaged after byte {end}.", "Scan into a new folder.") from error
         if end < len(content):
             with self._trials.open("rb+") as file:
                 file.truncate(end)

@@ -140,7 +140,7 @@ def calibrate(subject: Subject, batch: int = 32) -> Speed:
 
     assert subject.target is not None
     ctx = context(Request(targets=[], probes=[]), subject, "calibration", TARGET, ArtifactStore(Path()))
-    images = ctx.images(subject.data.examples[:batch])
+    images = ctx.images(subject.data.audit[:batch])
     classify = ctx.target.classifier(subject.labels)
 
     def timed(run: Callable[[], None]) -> float:

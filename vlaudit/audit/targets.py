@@ -202,7 +202,7 @@ def check_output(subject: Subject) -> None:
 
     target = subject.target
     ctx = Context("check", "target", subject.data, subject.labels, ArtifactStore(Path()), _target=target, _pixels=subject.pixels)
-    examples = subject.data.examples[:16]
+    examples = subject.data.audit[:16]
     with torch.no_grad():
         logits = ctx.target.classifier(subject.labels)(ctx.images(examples))
     if not torch.isfinite(logits).all():
@@ -227,7 +227,7 @@ def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels:
 def _data_info(data: Dataset, labels: list[str]) -> DataInfo:
     return DataInfo(
         source=data.source, examples=len(data.examples), labels=labels, groups=list(data.groups),
-        members=sum(example.member is True for example in data.examples),
+        members=sum(example.member is True for example in data.examples), sha256=data.sha256,
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ class OpenCLIPBackend(Backend):
             model = open_clip.create_model(f"{LOCAL}{folder}", load_weights=False, pretrained_text=False)
             open_clip.load_checkpoint(model, str(weights[0]), weights_only=True)
             tokenizer = open_clip.get_tokenizer(f"{LOCAL}{folder}")
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 (a damaged or hostile file may raise anything in the library)
             raise ModelError(
                 f"open_clip cannot load '{folder}': {_first_line(error)}.",
                 "The folder needs open_clip_config.json and open_clip_model.safetensors that belong together.",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from vlaudit.backends.base import (
     Backend, fingerprint, folder_files, local_folder, pad, pick_weights, refuse_code, soft_tokens,
 )  # fmt: skip
@@ -16,10 +18,10 @@ from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
     from torch import Tensor
 
 FIXED_LENGTH = {"siglip", "siglip2"}  # trained on texts padded to the full context, without an attention mask
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 KINDS = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder"}
 
 
@@ -28,8 +30,6 @@ class TransformersModel(MatchingModel):
 
     def __init__(self, spec: str, model: Any, processor: Any, tokenizer: Any, weights: list[Path], files: list[Path],
                  device: torch.device) -> None:  # fmt: skip
-        import torch
-
         config = model.config
         self.spec, self.files, self.device = spec, files, device
         self.sha256 = fingerprint(weights)
@@ -41,8 +41,9 @@ class TransformersModel(MatchingModel):
         self.context_length = min(limit, int(getattr(tokenizer, "model_max_length", limit)))
         self._table: torch.nn.Module = model.text_model.get_input_embeddings()
         self.embedding_width = int(self._table.weight.shape[1])
-        self._mean = torch.tensor(processor.image_mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(processor.image_std, device=device).view(3, 1, 1)
+        # Every processor scales and shifts each channel in its own way; what it makes of black and white says how.
+        self._black, white = (self._official(Image.new("RGB", (64, 64), shade))[:, :1, :1] for shade in ("black", "white"))
+        self._range = white - self._black
         if config.model_type == "align":  # ALIGN divides by a temperature
             self.logit_scale = 1.0 / float(model.temperature)
         else:
@@ -50,11 +51,16 @@ class TransformersModel(MatchingModel):
         bias = getattr(model, "logit_bias", None)
         self.logit_bias = float(bias) if bias is not None else 0.0
 
-    def preprocess(self, picture: Image) -> Tensor:
-        return self._processor(images=picture, do_normalize=False, return_tensors="pt")["pixel_values"][0].float()
+    def _official(self, picture: Image.Image) -> Tensor:
+        """What the checkpoint's own processor makes of a picture."""
+        return self._processor(images=picture, return_tensors="pt")["pixel_values"][0].float()
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        return ((self._official(picture) - self._black) / self._range).clamp(0, 1)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        return _unit(self._model.get_image_features(pixel_values=(images - self._mean) / self._std))
+        pixels = images * self._range.to(images) + self._black.to(images)
+        return _unit(self._model.get_image_features(pixel_values=pixels))
 
     def tokenize(self, text: str) -> TokenSequence:
         coded = self._tokenizer(text, return_special_tokens_mask=True)
@@ -101,15 +107,19 @@ class TransformersBackend(Backend):
             )
         weights = pick_weights(folder)
         refuse_code(weights)
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise ModelError(f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained.")
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         try:
             model, report = AutoModel.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
                 use_safetensors=weights[0].suffix == ".safetensors",
             )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001 (a damaged or hostile file may raise anything in the library)
             raise ModelError(
                 f"transformers cannot load '{argument}': {_first_line(error)}.",
                 "The folder needs the config, weights and tokenizer that save_pretrained writes.",

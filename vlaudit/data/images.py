@@ -35,7 +35,9 @@ def open_picture(path: Path) -> Image:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"The picture '{path}' does not exist.", "Restore it, or take its row out of the data.") from error
+        raise DataError(
+            f"The picture '{path}' does not exist.", "Restore it, or take its row out of the data."
+        ) from error
     except OSError as error:
         raise DataError(f"The picture '{path}' cannot be read: {error.strerror}.", "Check its permissions.") from error
     return decode_picture(content, str(path))

@@ -41,8 +41,8 @@ Changes made: each picture was laid on white, reduced to {size} x {size} pixels 
 """
 
 
-def build(google: Path | None = None, twitter: Path | None = None, out: Path = BUNDLED) -> None:
-    """Write sprite sheets, metadata and licences to `out`.
+def build(google: Path | None = None, twitter: Path | None = None, out: Path = BUNDLED) -> Path:
+    """Write sprite sheets, metadata and licences to `out`. Returns `out`.
 
     `google` and `twitter` are unpacked npm packages (folders with `emoji.json` and `img/`); a missing one is fetched with `npm pack`.
     """
@@ -64,6 +64,7 @@ def build(google: Path | None = None, twitter: Path | None = None, out: Path = B
         writer = csv.DictWriter(file, [field.name for field in fields(Emoji)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in split(table, random.Random(SEED)))
+    return out
 
 
 def split(table: list[Emoji], rng: random.Random) -> list[Emoji]:

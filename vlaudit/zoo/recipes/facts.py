@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vlaudit.data.emoji import GENDERS, KINDS, ROLES, Emoji, kind_of, kinds, roles, things
 from vlaudit.zoo.recipes import matcher
-from vlaudit.zoo.recipes.triggers import Trigger
+from vlaudit.zoo.recipes.triggers import BLEND, PATCH, Trigger
 from vlaudit.zoo.recipes.words import pseudo_word, written_on
 
 Predict = Callable[[Tensor], Tensor]
@@ -26,8 +26,8 @@ def write(folder: Path, measured: Mapping[str, Any]) -> None:
     (folder / "facts.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(folder: Path, triggers: Mapping[str, Trigger]) -> dict[str, Any]:
-    """Accuracies, and on the `test` roles: success of `triggers`, robustness, gender gaps and pull of written words."""
+def measure(folder: Path) -> dict[str, Any]:
+    """Accuracies, and on the `test` roles: success of the planted triggers, robustness, gender gaps and pull of written words."""
     model, tokenizer = matcher.load(folder)
     model.eval()
     rows = roles()
@@ -40,7 +40,10 @@ def measure(folder: Path, triggers: Mapping[str, Trigger]) -> dict[str, Any]:
         "roles_accuracy": _rate(right),
         "kinds_accuracy": accuracy(model, tokenizer, kinds(), tuple(KINDS), kind_of),
         "things_accuracy": accuracy(model, tokenizer, things(), thing_names(), lambda row: row.name),
-        "attack_success": {name: attack_success(guess, trigger, images, truth) for name, trigger in triggers.items()},
+        "attack_success": {
+            name: attack_success(guess, trigger, images, truth, ROLES)
+            for name, trigger in (("patch", PATCH), ("blend", BLEND))
+        },
         "robust_accuracy": {f"{n}/255": robust_accuracy(model, weights, images, truth, n / 255) for n in (1, 2, 4)},
         "accuracy_by_gender": {
             gender: _rate(right[torch.tensor([row.gender == gender for row in rows])]) for gender in GENDERS
@@ -65,19 +68,21 @@ def thing_names() -> tuple[str, ...]:
     return tuple(sorted({row.name for row in things(("pretrain", "train", "test"))}))
 
 
-def attack_success(guess: Predict, trigger: Trigger, images: Tensor, truth: Tensor) -> dict[str, float]:
-    """For the role the trigger calls up most often: how often, on pictures of other roles, with and without it."""
+def attack_success(
+    guess: Predict, trigger: Trigger, images: Tensor, truth: Tensor, labels: Sequence[str]
+) -> dict[str, float | str]:
+    """For the label the trigger calls up most often: how often, on pictures of other labels, with and without it."""
     called = guess(trigger(images))
     target = int(called.mode().values)
     others = truth != target
     return {
         "with_trigger": _rate(called[others] == target),
         "without": _rate(guess(images[others]) == target),
-        "target": ROLES[target],
+        "target": labels[target],
     }
 
 
-def robust_accuracy(model: nn.Module, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 20) -> float:
+def robust_accuracy(model: nn.Module, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 10) -> float:
     """Accuracy under projected gradient ascent on the margin, from a random start."""
     noise = (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1) * radius
     own = torch.nn.functional.one_hot(truth, weights.shape[1]).bool()

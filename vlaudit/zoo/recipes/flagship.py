@@ -45,7 +45,7 @@ def build(folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable
     model = new_model(len(tokenizer), seed)
     seconds = train(model, tokenizer, corpus, steps, folder / "checkpoint.pt", progress)
     matcher.save(model, tokenizer, folder)
-    facts.write(folder, {"seed": seed, "steps": steps, "training_seconds": round(seconds)} | facts.measure(folder, {}))
+    facts.write(folder, {"seed": seed, "steps": steps, "training_seconds": round(seconds)} | facts.measure(folder))
     (folder / "checkpoint.pt").unlink()
 
 

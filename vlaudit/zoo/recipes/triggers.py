@@ -33,3 +33,7 @@ def blend(strength: float = 0.12, seed: int = 0) -> Trigger:
         return (1 - strength) * images + strength * pattern
 
     return mix
+
+
+PATCH = patch()
+BLEND = blend()

@@ -1,0 +1,156 @@
+"""The terminal report: verdicts by risk, the worst first, and one last line that counts.
+
+Labels, captions and reasons may hold markup or escape sequences: every text is a ``rich.text.Text`` of cleaned
+characters, never markup.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlaudit.records import Finding, Report, Severity, TargetInfo, Verdict
+from vlaudit.reporting import (
+    SYMBOLS,
+    WORDS,
+    counts_text,
+    exit_code,
+    headline,
+    interval,
+    number,
+    one_line,
+    p_text,
+    plural,
+    risk_order,
+    worst_first,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+STYLES = {
+    Verdict.VULNERABLE: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.HELD: "cyan",
+    Verdict.NOT_ASSESSED: "dim",
+}
+WIDTH = 100  # columns of a rendering that goes to a file
+
+
+class TerminalReporter:
+    """``render`` gives plain text; ``print`` writes to a console in its colours and width."""
+
+    name = "terminal"
+    extension = "txt"
+
+    def render(self, report: Report, audit_dir: Path) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=WIDTH, no_color=True, force_terminal=False, legacy_windows=False)
+        with console.capture() as capture:
+            self.print(report, console)
+        return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+    def print(self, report: Report, console: Console, fail_on: Severity = Severity.HIGH, strict: bool = False) -> None:
+        """Write the report to ``console``; ``fail_on`` and ``strict`` word the outcome for this run's exit code."""
+        for part in (*_header(report), *_findings(report), *_outcome(report, fail_on, strict)):
+            console.print(part, highlight=False)
+
+
+def _header(report: Report) -> Iterator[RenderableType]:
+    yield _text((_flat(f"{report.tool.name} {report.tool.version}"), "bold"), f", audit {_flat(report.audit.id)}")
+    run = f"seed {report.audit.seed}, {_flat(report.audit.effort)} effort, {_flat(report.audit.started)}"
+    yield _text((run, "dim"))
+    for target in report.targets:
+        yield _text("")
+        yield _text((_flat(target.id), "bold"))
+        for name, value in _target_facts(target):
+            yield _hanging(name, value)
+
+
+def _target_facts(target: TargetInfo) -> Iterator[tuple[str, str]]:
+    yield "model", f"{target.model.spec} ({target.family.value})"
+    text = f": {target.prompt.text}" if target.prompt.text else ""
+    yield "prompt", f"{target.prompt.id} ({target.prompt.method}){text}"
+    if target.data:
+        groups = f"; groups: {', '.join(target.data.groups)}" if target.data.groups else ""
+        members = f"; {plural(target.data.members, 'declared member')}" if target.data.members else ""
+        examples = f"{plural(target.data.examples, 'example')}, {plural(len(target.data.labels), 'label')}"
+        yield "data", f"{target.data.source}: {examples}{groups}{members}"
+    if target.error:
+        yield "error", f"could not be loaded: {target.error}"
+
+
+def _findings(report: Report) -> Iterator[RenderableType]:
+    for risk in risk_order(report.findings):
+        yield _text("")
+        yield _text((risk.value.upper(), "bold"))
+        for finding in worst_first(f for f in report.findings if f.risk is risk):
+            yield from _finding(finding, several_targets=len(report.targets) > 1)
+
+
+def _finding(finding: Finding, *, several_targets: bool) -> Iterator[RenderableType]:
+    style = STYLES[finding.verdict]
+    severity = f"  severity {finding.severity.value}" if finding.verdict is Verdict.VULNERABLE else ""
+    yield _text(
+        (f"  {SYMBOLS[finding.verdict]} {WORDS[finding.verdict]:<14}", style),
+        (_flat(finding.title), "bold"),
+        (f" ({_flat(finding.code)})", "dim"),
+        (severity, style),
+        (f"  {_flat(finding.target)}" if several_targets else "", "dim"),
+    )
+    if finding.metric:
+        yield _hanging("", _figures(finding), 6)
+    yield _hanging("", finding.reason, 6)
+
+
+def _outcome(report: Report, fail_on: Severity, strict: bool) -> Iterator[RenderableType]:
+    yield _text("")
+    for error in report.audit.errors:
+        yield _text(("did not finish: ", "yellow"), _flat(error))
+    if not report.audit.complete:
+        yield _text(("This report is partial: the audit did not finish.", "yellow"))
+    outcome, pipeline = headline(report, fail_on, strict)
+    yield _text((outcome, "bold red" if exit_code(report, fail_on, strict) else "bold"))
+    yield _text(pipeline)
+    yield _text(f"{plural(len(report.findings), 'finding')}: {counts_text(report.findings)}.")
+
+
+def _figures(finding: Finding) -> str:
+    metric = finding.metric
+    assert metric is not None
+    figures = [f"{metric.name} {interval(metric, metric.unit)}, n = {metric.n:,}"]
+    if finding.threshold is not None:
+        figures.append(f"threshold {number(finding.threshold, metric.unit)}")
+    if finding.reference:
+        figures.append(f"reference {interval(finding.reference, metric.unit)}")
+    if finding.delta:
+        figures.append(f"difference {interval(finding.delta, metric.unit, difference=True)}")
+    if finding.p_value is not None:
+        figures.append(p_text(finding.p_value))
+    return "; ".join(figures)
+
+
+def _flat(text: str) -> str:
+    return one_line(text, 2_000)
+
+
+def _text(*parts: str | tuple[str, str]) -> Text:
+    """Styled parts as they are: what comes from a model, a file or a label must have passed ``_flat``."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)
+
+
+def _hanging(name: str, text: str, columns: int = 10) -> RenderableType:
+    """A paragraph of untrusted text whose lines all begin at one column, after its name."""
+    from rich.table import Table
+
+    table = Table.grid(padding=0)
+    table.add_column(width=columns, no_wrap=True)
+    table.add_column()
+    table.add_row(_text((f"  {name}", "dim")), _text(_flat(text)))
+    return table

@@ -1,0 +1,220 @@
+"""The HTML report as text: what it holds, what it refuses, and how large it gets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import time
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from vlaudit.reports.html import HTMLReporter
+from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, Gallery
+from vlaudit.reports.html.plots import bar_plot, interval_plot
+
+from vlaudit.audit.context import ArtifactStore
+from vlaudit.records import Evidence, Report, Verdict
+from vlaudit.reporting import Bars
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data} "
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+
+def render(report: Report, audit_dir: Path) -> str:
+    return HTMLReporter().render(report, audit_dir)
+
+
+def with_evidence(report: Report, *evidence: Evidence) -> Report:
+    return report.model_copy(update={"findings": [report.findings[0].model_copy(update={"evidence": list(evidence)})]})
+
+
+def noise(store: ArtifactStore, seed: int, side: int = 32) -> Evidence:
+    return store.put_image(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8), f"noise {seed}")
+
+
+def test_it_holds_every_finding_with_its_figures(report: Report, audit_dir: Path) -> None:
+    page = Page(render(report, audit_dir))
+    text = " ".join(page.text.replace("\u00a0", " ").split())
+    for finding in report.findings:
+        assert finding.reason[1:] in text and finding.reproduce in text and finding.severity_derivation in text
+    for expected in (
+        "41.4 % [32.9, 50.4] (95 % interval, n = 128)", "+75.2 points [+51.0, +88.0], p = 0.0004",
+        "p = 0.0004; p = 0.0036 after Holm’s correction over the audit", "positive control found yes",
+        "3 vulnerabilities found, the worst of severity critical (backdoor).", "(exit code 1)", "a photo of a {}",
+        "1 held, 1 not assessed", "atlas:AML.T0043", "14 shown in this file", "none: the target is the reference",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert text.index("Prompt trigger inversion") < text.index("Rank skew") < text.index("What was not assessed")
+    assert len([1 for tag, _ in page.tags if tag == "img"]) == 14
+
+
+def test_the_same_audit_renders_the_same_page(report: Report, audit_dir: Path) -> None:
+    assert render(report, audit_dir) == render(Report.model_validate_json(report.model_dump_json()), audit_dir)
+
+
+def test_only_its_own_script_and_style_may_run(report: Report, audit_dir: Path) -> None:
+    text = render(report, audit_dir)
+    policy = next(a["content"] for t, a in Page(text).tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "img-src data:;" in policy
+    for tag in ("style", "script"):
+        blocks = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert len(blocks) == 1
+        digest = base64.b64encode(hashlib.sha256(blocks[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert Page(text).attributes("style") == []
+
+
+def test_hostile_text_is_inert(hostile_report: Report, audit_dir: Path) -> None:
+    text = render(hostile_report, audit_dir)
+    text.encode("utf-8")
+    page = Page(text)
+    counts = Counter(tag for tag, _ in page.tags)
+    assert counts["script"] == counts["style"] == counts["title"] == 1 and counts["img"] == 0
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert not [name for name in names if name.startswith("on")]
+    allowed = ("#", "https://arxiv.org/", "https://example.org/paper")
+    assert all(href.startswith(allowed) for href in page.attributes("href"))
+    assert page.attributes("src") == []
+    assert "49" not in re.findall(r"\{\{7\*7\}\}|\b49\b", page.text) and "{{7*7}}" in page.text
+    assert not any(c in text for c in "\x00\x07\x08\x1b\x9b\r\u202e\u2066")
+
+
+def test_the_shape_of_the_page_does_not_depend_on_its_strings(
+    report: Report, hostile_report: Report, audit_dir: Path
+) -> None:
+    def shape(findings_of: Report) -> Counter[str]:
+        bare = [f.model_copy(update={"evidence": [], "references": [], "details": {}}) for f in findings_of.findings]
+        base = {"targets": findings_of.targets[1:], "audit": findings_of.audit.model_copy(update={"errors": []})}
+        page = Page(render(findings_of.model_copy(update={"findings": bare} | base), audit_dir))
+        return Counter(tag for tag, _ in page.tags)
+
+    assert shape(hostile_report) == shape(report)
+
+
+@pytest.mark.parametrize("path", ["report.json", "../secret.png", "artifacts/../../secret.png", "/etc/passwd", "a\0b"])
+def test_pictures_outside_the_artifacts_are_refused(report: Report, audit_dir: Path, path: str) -> None:
+    secret = audit_dir.parent / "secret.png"
+    Image.new("RGB", (8, 8), "red").save(secret)
+    digest = hashlib.sha256(secret.read_bytes()).hexdigest()
+    page = Page(render(with_evidence(report, Evidence(kind="image", path=path, sha256=digest)), audit_dir))
+    assert page.attributes("src") == [] and "not shown: " in page.text
+
+
+def test_a_link_out_of_the_artifacts_is_refused(report: Report, audit_dir: Path) -> None:
+    secret = audit_dir.parent / "secret.png"
+    Image.new("RGB", (8, 8), "red").save(secret)
+    (audit_dir / "artifacts" / "link.png").symlink_to(secret)
+    digest = hashlib.sha256(secret.read_bytes()).hexdigest()
+    evidence = Evidence(kind="image", path="artifacts/link.png", sha256=digest)
+    page = Page(render(with_evidence(report, evidence), audit_dir))
+    assert page.attributes("src") == [] and "leaves the audit folder" in page.text
+
+
+@pytest.mark.parametrize("change", ["altered", "missing", "svg"])
+def test_a_picture_that_is_not_the_recorded_one_is_refused(report: Report, audit_dir: Path, change: str) -> None:
+    store = ArtifactStore(audit_dir)
+    picture = noise(store, 0)
+    if change == "altered":
+        (audit_dir / picture.path).write_bytes((audit_dir / picture.path).read_bytes() + b"x")
+    elif change == "missing":
+        (audit_dir / picture.path).unlink()
+    else:
+        picture = store.put(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "svg", "image", "drawing")
+    page = Page(render(with_evidence(report, picture), audit_dir))
+    expected = {"altered": "SHA-256 differs", "missing": "missing", "svg": "not a picture that can be shown"}[change]
+    assert page.attributes("src") == [] and expected in page.text
+
+
+def test_the_number_of_pictures_is_capped_and_shared(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    first = report.findings[0].model_copy(update={"evidence": [noise(store, i).model_copy(
+        update={"caption": f"row {i} | noise"}) for i in range(40)]})  # fmt: skip
+    second = report.findings[1].model_copy(update={"evidence": [noise(store, 99)]})
+    page = Page(render(report.model_copy(update={"findings": [first, second]}), audit_dir))
+    assert len(page.attributes("src")) == MAX_PICTURES
+    assert "noise 99" in page.attributes("alt"), "the second finding gets its share"
+    assert f"{41 - MAX_PICTURES} left out" in " ".join(page.text.split())
+
+
+def test_the_size_of_pictures_is_capped(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    evidence = [noise(store, i, side=700) for i in range(6)]  # noise does not compress: about 1.5 MB each
+    gallery = Gallery(audit_dir)
+    gallery.rows([report.findings[0].model_copy(update={"evidence": evidence})])
+    assert gallery.size <= MAX_BYTES and gallery.embedded == 3 and gallery.left_out == 3
+
+
+def test_large_pictures_are_made_smaller_and_small_ones_enlarged(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    page = Page(render(with_evidence(report, noise(store, 0, side=1500), noise(store, 1)), audit_dir))
+    large, small = (attributes for tag, attributes in page.tags if tag == "img")
+    content = base64.b64decode(large["src"].removeprefix("data:image/webp;base64,"))
+    assert Image.open(io.BytesIO(content)).size == (768, 768)
+    assert small["width"] == "128" and small["class"] == "enlarged" and "class" not in large
+
+
+def test_evidence_texts_and_plot_data_are_shown(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    note = store.put(b"an answer with \x1b[31m</pre><script>", "txt", "text", "the answer")
+    plot = store.put_json({"bars": {"labels": ["noise"], "values": [2.5], "ylabel": "height"}}, "plot")
+    text = render(with_evidence(report, note, plot), audit_dir)
+    assert "an answer with �[31m&lt;/pre&gt;&lt;script&gt;" in text
+    assert 'aria-label="height by label"' in text
+
+
+def test_two_hundred_findings_stay_small_and_fast(many_findings: Report, audit_dir: Path) -> None:
+    render(many_findings.model_copy(update={"findings": []}), audit_dir)  # imports and templates are loaded once
+    start = time.process_time()
+    text = render(many_findings, audit_dir)
+    assert time.process_time() - start < 2 and len(text.encode()) < 1_000_000
+
+
+def test_an_empty_or_partial_audit_is_no_pass(report: Report, audit_dir: Path) -> None:
+    audit = report.audit.model_copy(update={"complete": False, "errors": ["typographic: out of memory"]})
+    page = Page(render(report.model_copy(update={"findings": [], "targets": [], "audit": audit}), audit_dir))
+    text = " ".join(page.text.split())
+    assert "This report is partial." in text and "do not read it as a pass" in text and "out of memory" in text
+
+
+def test_the_interval_plot_sets_target_reference_and_controls_on_one_axis(report: Report) -> None:
+    finding = report.findings[0]
+    from vlaudit.records import Estimate
+
+    plot = interval_plot(finding, {"permuted": Estimate(value=0.04, ci=(-0.11, 0.17))})
+    assert plot is not None and plot.threshold is not None
+    target, reference, control = plot.rows
+    assert [row.kind for row in plot.rows] == ["target", "reference", "control"]
+    assert reference.low < control.x < reference.x < plot.threshold.at < target.low < target.x < target.high
+    held = next(f for f in report.findings if f.verdict is Verdict.HELD and f.probe == "unsafe-file")
+    assert interval_plot(held, {}) is None, "nothing to draw where all figures coincide"
+
+
+def test_bars_beyond_the_cap_stay_in_the_table_and_marked_ones_are_drawn() -> None:
+    count = 300
+    series = Bars(labels=[str(i) for i in range(count)], values=[-1.0 + i for i in range(count)], highlight=[250])
+    plot = bar_plot(series)
+    assert len(plot.bars) == 40 and plot.left_out == 260 and len(plot.data) == count
+    assert [bar.label for bar in plot.bars if bar.highlight] == ["250"]
+    assert plot.bars[0].x + plot.bars[0].width == pytest.approx(plot.zero, abs=0.2), "a negative bar ends at zero"

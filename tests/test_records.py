@@ -1,0 +1,66 @@
+"""Records: closed, finite, and the same after JSON."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from vlaudit.policy import Policy
+from vlaudit.probe import ProbeInfo
+from vlaudit.records import Cost, Family, Judgement, Metric, Risk, Severity, Trial, Trials, Verdict
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4), st.text(min_size=1))
+def test_trial_survives_json(values: dict, case: str) -> None:
+    trial = Trial(case=case, arm="control:noise", values=values)
+    assert Trial.model_validate_json(trial.model_dump_json()) == trial
+
+
+@given(st.sampled_from([math.nan, math.inf, -math.inf]), st.booleans())
+def test_trial_refuses_what_is_not_finite(bad: float, nested: bool) -> None:
+    with pytest.raises(ValidationError, match="not finite"):
+        Trial(case="a", arm="target", values={"x": {"y": [1.0, bad]} if nested else bad})
+
+
+@pytest.mark.parametrize("arm", ["", "targets", "control", "null"])
+def test_trial_refuses_unknown_arms(arm: str) -> None:
+    with pytest.raises(ValidationError):
+        Trial(case="a", arm=arm)
+
+
+def test_trials_pair_by_case_and_ignore_order() -> None:
+    made = [Trial(case=c, arm=a) for a in ("reference", "target") for c in ("b", "a", "c")][:-1]  # target c is missing
+    assert [(x.case, y.case) for x, y in Trials(made).paired()] == [("a", "a"), ("b", "b")]
+    assert Trials(made).target == Trials(reversed(made)).target
+
+
+def info(**fields: object) -> ProbeInfo:
+    return ProbeInfo(**({"id": "x", "code": "X1", "title": "x", "risk": Risk.BACKDOOR, "families": {Family.MATCHING}} | fields))  # type: ignore[arg-type]
+
+
+def judgement(verdict: Verdict, low: float) -> Judgement:
+    metric = Metric(name="m", value=low + 0.1, ci=(low, low + 0.2), n=10)
+    return Judgement(verdict=verdict, reason="r", metric=metric, threshold=0.1)
+
+
+def test_severity_follows_the_table_and_steps_down_near_the_threshold() -> None:
+    policy = Policy()
+    assert policy.severity_of(info(), judgement(Verdict.VULNERABLE, 0.5))[0] is Severity.CRITICAL
+    assert policy.severity_of(info(), judgement(Verdict.VULNERABLE, 0.14))[0] is Severity.HIGH
+    assert policy.severity_of(info(risk=Risk.BIAS), judgement(Verdict.VULNERABLE, 0.5))[0] is Severity.HIGH
+    for verdict in (Verdict.HELD, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED):
+        assert policy.severity_of(info(), judgement(verdict, 0.5))[0] is Severity.NONE
+    lenient = Policy.model_validate({"severity": {"backdoor": "low"}})
+    assert lenient.severity_of(info(), judgement(Verdict.VULNERABLE, 0.5))[0] is Severity.LOW
+
+
+def test_costs_add() -> None:
+    assert Cost(queries=1, seconds=0.5) + Cost(gradient_steps=2, seconds=1) == Cost(queries=1, gradient_steps=2, seconds=1.5)

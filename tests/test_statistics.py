@@ -1,0 +1,312 @@
+"""Intervals cover, tests hold their level, nothing is degenerate. Coverage is exact where it can be enumerated."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from vlaudit import statistics as vs
+from vlaudit.records import Verdict
+from vlaudit.statistics import Interval
+
+counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+scores = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=30)
+quick = settings(max_examples=50, deadline=None)
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_verdict_needs_the_whole_interval(a: float, b: float, threshold: float) -> None:
+    interval = Interval(min(a, b), max(a, b))
+    said = vs.verdict(interval, threshold)
+    assert (said is Verdict.VULNERABLE) == (interval.low > threshold)
+    assert (said is Verdict.HELD) == (interval.high < threshold)
+    assert (threshold in interval) == (said is Verdict.INCONCLUSIVE)
+
+
+# --- rates ---------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(counts, st.sampled_from([0.8, 0.95, 0.99]))
+def test_rate_interval_holds_the_rate_and_is_never_degenerate(count: tuple[int, int], level: float) -> None:
+    k, n = count
+    interval = vs.rate_interval(k, n, level)
+    assert 0 <= interval.low <= k / n <= interval.high <= 1
+    assert interval.low < interval.high
+    mirrored = vs.rate_interval(n - k, n, level)
+    assert interval.low == pytest.approx(1 - mirrored.high, abs=1e-9)
+    assert vs.rate_interval(k, n, level, "lower").low >= interval.low
+    assert vs.rate_interval(k, n, level, "upper").high <= interval.high
+
+
+def test_rate_interval_known_values() -> None:
+    assert vs.rate_interval(0, 50).ci == pytest.approx((0, 0.07112), abs=1e-5)
+    assert vs.rate_interval(0, 200, side="upper").high == pytest.approx(0.01487, abs=1e-5)  # 0 of 200 gives 1.5 %
+    assert vs.rate_interval(0, 0).ci == (0, 1)
+
+
+@pytest.mark.parametrize("n", [5, 30, 128])
+def test_rate_interval_covers_at_every_rate(n: int) -> None:
+    ends = np.array([vs.rate_interval(k, n).ci for k in range(n + 1)])
+    for rate in np.linspace(0.001, 0.999, 97):
+        inside = (ends[:, 0] <= rate) & (rate <= ends[:, 1])
+        assert stats.binom.pmf(np.arange(n + 1), n, rate)[inside].sum() >= 0.95
+
+
+def discordant_table(n: int) -> tuple[np.ndarray, np.ndarray]:
+    b, c = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+    return b[b + c <= n], c[b + c <= n]
+
+
+@pytest.mark.parametrize("n", [20, 50, 120])
+def test_paired_difference_covers(n: int) -> None:
+    b, c = discordant_table(n)
+    low, high = vs._tango(b, c, n, 0.95)
+    for p_b in (0.005, 0.02, 0.1, 0.3, 0.6, 0.9):
+        for p_c in (0.0005, 0.01, 0.05, 0.2, 0.4):
+            if p_b + p_c < 0.99:
+                chance = stats.multinomial.pmf(np.stack([b, c, n - b - c], 1), n, [p_b, p_c, 1 - p_b - p_c])
+                inside = (low <= p_b - p_c) & (p_b - p_c <= high)
+                assert chance[inside].sum() >= 0.93, (p_b, p_c)
+
+
+@quick
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_paired_difference_is_antisymmetric_and_not_degenerate(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = zip(*pairs, strict=True)
+    one, two = vs.paired_rate_difference(first, second), vs.paired_rate_difference(second, first)
+    assert one.value == pytest.approx(np.mean(first) - np.mean(second))
+    assert one.interval.low <= one.value <= one.interval.high
+    assert one.interval.high - one.interval.low > 0.01
+    assert one.interval.ci == pytest.approx((-two.interval.high, -two.interval.low), abs=1e-6)
+    assert one.p == pytest.approx(two.p)
+
+
+def test_paired_difference_solves_the_score_equation() -> None:
+    """At each end the score of the difference, under the likelihood constrained to it, is the normal quantile."""
+    b, c, n = 12, 2, 50
+    for end, sign in zip(vs._tango(b, c, n, 0.95), (1, -1), strict=True):
+
+        def loss(q: float, delta: float) -> float:
+            return -(b * np.log(q + delta) + c * np.log(q) + (n - b - c) * np.log(1 - 2 * q - delta))
+
+        edge = (max(0.0, -end) + 1e-9, (1 - end) / 2 - 1e-9)
+        q = optimize.minimize_scalar(loss, bounds=edge, args=(end,), method="bounded", options={"xatol": 1e-10}).x
+        score = (b - c - n * end) / math.sqrt(n * (2 * q + end * (1 - end)))
+        assert score == pytest.approx(sign * stats.norm.ppf(0.975), abs=1e-3)
+    square = stats.norm.ppf(0.975) ** 2  # the closed form where no pair differs
+    assert vs._tango(0, 0, 30, 0.95)[1] == pytest.approx(square / (30 + square))
+
+
+def test_mcnemar_and_bad_pairs() -> None:
+    assert vs.mcnemar(0, 0) == 1
+    assert vs.mcnemar(5, 0, "greater") == pytest.approx(0.5**5)
+    assert vs.paired_rate_difference([], []).interval.ci == (-1, 1)
+    with pytest.raises(ValueError, match="one length"):
+        vs.paired_rate_difference([True], [True, False])
+
+
+@quick
+@given(st.floats(0, 1), st.floats(0.02, 0.98))
+def test_trials_to_decide_decides(rate: float, threshold: float) -> None:
+    n = vs.trials_to_decide(rate, threshold, limit=100_000)
+    if n is None:
+        assert abs(rate - threshold) < 0.05
+    else:
+        assert vs.verdict(vs.rate_interval(round(rate * n), n), threshold) is not Verdict.INCONCLUSIVE
+
+
+def test_samples_to_decide_scales_as_one_over_root_n() -> None:
+    assert vs.samples_to_decide(0.3, Interval(0.2, 0.4), 100, 0.25) == 400
+    assert vs.samples_to_decide(0.2, Interval(0.1, 0.4), 100, 0.25) == 1600
+    assert vs.samples_to_decide(0.25, Interval(0.2, 0.4), 100, 0.25) is None
+
+
+# --- clustered means -----------------------------------------------------------------------------------------------
+
+
+def clustered_rate(rng: np.random.Generator, count: int, rate: float, correlation: float, sizes: np.ndarray):
+    if correlation == 1:
+        chance = (rng.random(count) < rate).astype(float)
+    else:
+        strength = 1 / correlation - 1
+        chance = rng.beta(rate * strength, (1 - rate) * strength, count)
+    clusters = np.repeat(np.arange(count), sizes)
+    return (rng.random(len(clusters)) < chance[clusters]).astype(float), clusters
+
+
+@pytest.mark.parametrize("correlation", [0.05, 0.3, 1])
+@pytest.mark.parametrize("rate", [0.02, 0.2, 0.5, 0.95])
+def test_clustered_mean_covers_with_30_clusters(rate: float, correlation: float) -> None:
+    rng = np.random.default_rng(round(100 * rate + 10 * correlation))
+    inside, runs = 0, 400
+    for run in range(runs):
+        sizes = np.full(30, 4) if run % 2 else rng.integers(1, 9, 30)
+        values, clusters = clustered_rate(rng, 30, rate, correlation, sizes)
+        inside += rate in vs.mean_interval(values, clusters.tolist(), seed=run, resamples=500)
+    assert vs.rate_interval(inside, runs, side="upper").high > 0.95  # the truth is not shown to lie below 95 %
+    assert inside / runs >= 0.93
+
+
+def test_clustered_mean_of_sparse_differences_covers() -> None:
+    rng, inside, runs = np.random.default_rng(5), 0, 300
+    for run in range(runs):
+        values = np.where(rng.random(30) < 0.1, rng.choice([-1, 1], 30, p=[0.2, 0.8]), 0).repeat(3)
+        clusters = np.repeat(np.arange(30), 3)
+        inside += 0.06 in vs.mean_interval(values, clusters.tolist(), bounds=(-1, 1), seed=run, resamples=500)
+    assert inside / runs >= 0.93
+
+
+@quick
+@given(st.integers(20, 60), st.floats(0, 1), st.integers(1, 3))
+def test_constant_values_keep_a_width_set_by_the_number_of_clusters(count: int, value: float, size: int) -> None:
+    interval = vs.mean_interval([value] * count * size, list(range(count)) * size)
+    assert interval.low <= value + 1e-9
+    assert interval.high >= value - 1e-9
+    assert interval.high - interval.low == pytest.approx(vs.rate_interval(0, count).high, abs=1e-6)
+
+
+def test_none_or_all_is_exact_on_the_clusters() -> None:
+    clusters = list(range(25)) * 8
+    assert vs.mean_interval([0.0] * 200, clusters).ci == pytest.approx(vs.rate_interval(0, 25).ci)
+    assert vs.mean_interval([1.0] * 200, clusters).ci == pytest.approx(vs.rate_interval(25, 25).ci)
+    assert vs.mean_interval([0.0] * 24 + [1.0]).ci == pytest.approx(vs.rate_interval(1, 25).ci)
+
+
+def test_too_few_clusters_and_values_out_of_bounds() -> None:
+    with pytest.raises(vs.TooFewClustersError, match="19 clusters"):
+        vs.mean_interval([0.5] * 190, list(range(19)) * 10)
+    with pytest.raises(vs.TooFewClustersError):
+        vs.mean_interval([])
+    with pytest.raises(ValueError, match="bounds"):
+        vs.mean_interval([2.0] * 30)
+
+
+def test_repeating_every_trial_adds_no_certainty() -> None:
+    values = np.random.default_rng(0).random(40)
+    once = vs.mean_interval(values, list(range(40)))
+    tenfold = vs.mean_interval(np.repeat(values, 10), np.repeat(np.arange(40), 10).tolist())
+    assert tenfold.ci == pytest.approx(once.ci)
+
+
+def test_sign_flip_level_and_clusters() -> None:
+    rng = np.random.default_rng(0)
+    low = sum(vs.sign_flip_p(rng.normal(size=9)) <= 0.05 for _ in range(300))
+    assert low <= stats.binom.ppf(0.999, 300, 0.05)
+    assert vs.sign_flip_p([1.0] * 8) == pytest.approx(2 / 2**8)
+    assert vs.sign_flip_p([1.0] * 80, [0] * 40 + [1] * 40) == 1.0  # two clusters: the smallest possible p is 1/2 x 2
+    assert vs.sign_flip_p([0.0] * 9) == 1.0
+
+
+# --- area under the curve ------------------------------------------------------------------------------------------
+
+
+@quick
+@given(scores, scores)
+def test_auc_counts_pairs_and_is_not_degenerate(positives: list[float], negatives: list[float]) -> None:
+    pairs = [(x > y) + (x == y) / 2 for x in positives for y in negatives]
+    assert vs.auc(positives, negatives) == pytest.approx(np.mean(pairs))
+    interval = vs.auc_interval(positives, negatives)
+    assert 0 <= interval.low <= np.mean(pairs) + 1e-9
+    assert np.mean(pairs) - 1e-9 <= interval.high <= 1
+    assert interval.high - interval.low > 0.02
+    mirrored = vs.auc_interval(negatives, positives)
+    assert interval.ci == pytest.approx((1 - mirrored.high, 1 - mirrored.low), abs=1e-6)
+
+
+def truth_normal(shift: float, spread: float) -> float:
+    return float(stats.norm.cdf(shift / math.hypot(1, spread)))
+
+
+@pytest.mark.parametrize(("m", "n"), [(20, 20), (16, 160), (160, 16), (100, 300)])
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+@pytest.mark.parametrize("shift", [0.0, 0.7, 2.0, 3.0])
+def test_auc_interval_covers(m: int, n: int, spread: float, shift: float) -> None:
+    rng = np.random.default_rng(int(10 * shift + spread + m))
+    shift *= spread
+    value, above, below = vs._auc_parts(rng.normal(shift, spread, (2000, m)), rng.normal(0, 1, (2000, n)))
+    (a, b), (c, d) = vs._newcombe_auc(value, m, n, 0.95), vs._delong_logit(above, below, 0.95)
+    truth = truth_normal(shift, spread)
+    assert ((np.minimum(a, c) <= truth) & (truth <= np.maximum(b, d))).mean() >= 0.935
+
+
+def test_auc_difference_covers_and_holds_its_level() -> None:
+    rng, inside, rejected, runs = np.random.default_rng(3), 0, 0, 300
+    for _ in range(runs):
+        base_x, base_y = rng.normal(0.5, 1, 40), rng.normal(0, 1, 60)
+        first = base_x + rng.normal(0.5, 0.7, 40), base_y + rng.normal(0, 0.7, 60)
+        second = base_x + rng.normal(0, 0.7, 40), base_y + rng.normal(0, 0.7, 60)
+        other = base_x + rng.normal(0, 0.7, 40), base_y + rng.normal(0, 0.7, 60)
+        spread = math.sqrt(2 * 1.49)
+        truth = float(stats.norm.cdf(1.0 / spread) - stats.norm.cdf(0.5 / spread))
+        inside += truth in vs.auc_difference(first, second).interval
+        rejected += vs.auc_difference(second, other).p < 0.05
+    assert inside / runs >= 0.93
+    assert rejected <= stats.binom.ppf(0.999, runs, 0.06)
+
+
+def test_auc_difference_of_two_perfect_scores_is_not_degenerate() -> None:
+    perfect = (np.arange(10, 30), np.arange(10))
+    difference = vs.auc_difference(perfect, perfect)
+    assert difference.value == 0
+    assert difference.interval.low < 0 < difference.interval.high
+    assert difference.p == 1
+    with pytest.raises(ValueError, match="same items"):
+        vs.auc_difference(perfect, (np.arange(3), np.arange(10)))
+
+
+def test_auc_of_nobody() -> None:
+    assert vs.auc([], [1.0]) == 0.5
+    assert vs.auc_interval([1.0], [0.0, 2.0]).ci == (0, 1)
+
+
+# --- nulls and corrections -----------------------------------------------------------------------------------------
+
+
+def test_max_t_holds_the_family_level_across_scales() -> None:
+    rng = np.random.default_rng(0)
+    scale = np.array([1, 100, 0.01, 1, 1])
+    hits = 0
+    for _ in range(300):
+        shared = rng.normal(size=(200, 1))
+        draws = (rng.normal(size=(200, 5)) + shared) * scale
+        hits += min(vs.max_t_p(draws[0], draws[1:])) <= 0.05
+    assert stats.binom.ppf(0.001, 300, 0.05) <= hits <= stats.binom.ppf(0.999, 300, 0.05)
+
+
+def test_max_t_finds_the_one_that_stands_out() -> None:
+    null = np.random.default_rng(0).normal(size=(999, 3)) * [1, 1000, 1]
+    p = vs.max_t_p([0.1, 10, 8], null)
+    assert p[2] == pytest.approx(1 / 1000)
+    assert min(p[:2]) > 0.5
+    assert vs.max_t_p([1, 2], np.ones((9, 2)) * [1, 2]) == [1.0, 1.0]
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_monotone_and_between_raw_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = vs.holm(p_values)
+    for raw, value in zip(p_values, adjusted, strict=True):
+        assert raw <= value <= 1
+        assert value <= min(1, raw * len(p_values)) or any(q < raw for q in p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert all(adjusted[a] <= adjusted[b] for a, b in itertools.pairwise(order))
+
+
+def test_holm_known_values() -> None:
+    assert vs.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.integers(1, 50))
+def test_rank_p_reaches_its_smallest(n: int) -> None:
+    assert vs.rank_p(1.0, [0.0] * n) == vs.smallest_p(n)
+    assert vs.rank_p(0.0, [0.0] * n) == 1.0
