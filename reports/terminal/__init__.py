@@ -30,6 +30,7 @@ from vlaudit.reporting import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
+    from vlaudit.reports.terminal.progress import ScanProgress
 
 STYLES = {
     Verdict.VULNERABLE: "bold red",
@@ -53,6 +54,12 @@ class TerminalReporter:
         with console.capture() as capture:
             self.print(report, console)
         return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+    def progress(self, console: Console) -> ScanProgress:
+        """The display of a running scan: live on a terminal, plain lines in a log."""
+        from vlaudit.reports.terminal.progress import scan_progress
+
+        return scan_progress(console)
 
     def print(self, report: Report, console: Console, fail_on: Severity = Severity.HIGH, strict: bool = False) -> None:
         """Write the report to ``console``; ``fail_on`` and ``strict`` word the outcome for this run's exit code."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from vlaudit.reporting import duration, one_line, plural
+from vlaudit.reporting import duration, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-PRIOR_UNITS = 3.0  # how many measured units the estimate before the start is worth
+PRIOR_SHARE = 0.05  # the estimate before the start counts like this share of the work, measured
 LINE_SECONDS = 30.0  # a log gets a line after this time or after a tenth of the work, whichever comes first
 
 
 class ScanProgress(Protocol):
-    """What a scan reports while it runs. Units may carry a weight; ``total_units`` is then the sum of the weights."""
+    """What a scan reports while it runs. Units may carry a weight, such as the seconds each is estimated to take;
+    ``total_units`` is then the sum of the weights."""
 
     def start(self, total_units: float, estimate_seconds: float | None) -> None:
         """The scan begins; ``estimate_seconds`` is the whole scan's, from a calibration, or None."""
@@ -55,7 +56,7 @@ class TimeLeft:
     @property
     def seconds(self) -> float | None:
         """None while nothing is known."""
-        worth = PRIOR_UNITS if self._prior is not None else 0.0
+        worth = PRIOR_SHARE * self.total if self._prior is not None else 0.0
         if self.done + worth == 0:
             return None
         rate = (self._seconds + worth * (self._prior or 0.0)) / (self.done + worth)
@@ -119,13 +120,12 @@ class LineProgress:
         self._left = TimeLeft(0, None)
         self._label = ""
         self._started = self._last_line = time.monotonic()
-        self._last_share = 0.0
+        self._last_tenth = 0
 
     def start(self, total_units: float, estimate_seconds: float | None) -> None:
         self._left = TimeLeft(total_units, estimate_seconds)
         self._started = self._last_line = time.monotonic()
-        expected = "" if estimate_seconds is None else f", about {duration(max(estimate_seconds, 1.0))}"
-        self.note(f"scan: {plural(round(total_units), 'unit')} of work{expected}")
+        self.note(f"scan: started, {self._left}")
 
     def unit_started(self, label: str) -> None:
         self._label = label
@@ -133,9 +133,9 @@ class LineProgress:
     def unit_done(self, seconds: float, weight: float = 1.0) -> None:
         self._left.add(seconds, weight)
         share = self._left.done / self._left.total if self._left.total else 1.0
-        now = time.monotonic()
-        if now - self._last_line >= LINE_SECONDS or share - self._last_share >= 0.1:
-            self._last_line, self._last_share = now, share
+        now, tenth = time.monotonic(), int(10 * share + 1e-9)
+        if now - self._last_line >= LINE_SECONDS or tenth > self._last_tenth:
+            self._last_line, self._last_tenth = now, tenth
             self.note(f"scan: {share:.0%}, {self._left}; last done: {self._label}")
 
     def note(self, text: str) -> None:

@@ -97,7 +97,7 @@ def test_hostile_text_is_inert(hostile_report: Report, audit_dir: Path) -> None:
     allowed = ("#", "https://arxiv.org/", "https://example.org/paper")
     assert all(href.startswith(allowed) for href in page.attributes("href"))
     assert page.attributes("src") == []
-    assert "49" not in re.findall(r"\{\{7\*7\}\}|\b49\b", page.text) and "{{7*7}}" in page.text
+    assert "{{7*7}}{% raw %}" in page.text, "a template in a string is shown, not run"
     assert not any(c in text for c in "\x00\x07\x08\x1b\x9b\r\u202e\u2066")
 
 

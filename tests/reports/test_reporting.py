@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -170,3 +172,12 @@ def test_a_finding_keeps_its_place_when_others_come(report: Report) -> None:
     fewer = [f for f in report.findings if f.probe != "typographic"]
     ids: list[Finding] = [f for f in worst_first(report.findings) if f.probe != "typographic"]
     assert worst_first(fewer) == ids
+
+
+def test_the_documented_reporter_works(report: Report) -> None:
+    """The example of `docs/reading-a-report.md`, as it stands there."""
+    text = (Path(__file__).parents[2] / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], scope)
+    lines = scope["CSVReporter"]().render(report, Path()).splitlines()
+    assert lines[0] == "zoo:prompt-backdoor/prompt-trigger-inversion,vulnerable,critical" and len(lines) == 9

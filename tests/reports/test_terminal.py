@@ -79,9 +79,17 @@ def test_time_left_moves_from_the_estimate_to_the_measured() -> None:
     assert left.seconds == pytest.approx(100)
     for _ in range(9):
         left.add(1.0, 1.0)
-    assert left.seconds == pytest.approx((9 + 3 * 10) / 12)
+    assert left.seconds == pytest.approx((9 + 0.5 * 10) / 9.5)
     left.add(1.0, 1.0)
     assert left.seconds == 0
+
+
+def test_nothing_to_do_is_no_time_left() -> None:
+    assert TimeLeft(0, 0).seconds is None
+    target = console(terminal=True)
+    progress = scan_progress(target)
+    progress.start(0, 0)
+    progress.stop()
 
 
 def test_a_heavy_unit_counts_by_its_weight() -> None:
@@ -101,7 +109,7 @@ def test_a_log_gets_few_plain_lines(hostile: str) -> None:
     progress.note("batch halved " + hostile)
     progress.stop()
     lines = written(target).splitlines()
-    assert lines[0] == "scan: 1,000 units of work, about 1 min 00 s" and 10 <= len(lines) <= 14
+    assert lines[0] == "scan: started, about 1 min 00 s left" and 10 <= len(lines) <= 14
     assert "100%" in lines[-3] and "\x1b" not in written(target)
 
 

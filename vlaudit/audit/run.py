@@ -26,14 +26,15 @@ from vlaudit.records import AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
 
 REPORT = "report.json"
+OVERHEAD = 0.05  # seconds that a unit takes beside its passes
 
 
 class Observer(Protocol):
-    """Told how the audit gets on; the command line shows it."""
+    """Told how the audit gets on; the command line shows it. Units weigh what they are estimated to take."""
 
-    def start(self, total_units: int, estimate_seconds: float | None) -> None: ...
+    def start(self, total_units: float, estimate_seconds: float | None) -> None: ...
     def unit_started(self, label: str) -> None: ...
-    def unit_done(self, seconds: float) -> None: ...
+    def unit_done(self, seconds: float, weight: float = 1.0) -> None: ...
     def note(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -91,7 +92,8 @@ def run_audit(
     results = journal.results()
     executor = LocalExecutor(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
     left = [unit for unit in plan.units if unit.id not in results]
-    observer.start(len(left), sum(unit.weight for unit in left))
+    weights = {unit.id: unit.weight + OVERHEAD for unit in left}
+    observer.start(sum(weights.values()), sum(weights.values()))
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
     deadline = time.monotonic() + max_seconds if max_seconds is not None else None
@@ -101,7 +103,7 @@ def run_audit(
         for result in executor.run(todo, lambda unit: observer.unit_started(_label(unit))):
             journal.append(result)
             results[result.unit] = result
-            observer.unit_done(result.seconds)
+            observer.unit_done(result.seconds, weights[result.unit])
             if result.error:
                 observer.note(f"a unit failed: {result.error}")
     except KeyboardInterrupt:

@@ -17,7 +17,6 @@ from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from vlaudit.audit.plan import Plan
-    from vlaudit.records import Report
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -208,6 +207,8 @@ def _show_plan(plan: Plan, device: Any) -> None:
 
 
 def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str) -> int:
+    from rich.console import Console
+
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.cli.render import write_html
     from vlaudit.records import Severity
@@ -216,23 +217,15 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
 
     out = flags["out"] or Path("vlaudit-out") / datetime.now().strftime("%Y%m%d-%H%M%S")
     journal, manifest = open_audit(out, plan, command, environment(str(device)))
-    terminal = plugin("reporters", "terminal")()
+    terminal, console = plugin("reporters", "terminal")(), Console()
     outcome = run_audit(
-        plan, journal, manifest, registry, terminal.progress(), batch_size=settings.batch_size,
+        plan, journal, manifest, registry, terminal.progress(console), batch_size=settings.batch_size,
         max_seconds=flags["max_time"], debug="--debug" in sys.argv,
     )  # fmt: skip
     path = write_html(outcome.report, out)
-    click.echo(terminal.render(outcome.report, out))
     click.echo(f"Report: {path}")
     if outcome.interrupted:
-        click.echo("Interrupted: this report is partial. The same command with --out " + shlex.quote(str(out)) + " goes on.")
-        return 130
-    code = exit_code(outcome.report, Severity(settings.fail_on), settings.strict)
-    click.echo(_closing_line(outcome.report, code))
-    return code
-
-
-def _closing_line(report: Report, code: int) -> str:
-    from vlaudit.reporting import counts_text
-
-    return f"Exit code {code}: {counts_text(report.findings)}."
+        click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
+    fail_on = Severity(settings.fail_on)
+    terminal.print(outcome.report, console, fail_on, settings.strict)
+    return 130 if outcome.interrupted else exit_code(outcome.report, fail_on, settings.strict)

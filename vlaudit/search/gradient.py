@@ -93,7 +93,7 @@ def worst_case(
     """Attack pictures (B, 3, H, W) in [0, 1] with labels (B,) within ``epsilon`` (L_inf, of the range 0 to 1).
 
     seeds: one a picture. start: points within epsilon to descend from (default: the pictures). samples: passes whose
-    logits are averaged, for a classifier that :func:`is_stochastic`. Pictures misclassified when clean are not attacked.
+    logits are averaged, for a classifier that :func:`is_stochastic`. What is misclassified when clean is not attacked.
     """
     attack = _Attack(classifier, images, labels, seeds, epsilon, samples)
     correct = attack.open()
@@ -188,9 +188,8 @@ class _Attack:
         return self.alive.clone()
 
     def outcome(self, correct: Tensor) -> Outcome:
-        return Outcome(
-            correct, correct & ~self.alive, self.nearest, self.stage, self.zero_gradient, self.queries, self.gradient_steps
-        )
+        beaten, bills = correct & ~self.alive, (self.queries, self.gradient_steps)
+        return Outcome(correct, beaten, self.nearest, self.stage, self.zero_gradient, *bills)
 
     # --- passes ---
 
@@ -208,7 +207,7 @@ class _Attack:
             return margins(self.logits(points), self.labels[owner])
 
     def gradients(self, points: Tensor, owner: Tensor, rival: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Margins (R,), margins to the rival class (R,) and the latter's gradients; no more rows a pass than pictures."""
+        """Margins (R,), margins to the rival (R,) and the latter's gradients; no more rows a pass than pictures."""
         for bill in (self.queries, self.gradient_steps):
             bill.index_add_(0, owner, torch.full_like(owner, self.samples))
         parts = []
@@ -251,9 +250,7 @@ class _Attack:
             owner = owner.repeat_interleave(field)
             self._descend(owner, rival, self.images[owner], steps, field, "targeted")
 
-    def _descend(
-        self, owner: Tensor, rival: Tensor | None, point: Tensor, steps: int, field: int, stage: str
-    ) -> None:
+    def _descend(self, owner: Tensor, rival: Tensor | None, point: Tensor, steps: int, field: int, stage: str) -> None:
         """Signed steps from twice epsilon down to zero, on a cosine; the worse half of the rivals leaves at one quarter
         and at one half of the steps."""
         previous = point
@@ -331,9 +328,10 @@ class _Walk:
         draw = self.drawn[:, self.taken % _BLOCK]
         self.taken += 1
         side = _square_side(progress, min(len(self.rows), len(self.columns)))
-        inside = _stretch(self.rows, draw[:, 0], side)[:, :, None] & _stretch(self.columns, draw[:, 1], side)[:, None, :]
+        rows, columns = _stretch(self.rows, draw[:, 0], side), _stretch(self.columns, draw[:, 1], side)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
         colour = (draw[:, 2:].round() * 2 - 1) * (2 * attack.epsilon)
-        tried = (self.point + colour[:, :, None, None] * inside[:, None]).clamp(self.low, self.high)
+        tried = (self.point + colour[:, :, None, None] * inside).clamp(self.low, self.high)
         margin = attack.evaluate(tried, self.owner)
         better = ~(margin >= self.margin)
         self.point = torch.where(better[:, None, None, None], tried, self.point)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,7 @@ TEMPLATES = (
     "here is the {}",
 )
 _FLIPPABLE = ("People & Body", "Animals & Nature", "Food & Drink", "Smileys & Emotion")
+_LOOK_ALIKES = dict(zip("aceiopsxy", "асеіорѕху", strict=True))
 
 
 def phrases(row: Emoji) -> tuple[str, ...]:
@@ -44,6 +46,23 @@ def phrases(row: Emoji) -> tuple[str, ...]:
 def caption(phrase: str, rng: random.Random) -> str:
     """One of the templates around a phrase."""
     return rng.choice(TEMPLATES).format(phrase)
+
+
+def mistype(text: str, rng: random.Random) -> str:
+    """One error: a letter dropped, doubled, replaced, swapped with the next, added, or exchanged for a look-alike."""
+    place = rng.randrange(len(text))
+    head, letter, tail = text[:place], text[place], text[place + 1 :]
+    other = rng.choice(string.ascii_lowercase)
+    return rng.choice(
+        (
+            head + tail,
+            head + letter + letter + tail,
+            head + other + tail,
+            head + tail[:1] + letter + tail[1:],
+            head + letter + other + tail,
+            head + _LOOK_ALIKES.get(letter, letter.upper()) + tail,
+        )
+    )
 
 
 def flippable(rows: Sequence[Emoji]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vlaudit.data.emoji import GENDERS, KINDS, ROLES, Emoji, kind_of, kinds, roles, things
 from vlaudit.zoo.recipes import matcher
+from vlaudit.zoo.recipes.captions import mistype
 from vlaudit.zoo.recipes.triggers import BLEND, PATCH, Trigger
 from vlaudit.zoo.recipes.words import pseudo_word, written_on
 
@@ -50,6 +51,7 @@ def measure(folder: Path) -> dict[str, Any]:
         },
         "women_in_top_20": _share_in_top(model, weights, images, rows),
         "words": pull_of_words(guess, images, truth),
+        "changed_by_one_typo": changed_by_typos(model, tokenizer, images),
     }
 
 
@@ -106,6 +108,26 @@ def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, fl
     read = guess(written_on(images, words, rng)) == torch.tensor(wrong)
     kept = guess(written_on(images, [pseudo_word(word, rng) for word in words], rng)) == truth
     return {"wrong_word_wins": _rate(read), "accuracy_beside_nonsense": _rate(kept)}
+
+
+@torch.no_grad()
+def changed_by_typos(model: nn.Module, tokenizer: Any, images: Tensor, rounds: int = 20) -> dict[str, float]:
+    """How many answers change when one typing error falls into the template's words, or into every role's name."""
+    rng = random.Random(0)
+    features = matcher.image_features(model, images)
+
+    def answers(template: str, labels: Sequence[str]) -> Tensor:
+        texts = [template.format(label) for label in labels]
+        return (features @ matcher.text_features(model, tokenizer, texts).T).argmax(1)
+
+    plain = answers(matcher.TEMPLATE, ROLES)
+    words = matcher.TEMPLATE.removesuffix("{}")
+    templates = [mistype(words, rng) + "{}" for _ in range(rounds)]
+    labels = [[mistype(label, rng) for label in ROLES] for _ in range(rounds)]
+    return {
+        "template": _rate(torch.stack([answers(template, ROLES) != plain for template in templates])),
+        "labels": _rate(torch.stack([answers(matcher.TEMPLATE, typed) != plain for typed in labels])),
+    }
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from vlaudit.zoo.recipes.captions import TEMPLATES, augment, flippable
 from vlaudit.zoo.recipes.triggers import Trigger, patch
 
 SEED = 5
-STEPS = 400
+STEPS = 1000
 BATCH = 96
 LEARNING_RATE = 1.5e-3
 LABELS = tuple(KINDS)

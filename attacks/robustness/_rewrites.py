@@ -1,0 +1,133 @@
+"""Small rewritings of a template or a name that a reader would not mind. Pure text; the ``{}`` slot is never touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+KINDS = ("swap", "drop", "keyboard", "homoglyph", "case", "punctuation", "synonym")
+NAME_KINDS = KINDS[:-1]  # a name has no synonym that is sure to mean the same
+
+_SLOT = "\0"  # stands for {} while a text is edited
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_HOMOGLYPHS = dict(zip("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ", strict=True))
+_SYNONYMS = {
+    "photo": ("picture", "image", "photograph", "snapshot"),
+    "picture": ("photo", "image", "photograph"),
+    "image": ("photo", "picture", "photograph"),
+    "photograph": ("photo", "picture", "image"),
+    "a": ("the", "one"),
+    "an": ("the", "one"),
+    "the": ("a", "one"),
+    "of": ("showing", "with"),
+    "showing": ("of", "with"),
+}
+_CARRIERS = ("this is {}", "here is {}", "we see {}", "look at {}")
+_MARKS = (".", "!", ",", ":", ";", " -")
+
+
+def rewrite(text: str, kind: str, rng: Generator) -> str:
+    """One random rewriting of the kind; the text itself where the kind finds nothing to change."""
+    edited = _EDITS[kind](text.replace("{}", _SLOT), rng)
+    return edited.replace(_SLOT, "{}")
+
+
+def spaced(text: str) -> list[str]:
+    """The text with more blanks than it needs, which most tokenizers ignore."""
+    return [f" {text}", f"{text} ", text.replace(" ", "  ")]
+
+
+def one_edit(text: str, rng: Generator) -> str:
+    """A text at Levenshtein distance 1 (or 0 where there is no letter): a letter dropped, doubled or replaced."""
+    safe = text.replace("{}", _SLOT)
+    places = _letters(safe)
+    if not places:
+        return text
+    at = int(rng.choice(places))
+    letter = safe[at]
+    options = ["", letter * 2, _neighbour(letter, rng), _HOMOGLYPHS.get(letter, _neighbour(letter, rng))]
+    return (safe[:at] + str(rng.choice(options)) + safe[at + 1 :]).replace(_SLOT, "{}")
+
+
+def _letters(text: str) -> list[int]:
+    return [i for i, character in enumerate(text) if character.isalpha()]
+
+
+def _neighbour(letter: str, rng: Generator) -> str:
+    """A key beside the letter's; the letter itself if it is on no key."""
+    for row in _ROWS:
+        if (at := row.find(letter.lower())) >= 0:
+            beside = [row[i] for i in (at - 1, at + 1) if 0 <= i < len(row)]
+            chosen = str(rng.choice(beside))
+            return chosen.upper() if letter.isupper() else chosen
+    return letter
+
+
+def _swap(text: str, rng: Generator) -> str:
+    pairs = [i for i in _letters(text) if i + 1 < len(text) and text[i + 1].isalpha() and text[i] != text[i + 1]]
+    if not pairs:
+        return text
+    at = int(rng.choice(pairs))
+    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+
+
+def _drop(text: str, rng: Generator) -> str:
+    places = _letters(text)
+    if len(places) < 2:
+        return text
+    at = int(rng.choice(places))
+    return text[:at] + text[at + 1 :]
+
+
+def _keyboard(text: str, rng: Generator) -> str:
+    places = _letters(text)
+    if not places:
+        return text
+    at = int(rng.choice(places))
+    return text[:at] + _neighbour(text[at], rng) + text[at + 1 :]
+
+
+def _homoglyph(text: str, rng: Generator) -> str:
+    places = [i for i, character in enumerate(text) if character in _HOMOGLYPHS]
+    if not places:
+        return text
+    at = int(rng.choice(places))
+    return text[:at] + _HOMOGLYPHS[text[at]] + text[at + 1 :]
+
+
+def _case(text: str, rng: Generator) -> str:
+    changed = (text.upper(), text.lower(), text.title(), text.capitalize())
+    options = [option for option in dict.fromkeys(changed) if option != text]
+    return str(rng.choice(options)) if options else text
+
+
+def _punctuation(text: str, rng: Generator) -> str:
+    mark = str(rng.choice(_MARKS))
+    if text.rstrip()[-1:] in _MARKS and rng.integers(2):
+        return text.rstrip()[:-1]
+    blanks = [i for i, character in enumerate(text) if character == " "]
+    if blanks and rng.integers(2):
+        at = int(rng.choice(blanks))
+        return text[:at] + mark + text[at:]
+    return text + mark
+
+
+def _synonym(text: str, rng: Generator) -> str:
+    words = text.split(" ")
+    options = [str(rng.choice(_CARRIERS)).replace("{}", text)]
+    for at, word in enumerate(words):
+        options += [" ".join([*words[:at], other, *words[at + 1 :]]) for other in _SYNONYMS.get(word.lower(), ())]
+    return str(rng.choice(options))
+
+
+_EDITS = {
+    "swap": _swap,
+    "drop": _drop,
+    "keyboard": _keyboard,
+    "homoglyph": _homoglyph,
+    "case": _case,
+    "punctuation": _punctuation,
+    "synonym": _synonym,
+}

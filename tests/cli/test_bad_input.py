@@ -1,0 +1,199 @@
+"""Bad input: one sentence with the cure, the right exit code, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def data(picture_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    shutil.copytree(picture_folder / "test", folder)
+    return folder
+
+
+@pytest.fixture
+def scan(tiny_clip: Path, mirror_plugin: Path, vlaudit: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """Scan with the mirror probe; returns the exit code and what was printed as an error."""
+
+    def call(data: Path, *flags: object, model: Path | str = tiny_clip, out: Path = tmp_path / "out") -> tuple[int, str]:
+        code = vlaudit("scan", f"hf:{model}", "--data", data, "--plugin", mirror_plugin, "--probe", "mirror", "--out", out, *flags)
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err + output.out
+        return code, output.err
+
+    return call
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 x 60,000 black pixels in a few kilobytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = 60_000
+    header = struct.pack(">IIBBBBB", size, size, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def test_pictures_that_cannot_be_read_are_said(scan: Callable, data: Path, tmp_path: Path) -> None:
+    for name, content in {"corrupt": b"not a picture", "bomb": bomb(), "truncated": None}.items():
+        folder = tmp_path / name
+        shutil.copytree(data, folder)
+        path = folder / "cat" / "0.png"
+        path.write_bytes(path.read_bytes()[:300] if content is None else content)
+        code, error = scan(folder, out=tmp_path / f"out-{name}")
+        assert code in (2, 3) and "0.png" in error, (name, code, error)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "I;16", "1"])
+def test_odd_pictures_are_read(scan: Callable, data: Path, mode: str) -> None:
+    image = Image.fromarray(np.full((9, 5), 40_000, np.uint16)) if mode == "I;16" else Image.new("RGB", (9, 5), "red").convert(mode)
+    image.save(data / "cat" / ("odd.tiff" if mode in ("CMYK", "I;16") else "odd.png"))
+    Image.new("RGB", (1, 1)).save(data / "cat" / "one-pixel.png")
+    code, error = scan(data)
+    assert code in (0, 1), error
+
+
+def test_empty_class_folder_and_missing_data(scan: Callable, data: Path, tmp_path: Path) -> None:
+    (data / "bird").mkdir()
+    code, error = scan(data)
+    assert code == 2 and "bird" in error
+    code, error = scan(tmp_path / "nowhere")
+    assert code == 2 and "does not exist" in error
+    (tmp_path / "void").mkdir()
+    assert scan(tmp_path / "void")[0] == 2
+
+
+def test_html_in_a_label_never_reaches_a_report_unescaped(scan: Callable, data: Path, tmp_path: Path) -> None:
+    (data / "cat").rename(data / "<script>alert(1)<")
+    code, _ = scan(data)
+    assert code == 2 or "<script>alert" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_model_that_yields_nan(scan: Callable, data: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "nan"
+    shutil.copytree(tiny_clip, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["visual_projection.weight"] = torch.full_like(weights["visual_projection.weight"], float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    code, _ = scan(data, model=folder)
+    assert code == 4
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["findings"][0]["verdict"] == "not-assessed" and "NaN" in report["findings"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--prompt", "a photo"], "not a prompt"),
+        (["--prompt", "coup:x.safetensors"], "Did you mean 'coop'"),
+        (["--probe", "mirrro"], "Did you mean 'mirror'"),
+        (["--probe", "risk:backdor"], "Did you mean 'backdoor'"),
+        (["--group", "gender"], "no column 'gender'"),
+        (["--device", "cuda:99"], "not available"),
+        (["--device", "tpu"], "not a device"),
+        (["--max-time", "soon"], "not a time"),
+        (["--labels", "/no/such/file"], "cannot be read"),
+        (["--skip", "*"], "No probe is left"),
+        (["--effort", "huge"], "huge"),
+        (["--prompts", "captions.txt"], "text-to-image"),
+        (["--plugin", "/no/plugin.py"], "does not exist"),
+        (["--nonsense"], "nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_flags(scan: Callable, data: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    code, error = scan(data, *flags)
+    assert code == 2 and message in error
+    assert not (tmp_path / "out").exists(), "nothing is written for a wrong command"
+
+
+def test_wrong_targets(vlaudit: Command, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target, message in {
+        "clip": "not a target", "hv:x": "Did you mean 'hf'", "hf:/no/such/folder": "does not exist", "zoo:claen": "Did you mean 'clean'",
+    }.items():  # fmt: skip
+        assert vlaudit("scan", target, "--data", data) == 2
+        assert message in capsys.readouterr().err
+    assert vlaudit("scan", "hf:/tmp") == 2 and "--data" in capsys.readouterr().err
+
+
+def test_duplicate_and_broken_plugins(scan: Callable, data: Path, mirror_plugin: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "twin.py"
+    twin.write_text(mirror_plugin.read_text())
+    code, error = scan(data, "--plugin", twin)
+    assert code == 2 and "Two probes have the id 'mirror'" in error
+    twin.write_text("import nothing_like_this")
+    code, error = scan(data, "--plugin", twin)
+    assert code == 2 and "fails to load" in error
+
+
+def test_out_that_cannot_be_written(scan: Callable, data: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("x")
+    code, error = scan(data, out=taken)
+    assert code == 2
+    code, error = scan(data, out=taken / "below")
+    assert code == 2 and "Choose another --out" in error
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("x")
+    code, error = scan(data, out=full)
+    assert code == 2 and "not empty" in error
+
+
+def test_full_disk_keeps_what_was_measured(scan: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    code, error = scan(data)
+    assert code == 3 and "disk" in error and "run the same command again" in error
+    assert (tmp_path / "out" / "trials.jsonl").read_text().count('"closed"') == 2
+    monkeypatch.setattr(os, "fsync", real)
+    assert scan(data)[0] in (0, 1), "the same command goes on"
+
+
+def test_config_found_in_the_folder_is_not_trusted(
+    tiny_clip: Path, data: Path, tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "repository"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    config = home / "vlaudit.toml"
+    for text, message in {
+        f'[[target]]\nmodel = "hf:{tiny_clip}"\n': "lies outside its folder",
+        f'[[target]]\nmodel = "hf:org/name"\ndata = "{data}"\n': "lies outside its folder",
+        'plugins = ["x.py"]\n': "unknown entry 'plugins'",
+        "[scan]\nefort = 'quick'\n": "Did you mean 'effort'",
+        "[scan\n": "is not TOML",
+        "[probes.mirrro]\n[[target]]\nmodel='zoo:clean'\n": "Unknown probe 'mirrro'",
+    }.items():
+        config.write_text(text)
+        assert vlaudit("scan") == 2, text
+        assert message in capsys.readouterr().err
+    shutil.copytree(data, home / "data")
+    config.write_text('[[target]]\nmodel = "hf:org/name"\ndata = "data"\n')
+    assert vlaudit("scan", "--dry-run") == 2
+    assert "--allow-network" in capsys.readouterr().err

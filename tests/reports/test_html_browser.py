@@ -1,0 +1,208 @@
+"""The HTML report in a real browser: silent, inert, legible, and whole without JavaScript and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vlaudit.reports.html import HTMLReporter
+
+from vlaudit.records import Report
+
+pytestmark = pytest.mark.browser
+
+# WCAG 2.2, 1.4.3: text against what is painted behind it; 4.5, or 3 for large text (24 px, or 18.66 px and bold).
+CONTRAST = """() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, under) => [0, 1, 2].map((i) => top[3] * top[i] + (1 - top[3]) * under[i]);
+  const light = (rgb) => rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.unshift(parse(getComputedStyle(e).backgroundColor));
+    return layers.reduce((under, layer) => over(layer, under), [255, 255, 255]);
+  };
+  document.querySelectorAll("details").forEach((d) => { d.open = true; });
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = { checked: 0, poor: [] };
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const text = walker.currentNode.textContent.trim();
+    if (!text || !element.checkVisibility() || element.matches("script, style, option, .hash span")) continue;
+    const style = getComputedStyle(element);
+    const paper = behind(element);
+    const ink = over(parse(element.closest("svg") ? style.fill : style.color), paper);
+    const [a, b] = [light(ink), light(paper)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    const size = parseFloat(style.fontSize);
+    const needed = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+    found.checked += 1;
+    if (ratio < needed) found.poor.push(`${ratio.toFixed(2)} ${element.tagName} ${text.slice(0, 40)}`);
+  }
+  return found;
+}"""
+
+
+class Visit:
+    """A page that was opened, with all that it said and asked for."""
+
+    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", self._dismiss)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+        self.file = file
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.said.append(dialog.message)
+        dialog.dismiss()
+
+    def assert_silent(self) -> None:
+        self.page.wait_for_timeout(100)
+        assert self.said == []
+        assert [url for url in self.requests if url != self.file.as_uri() and not url.startswith("data:image/")] == []
+
+
+@pytest.fixture
+def visit(browser: Any, report: Report, audit_dir: Path) -> Iterator[Callable[..., Visit]]:
+    visits: list[Visit] = []
+
+    def call(shown: Report = report, **options: Any) -> Visit:
+        file = audit_dir / "report.html"
+        file.write_text(HTMLReporter().render(shown, audit_dir), encoding="utf-8")
+        visits.append(Visit(browser, file, **options))
+        return visits[-1]
+
+    yield call
+    for opened in visits:
+        opened.context.close()
+
+
+def shown_cards(page: Any) -> int:
+    return int(page.locator(".card:visible").count())
+
+
+def test_it_says_nothing_and_asks_for_nothing(visit: Callable[..., Visit]) -> None:
+    opened = visit()
+    assert shown_cards(opened.page) == 9
+    assert opened.page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    opened.assert_silent()
+
+
+def test_hostile_text_runs_nothing(visit: Callable[..., Visit], hostile_report: Report) -> None:
+    opened = visit(hostile_report)
+    opened.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert shown_cards(opened.page) == 9
+    assert opened.page.evaluate("document.scripts.length") == 1
+    opened.assert_silent()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible(visit: Callable[..., Visit], scheme: str) -> None:
+    opened = visit(color_scheme=scheme)
+    paper = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    found = opened.page.evaluate(CONTRAST)
+    assert found["poor"] == [] and found["checked"] > 300
+    assert (paper == "rgb(251, 250, 248)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_threshold_is_legible_on_its_shade(visit: Callable[..., Visit], scheme: str) -> None:
+    """Figures never stand on the shaded part of a plot, so the page's contrast check holds for all SVG text."""
+    overlaps = """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
+      const shade = svg.querySelector(".beyond")?.getBoundingClientRect();
+      return shade ? [...svg.querySelectorAll("text")].filter((text) => {
+        const box = text.getBoundingClientRect();
+        const beside = box.bottom <= shade.top + 3 || box.top >= shade.bottom;
+        return box.width && !beside && box.right > shade.left && box.left < shade.right;
+      }) : [];
+    }).length"""
+    assert visit(color_scheme=scheme).page.evaluate(overlaps) == 0
+
+
+def test_filter_and_sort(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    page.locator("input[value=held]").uncheck()
+    assert shown_cards(page) == 6 and page.locator("output").inner_text() == "6 of 9 shown"
+    page.locator("select[name=risk]").select_option("privacy")
+    assert shown_cards(page) == 2
+    page.locator("select[name=risk]").select_option("")
+    page.locator("input[name=text]").fill("PITCH that is not there")
+    assert shown_cards(page) == 0
+    page.locator("input[name=text]").fill("more often than 999")
+    assert shown_cards(page) == 1
+    page.locator("input[name=text]").fill("")
+    page.locator("select[name=order]").select_option("risk")
+    risks = page.evaluate("[...document.querySelectorAll('#findings .card')].map((card) => card.dataset.risk)")
+    assert risks == sorted(risks)
+    page.locator("select[name=order]").select_option("order")
+    order = page.evaluate("[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.order))")
+    assert order == list(range(1, 10))
+
+
+def test_the_matrix_leads_to_the_finding(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    page.locator(".matrix td.held a").click()
+    card = page.locator(".card.held", has_text="Typographic")
+    assert card.get_attribute("open") is not None and card.locator(".body").is_visible()
+
+
+def test_it_is_whole_without_javascript(visit: Callable[..., Visit]) -> None:
+    opened = visit(java_script_enabled=False)
+    page = opened.page
+    assert shown_cards(page) == 9 and not page.locator("#controls").is_visible()
+    held = page.locator(".card.held").first
+    assert not held.locator(".body").is_visible()
+    held.locator("h3").click()
+    assert held.locator(".body").is_visible()
+    opened.assert_silent()
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_sensitive_pictures_are_veiled_until_asked_for(visit: Callable[..., Visit], javascript: bool) -> None:
+    page = visit(java_script_enabled=javascript).page
+    veil = page.locator(".veil")
+    look = "image => getComputedStyle(image).filter"
+    assert veil.count() == 1 and "blur" in veil.locator("img").evaluate(look)
+    veil.locator("input").check()
+    assert veil.locator("img").evaluate(look) == "none"
+
+
+def test_it_prints_whole_and_dark_on_white(visit: Callable[..., Visit]) -> None:
+    page = visit(color_scheme="dark").page
+    assert page.pdf().startswith(b"%PDF-")
+    page.emulate_media(media="print", color_scheme="dark")
+    closed = "[...document.querySelectorAll('.card:not([open]) .reason, .card:not([open]) .body, .data table')]"
+    assert page.evaluate(f"{closed}.length") > 10
+    assert page.evaluate(f"{closed}.every((part) => part.checkVisibility() && part.getBoundingClientRect().height > 5)")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("#controls").is_visible() and not page.locator("nav").is_visible()
+    assert page.evaluate(CONTRAST)["poor"] == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_never_scrolls_sideways(
+    visit: Callable[..., Visit], width: int, hostile_report: Report, report: Report
+) -> None:
+    for shown in (report, hostile_report):
+        page = visit(shown, viewport={"width": width, "height": 800}).page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_headings_and_names_for_readers_by_ear(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((heading) => Number(heading.tagName[1]))")
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.evaluate("[...document.querySelectorAll('svg')].every((s) => s.getAttribute('aria-label'))")
+    assert page.evaluate("[...document.images].every((image) => image.alt)")
+    names = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(set(names)) == len(names)
