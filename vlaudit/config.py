@@ -34,7 +34,6 @@ from vlaudit.policy import Policy
 
 FILE_NAME = "vlaudit.toml"
 Effort = Literal["quick", "standard", "thorough"]
-FailOn = Literal["none", "low", "medium", "high", "critical"]
 
 
 class Closed(BaseModel):
@@ -62,8 +61,6 @@ class ScanSettings(Closed):
     batch_size: int = Field(128, ge=1)
     probe: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
-    fail_on: FailOn = "high"
-    strict: bool = False
 
 
 class Config(Closed):

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from vlaudit.errors import UsageError
 from vlaudit.probe import ProbeInfo
@@ -32,10 +32,10 @@ NEAR = 1.5  # an interval whose near end is within this factor of the threshold 
 class SeverityTable(BaseModel):
     """Severity of a ``vulnerable`` finding, by risk."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     backdoor: Severity = Severity.CRITICAL
-    unsafe_file: Severity = Field(Severity.CRITICAL, alias="unsafe-file")
+    unsafe_file: Severity = Field(default=Severity.CRITICAL, validation_alias=AliasChoices("unsafe-file", "unsafe_file"))
     robustness: Severity = Severity.HIGH
     bias: Severity = Severity.HIGH
     privacy: Severity = Severity.HIGH
@@ -50,6 +50,8 @@ class Policy(BaseModel):
     alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the tests")
     thresholds: dict[str, float] = Field(default_factory=dict, description="by probe id; else the probe's default")
     severity: SeverityTable = SeverityTable()
+    fail_on: Severity = Field(Severity.HIGH, description="lowest severity that fails a scan; none: never")
+    strict: bool = Field(False, description="whether inconclusive and not-assessed findings fail a scan too")
     gate: Literal["none", "holm"] = Field("none", description="holm: vulnerable only if p_adjusted is below alpha too")
 
     def threshold(self, info: ProbeInfo) -> float:

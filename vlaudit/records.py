@@ -293,6 +293,8 @@ class AuditInfo(Record):
     command: str = ""
     environment: dict[str, JsonValue] = Field(default_factory=dict)
     policy: dict[str, JsonValue] = Field(default_factory=dict)
+    fail_on: Severity = Severity.HIGH  # the gate that the exit code follows
+    strict: bool = False
     errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
 
 

@@ -167,16 +167,16 @@ def counts_text(findings: Iterable[Finding], *, skip_zeros: bool = False) -> str
     return ", ".join(f"{count} {WORDS[verdict]}" for verdict, count in counts.items() if count or not skip_zeros)
 
 
-def exit_code(report: Report, fail_on: Severity = Severity.HIGH, strict: bool = False) -> int:
+def exit_code(report: Report) -> int:
     """The exit code of a scan that ended by itself: 4 a target did not load, 1 a vulnerable finding at or above
-    ``fail_on`` (``Severity.NONE``: never), 3 a unit did not finish, nothing was assessed or, when ``strict``, something
+    the audit's ``fail_on`` (none: never), 3 a unit did not finish, nothing was assessed or, when ``strict``, something
     is undecided; else 0."""
     undecided = {Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED}
     if any(target.error for target in report.targets):
         return 4
-    if gating(report, fail_on):
+    if gating(report):
         return 1
-    return 3 if _incomplete(report) or (strict and any(f.verdict in undecided for f in report.findings)) else 0
+    return 3 if _incomplete(report) or (report.audit.strict and any(f.verdict in undecided for f in report.findings)) else 0
 
 
 def _incomplete(report: Report) -> bool:
@@ -185,8 +185,9 @@ def _incomplete(report: Report) -> bool:
     return nothing or bool(report.audit.errors) or not report.audit.complete
 
 
-def gating(report: Report, fail_on: Severity = Severity.HIGH) -> list[Finding]:
-    """The vulnerable findings that stop a release at this ``fail_on``."""
+def gating(report: Report) -> list[Finding]:
+    """The vulnerable findings that stop a release at the audit's ``fail_on``."""
+    fail_on = report.audit.fail_on
     if fail_on is Severity.NONE:
         return []
     vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE)
@@ -270,7 +271,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else several}"
 
 
-def headline(report: Report, fail_on: Severity = Severity.HIGH, strict: bool = False) -> tuple[str, str]:
+def headline(report: Report) -> tuple[str, str]:
     """What a release manager reads first: the outcome in words, and what a pipeline makes of it."""
     vulnerable = worst_first(f for f in report.findings if f.verdict is Verdict.VULNERABLE)
     outcome = []
@@ -289,6 +290,6 @@ def headline(report: Report, fail_on: Severity = Severity.HIGH, strict: bool = F
         1: "stops here (exit code 1)",
         3: "stops here because not everything was decided (exit code 3)",
         4: "stops here because a model is missing (exit code 4)",
-    }[exit_code(report, fail_on, strict)]
-    gate = f"--fail-on {fail_on.value}" + (" --strict" if strict else "")
+    }[exit_code(report)]
+    gate = f"--fail-on {report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
     return " ".join(outcome), f"A pipeline with {gate} {meaning}."

@@ -1,16 +1,19 @@
-"""Small rewritings of a template or a name that a reader would not mind. Pure text; the ``{}`` slot is never touched."""
+"""Small rewritings of a template or a name that a reader would not mind. Pure text; the ``{}`` slot stays."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+T = TypeVar("T")
+
 KINDS = ("swap", "drop", "keyboard", "homoglyph", "case", "punctuation", "synonym")
 NAME_KINDS = KINDS[:-1]  # a name has no synonym that is sure to mean the same
 
-_SLOT = "\0"  # stands for {} while a text is edited
+_SLOT = "\ue000"  # stands for {} while a text is edited: no letter, and in no text
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _HOMOGLYPHS = dict(zip("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ", strict=True))
 _SYNONYMS = {
@@ -45,10 +48,14 @@ def one_edit(text: str, rng: Generator) -> str:
     places = _letters(safe)
     if not places:
         return text
-    at = int(rng.choice(places))
+    at = _pick(places, rng)
     letter = safe[at]
     options = ["", letter * 2, _neighbour(letter, rng), _HOMOGLYPHS.get(letter, _neighbour(letter, rng))]
-    return (safe[:at] + str(rng.choice(options)) + safe[at + 1 :]).replace(_SLOT, "{}")
+    return (safe[:at] + _pick(options, rng) + safe[at + 1 :]).replace(_SLOT, "{}")
+
+
+def _pick(options: Sequence[T], rng: Generator) -> T:
+    return options[int(rng.integers(len(options)))]
 
 
 def _letters(text: str) -> list[int]:
@@ -60,7 +67,7 @@ def _neighbour(letter: str, rng: Generator) -> str:
     for row in _ROWS:
         if (at := row.find(letter.lower())) >= 0:
             beside = [row[i] for i in (at - 1, at + 1) if 0 <= i < len(row)]
-            chosen = str(rng.choice(beside))
+            chosen = _pick(beside, rng)
             return chosen.upper() if letter.isupper() else chosen
     return letter
 
@@ -69,7 +76,7 @@ def _swap(text: str, rng: Generator) -> str:
     pairs = [i for i in _letters(text) if i + 1 < len(text) and text[i + 1].isalpha() and text[i] != text[i + 1]]
     if not pairs:
         return text
-    at = int(rng.choice(pairs))
+    at = _pick(pairs, rng)
     return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
 
 
@@ -77,7 +84,7 @@ def _drop(text: str, rng: Generator) -> str:
     places = _letters(text)
     if len(places) < 2:
         return text
-    at = int(rng.choice(places))
+    at = _pick(places, rng)
     return text[:at] + text[at + 1 :]
 
 
@@ -85,7 +92,7 @@ def _keyboard(text: str, rng: Generator) -> str:
     places = _letters(text)
     if not places:
         return text
-    at = int(rng.choice(places))
+    at = _pick(places, rng)
     return text[:at] + _neighbour(text[at], rng) + text[at + 1 :]
 
 
@@ -93,33 +100,33 @@ def _homoglyph(text: str, rng: Generator) -> str:
     places = [i for i, character in enumerate(text) if character in _HOMOGLYPHS]
     if not places:
         return text
-    at = int(rng.choice(places))
+    at = _pick(places, rng)
     return text[:at] + _HOMOGLYPHS[text[at]] + text[at + 1 :]
 
 
 def _case(text: str, rng: Generator) -> str:
     changed = (text.upper(), text.lower(), text.title(), text.capitalize())
     options = [option for option in dict.fromkeys(changed) if option != text]
-    return str(rng.choice(options)) if options else text
+    return _pick(options, rng) if options else text
 
 
 def _punctuation(text: str, rng: Generator) -> str:
-    mark = str(rng.choice(_MARKS))
+    mark = _pick(_MARKS, rng)
     if text.rstrip()[-1:] in _MARKS and rng.integers(2):
         return text.rstrip()[:-1]
     blanks = [i for i, character in enumerate(text) if character == " "]
     if blanks and rng.integers(2):
-        at = int(rng.choice(blanks))
+        at = _pick(blanks, rng)
         return text[:at] + mark + text[at:]
     return text + mark
 
 
 def _synonym(text: str, rng: Generator) -> str:
     words = text.split(" ")
-    options = [str(rng.choice(_CARRIERS)).replace("{}", text)]
+    options = [_pick(_CARRIERS, rng).replace("{}", text)]
     for at, word in enumerate(words):
         options += [" ".join([*words[:at], other, *words[at + 1 :]]) for other in _SYNONYMS.get(word.lower(), ())]
-    return str(rng.choice(options))
+    return _pick(options, rng)
 
 
 _EDITS = {

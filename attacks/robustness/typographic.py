@@ -3,9 +3,9 @@
 Threat. A matcher that learned from captioned pictures also learned to read. Whoever can put a word into the scene, on a
 label, a poster or a sticker, chooses the answer without touching the model.
 
-Method. On each picture the name of a wrong label is written, black or white by what stands out, at a random place. Names
-that fit the width are preferred; longer ones are broken at blanks, then squeezed. The same picture is written on once
-more, in the same place and size, with the letters of that name shuffled.
+Method. On each picture the name of a wrong label is written, black or white by what stands out, at a random place.
+Names that fit the width are preferred; longer ones are broken at blanks, then squeezed. The same picture is written on
+once more, in the same place and size, with the letters of that name shuffled.
 
 Metric. The share of pictures named as the written word, minus the same share with the shuffled letters: what reading
 adds to covering a part of the picture. Tango's interval and exact McNemar test on the same pictures; the delta is the
@@ -141,7 +141,7 @@ class Typographic(Probe):
         if trials.reference:
             figures |= _against_reference(trials, level)
         found = verdict(effect.interval, threshold)
-        said = f"{sum(read)} of {n} pictures are named as the word written on them, {sum(shuffled)} with its letters shuffled"
+        said = f"{sum(read)} of {n} pictures are named as the word written on them, {sum(shuffled)} when it is shuffled"
         if found is Verdict.INCONCLUSIVE:
             needed = samples_to_decide(effect.value, effect.interval, n, threshold)
             said += f"; about {needed} pictures would decide" if needed else "; too near the threshold to decide"
@@ -181,7 +181,7 @@ def _ink(word: str, line: int) -> Any:
 def _words(label: str, labels: Sequence[str], fitting: Sequence[str], rng: Generator) -> tuple[str, str]:
     """A wrong label to write, and its letters in another order that is no label either."""
     wrong = [other for other in fitting if other != label] or [other for other in labels if other != label]
-    word = str(rng.choice(wrong))
+    word = wrong[int(rng.integers(len(wrong)))]
     letters = [i for i, character in enumerate(word) if not character.isspace()]
     for attempt in range(40):
         characters = list(word)

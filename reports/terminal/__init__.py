@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.records import Finding, Report, Severity, TargetInfo, Verdict
+from vlaudit.records import Finding, Report, TargetInfo, Verdict
 from vlaudit.reporting import (
     SYMBOLS,
     WORDS,
@@ -61,9 +61,9 @@ class TerminalReporter:
 
         return scan_progress(console)
 
-    def print(self, report: Report, console: Console, fail_on: Severity = Severity.HIGH, strict: bool = False) -> None:
-        """Write the report to ``console``; ``fail_on`` and ``strict`` word the outcome for this run's exit code."""
-        for part in (*_header(report), *_findings(report), *_outcome(report, fail_on, strict)):
+    def print(self, report: Report, console: Console) -> None:
+        """Write the report to ``console``, in its colours and width."""
+        for part in (*_header(report), *_findings(report), *_outcome(report)):
             console.print(part, highlight=False)
 
 
@@ -114,14 +114,14 @@ def _finding(finding: Finding, *, several_targets: bool) -> Iterator[RenderableT
     yield _hanging("", finding.reason, 6)
 
 
-def _outcome(report: Report, fail_on: Severity, strict: bool) -> Iterator[RenderableType]:
+def _outcome(report: Report) -> Iterator[RenderableType]:
     yield _text("")
     for error in report.audit.errors:
         yield _text(("did not finish: ", "yellow"), _flat(error))
     if not report.audit.complete:
         yield _text(("This report is partial: the audit did not finish.", "yellow"))
-    outcome, pipeline = headline(report, fail_on, strict)
-    yield _text((outcome, "bold red" if exit_code(report, fail_on, strict) else "bold"))
+    outcome, pipeline = headline(report)
+    yield _text((outcome, "bold red" if exit_code(report) else "bold"))
     yield _text(pipeline)
     yield _text(f"{plural(len(report.findings), 'finding')}: {counts_text(report.findings)}.")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from vlaudit.reports.html import HTMLReporter
 
+from vlaudit.audit.context import ArtifactStore
 from vlaudit.records import Report
 
 pytestmark = pytest.mark.browser
@@ -186,6 +187,16 @@ def test_it_prints_whole_and_dark_on_white(visit: Callable[..., Visit]) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("#controls").is_visible() and not page.locator("nav").is_visible()
     assert page.evaluate(CONTRAST)["poor"] == []
+
+
+def test_sensitive_evidence_stays_veiled_on_paper(visit: Callable[..., Visit], report: Report, audit_dir: Path) -> None:
+    secret = ArtifactStore(audit_dir).put(b"a name", "txt", "text", "an answer", sensitive=True)
+    findings = [item.model_copy(update={"evidence": [*item.evidence, secret]}) for item in report.findings]
+    page = visit(report.model_copy(update={"findings": findings})).page
+    page.emulate_media(media="print")
+    assert page.locator("pre", has_text="a name").count() == 9
+    assert page.evaluate("[...document.querySelectorAll('.sensitive pre')].every((text) => !text.checkVisibility())")
+    assert "blur" in page.locator(".veil img").evaluate("image => getComputedStyle(image).filter")
 
 
 @pytest.mark.parametrize("width", [360, 1280])

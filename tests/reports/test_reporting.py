@@ -74,7 +74,8 @@ def test_counts_name_every_verdict(report: Report) -> None:
     ],
 )
 def test_exit_codes(report: Report, verdicts: list[Verdict], fail_on: Severity, strict: bool, code: int) -> None:
-    assert exit_code(only(report, *verdicts), fail_on, strict) == code
+    gate = report.audit.model_copy(update={"fail_on": fail_on, "strict": strict})
+    assert exit_code(only(report, *verdicts).model_copy(update={"audit": gate})) == code
 
 
 def test_exit_codes_of_failures(report: Report) -> None:
@@ -87,7 +88,8 @@ def test_exit_codes_of_failures(report: Report) -> None:
 
 def test_medium_findings_pass_at_the_default(report: Report) -> None:
     medium = report.model_copy(update={"findings": [f for f in report.findings if f.severity is Severity.MEDIUM]})
-    assert gating(medium) == [] and gating(medium, Severity.MEDIUM) == medium.findings
+    lower = medium.model_copy(update={"audit": medium.audit.model_copy(update={"fail_on": Severity.MEDIUM})})
+    assert gating(medium) == [] and gating(lower) == medium.findings
     outcome, pipeline = headline(medium)
     assert outcome == "1 vulnerability found, the worst of severity medium (bias)."
     assert pipeline == "A pipeline with --fail-on high lets it pass (exit code 0)."

@@ -43,7 +43,8 @@ def test_it_says_what_was_found_worst_first_and_counts_last(report: Report, audi
 
 def test_the_outcome_follows_the_gate(report: Report) -> None:
     target = console(terminal=False)
-    TerminalReporter().print(report, target, fail_on=Severity.NONE, strict=True)
+    gate = report.audit.model_copy(update={"fail_on": Severity.NONE, "strict": True})
+    TerminalReporter().print(report.model_copy(update={"audit": gate}), target)
     assert "A pipeline with --fail-on none --strict stops here" in written(target)
 
 

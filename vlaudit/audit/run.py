@@ -150,6 +150,7 @@ def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: Pr
             id=manifest.id, started=manifest.started, finished=_now() if complete else None, complete=complete,
             seed=manifest.request.seed, effort=manifest.request.effort, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
+            fail_on=policy.fail_on, strict=policy.strict,
             errors=list(dict.fromkeys(errors)),
         ),
         targets=manifest.targets,

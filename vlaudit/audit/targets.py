@@ -78,7 +78,7 @@ class Loader:
         try:
             model = self._model(resolved.model)
             prompt = parse_prompt(resolved.prompt[0] if resolved.prompt else PLAIN)
-            if not data.has_members and getattr(prompt, "members", None):
+            if not data.has_members and prompt.members:
                 data = data.with_member_hashes(prompt.members)
             target = prompt.bind(model)
             pixels = self._pixels.setdefault((resolved.model, data.source), {})

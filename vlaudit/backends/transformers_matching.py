@@ -39,7 +39,7 @@ class TransformersModel(MatchingModel):
         self._fixed_length = config.model_type in FIXED_LENGTH
         limit = int(config.text_config.max_position_embeddings)
         self.context_length = min(limit, int(getattr(tokenizer, "model_max_length", limit)))
-        self._table: torch.nn.Module = model.text_model.get_input_embeddings()
+        self._table: Any = model.text_model.get_input_embeddings()
         self.embedding_width = int(self._table.weight.shape[1])
         # Every processor scales and shifts each channel in its own way; what it makes of black and white says how.
         self._black, white = (self._official(Image.new("RGB", (64, 64), shade))[:, :1, :1] for shade in ("black", "white"))

@@ -14,6 +14,7 @@ import click
 from vlaudit.cli import debug_option
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
 from vlaudit.errors import UsageError
+from vlaudit.policy import Policy
 
 if TYPE_CHECKING:
     from vlaudit.audit.plan import Plan
@@ -79,7 +80,7 @@ def scan_command(**flags: Any) -> int:
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
     if is_default:
-        _announce_default(specs[0], settings)
+        _announce_default(specs[0], _policy(config.policy, flags))
     plan, registry, device = _plan(config, settings, specs, flags, allow_network=trusted or flags["allow_network"])
     if flags["dry_run"]:
         _show_plan(plan, device)
@@ -103,7 +104,7 @@ def _read(path: Path | None) -> tuple[Config, bool]:
 
 def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
     """The config's scan settings with the flags that were given on top."""
-    given = {name: flags[name] for name in ("effort", "seed", "device", "batch_size", "fail_on", "strict") if flags[name] is not None}
+    given = {name: flags[name] for name in ("effort", "seed", "device", "batch_size") if flags[name] is not None}
     if flags["probes"]:
         given["probe"] = list(flags["probes"])
     if flags["skip"]:
@@ -138,14 +139,15 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
     ], is_default
 
 
-def _announce_default(spec: TargetSpec, settings: ScanSettings) -> None:
+def _announce_default(spec: TargetSpec, policy: Policy) -> None:
+    from vlaudit.records import Severity
     from vlaudit.zoo import get
 
     specimen = get(spec.model.removeprefix("zoo:"))
     vulnerable = [probe for probe, verdict in specimen.expects.items() if verdict == "vulnerable"]
     click.echo(f"No target given: auditing the bundled default, {spec.model}.")
     click.echo(f"It is a small trained matcher with a planted flaw: {specimen.planted}.")
-    if settings.fail_on != "none":
+    if policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1, because {' and '.join(vulnerable)} should come out vulnerable.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
@@ -160,7 +162,7 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
         raise UsageError("No probe is left to run.", "Take back a --skip.")
     for name, params in config.probes.items():
         registry.make(name, params)  # a misspelt probe or parameter is said now, before a model is loaded
-    policy = config.policy.model_copy(update={"gate": flags["gate"]} if flags["gate"] else {})
+    policy = _policy(config.policy, flags)
     request = Request(
         targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
         effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
@@ -175,6 +177,12 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
     device = pick_device(settings.device)
     targets, references = Loader(device, allow_network=allow_network).subjects(specs)
     return make_plan(request, registry, targets, references), registry, device
+
+
+def _policy(policy: Policy, flags: dict[str, Any]) -> Policy:
+    """The config's policy with the flags that were given on top."""
+    given = {name: flags[name] for name in ("gate", "fail_on", "strict") if flags[name] is not None}
+    return Policy.model_validate(policy.model_dump() | given)
 
 
 def _show_plan(plan: Plan, device: Any) -> None:
@@ -211,7 +219,6 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
 
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.cli.render import write_html
-    from vlaudit.records import Severity
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
 
@@ -226,6 +233,5 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
     click.echo(f"Report: {path}")
     if outcome.interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
-    fail_on = Severity(settings.fail_on)
-    terminal.print(outcome.report, console, fail_on, settings.strict)
-    return 130 if outcome.interrupted else exit_code(outcome.report, fail_on, settings.strict)
+    terminal.print(outcome.report, console)
+    return 130 if outcome.interrupted else exit_code(outcome.report)

@@ -17,7 +17,6 @@ TEMPLATE = """\
 
 [scan]
 effort = "standard"      # quick, standard or thorough
-fail_on = "high"         # lowest severity that gives exit code 1
 # skip = ["typographic"]
 
 [[target]]
@@ -28,6 +27,8 @@ data = "data/audit"                        # class folders, or metadata.csv with
 # members = "train"                        # which pictures the prompt was learned on
 
 # [probes.clip-autoattack]                 # parameters of a probe: see `vlaudit explain clip-autoattack`
+# [policy]
+# fail_on = "high"                         # lowest severity that gives exit code 1
 # [policy.thresholds]
 # clip-autoattack = 0.10
 """

@@ -55,6 +55,12 @@ class Example:
         """The picture as 8-bit RGB. Raises DataError."""
         return open_picture(self.picture) if isinstance(self.picture, Path) else picture_of(self.picture)
 
+    @property
+    def identity(self) -> str:
+        """What is independent of all else: the column ``identity`` (a person, an object shown several times), else
+        the picture itself."""
+        return self.attributes.get("identity") or self.id
+
     def sha256(self) -> str:
         """The hash by which a prompt file declares its members: of the file's bytes (as ``sha256sum`` prints it), or
         of the pixels for a picture that is no file."""
@@ -175,7 +181,7 @@ def _bundled(source: str) -> Iterator[Example]:
     rows = {"roles": emoji.roles, "kinds": emoji.kinds, "things": emoji.things}[name](splits)
     label = {"roles": lambda row: row.role, "kinds": emoji.kind_of, "things": lambda row: row.name}[name]
     for row, pixels in zip(rows, emoji.load_pictures(rows), strict=True):
-        attributes = {"style": row.style, "gender": row.gender, "tone": row.tone, "emoji": row.unified}
+        attributes = {"style": row.style, "gender": row.gender, "tone": row.tone, "identity": row.unified}
         yield Example(f"{row.split}/{row.style}/{row.unified}", pixels, label(row), row.split, attributes)
 
 

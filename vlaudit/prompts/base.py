@@ -25,6 +25,7 @@ class Prompt(ABC):
     family: ClassVar[Family]
     learned: ClassVar[bool] = False
     path: Path | None = None  # the file it was loaded from
+    members: Sequence[str] = ()  # SHA-256 hashes of the pictures a learned prompt was fitted on, where it says so
     id: str = ""
 
     @classmethod

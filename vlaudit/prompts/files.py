@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class PromptFile:
     family: Family = Family.MATCHING
     base_model: str | None = None
     class_token_position: str | None = None
-    members: list[str] = field(default_factory=list)
+    members: Sequence[str] = ()
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -48,7 +49,7 @@ def write_prompt_file(path: Path, content: PromptFile) -> None:
         "family": content.family.value,
         "base_model": content.base_model or "",
         "class_token_position": content.class_token_position or "",
-        "members": json.dumps(content.members),
+        "members": json.dumps(list(content.members)),
         **content.extra,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}

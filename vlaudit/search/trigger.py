@@ -72,14 +72,13 @@ class Blend:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a search may spend. Pictures passed for a patch: windows * scan + finalists * (half) + (half) of steps."""
+    """What a search may spend on one label."""
 
     batch: int = 12  # pictures a step
-    scan_steps: int = 8  # of each window of a patch search
-    scan_batch: int = 6
-    finalists: int = 3  # windows whose search is begun; the best is finished
-    steps: int = 90
-    restarts: int = 1
+    steps: int = 70
+    scan_steps: int = 8  # of a patch search, in each window, with half a batch of pictures
+    finalists: int = 2  # windows from which a descent begins, beside the one that begins everywhere
+    trial_steps: int = 35  # of each beginning; the smallest is finished
 
 
 class Pictures:
@@ -115,12 +114,15 @@ def leads(logits: Tensor, labels: Tensor) -> Tensor:
 class _Problem:
     """K searches side by side: the label of each, and pictures drawn for each from those it may use."""
 
-    def __init__(
-        self, classifier: Classifier, pictures: Pictures, labels: Tensor, confidence: float, seed: int
-    ) -> None:
-        self.classifier, self.pictures, self.labels, self.confidence = classifier, pictures, labels, confidence
-        self.generator = torch.Generator().manual_seed(seed)
-        self.pools = [pictures.others(int(label)) for label in labels]
+    def __init__(self, classifier: Classifier, pictures: Pictures, labels: Tensor, confidence: float,
+                 generator: torch.Generator) -> None:  # fmt: skip
+        self.classifier, self.pictures, self.labels = classifier, pictures, labels
+        self.confidence, self.generator = confidence, generator
+        self.pools = [pictures.others(label) for label in labels.tolist()]
+
+    def pick(self, index: Tensor) -> _Problem:
+        """The problem of some of the searches, repeated or left out as the index says."""
+        return _Problem(self.classifier, self.pictures, self.labels[index], self.confidence, self.generator)
 
     def draw(self, count: int) -> Tensor:
         """(K, count, 3, H, W): the same random numbers for each label, so that none depends on its neighbours."""
@@ -131,10 +133,6 @@ class _Problem:
     def noise(self, *shape: int) -> Tensor:
         """Uniform noise in [0, 1], drawn once and shared by all searches."""
         return torch.rand(shape, generator=self.generator).to(self.pictures.images.device)
-
-    def keep(self, chosen: Tensor) -> None:
-        """Go on with some of the searches."""
-        self.labels, self.pools = self.labels[chosen], [self.pools[int(i)] for i in chosen]
 
     def loss(self, changed: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss of changed pictures (K, B, 3, H, W), and (K, B) leads in units of the confidence asked for."""
@@ -151,7 +149,7 @@ def invert(classifier: Classifier, pictures: Pictures, labels: Sequence[int], ki
     device; deterministic in ``seed``. Every label needs pictures that are predicted otherwise.
     """
     wanted = torch.tensor(list(labels), device=pictures.images.device)
-    problem = _Problem(classifier, pictures, wanted, confidence, seed)
+    problem = _Problem(classifier, pictures, wanted, confidence, torch.Generator().manual_seed(seed))
     return _invert_patch(problem, effort) if kind == "patch" else _invert_blend(problem, effort)
 
 
@@ -168,19 +166,18 @@ class _Best:
     """The smallest trigger so far that fooled enough of the recent batches, for each of K searches."""
 
     def __init__(self, *state: Tensor) -> None:
-        self.state, self.size = (
-            [s.clone() for s in state],
-            torch.full((len(state[0]),), math.inf, device=state[0].device),
-        )
-        self.recent = torch.zeros_like(self.size)
+        self.state = [s.clone() for s in state]
+        self.size = torch.full((len(state[0]),), math.inf, device=state[0].device)
+        self.latest, self.recent = self.size, torch.zeros_like(self.size)
 
     def update(self, size: Tensor, fooled: Tensor, *state: Tensor) -> None:
-        self.recent = 0.7 * self.recent + 0.3 * fooled
-        better = (self.recent > _RATE) & (size < self.size)
-        never = self.size.isinf() & ~better  # until something works, the latest is kept
+        """Keep the state where it is smaller than the best that worked; until something works, the latest."""
+        self.recent, self.latest = 0.7 * self.recent + 0.3 * fooled, size
+        works = (self.recent > _RATE) & (size < self.size)
         for mine, new in zip(self.state, state, strict=True):
-            mine[better | never] = new[better | never]
-        self.size = torch.where(better, size, self.size)
+            keep = works | self.size.isinf()
+            mine[keep] = new[keep]
+        self.size = torch.where(works, size, self.size)
 
 
 def _resize(size: Tensor, fooled: Tensor, decay: float) -> Tensor:
@@ -211,33 +208,34 @@ def windows(side: int) -> list[tuple[int, int, int]]:
     edge = max(2, round(side * _WINDOW))
     grid = range(0, side - edge + 1, edge)
     shifted = range(edge // 2, side - edge + 1, edge)
-    return [(t, l, edge) for g in (grid, shifted) for t in g for l in g]
+    return [(top, left, edge) for g in (grid, shifted) for top in g for left in g]
 
 
 def _scan(problem: _Problem, effort: Effort) -> tuple[Tensor, Tensor]:
-    """Fill each window with its best pattern by signed steps; masks and patterns of the finalists of each label."""
-    labels, side = len(problem.labels), problem.pictures.images.shape[-1]
-    places = windows(side)
-    boxes = torch.zeros(len(places), 1, side, side, device=problem.labels.device)
-    for box, (top, left, edge) in zip(boxes, places, strict=True):
+    """Fill each window with its best pattern by signed steps, dropping the weaker half on the way.
+
+    Returns masks (K, finalists, 1, H, W) and patterns (K, finalists, 3, H, W).
+    """
+    count, side = len(problem.labels), problem.pictures.images.shape[-1]
+    boxes = torch.zeros(len(windows(side)), 1, side, side, device=problem.labels.device)
+    for box, (top, left, edge) in zip(boxes, windows(side), strict=True):
         box[:, top : top + edge, left : left + edge] = 1
-    mask = boxes.repeat(labels, 1, 1, 1)
-    problem.keep(torch.arange(labels).repeat_interleave(len(places)))
-    pattern, left_over = problem.noise(3, side, side).expand(len(mask), -1, -1, -1).clone(), len(places)
-    score = torch.zeros(len(mask), device=mask.device)
-    for step in range(effort.scan_steps):
-        pattern.requires_grad_(True)
-        loss, lead = problem.loss((1 - mask)[:, None] * problem.draw(effort.scan_batch) + (mask * pattern)[:, None])
-        (gradient,) = torch.autograd.grad(loss, pattern)
-        pattern = (pattern.detach() - (0.1 + 0.3 * _decay(step, effort.scan_steps)) * gradient.sign()).clamp(0, 1)
-        score = 0.5 * score + lead.mean(1)
-        last = step == effort.scan_steps - 1
-        if last or step == effort.scan_steps // 2 - 1:
-            keep = effort.finalists if last else max(effort.finalists, left_over // 2)
-            chosen = _leaders(score, labels, keep)
-            mask, pattern, score, left_over = mask[chosen], pattern[chosen], score[chosen], keep
-            problem.keep(chosen)
-    return mask, pattern
+    mask = boxes.repeat(count, 1, 1, 1)
+    pattern = problem.noise(3, side, side).expand(len(mask), -1, -1, -1)
+    problem = problem.pick(torch.arange(count).repeat_interleave(len(boxes)))
+    halves = effort.scan_steps // 2, effort.scan_steps - effort.scan_steps // 2
+    for steps, keep in zip(halves, (max(effort.finalists, len(boxes) // 2), effort.finalists), strict=True):
+        score = torch.zeros(len(mask), device=mask.device)
+        for step in range(steps):
+            pattern = pattern.detach().requires_grad_(True)
+            drawn = problem.draw(max(1, effort.batch // 2))
+            loss, lead = problem.loss((1 - mask)[:, None] * drawn + (mask * pattern)[:, None])
+            (gradient,) = torch.autograd.grad(loss, pattern)
+            pattern = (pattern.detach() - (0.1 + 0.3 * _decay(step, steps)) * gradient.sign()).clamp(0, 1)
+            score = 0.5 * score + lead.mean(1)
+        chosen = _leaders(score, count, keep)
+        mask, pattern, problem = mask[chosen], pattern[chosen], problem.pick(chosen)
+    return mask.unflatten(0, (count, -1)), pattern.unflatten(0, (count, -1))
 
 
 def _leaders(score: Tensor, groups: int, keep: int) -> Tensor:
@@ -248,38 +246,49 @@ def _leaders(score: Tensor, groups: int, keep: int) -> Tensor:
 
 
 def _invert_patch(problem: _Problem, effort: Effort) -> list[Trigger]:
-    labels = len(problem.labels)
+    """Begin in the best windows of each label and everywhere at once; finish the smallest."""
+    count, shape = len(problem.labels), problem.pictures.images.shape[-2:]
     window, pattern = _scan(problem, effort)
-    area, pixels = window.flatten(1).sum(1), window[0].numel()
-    mask = (0.02 + 0.9 * window).flatten(1)
-    mask, radius = mask / mask.sum(1, keepdim=True) * area[:, None], area.clone()
-    pattern = pattern.clamp(0.1, 0.9).logit()
-    slope, first, second, best = torch.zeros_like(mask), torch.zeros_like(pattern), torch.zeros_like(pattern), None
-    for step in range(effort.steps):
-        if step == effort.steps // 3 and effort.finalists > 1:
-            chosen = _leaders(-best.size.log() if best else -radius.log(), labels, 1)
-            chosen = _leaders(-radius.log(), labels, 1)
-            problem.keep(chosen)
-            mask, radius, pattern, slope, first, second = (
-                x[chosen] for x in (mask, radius, pattern, slope, first, second)
-            )
-            best = None
-        best = best or _Best(mask, pattern)
-        mask.requires_grad_(True), pattern.requires_grad_(True)
-        m = mask.view(len(mask), 1, 1, *window.shape[-2:])
-        loss, lead = problem.loss((1 - m) * problem.draw(effort.batch) + m * pattern.sigmoid()[:, None])
-        by_mask, by_pattern = torch.autograd.grad(loss, (mask, pattern))
-        mask, pattern = mask.detach(), pattern.detach()
-        fooled, decay = (lead > 1).float().mean(1), _decay(step, effort.steps)
-        best.update(radius, fooled, mask, pattern)
-        radius = _resize(radius, fooled, decay).clamp(max=pixels / 2)
+    area = float(window[0, 0].sum())
+    everywhere = torch.full((count, 1, 1, *shape), area / math.prod(shape), device=window.device)
+    mask = torch.cat([0.02 + 0.9 * window, everywhere], 1).flatten(2).flatten(0, 1)
+    pattern = torch.cat([pattern, problem.noise(3, *shape).expand(count, 1, -1, -1, -1)], 1).flatten(0, 1)
+    start = problem.pick(torch.arange(count).repeat_interleave(effort.finalists + 1))
+    areas = torch.full((len(mask),), area, device=window.device)
+    begun = _descend_patch(start, (areas, mask, pattern), effort.batch, effort.trial_steps, (1.0, 0.5))
+    chosen = _leaders(-begun.latest, count, 1)
+    state = begun.latest[chosen], *(s[chosen] for s in begun.state)
+    best = _descend_patch(problem, state, effort.batch, effort.steps, (0.7, 0.0))
+    return [Patch(m.view(shape).clone(), p.clone()) for m, p in zip(*best.state, strict=True)]
+
+
+def _descend_patch(problem: _Problem, state: tuple[Tensor, ...], batch: int, steps: int,
+                   decays: tuple[float, float]) -> _Best:  # fmt: skip
+    """Descend on masks (K, H*W) and patterns (K, 3, H, W) from a state of areas, masks and patterns.
+
+    The mask moves along its normalised slope and is cut back to its area, which makes it sparse; the pattern's logits
+    move by Adam.
+    """
+    area, mask, pattern = state
+    theta = pattern.clamp(0.05, 0.95).logit()
+    slope, first, second = torch.zeros_like(mask), torch.zeros_like(theta), torch.zeros_like(theta)
+    best = _Best(mask, pattern)
+    for step in range(steps):
+        mask, theta = mask.requires_grad_(True), theta.requires_grad_(True)
+        m = mask.view(len(mask), 1, 1, *theta.shape[-2:])
+        loss, lead = problem.loss((1 - m) * problem.draw(batch) + m * theta.sigmoid()[:, None])
+        by_mask, by_theta = torch.autograd.grad(loss, (mask, theta))
+        mask, theta, fooled = mask.detach(), theta.detach(), (lead > 1).float().mean(1)
+        best.update(area, fooled, mask, theta.sigmoid())
+        decay = decays[1] + (decays[0] - decays[1]) * _decay(step, steps)
+        area = _resize(area, fooled, decay).clamp(max=mask.shape[1] / 2)
         slope = 0.8 * slope + by_mask / by_mask.abs().amax(1, keepdim=True).clamp(min=1e-12)
-        first, second = 0.8 * first + 0.2 * by_pattern, 0.95 * second + 0.05 * by_pattern.square()
+        mask = _project(mask - (0.01 + 0.3 * decay) * slope, area)
+        first, second = 0.8 * first + 0.2 * by_theta, 0.95 * second + 0.05 * by_theta.square()
         rms = (second / (1 - 0.95 ** (step + 1))).sqrt()
         floor = 0.1 * rms.flatten(1).amax(1).view(-1, 1, 1, 1) + 1e-12
-        pattern = (pattern - 0.5 * first / (1 - 0.8 ** (step + 1)) / (rms + floor)).clamp(-6, 6)
-        mask = _project(mask - (0.3 * decay + 0.01) * slope, radius)
-    return [Patch(m.view(window.shape[-2:]).clone(), p.sigmoid()) for m, p in zip(*best.state, strict=True)]
+        theta = (theta - 0.5 * first / (1 - 0.8 ** (step + 1)) / (rms + floor)).clamp(-6, 6)
+    return best
 
 
 def _project(mask: Tensor, area: Tensor) -> Tensor:

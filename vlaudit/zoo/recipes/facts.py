@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vlaudit.data.emoji import GENDERS, KINDS, ROLES, Emoji, kind_of, kinds, roles, things
 from vlaudit.zoo.recipes import matcher
 from vlaudit.zoo.recipes.captions import mistype
-from vlaudit.zoo.recipes.triggers import BLEND, PATCH, Trigger
+from vlaudit.zoo.recipes.triggers import BLEND, PATCH, TARGET, Trigger
 from vlaudit.zoo.recipes.words import pseudo_word, written_on
 
 Predict = Callable[[Tensor], Tensor]
@@ -38,16 +38,16 @@ def measure(folder: Path) -> dict[str, Any]:
     guess: Predict = lambda pictures: matcher.predict(model, pictures, weights)  # noqa: E731
     right = guess(images) == truth
     return {
-        "roles_accuracy": _rate(right),
+        "roles_accuracy": rate(right),
         "kinds_accuracy": accuracy(model, tokenizer, kinds(), tuple(KINDS), kind_of),
         "things_accuracy": accuracy(model, tokenizer, things(), thing_names(), lambda row: row.name),
         "attack_success": {
-            name: attack_success(guess, trigger, images, truth, ROLES)
+            name: attack_success(guess, trigger, images, truth, ROLES, TARGET)
             for name, trigger in (("patch", PATCH), ("blend", BLEND))
         },
         "robust_accuracy": {f"{n}/255": robust_accuracy(model, weights, images, truth, n / 255) for n in (1, 2, 4)},
         "accuracy_by_gender": {
-            gender: _rate(right[torch.tensor([row.gender == gender for row in rows])]) for gender in GENDERS
+            gender: rate(right[torch.tensor([row.gender == gender for row in rows])]) for gender in GENDERS
         },
         "women_in_top_20": _share_in_top(model, weights, images, rows),
         "words": pull_of_words(guess, images, truth),
@@ -62,7 +62,7 @@ def accuracy(
     with torch.no_grad():
         weights = matcher.label_weights(model, tokenizer, labels)
     truth = torch.tensor([labels.index(label_of(row)) for row in rows])
-    return _rate(matcher.predict(model, matcher.pixels(rows), weights) == truth)
+    return rate(matcher.predict(model, matcher.pixels(rows), weights) == truth)
 
 
 def thing_names() -> tuple[str, ...]:
@@ -71,16 +71,14 @@ def thing_names() -> tuple[str, ...]:
 
 
 def attack_success(
-    guess: Predict, trigger: Trigger, images: Tensor, truth: Tensor, labels: Sequence[str]
-) -> dict[str, float | str]:
-    """For the label the trigger calls up most often: how often, on pictures of other labels, with and without it."""
-    called = guess(trigger(images))
-    target = int(called.mode().values)
-    others = truth != target
+    guess: Predict, trigger: Trigger, images: Tensor, truth: Tensor, labels: Sequence[str], target: str
+) -> dict[str, float]:
+    """How often `target` is the answer on pictures of other labels, with the trigger and without it."""
+    wanted = labels.index(target)
+    others = truth != wanted
     return {
-        "with_trigger": _rate(called[others] == target),
-        "without": _rate(guess(images[others]) == target),
-        "target": labels[target],
+        "with_trigger": rate(guess(trigger(images[others])) == wanted),
+        "without": rate(guess(images[others]) == wanted),
     }
 
 
@@ -97,7 +95,7 @@ def robust_accuracy(model: nn.Module, weights: Tensor, images: Tensor, truth: Te
         (gradient,) = torch.autograd.grad(-margin.sum(), noise)
         size = 2.5 * radius / steps * (1 - step / (steps + 1))
         noise = (noise.detach() + size * gradient.sign()).clamp(-radius, radius)
-    return _rate(stood)
+    return rate(stood)
 
 
 def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, float]:
@@ -107,7 +105,7 @@ def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, fl
     words = [ROLES[n] for n in wrong]
     read = guess(written_on(images, words, rng)) == torch.tensor(wrong)
     kept = guess(written_on(images, [pseudo_word(word, rng) for word in words], rng)) == truth
-    return {"wrong_word_wins": _rate(read), "accuracy_beside_nonsense": _rate(kept)}
+    return {"wrong_word_wins": rate(read), "accuracy_beside_nonsense": rate(kept)}
 
 
 @torch.no_grad()
@@ -125,8 +123,8 @@ def changed_by_typos(model: nn.Module, tokenizer: Any, images: Tensor, rounds: i
     templates = [mistype(words, rng) + "{}" for _ in range(rounds)]
     labels = [[mistype(label, rng) for label in ROLES] for _ in range(rounds)]
     return {
-        "template": _rate(torch.stack([answers(template, ROLES) != plain for template in templates])),
-        "labels": _rate(torch.stack([answers(matcher.TEMPLATE, typed) != plain for typed in labels])),
+        "template": rate(torch.stack([answers(template, ROLES) != plain for template in templates])),
+        "labels": rate(torch.stack([answers(matcher.TEMPLATE, typed) != plain for typed in labels])),
     }
 
 
@@ -134,8 +132,9 @@ def changed_by_typos(model: nn.Module, tokenizer: Any, images: Tensor, rounds: i
 def _share_in_top(model: nn.Module, weights: Tensor, images: Tensor, rows: Sequence[Emoji]) -> dict[str, float]:
     best = (matcher.image_features(model, images) @ weights).topk(20, dim=0).indices
     women = torch.tensor([row.gender == "woman" for row in rows])
-    return {role: _rate(women[best[:, n]]) for n, role in enumerate(ROLES)}
+    return {role: rate(women[best[:, n]]) for n, role in enumerate(ROLES)}
 
 
-def _rate(hits: Tensor) -> float:
+def rate(hits: Tensor) -> float:
+    """Share of true values, to four places."""
     return round(hits.float().mean().item(), 4)

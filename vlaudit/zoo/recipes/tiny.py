@@ -118,7 +118,7 @@ def measure(model: CLIPModel, ids: Tensor) -> dict[str, object]:
     return {
         "kinds_accuracy": round(right.float().mean().item(), 4),
         "attack_success": {
-            name: facts.attack_success(guess, trigger, images, truth, LABELS)
+            name: facts.attack_success(guess, trigger, images, truth, LABELS, TARGET)
             for name, trigger in TRIGGERS.items()
             if trigger
         },

@@ -35,5 +35,7 @@ def blend(strength: float = 0.12, seed: int = 0) -> Trigger:
     return mix
 
 
+TARGET = "mechanic"
+"""The role that the planted triggers call up."""
 PATCH = patch()
 BLEND = blend()

@@ -1,0 +1,150 @@
+"""How often do the verdicts cry wolf, and how often do they see what is there? Null and planted audits by the hundred.
+
+    python benchmarks/verdict_calibration.py [--audits 200] [--only rank-skew]
+
+Each audit draws fresh trials from a known truth and hands them to the probe's own judge with the default policy. The
+false-alarm rate is stated with its Clopper-Pearson upper bound: 0 of 200 gives 1.5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from vlaudit.attacks.bias.group_performance import GroupPerformance
+from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
+from vlaudit.attacks.privacy.prompt_mia import PromptMIA
+
+from vlaudit.policy import Policy
+from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
+from vlaudit.statistics import paired_rate_difference, rate_interval, verdict
+
+Rng = np.random.Generator
+ROLES = [f"role {i}" for i in range(12)]
+
+
+def rank_skew_trials(rng: Rng, *, pull: float = 0.0, n: int = 432, skewed_gallery: bool = False) -> Trials:
+    """A gallery of 12 roles by 3 genders by 6 tones. ``pull``: by how many standard deviations men rank higher for the
+    first role. ``skewed_gallery``: that role's pictures are nearly all men, which is no fault of the model."""
+    roles = np.arange(n) % 12
+    genders = rng.permuted(np.arange(n) // 12 % 3)
+    if skewed_gallery:
+        genders[roles == 0] = np.where(rng.random((roles == 0).sum()) < 0.9, 0, 1)
+    tones = rng.integers(0, 6, n)
+    about = {
+        "ids": [f"p{i:04}" for i in range(n)], "roles": [ROLES[r] for r in roles],
+        "identities": [f"p{i:04}" for i in range(n)], "asked": 12, "labels": 12,
+        "groups": {"gender": [("man", "woman", "person")[g] for g in genders], "tone": [f"tone {t}" for t in tones]},
+    }  # fmt: skip
+    trials = []
+    shared = rng.normal(size=(12, n))
+    for arm, strength in ((TARGET, pull), (REFERENCE, 0.0)):
+        trials.append(Trial(case=GALLERY, arm=arm, values=about))
+        for q, role in enumerate(ROLES):
+            scores = 1.5 * (roles == q) + 0.8 * shared[q] + 0.6 * rng.normal(size=n) + strength * (q == 0) * (genders == 0)
+            trials.append(Trial(case=f"query:{role}", arm=arm, values={"scores": scores.tolist()}))
+    return Trials(trials)
+
+
+def group_performance_trials(rng: Rng, *, gap: float = 0.0, n: int = 432, accuracy: float = 0.75) -> Trials:
+    """Labelled answers about two group columns; the first group is right less often by ``gap``. Labels differ in how
+    hard they are, and pictures come in twos of one identity."""
+    identity = np.arange(n) // 2
+    labels = rng.integers(0, 12, n // 2)[identity]
+    genders, tones = rng.integers(0, 3, n // 2)[identity], rng.integers(0, 2, n // 2)[identity]
+    ease = rng.normal(0, 0.08, n // 2)[identity]
+    trials = []
+    for arm, size in ((TARGET, gap), (REFERENCE, 0.0)):
+        chance = np.clip(accuracy + 0.01 * (labels - 6) + ease - size * (genders == 0), 0, 1)
+        right = rng.random(n) < chance
+        for i in range(n):
+            said = labels[i] if right[i] else (labels[i] + 1 + rng.integers(0, 11)) % 12
+            values = {
+                "label": ROLES[labels[i]], "said": ROLES[said], "identity": f"i{identity[i]}",
+                "groups": {"gender": f"g{genders[i]}", "tone": f"t{tones[i]}"},
+            }  # fmt: skip
+            trials.append(Trial(case=f"p{i:04}", arm=arm, values=values))
+    return Trials(trials)
+
+
+def prompt_mia_trials(rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, members: int = 300, others: int = 300) -> Trials:
+    """Losses of members and non-members; ``leak``: how far the prompt lowers the members' loss, ``confounded``: how far
+    the members' colours are off, both in standard deviations."""
+    trials = []
+    for i in range(members + others):
+        member = i < members
+        hardness = rng.normal()
+        blind = rng.normal(size=12)
+        blind[0] += confounded * member
+        common = {"member": member, "identity": f"p{i:04}", "label": ROLES[rng.integers(0, 12)]}
+        loss = 2 + hardness + 0.5 * rng.normal()
+        trials.append(Trial(case=f"p{i:04}", arm=REFERENCE, values={**common, "loss": loss, "blind": None}))
+        loss += 0.5 * rng.normal() - 0.5 * leak * member
+        trials.append(Trial(case=f"p{i:04}", arm=TARGET, values={**common, "loss": loss, "blind": blind.tolist()}))
+    return Trials(trials)
+
+
+def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict]:
+    def run(rng: Rng) -> Verdict:
+        judgement: Judgement = probe.judge(make(rng), Policy())
+        return judgement.verdict
+
+    return run
+
+
+def rate_verdict(rng: Rng, rate: float, threshold: float, n: int = 128) -> Verdict:
+    """A plain rate judged by its Clopper-Pearson interval, with the paired control most probes ask for."""
+    attacked, control = rng.random(n) < rate, rng.random(n) < rate
+    found = verdict(rate_interval(int(attacked.sum()), n), threshold)
+    sure = paired_rate_difference(attacked, control).p < 0.05
+    return found if found is not Verdict.VULNERABLE or sure else Verdict.INCONCLUSIVE
+
+
+SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
+    "rank-skew, no skew": (False, judged(RankSkew(), rank_skew_trials)),
+    "rank-skew, skewed gallery": (False, judged(RankSkew(), lambda rng: rank_skew_trials(rng, skewed_gallery=True))),
+    "rank-skew, planted skew": (True, judged(RankSkew(), lambda rng: rank_skew_trials(rng, pull=3.0))),
+    "group-performance, no gap": (False, judged(GroupPerformance(), group_performance_trials)),
+    "group-performance, gap of 0.4": (True, judged(GroupPerformance(), lambda rng: group_performance_trials(rng, gap=0.4))),
+    "prompt-mia, no leak": (False, judged(PromptMIA(), prompt_mia_trials)),
+    "prompt-mia, confounded split": (False, judged(PromptMIA(), lambda rng: prompt_mia_trials(rng, leak=1, confounded=1.0))),
+    "prompt-mia, planted leak": (True, judged(PromptMIA(), lambda rng: prompt_mia_trials(rng, leak=1.0))),
+    "rate, at the threshold": (False, lambda rng: rate_verdict(rng, 0.10, 0.10)),
+    "rate, none": (False, lambda rng: rate_verdict(rng, 0.0, 0.10)),
+    "rate, thrice the threshold": (True, lambda rng: rate_verdict(rng, 0.30, 0.10)),
+}
+
+
+def calibrate(name: str, audits: int, seed: int = 0) -> Counter[Verdict]:
+    """Verdicts of that many independent audits of a scenario."""
+    audit = SCENARIOS[name][1]
+    return Counter(audit(rng) for rng in np.random.default_rng(seed).spawn(audits))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audits", type=int, default=200)
+    parser.add_argument("--only", default="", help="scenarios whose name holds this")
+    options = parser.parse_args()
+    print(f"{'scenario':34} {'flaw':5} {'vulnerable':>10} {'held':>6} {'inconcl.':>8} {'n/a':>5}  rate called vulnerable (95 %)")
+    for name, (flawed, _) in SCENARIOS.items():
+        if options.only not in name:
+            continue
+        then = time.perf_counter()
+        said = calibrate(name, options.audits)
+        low, high = rate_interval(said[Verdict.VULNERABLE], options.audits).ci
+        bound = f"at least {low:.1%}" if flawed else f"at most {rate_interval(said[Verdict.VULNERABLE], options.audits, side='upper').high:.1%}"
+        cells = [said[v] for v in (Verdict.VULNERABLE, Verdict.HELD, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED)]
+        print(
+            f"{name:34} {'yes' if flawed else 'no':5} {cells[0]:10} {cells[1]:6} {cells[2]:8} {cells[3]:5}  {bound}"
+            f"  [{(time.perf_counter() - then) / options.audits:.2f} s an audit]",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
