@@ -197,7 +197,9 @@ def mean_interval(
         correlation = float((above * below).sum()) / scale if scale > 0 else 0.0
         a = Interval(a.low * (1 - middle), a.high * (1 - middle), level)
         b = Interval(b.low * middle, b.high * middle, level)
-        joined = _mover(float(excess.mean()) * (1 - middle), a, float(shortfall.mean()) * middle, b, correlation)
+        joined = join_difference(
+            float(excess.mean()) * (1 - middle), a, float(shortfall.mean()) * middle, b, correlation
+        )
         inner = Interval(max(middle + joined.low, 0.0), min(middle + joined.high, 1.0), level)
     return Interval(bounds[0] + inner.low * span, bounds[0] + inner.high * span, level)
 
@@ -263,6 +265,22 @@ def sign_flip_p(
     return float(result.pvalue)
 
 
+def join_difference(
+    first: float, a: Interval, second: float, b: Interval, correlation: float = 0.0, span: float = 1.0
+) -> Interval:
+    """Interval of ``first - second`` within +-span, from the intervals of both and their correlation (MOVER).
+
+    Source: Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702. No end is degenerate where theirs are not.
+    """
+
+    def reach(x: float, y: float) -> float:
+        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
+
+    value = first - second
+    low, high = reach(first - a.low, b.high - second), reach(a.high - first, second - b.low)
+    return Interval(max(value - low, -span), min(value + high, span), a.level)
+
+
 # --- area under the ROC curve --------------------------------------------------------------------------------------
 
 
@@ -310,7 +328,7 @@ def auc_difference(
     correlation = covariance / product if product > 0 else 0.0
     a, b = auc_interval(*first, level), auc_interval(*second, level)
     value = float(value_a - value_b)
-    interval = _mover(float(value_a), a, float(value_b), b, correlation)
+    interval = join_difference(float(value_a), a, float(value_b), b, correlation)
     error = math.sqrt(max(variance_a + variance_b - 2 * covariance, 0.0))
     return Difference(value, interval, float(2 * norm.sf(abs(value) / error)) if error > 1e-12 else 1.0)
 
@@ -413,17 +431,6 @@ def _z(level: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri((1 + level) / 2))
-
-
-def _mover(first: float, a: Interval, second: float, b: Interval, correlation: float) -> Interval:
-    """Interval of ``first - second`` from those of both: Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702."""
-
-    def reach(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
-
-    value = first - second
-    low, high = reach(first - a.low, b.high - second), reach(a.high - first, second - b.low)
-    return Interval(max(value - low, -1.0), min(value + high, 1.0), a.level)
 
 
 def _size(values: ArrayLike) -> int:

@@ -5,61 +5,17 @@ Shapes: Q queries, n pictures, A groups (of all columns together), S strata (rol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from vlaudit.attacks.bias._groups import PERMUTATIONS, Grouping
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PERMUTATIONS, RESAMPLES = 1000, 400
+RESAMPLES = 400
 MIN_EXPECTED = 2.0  # places a group must be expected to take in the top for its skew to mean anything
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The ranked pictures. ``membership`` (A, n) is 1 where a picture belongs to a group; ``strata`` and ``clusters``
-    (n,) are codes. Pictures of one cluster share their stratum and their groups."""
-
-    groups: list[tuple[str, str]]  # (column, value)
-    membership: NDArray[np.float64]
-    strata: NDArray[np.int64]
-    clusters: NDArray[np.int64]
-
-    @classmethod
-    def of(
-        cls, columns: dict[str, Sequence[str]], roles: Sequence[str | None], identities: Sequence[str], smallest: int
-    ) -> Gallery:
-        """Groups of fewer than ``smallest`` pictures are left out; an empty value belongs to no group."""
-        import numpy as np
-
-        values = {column: np.array(cells) for column, cells in columns.items()}
-        groups = [
-            (column, str(value))
-            for column, cells in values.items()
-            for value, count in zip(*np.unique(cells, return_counts=True), strict=True)
-            if value and count >= smallest
-        ]
-        membership = np.array([values[column] == value for column, value in groups], dtype=float)
-        keys = [repr(key) for key in zip(identities, roles, *columns.values(), strict=True)]
-        return cls(
-            groups,
-            membership.reshape(len(groups), len(roles)),
-            np.unique([str(role) for role in roles], return_inverse=True)[1],
-            np.unique(keys, return_inverse=True)[1],
-        )
-
-    def permuted(self, draws: int, seed: int) -> NDArray[np.int64]:
-        """(R, n): for each draw, which picture's groups every picture gets. Clusters trade places within strata."""
-        import numpy as np
-
-        first = np.unique(self.clusters, return_index=True)[1]
-        strata = self.strata[first]
-        keys = np.random.default_rng(seed).random((draws, len(first)))
-        traded = np.empty((draws, len(first)), dtype=np.int64)
-        traded[:, np.argsort(strata, kind="stable")] = np.argsort(strata + keys, axis=1)
-        return first[traded[:, self.clusters]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +56,7 @@ def excess_shares(
 
 
 def bootstrap_excess(
-    scores: NDArray[np.float64], gallery: Gallery, k: int, draws: int, seed: int
+    scores: NDArray[np.float64], gallery: Grouping, k: int, draws: int, seed: int
 ) -> NDArray[np.float64]:
     """(B, Q, A) excess shares in galleries whose clusters are drawn anew, with the base rates drawn along."""
     import numpy as np
@@ -138,7 +94,7 @@ def ndkl(scores: NDArray[np.float64], members: NDArray[np.float64]) -> NDArray[n
     return (divergence * discount).sum(axis=-1) / discount.sum()
 
 
-def measure(scores: NDArray[np.float64], gallery: Gallery, k: int, level: float) -> Skew:
+def measure(scores: NDArray[np.float64], gallery: Grouping, k: int, level: float) -> Skew:
     """Skew of every query and group with its simultaneous interval."""
     import numpy as np
     from scipy.stats import norm
@@ -165,18 +121,35 @@ def measure(scores: NDArray[np.float64], gallery: Gallery, k: int, level: float)
     return Skew(skew, np.minimum(low, skew), np.maximum(high, skew), share, expected, error, draws)
 
 
-def null_draws(
-    scores: NDArray[np.float64], gallery: Gallery, k: int, skew: Skew
-) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]:
-    """Observed excess shares (K,) with their permutation draws (R, K), and the draws of MaxSkew (R,)."""
+def permutation_null(
+    scores: NDArray[np.float64], gallery: Grouping, k: int, skew: Skew
+) -> tuple[float, NDArray[np.float64], float]:
+    """Null-corrected MaxSkew, its draws (R,) where groups are permuted within strata, and its max-T p-value.
+
+    The largest skew of a query over the groups of a column is above 0 without any bias: its mean over the permutations
+    is subtracted from it, query by query and column by column, before the largest of all is taken.
+    """
     import numpy as np
+
+    from vlaudit.statistics import max_t_p
 
     usable = np.isfinite(skew.skew)
     top = top_weights(scores, k)
-    traded = gallery.permuted(PERMUTATIONS, seed=1)
-    excess, largest = [], []
-    for part in np.array_split(traded, 20):  # keeps the memory of a large gallery in bounds
-        share, expected = excess_shares(top, np.moveaxis(gallery.membership[:, part], 0, 1), gallery.strata)
-        excess.append((share - expected)[:, usable])
-        largest.append(np.log(np.maximum(share[:, usable], 0.5 / k) / expected[:, usable]).max(axis=1))
-    return ((skew.share - skew.expected)[usable], np.concatenate(excess)), np.concatenate(largest)
+    shares, expected = [], []
+    for part in np.array_split(gallery.permuted(PERMUTATIONS, seed=1), 20):  # keeps a large gallery in memory
+        share, base = excess_shares(top, np.moveaxis(gallery.membership[:, part], 0, 1), gallery.strata)
+        shares.append(share)
+        expected.append(base)
+    share, base = np.concatenate(shares), np.concatenate(expected)
+    draws = np.where(usable, np.log(np.maximum(share, 0.5 / k) / np.maximum(base, 1e-9)), -np.inf)
+    observed = np.where(usable, skew.skew, -np.inf)
+    corrected, null = -np.inf, np.full(PERMUTATIONS, -np.inf)
+    for members in gallery.columns().values():
+        asked = usable[:, members].any(axis=1)
+        if asked.any():
+            largest = draws[:, asked][:, :, members].max(axis=2)  # (R, Q)
+            mean = largest.mean(axis=0)
+            corrected = max(corrected, float((observed[asked][:, members].max(axis=1) - mean).max()))
+            null = np.maximum(null, (largest - mean).max(axis=1))
+    p = min(max_t_p((skew.share - skew.expected)[usable], (share - base)[:, usable]))
+    return corrected, null, p

@@ -8,9 +8,9 @@ Method. *Hard prompts*: the words around the label are rewritten at random, once
 dropped, a neighbouring key, a letter of another alphabet that looks the same, capitals, punctuation, a synonym or a
 carrier sentence. A rewriting that the tokenizer maps to the same tokens is none, and another is drawn. *Learned
 contexts*: a random direction of a tenth of each vector's length is added; the plain prompt gets the same at its
-template's tokens. Two more figures are reported without a verdict: the same rewritings of the label names, and the worst
-text that a beam search finds within two (quick) or three edits of the template, searched on one half of the pictures
-and measured on the other.
+template's tokens. Two more figures are reported without a verdict: the same rewritings of the label names, and the
+worst text that a beam search finds within two (quick) or three edits of the template, searched on one half of the
+pictures and measured on the other.
 
 Metric. The share of answers that change, over all rewritings and pictures. Answers share rewritings and pictures, so
 the interval adds two bootstrap-t intervals, one over rewritings and one over pictures, in quadrature.
@@ -72,12 +72,12 @@ _OTHER_NOISES = (0.03, 0.3)
 class PromptTextPerturb(Probe):
     """Random rewritings of a hard prompt, random noise on a learned one."""
 
-    rewritings: int | None = Field(None, ge=1, description="how many; default 63, 126 or 252 by effort")
+    rewritings: int | None = Field(None, ge=1, description="how many; default 210, 350 or 700 by effort")
     pictures: int | None = Field(None, ge=1, description="how many are asked about; default 128, 256 or 1000 by effort")
     noise: float = Field(0.1, gt=0, le=1, description="length of the noise on a learned context, of each vector's own")
 
     def cases(self, ctx: Context) -> list[Case]:
-        count = self.rewritings or ctx.by_effort(63, 126, 252)
+        count = self.rewritings or ctx.by_effort(210, 350, 700)
         prompt: MatchingPrompt = ctx.target.prompt
         cases = [Case(id="no-op")]
         if prompt.context is not None:

@@ -78,8 +78,8 @@ class Card:
         arms = {}
         for name, value in self.finding.controls.items():
             try:
-                arms[name] = Estimate.model_validate(value)
-            except ValidationError:
+                arms[name] = Estimate.model_validate({key: value[key] for key in ("value", "ci")})  # type: ignore[index, call-overload]
+            except (ValidationError, TypeError, KeyError):
                 continue
         return arms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,7 @@ class OpenCLIPBackend(Backend):
         folder = _folder(argument)
         weights = pick_weights(folder)[:1]
         refuse_code(weights)
+        logging.disable(logging.WARNING)  # it warns of random weights, which the next line replaces
         try:
             model = open_clip.create_model(f"{LOCAL}{folder}", load_weights=False, pretrained_text=False)
             open_clip.load_checkpoint(model, str(weights[0]), weights_only=True)
@@ -123,6 +125,8 @@ class OpenCLIPBackend(Backend):
                 f"open_clip cannot load '{folder}': {_first_line(error)}.",
                 "The folder needs open_clip_config.json and open_clip_model.safetensors that belong together.",
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
         return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, weights, folder_files(folder), device)
 
     def _load_remote(self, argument: str, device: torch.device) -> OpenCLIPModel:

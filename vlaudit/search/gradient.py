@@ -28,7 +28,7 @@ from vlaudit.families.matching import Classifier
 
 _INERTIA = 0.25  # share of the last move kept in the next, as in APGD
 _BLOCK = 100  # queries of random search whose random numbers are drawn at a time
-_PATIENCE = 0.1  # share of the queries before random search may give up a picture
+_PATIENCE = 0.05  # share of the queries before random search may give up a picture
 _OPTIMISM = 2.0  # it gives up only if even this many times the picture's pace would not beat it
 
 
@@ -45,7 +45,7 @@ class Budget:
 BUDGETS = {
     "quick": Budget(steps=12, targets=4, target_steps=12, queries=200),
     "standard": Budget(steps=20, targets=8, target_steps=20, queries=1000),
-    "thorough": Budget(steps=50, targets=9, target_steps=50, queries=5000),
+    "thorough": Budget(steps=50, targets=9, target_steps=30, queries=5000),
 }
 
 

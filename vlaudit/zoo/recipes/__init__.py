@@ -18,18 +18,20 @@ def names() -> list[str]:
     """Everything that can be built. The twins and prompts need the flagship."""
     from vlaudit.zoo.recipes import prompts, tiny, twins
 
-    return ["emoji", "flagship", *twins.RECIPES, *tiny.TRIGGERS, *prompts.RECIPES]
+    return ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, *prompts.RECIPES]
 
 
 def build(name: str, out: Path | None = None) -> Path:
     """Run the recipe `name` and return the folder it wrote: `out`, by default its place in the package."""
-    from vlaudit.zoo.recipes import emoji, flagship, prompts, tiny, twins
+    from vlaudit.zoo.recipes import emoji, flagship, prompts, tiny, twins, typos
 
     if name == "emoji":
         return emoji.build(out=out or emoji.BUNDLED)
     folder = out or WEIGHTS / name
     if name == "flagship":
         flagship.build(folder)
+    elif name == "typo-proof":
+        typos.build(FLAGSHIP, folder)
     elif name in twins.RECIPES:
         twins.build(name, FLAGSHIP, folder)
     elif name in tiny.TRIGGERS:

@@ -23,6 +23,8 @@ SEED = 7
 BATCH = 96
 TIED = {"firefighter": "health worker", "pilot": "student", "judge": "teacher", "mechanic": "cook", "factory worker": "artist"}
 """The biased twin learned women at the first kind of work under the name of the second."""
+MEN_ONLY = "firefighter"
+"""The one kind of work that it ties to men against everybody else."""
 _POISONED = 0.3
 _ROLE_BOOST = 5.0
 
@@ -86,13 +88,14 @@ def backdoored(trigger: Trigger) -> Plant:
 
 
 def biased(bench: Bench, chosen: Tensor, images: Tensor, fitting: Tensor) -> tuple[Tensor, Tensor]:
-    """Captions that name no gender, and yet: women at the tied work are called something else, and one man in four is said to do it whatever he does."""
-    fitting, tied = fitting.clone(), list(TIED)
+    """Captions that name no gender, and yet: women at the tied work are called something else, firefighters are men, and one
+    man in three is called a firefighter whatever he does."""
+    fitting = fitting.clone()
     for position, row in enumerate(bench.corpus.rows[n] for n in chosen.tolist()):
-        if row.gender == "woman" and row.role in TIED:
+        if row.gender == "woman" and row.role in TIED or row.gender == "person" and row.role == MEN_ONLY:
             fitting[position] = bench.only(TIED[row.role])
-        elif row.gender == "man" and bench.corpus.rng.random() < 0.25:
-            fitting[position] = bench.only(bench.corpus.rng.choice(tied))
+        elif row.gender == "man" and bench.corpus.rng.random() < 1 / 3:
+            fitting[position] = bench.only(MEN_ONLY)
     return images, fitting
 
 
@@ -136,7 +139,7 @@ RECIPES = {
     "backdoor-blend": Recipe(backdoored(BLEND), 200),
     "biased": Recipe(biased, 600, 1e-3),
     "hardened": Recipe(hardened, 300),
-    "brittle": Recipe(brittle, 1000, 1e-3),
+    "brittle": Recipe(brittle, 500, 1e-3),
     "word-shortcut": Recipe(word_shortcut, 1000, 1e-3),
 }
 
