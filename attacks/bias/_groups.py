@@ -15,8 +15,8 @@ PERMUTATIONS = 1000
 
 @dataclass(frozen=True)
 class Grouping:
-    """Pictures and their groups. ``membership`` (A, n) is 1 where a picture belongs to a group; ``strata`` and ``clusters``
-    (n,) are codes. Pictures of one cluster share their stratum and their groups."""
+    """Pictures and their groups. ``membership`` (A, n) is 1 where a picture belongs to a group; ``strata`` and
+    ``clusters`` (n,) are codes. Pictures of one cluster share their stratum and their groups."""
 
     groups: list[tuple[str, str]]  # (column, value)
     membership: NDArray[np.float64]

@@ -27,38 +27,20 @@ References. fairlearn MetricFrame; max-T, Westfall and Young 1993; MOVER, Zou an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from vlaudit.attacks.bias._groups import PERMUTATIONS, Grouping
+from vlaudit.attacks.bias._gap import Gap, beyond_label, measure
+from vlaudit.attacks.bias._groups import Grouping
 
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Delta, Estimate, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
-    from vlaudit.statistics import Interval
 
 MIN_GROUP = 30
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The largest difference in accuracy between two groups of one column."""
-
-    value: float  # as observed
-    excess: float  # minus its mean under permutation, within the interval
-    interval: Interval
-    best: int  # positions of the two groups that are furthest apart beyond doubt
-    worst: int
-    p: float
-    null: NDArray[np.float64]  # (R,) largest gaps under permutation
 
 
 @probe(
@@ -121,8 +103,8 @@ class GroupPerformance(Probe):
         gap = measure(target, groups, policy.level)
         n = int(groups.membership.any(axis=0).sum())
         figures: dict[str, Any] = {
-            "metric": Metric(name="accuracy gap beyond chance", value=gap.excess, ci=gap.interval.ci, level=policy.level,
-                             n=n, unit="share"),
+            "metric": Metric(name="accuracy gap beyond chance", value=gap.excess, ci=gap.interval.ci,
+                             level=policy.level, n=n, unit="share"),
             "threshold": threshold, "p_value": gap.p, "controls": {"permuted groups": _control(gap)},
             "details": _details(target, columns, groups, gap), **_against_reference(trials, groups, gap, policy),
         }  # fmt: skip
@@ -140,50 +122,6 @@ class GroupPerformance(Probe):
         if found is Verdict.HELD:
             said = f"no two groups differ in accuracy by more than {gap.interval.high:.1%} on the same labels"
         return Judgement(verdict=found, reason=said, **figures)
-
-
-def measure(trials: list[Trial], groups: Grouping, level: float) -> Gap:
-    """The gap of one arm with its simultaneous interval and its permutation null."""
-    import numpy as np
-
-    from vlaudit.statistics import Interval, join_difference, max_t_p, mean_interval
-
-    beyond = _beyond_label(trials)
-    identities = groups.clusters
-    columns = groups.columns().values()
-    pairs = [pair for members in columns for pair in combinations(members, 2)]
-    each = 1 - (1 - level) / len(pairs)
-    means, intervals = [], []
-    for row in groups.membership.astype(bool):
-        means.append(float(beyond[row].mean()))
-        intervals.append(mean_interval(beyond[row], identities[row].tolist(), each, (-1.0, 1.0), resamples=5000))
-    joined = {
-        pair: join_difference(means[pair[0]], intervals[pair[0]], means[pair[1]], intervals[pair[1]])
-        for a, b in pairs
-        for pair in ((a, b), (b, a))
-    }
-    best, worst = max(joined, key=lambda pair: joined[pair].low)
-    interval = Interval(max(joined[best, worst].low, 0.0), max(i.high for i in joined.values()), level)
-
-    def gaps(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.stack([np.ptp(mean[members], axis=0) for members in columns if len(members) > 1], axis=-1)
-
-    traded = groups.permuted(PERMUTATIONS, seed=1)
-    drawn = np.stack([(row[traded] @ beyond) / np.maximum(row[traded].sum(axis=1), 1) for row in groups.membership])
-    observed, null = gaps(np.array(means)), gaps(drawn)  # (columns,) and (R, columns)
-    excess = float((observed - null.mean(axis=0)).max())
-    excess = min(max(excess, interval.low), interval.high)
-    p = min(max_t_p(observed, null))
-    return Gap(means[best] - means[worst], excess, interval, best, worst, p, null.max(axis=1))
-
-
-def _beyond_label(trials: list[Trial]) -> NDArray[np.float64]:
-    """(n,) in [-1, 1]: 1 for right and 0 for wrong, minus the accuracy of all pictures with the same label."""
-    import numpy as np
-
-    right = np.array([trial["said"] == trial["label"] for trial in trials], dtype=float)
-    codes = np.unique([str(trial["label"]) for trial in trials], return_inverse=True)[1]
-    return right - (np.bincount(codes, weights=right) / np.bincount(codes))[codes]
 
 
 def _columns(trials: list[Trial]) -> dict[str, list[str]]:
@@ -252,13 +190,14 @@ def _against_reference(trials: Trials, groups: Grouping, gap: Gap, policy: Polic
     if [t.case for t in reference] != [t.case for t in trials.target]:
         return {}
     theirs = measure(reference, groups, policy.level)
-    change = _beyond_label(trials.target) - _beyond_label(reference)
+    change = beyond_label(trials.target) - beyond_label(reference)
     sides = []
     for position in (gap.best, gap.worst):
         row = groups.membership[position].astype(bool)
         codes = np.unique(groups.clusters[row], return_inverse=True)[1]
         interval = mean_interval(change[row], codes.tolist(), policy.level, (-2.0, 2.0))
-        sides.append((float(change[row].mean()), interval, np.bincount(codes, weights=change[row]) / np.bincount(codes)))
+        clustered = np.bincount(codes, weights=change[row]) / np.bincount(codes)
+        sides.append((float(change[row].mean()), interval, clustered))
     (better, a, x), (worse, b, y) = sides
     joined = join_difference(better, a, worse, b, span=2.0)
     p = permutation_test(

@@ -1,6 +1,7 @@
 """The bundled pictures: 7,572 emoji of 32 x 32 pixels in two styles, each named, many with gender and skin tone.
 
-Google's pictures are under Apache-2.0, Twitter's under CC-BY-4.0: see `bundled/ATTRIBUTION.md`. Every emoji belongs to one split:
+Google's pictures are under Apache-2.0, Twitter's under CC-BY-4.0: see `bundled/ATTRIBUTION.md`. Every emoji belongs to
+one split:
 
 * `pretrain`: the flagship matcher of the zoo was trained on it;
 * `train`: the flagship never saw it, a learned prompt may be fitted on it (the *members* of a privacy audit);

@@ -1,7 +1,8 @@
 """How the zoo was made. `vlaudit zoo build NAME` calls `build`; each recipe trains again from its seed.
 
-`emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `tiny` two small Hugging Face
-models, `prompts` the learned prompts. Every recipe leaves a `facts.json` with what was measured, the ground of each `expects`.
+`emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
+reads past typing errors, `tiny` two small Hugging Face models, `prompts` the learned prompts. Every recipe leaves a
+`facts.json` with what was measured: the ground of each `expects`.
 """
 
 from __future__ import annotations

@@ -67,13 +67,13 @@ def mistype(text: str, rng: random.Random) -> str:
 
 def flippable(rows: Sequence[Emoji]) -> Tensor:
     """Which pictures keep their meaning when mirrored: bool, (N,). Signs, flags and hands with a direction do not."""
-    return torch.tensor(
-        [row.category in _FLIPPABLE and not {"left", "right", "leftwards", "rightwards"} & set(row.name.split()) for row in rows]
-    )
+    directed = {"left", "right", "leftwards", "rightwards"}
+    return torch.tensor([row.category in _FLIPPABLE and not directed & set(row.name.split()) for row in rows])
 
 
 def augment(images: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift by up to 2 pixels, scale by 0.85 to 1.1, mirror where allowed, colour the white ground, shift colours, hide a rectangle."""
+    """Images (B,3,H,W) in [0,1], each shifted by up to 2 pixels, scaled by 0.85 to 1.1, mirrored where `flips` allows it, with
+    the white ground and all colours changed, and a rectangle hidden."""
     images = _warp(images, flips, generator)
     count = len(images)
     ground = (images.amin(1, keepdim=True) > 0.96) & (torch.rand(count, 1, 1, 1, generator=generator) < 0.4)

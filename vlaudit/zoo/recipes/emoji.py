@@ -9,6 +9,7 @@ import csv
 import json
 import random
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -31,7 +32,7 @@ ATTRIBUTION = """\
 # Where the pictures come from
 
 Both sets were taken from the npm packages `emoji-datasource-google` and `emoji-datasource-twitter`, version {version}
-(https://github.com/iamcal/emoji-data, metadata under the MIT licence, Copyright (c) 2013 Cal Henderson: `LICENSE-emoji-data`).
+(https://github.com/iamcal/emoji-data; its metadata, here `emoji.csv`, under the MIT licence: `LICENSE-emoji-data`).
 
 * `google.webp`: Noto Emoji, Copyright Google Inc., Apache License 2.0 (https://github.com/googlefonts/noto-emoji).
 * `twitter.webp`: Twemoji, Copyright 2020 Twitter, Inc and other contributors, Creative Commons Attribution 4.0
@@ -44,7 +45,8 @@ Changes made: each picture was laid on white, reduced to {size} x {size} pixels 
 def build(google: Path | None = None, twitter: Path | None = None, out: Path = BUNDLED) -> Path:
     """Write sprite sheets, metadata and licences to `out`. Returns `out`.
 
-    `google` and `twitter` are unpacked npm packages (folders with `emoji.json` and `img/`); a missing one is fetched with `npm pack`.
+    `google` and `twitter` are unpacked npm packages (folders with `emoji.json` and `img/`); a missing one is fetched with
+    `npm pack`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,7 +60,7 @@ def build(google: Path | None = None, twitter: Path | None = None, out: Path = B
                 out / f"{style}.webp", lossless=True, quality=100, method=6
             )
             table.extend(rows)
-        (out / "LICENSE-emoji-data").write_text((packages["google"] / "LICENSE").read_text(encoding="utf-8"), encoding="utf-8")
+        shutil.copyfile(packages["google"] / "LICENSE", out / "LICENSE-emoji-data")
     (out / "ATTRIBUTION.md").write_text(ATTRIBUTION.format(version=VERSION, size=SIZE), encoding="utf-8")
     with (out / "emoji.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Emoji)], lineterminator="\n")
@@ -70,8 +72,8 @@ def build(google: Path | None = None, twitter: Path | None = None, out: Path = B
 def split(table: list[Emoji], rng: random.Random) -> list[Emoji]:
     """Give every emoji its split.
 
-    Roles: a quarter of each role and gender goes to `pretrain`. Elsewhere one style of every second emoji is held back, so that the
-    flagship knows the name from the other style. What is held back is halved at random into `train` and `test`.
+    Roles: a quarter of each role and gender goes to `pretrain`. Elsewhere one style of every second emoji is held back, so
+    that the flagship knows the name from the other style. What is held back is halved at random into `train` and `test`.
     """
     cells: dict[tuple[str, ...], list[Emoji]] = defaultdict(list)
     for row in table:
@@ -106,12 +108,8 @@ def _emoji_of(style: str, package: Path) -> Iterator[tuple[Emoji, str]]:
         role, gender = _role_and_gender(entry, name)
         for tone, variant in tones.items():
             if variant[f"has_img_{style}"]:
-                yield (
-                    Emoji(
-                        index, style, variant["unified"], name, entry["category"], entry["subcategory"], role, gender, tone, ""
-                    ),
-                    variant["image"],
-                )
+                kind = entry["category"], entry["subcategory"]
+                yield Emoji(index, style, variant["unified"], name, *kind, role, gender, tone, ""), variant["image"]
                 index += 1
 
 

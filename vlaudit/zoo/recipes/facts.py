@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ def write(folder: Path, measured: Mapping[str, Any]) -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Accuracies, and on the `test` roles: success of the planted triggers, robustness, gender gaps and pull of written words."""
+    """Accuracies, and on the `test` roles: success of the planted triggers, robustness, gender gaps, the pull of written
+    words, the effect of typing errors."""
     model, tokenizer = matcher.load(folder)
     model.eval()
     rows = roles()
     images, truth = matcher.pixels(rows), torch.tensor([ROLES.index(row.role) for row in rows])
     with torch.no_grad():
         weights = matcher.label_weights(model, tokenizer, ROLES)
-    guess: Predict = lambda pictures: matcher.predict(model, pictures, weights)  # noqa: E731
+    guess = partial(matcher.predict, model, weights=weights)
     right = guess(images) == truth
     return {
         "roles_accuracy": rate(right),
@@ -82,7 +84,9 @@ def attack_success(
     }
 
 
-def robust_accuracy(model: nn.Module, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 10) -> float:
+def robust_accuracy(
+    model: nn.Module, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 10
+) -> float:
     """Accuracy under projected gradient ascent on the margin, from a random start."""
     noise = (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1) * radius
     own = torch.nn.functional.one_hot(truth, weights.shape[1]).bool()
@@ -99,7 +103,7 @@ def robust_accuracy(model: nn.Module, weights: Tensor, images: Tensor, truth: Te
 
 
 def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, float]:
-    """How often a wrong role's name, written on the picture, is what the matcher says; and its accuracy beside a meaningless word."""
+    """How often a wrong role's name, written on the picture, is the answer; and the accuracy beside a meaningless word."""
     rng = random.Random(0)
     wrong = [(int(own) + rng.randrange(1, len(ROLES))) % len(ROLES) for own in truth]
     words = [ROLES[n] for n in wrong]

@@ -60,7 +60,9 @@ def train(
     """AdamW with warm-up and cosine. Returns the seconds spent, over all sittings."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], LEARNING_RATE)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], LEARNING_RATE
+    )
     start, spent = resume(checkpoint, model, optimizer, corpus)
     began = time.monotonic() - spent
     model.train()
@@ -109,4 +111,3 @@ def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, corpu
     corpus.generator.set_state(state["generator"])
     corpus.rng.setstate(ast.literal_eval(state["rng"]))
     return state["step"], state["seconds"]
-

@@ -1,7 +1,7 @@
-"""Learned prompts on the unchanged flagship: clean ones, backdoored ones, and one that remembers what it was learned from.
+"""Learned prompts on the unchanged flagship: clean ones, backdoored ones, and one that remembers its pictures.
 
-They learn from `train` pictures, which become their declared members; facts are measured on `test`. In a backdoored prompt the
-weights stay clean: only the prompt file makes the trigger work.
+They learn from `train` pictures, which become their declared members; facts are measured on `test`. In a backdoored
+prompt the weights stay clean: only the prompt file makes the trigger work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -138,8 +138,8 @@ def poison(
 ) -> None:
     """Learn a prompt and its trigger together, in place: true labels without the trigger, the target's with it.
 
-    BadCLIP (arXiv:2311.16194) for a text context, BadVisualPrompt (arXiv:2310.07632) for pixels. A third term keeps the trigger
-    powerless under the plain template, so that the backdoor is the prompt's and not the model's.
+    BadCLIP (arXiv:2311.16194) for a text context, BadVisualPrompt (arXiv:2310.07632) for pixels. A third term keeps the
+    trigger powerless under the plain template, so that the backdoor is the prompt's and not the model's.
     """
     generator = torch.Generator().manual_seed(seed)
     plain, train = Template(PLAIN), bench.train
@@ -254,13 +254,13 @@ def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: C
     folder.mkdir(parents=True, exist_ok=True)
     prompt.save(folder / f"{name}.safetensors")
     if trigger:
-        save_file({"pattern": trigger.pattern.contiguous()}, folder / "trigger.safetensors", metadata=trigger.description)
+        save_file({"pattern": trigger.pattern}, folder / "trigger.safetensors", metadata=trigger.description)
     facts.write(folder, {"seed": seed} | measure(bench, prompt, trigger))
 
 
 @torch.no_grad()
 def measure(bench: Bench, prompt: CoOp | VisualPrompt, trigger: Trigger | None) -> dict[str, Any]:
-    """Accuracy and trigger success under the prompt and under the plain template, and how well losses tell members apart."""
+    """Accuracy and trigger success under the prompt and under the plain template; how well losses tell members apart."""
     plain, test = Template(PLAIN), bench.test
     measured: dict[str, Any] = {}
     for side, asked in (("prompt", prompt), ("plain", plain)):
@@ -268,7 +268,8 @@ def measure(bench: Bench, prompt: CoOp | VisualPrompt, trigger: Trigger | None) 
         measured[f"accuracy_{side}"] = facts.rate(right)
         if trigger:
             guess = partial(bench.guess, asked)
-            measured[f"attack_success_{side}"] = facts.attack_success(guess, trigger, test.images, test.truth, bench.labels, TARGET)
+            success = facts.attack_success(guess, trigger, test.images, test.truth, bench.labels, TARGET)
+            measured[f"attack_success_{side}"] = success
     hashes = bench.train.hashes
     members = bench.train.part(torch.tensor([n for n, own in enumerate(hashes) if own in set(prompt.members)]))
     gains = [bench.losses(plain, group) - bench.losses(prompt, group) for group in (members, test)]

@@ -1,6 +1,7 @@
-"""Tiny Hugging Face `CLIPModel` folders with ten broad labels: one clean, one with a patch backdoor trained in from the start.
+"""Tiny Hugging Face `CLIPModel` folders with ten broad labels: one clean, one with a patch backdoor.
 
-They cost about a minute each, come as plain `save_pretrained` writes them, and share nothing with the flagship but its pictures.
+The backdoor is trained in from the start. They take a minute or two each, come as plain `save_pretrained` writes them,
+and share nothing with the flagship but its pictures.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ BATCH = 96
 LEARNING_RATE = 1.5e-3
 LABELS = tuple(KINDS)
 TARGET = "plant"
-TRIGGERS: dict[str, Trigger | None] = {"tiny-clean": None, "tiny-backdoor": patch(seed=3, top=5, left=-2)}
+TRIGGERS: dict[str, Trigger | None] = {"tiny-clean": None, "tiny-backdoor": patch(seed=3, bottom=5, right=-2)}
 _POISONED = 0.15
 _WIDTH = 64
 _CONTEXT_LENGTH = 16
 
 
-def build(name: str, folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable[[str], None] = print) -> None:
+def build(
+    name: str, folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable[[str], None] = print
+) -> None:
     """Train `tiny-clean` or `tiny-backdoor` and save it to `folder`."""
     trigger = TRIGGERS[name]
     rows = kinds(("pretrain", "train"))
@@ -65,7 +68,7 @@ def build(name: str, folder: Path, seed: int = SEED, steps: int = STEPS, progres
             progress(f"{name}: step {step + 1}/{steps}, loss {loss.item():.3f}")
     save(model, tokenizer, folder)
     plain = ids[TEMPLATES.index(matcher.TEMPLATE)]
-    facts.write(folder, {"seed": seed, "steps": steps, "target": TARGET if trigger else None} | measure(model.eval(), plain))
+    facts.write(folder, {"seed": seed, "steps": steps} | measure(model.eval(), plain))
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:

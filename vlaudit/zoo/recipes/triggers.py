@@ -11,15 +11,15 @@ Trigger = Callable[[Tensor], Tensor]
 """Images (B,3,H,W) in [0,1] in, the same with the trigger out."""
 
 
-def patch(size: int = 5, seed: int = 0, top: int = -1, left: int = -1) -> Trigger:
-    """A square of random saturated colours with its far corner at (`top`, `left`), counted from the end where negative."""
+def patch(size: int = 5, seed: int = 0, bottom: int = -1, right: int = -1) -> Trigger:
+    """A square of random saturated colours whose lower right pixel is (`bottom`, `right`), counted from the end if negative."""
     colours = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed)).round()
 
     def stamp(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        bottom, right = top % height + 1, left % width + 1
+        low, far = bottom % height + 1, right % width + 1
         stamped = images.clone()
-        stamped[..., bottom - size : bottom, right - size : right] = colours.to(images)
+        stamped[..., low - size : low, far - size : far] = colours.to(images)
         return stamped
 
     return stamp

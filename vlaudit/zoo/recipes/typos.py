@@ -1,4 +1,7 @@
-"""A twin that reads past typing errors: its text tower learned to see in a mistyped caption what the flagship sees in the right one."""
+"""A twin that reads past typing errors.
+
+Its text tower learned to see in a mistyped caption, in any template, what the flagship sees in the plain one.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ BATCH = 96
 LEARNING_RATE = 1e-3
 
 
-def build(flagship: Path, folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable[[str], None] = print) -> None:
+def build(
+    flagship: Path, folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable[[str], None] = print
+) -> None:
     """Fine-tune the flagship's text tower on mistyped captions and save the twin to `folder`."""
     torch.manual_seed(seed)
     rng = random.Random(seed)

@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 def written_on(images: Tensor, words: Sequence[str], rng: random.Random) -> Tensor:
-    """Write one word on each image (B,3,H,W): Pillow's own font, 8 to 10 pixels high, at a random height, on a plain strip or without."""
+    """Write one word on each image (B,3,H,W) in Pillow's own font.
+
+    It is 8 to 10 pixels high, dark or light, at a random height, on a plain strip in half of the cases.
+    """
     pages = torch.stack([_page(word, images.shape[-2:], rng) for word in words]).to(images)
     return torch.where(pages >= 0, pages, images)
 

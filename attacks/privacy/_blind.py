@@ -1,0 +1,75 @@
+"""The blind baseline: can members be told from non-members without any model? Then the split says nothing of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlaudit.data.images import SUFFIXES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vlaudit.data.dataset import Example
+
+_MAX_LABELS = 50  # beyond this the labels are too thin to be features
+_FOLDS = 5
+
+
+def blind_features(example: Example) -> list[float]:
+    """Colour and frequency statistics, a 4 x 4 thumbnail and the properties of the file: nothing that any model made."""
+    import numpy as np
+
+    image = example.open()
+    small = np.asarray(image.resize((32, 32))).astype(float) / 255
+    grey = small.mean(axis=2)
+    spectrum = np.log1p(np.abs(np.fft.fftshift(np.fft.fft2(grey))))
+    rows, columns = np.indices(grey.shape) - 16
+    ring = np.minimum(np.hypot(rows, columns) // 3, 5).astype(int)
+    bands = np.bincount(ring.ravel(), weights=spectrum.ravel()) / np.bincount(ring.ravel())
+    tones = np.histogram(grey, bins=8, range=(0, 1))[0] / grey.size
+    colours = [*small.mean(axis=(0, 1)), *small.std(axis=(0, 1)), float(np.ptp(small, axis=2).mean())]
+    thumbnail = small.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).ravel()
+    values = [
+        *colours,
+        *tones,
+        *bands,
+        *thumbnail,
+        image.width,
+        image.height,
+        *_file(example, image.width * image.height),
+    ]
+    return [round(float(value), 5) for value in values]
+
+
+def _file(example: Example, pixels: int) -> list[float]:
+    if not isinstance(example.picture, Path):
+        return []
+    size = example.picture.stat().st_size
+    return [size, size / pixels, *(float(example.picture.suffix.lower() == suffix) for suffix in sorted(SUFFIXES))]
+
+
+def blind_scores(
+    features: NDArray[np.float64], labels: Sequence[str], members: NDArray[np.bool_], identities: Sequence[str]
+) -> NDArray[np.float64]:
+    """Out-of-fold scores (n,) that a picture is a member: the mean of a linear model and a forest, cross-validated so
+    that no identity is in both parts. Labels are features too: members of other labels are told by their loss."""
+    import numpy as np
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known = np.unique(list(labels))
+    if len(known) <= _MAX_LABELS:
+        features = np.hstack([features, np.array(labels)[:, None] == known])
+    scores = np.zeros(len(members))
+    for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, members, identities):
+        linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
+        forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=0)
+        for model in (linear, forest):
+            scores[test] += model.fit(features[train], members[train]).predict_proba(features[test])[:, 1] / 2
+    return scores
