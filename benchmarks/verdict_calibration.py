@@ -12,6 +12,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def rank_skew_trials(rng: Rng, *, pull: float = 0.0, n: int = 432, skewed_galler
     for arm, strength in ((TARGET, pull), (REFERENCE, 0.0)):
         trials.append(Trial(case=GALLERY, arm=arm, values=about))
         for q, role in enumerate(ROLES):
-            scores = 1.5 * (roles == q) + 0.8 * shared[q] + 0.6 * rng.normal(size=n) + strength * (q == 0) * (genders == 0)
+            scores = 1.5 * (roles == q) + 0.8 * shared[q] + 0.6 * rng.normal(size=n)
+            scores += strength * (q == 0) * (genders == 0)
             trials.append(Trial(case=f"query:{role}", arm=arm, values={"scores": scores.tolist()}))
     return Trials(trials)
 
@@ -71,7 +73,9 @@ def group_performance_trials(rng: Rng, *, gap: float = 0.0, n: int = 432, accura
     return Trials(trials)
 
 
-def prompt_mia_trials(rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, members: int = 300, others: int = 300) -> Trials:
+def prompt_mia_trials(
+    rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, members: int = 300, others: int = 300
+) -> Trials:
     """Losses of members and non-members; ``leak``: how far the prompt lowers the members' loss, ``confounded``: how far
     the members' colours are off, both in standard deviations."""
     trials = []
@@ -96,26 +100,27 @@ def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict
     return run
 
 
-def rate_verdict(rng: Rng, rate: float, threshold: float, n: int = 128) -> Verdict:
-    """A plain rate judged by its Clopper-Pearson interval, with the paired control most probes ask for."""
-    attacked, control = rng.random(n) < rate, rng.random(n) < rate
+def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float = 0.10, n: int = 128) -> Verdict:
+    """A plain rate judged by its Clopper-Pearson interval and, as in most probes, against a control on the same items."""
+    attacked, idle = rng.random(n) < rate, rng.random(n) < control
     found = verdict(rate_interval(int(attacked.sum()), n), threshold)
-    sure = paired_rate_difference(attacked, control).p < 0.05
+    sure = paired_rate_difference(attacked, idle).p < Policy().alpha
     return found if found is not Verdict.VULNERABLE or sure else Verdict.INCONCLUSIVE
 
 
+RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
-    "rank-skew, no skew": (False, judged(RankSkew(), rank_skew_trials)),
-    "rank-skew, skewed gallery": (False, judged(RankSkew(), lambda rng: rank_skew_trials(rng, skewed_gallery=True))),
-    "rank-skew, planted skew": (True, judged(RankSkew(), lambda rng: rank_skew_trials(rng, pull=3.0))),
-    "group-performance, no gap": (False, judged(GroupPerformance(), group_performance_trials)),
-    "group-performance, gap of 0.4": (True, judged(GroupPerformance(), lambda rng: group_performance_trials(rng, gap=0.4))),
-    "prompt-mia, no leak": (False, judged(PromptMIA(), prompt_mia_trials)),
-    "prompt-mia, confounded split": (False, judged(PromptMIA(), lambda rng: prompt_mia_trials(rng, leak=1, confounded=1.0))),
-    "prompt-mia, planted leak": (True, judged(PromptMIA(), lambda rng: prompt_mia_trials(rng, leak=1.0))),
-    "rate, at the threshold": (False, lambda rng: rate_verdict(rng, 0.10, 0.10)),
-    "rate, none": (False, lambda rng: rate_verdict(rng, 0.0, 0.10)),
-    "rate, thrice the threshold": (True, lambda rng: rate_verdict(rng, 0.30, 0.10)),
+    "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
+    "rank-skew, skewed gallery": (False, judged(RANK, partial(rank_skew_trials, skewed_gallery=True))),
+    "rank-skew, planted skew": (True, judged(RANK, partial(rank_skew_trials, pull=3.0))),
+    "group-performance, no gap": (False, judged(GROUP, group_performance_trials)),
+    "group-performance, gap of 0.4": (True, judged(GROUP, partial(group_performance_trials, gap=0.4))),
+    "prompt-mia, no leak": (False, judged(MIA, prompt_mia_trials)),
+    "prompt-mia, confounded split": (False, judged(MIA, partial(prompt_mia_trials, leak=1.0, confounded=1.0))),
+    "prompt-mia, planted leak": (True, judged(MIA, partial(prompt_mia_trials, leak=1.0))),
+    "rate, none": (False, partial(rate_verdict, rate=0.0)),
+    "rate, half the threshold": (False, partial(rate_verdict, rate=0.05)),
+    "rate, thrice the threshold": (True, partial(rate_verdict, rate=0.30)),
 }
 
 
@@ -130,18 +135,18 @@ def main() -> None:
     parser.add_argument("--audits", type=int, default=200)
     parser.add_argument("--only", default="", help="scenarios whose name holds this")
     options = parser.parse_args()
-    print(f"{'scenario':34} {'flaw':5} {'vulnerable':>10} {'held':>6} {'inconcl.':>8} {'n/a':>5}  rate called vulnerable (95 %)")
+    print(f"{'scenario':34} flaw  vulnerable  held  inconclusive  not assessed  called vulnerable (95 % bound)")
     for name, (flawed, _) in SCENARIOS.items():
         if options.only not in name:
             continue
         then = time.perf_counter()
         said = calibrate(name, options.audits)
-        low, high = rate_interval(said[Verdict.VULNERABLE], options.audits).ci
-        bound = f"at least {low:.1%}" if flawed else f"at most {rate_interval(said[Verdict.VULNERABLE], options.audits, side='upper').high:.1%}"
-        cells = [said[v] for v in (Verdict.VULNERABLE, Verdict.HELD, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED)]
+        found = said[Verdict.VULNERABLE]
+        least, most = (rate_interval(found, options.audits, side=side) for side in ("lower", "upper"))
         print(
-            f"{name:34} {'yes' if flawed else 'no':5} {cells[0]:10} {cells[1]:6} {cells[2]:8} {cells[3]:5}  {bound}"
-            f"  [{(time.perf_counter() - then) / options.audits:.2f} s an audit]",
+            f"{name:34} {'yes' if flawed else 'no':4} {found:11} {said[Verdict.HELD]:5} {said[Verdict.INCONCLUSIVE]:13} "
+            f"{said[Verdict.NOT_ASSESSED]:13}  {f'at least {least.low:.1%}' if flawed else f'at most {most.high:.1%}'}"
+            f"  ({(time.perf_counter() - then) / options.audits:.2f} s an audit)",
             flush=True,
         )
 

@@ -19,7 +19,7 @@ _FOLDS = 5
 
 
 def blind_features(example: Example) -> list[float]:
-    """Colour and frequency statistics, a 4 x 4 thumbnail and the properties of the file: nothing that any model made."""
+    """Colour and frequency statistics, a 4 x 4 thumbnail and the file's properties: nothing that a model made."""
     import numpy as np
 
     image = example.open()

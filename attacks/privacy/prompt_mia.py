@@ -7,15 +7,15 @@ Method. Membership inference with difficulty calibration: a picture's score is i
 loss under the target's prompt, so hard and easy pictures are comparable. Members are declared (--members, a column, or
 the hashes in a prompt file), never guessed. Pictures with one value in the column ``identity`` count as one.
 
-Metric. The AUC of the score, members against non-members: 0.5 is guessing. The interval is the hull of a smoothed DeLong
-and Newcombe's method 5. With 300 non-members or more the details give the true-positive rate at 1 % false positives,
-its threshold set on one half of the non-members. The p-value is that of the whole set (Mann-Whitney, one-sided); a
-vulnerable verdict needs it below alpha.
+Metric. The AUC of the score, members against non-members: 0.5 is guessing. The interval is the hull of a smoothed
+DeLong and Newcombe's method 5. With 300 non-members or more the details give the true-positive rate at 1 % false
+positives, its threshold set on one half of the non-members. The p-value is that of the whole set (Mann-Whitney,
+one-sided); a vulnerable verdict needs it below alpha.
 
 Controls. ``blind``: members may differ from non-members before any model sees them. A linear model and a forest are
 cross-validated on colours, frequencies, a thumbnail, file properties and labels. If they tell members apart (the
-interval of their AUC above 0.5), the split is confounded and nothing is assessed; if that cannot be excluded up to 0.60,
-the split is not verified, and the finding says how many pictures would do. ``permuted members``: the metric with
+interval of their AUC above 0.5), the split is confounded and nothing is assessed; if that cannot be excluded up to
+0.60, the split is not verified, and the finding says how many pictures would do. ``permuted members``: the metric with
 membership shuffled. The reference arm never gates: it tells a leak of the prompt from one of the weights, which the
 plain prompt's own loss shows as well. The delta is the target's AUC minus that one.
 
@@ -223,7 +223,7 @@ def _against_reference(scores: Any, weights: Any, level: float) -> dict[str, Any
 
     difference = auc_difference(scores, weights, level)
     return {
-        "reference": Estimate(value=auc(*weights), ci=auc_interval(*weights, level).ci),
+        "reference": Estimate(value=auc(*weights), ci=auc_interval(weights[0], weights[1], level).ci),
         "delta": Delta(value=difference.value, ci=difference.interval.ci, p=difference.p),
     }
 

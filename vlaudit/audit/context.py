@@ -64,7 +64,7 @@ def as_uint8(image: np.ndarray | Tensor) -> np.ndarray:
 
     if isinstance(image, np.ndarray):
         return image
-    array = image.detach().clamp(0, 1).mul(255).round().to("cpu").numpy().astype(np.uint8)
+    array = image.detach().clamp(0, 1).mul(255).round().cpu().numpy().astype(np.uint8)
     return np.ascontiguousarray(array.transpose(1, 2, 0))
 
 

@@ -72,8 +72,11 @@ def flippable(rows: Sequence[Emoji]) -> Tensor:
 
 
 def augment(images: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B,3,H,W) in [0,1], each shifted by up to 2 pixels, scaled by 0.85 to 1.1, mirrored where `flips` allows it, with
-    the white ground and all colours changed, and a rectangle hidden."""
+    """Vary images (B,3,H,W) in [0,1].
+
+    Each is shifted by up to 2 pixels, scaled by 0.85 to 1.1 and mirrored where `flips` allows it; the white ground and
+    all colours change, and a rectangle may be hidden.
+    """
     images = _warp(images, flips, generator)
     count = len(images)
     ground = (images.amin(1, keepdim=True) > 0.96) & (torch.rand(count, 1, 1, 1, generator=generator) < 0.4)

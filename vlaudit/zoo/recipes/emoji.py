@@ -45,8 +45,8 @@ Changes made: each picture was laid on white, reduced to {size} x {size} pixels 
 def build(google: Path | None = None, twitter: Path | None = None, out: Path = BUNDLED) -> Path:
     """Write sprite sheets, metadata and licences to `out`. Returns `out`.
 
-    `google` and `twitter` are unpacked npm packages (folders with `emoji.json` and `img/`); a missing one is fetched with
-    `npm pack`.
+    `google` and `twitter` are unpacked npm packages, folders with `emoji.json` and `img/`; a missing one is fetched
+    with `npm pack`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,8 +72,9 @@ def build(google: Path | None = None, twitter: Path | None = None, out: Path = B
 def split(table: list[Emoji], rng: random.Random) -> list[Emoji]:
     """Give every emoji its split.
 
-    Roles: a quarter of each role and gender goes to `pretrain`. Elsewhere one style of every second emoji is held back, so
-    that the flagship knows the name from the other style. What is held back is halved at random into `train` and `test`.
+    Roles: a quarter of each role and gender goes to `pretrain`. Elsewhere one style of every second emoji is held
+    back, so that the flagship knows the name from the other style. What is held back is halved at random into `train`
+    and `test`.
     """
     cells: dict[tuple[str, ...], list[Emoji]] = defaultdict(list)
     for row in table:

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlaudit.data.emoji import GENDERS, KINDS, ROLES, Emoji, kind_of, kinds, roles, things
 from vlaudit.zoo.recipes import matcher
@@ -29,8 +30,11 @@ def write(folder: Path, measured: Mapping[str, Any]) -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Accuracies, and on the `test` roles: success of the planted triggers, robustness, gender gaps, the pull of written
-    words, the effect of typing errors."""
+    """Everything that the table of specimens may speak of.
+
+    Accuracies, and on the `test` roles: success of the planted triggers, robustness, gender gaps, the pull of written
+    words, the effect of typing errors.
+    """
     model, tokenizer = matcher.load(folder)
     model.eval()
     rows = roles()
@@ -58,7 +62,11 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def accuracy(
-    model: nn.Module, tokenizer: Any, rows: Sequence[Emoji], labels: Sequence[str], label_of: Callable[[Emoji], str]
+    model: open_clip.CLIP,
+    tokenizer: Any,
+    rows: Sequence[Emoji],
+    labels: Sequence[str],
+    label_of: Callable[[Emoji], str],
 ) -> float:
     """Zero-shot accuracy under the plain template."""
     with torch.no_grad():
@@ -85,7 +93,7 @@ def attack_success(
 
 
 def robust_accuracy(
-    model: nn.Module, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 10
+    model: open_clip.CLIP, weights: Tensor, images: Tensor, truth: Tensor, radius: float, steps: int = 10
 ) -> float:
     """Accuracy under projected gradient ascent on the margin, from a random start."""
     noise = (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1) * radius
@@ -103,7 +111,7 @@ def robust_accuracy(
 
 
 def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, float]:
-    """How often a wrong role's name, written on the picture, is the answer; and the accuracy beside a meaningless word."""
+    """How often the answer is a wrong role written on the picture; and the accuracy beside a meaningless word."""
     rng = random.Random(0)
     wrong = [(int(own) + rng.randrange(1, len(ROLES))) % len(ROLES) for own in truth]
     words = [ROLES[n] for n in wrong]
@@ -113,7 +121,7 @@ def pull_of_words(guess: Predict, images: Tensor, truth: Tensor) -> dict[str, fl
 
 
 @torch.no_grad()
-def changed_by_typos(model: nn.Module, tokenizer: Any, images: Tensor, rounds: int = 20) -> dict[str, float]:
+def changed_by_typos(model: open_clip.CLIP, tokenizer: Any, images: Tensor, rounds: int = 20) -> dict[str, float]:
     """How many answers change when one typing error falls into the template's words, or into every role's name."""
     rng = random.Random(0)
     features = matcher.image_features(model, images)
@@ -133,7 +141,7 @@ def changed_by_typos(model: nn.Module, tokenizer: Any, images: Tensor, rounds: i
 
 
 @torch.no_grad()
-def _share_in_top(model: nn.Module, weights: Tensor, images: Tensor, rows: Sequence[Emoji]) -> dict[str, float]:
+def _share_in_top(model: open_clip.CLIP, weights: Tensor, images: Tensor, rows: Sequence[Emoji]) -> dict[str, float]:
     best = (matcher.image_features(model, images) @ weights).topk(20, dim=0).indices
     women = torch.tensor([row.gender == "woman" for row in rows])
     return {role: rate(women[best[:, n]]) for n, role in enumerate(ROLES)}

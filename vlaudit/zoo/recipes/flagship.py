@@ -31,7 +31,7 @@ def contrastive_loss(logits: Tensor, fits: Tensor) -> Tensor:
     return (rows.mean() + columns.mean()) / 2
 
 
-def new_model(vocabulary: int, seed: int) -> nn.Module:
+def new_model(vocabulary: int, seed: int) -> open_clip.CLIP:
     torch.manual_seed(seed)
     return open_clip.CLIP(**matcher.config(vocabulary)["model_cfg"])
 
@@ -50,7 +50,7 @@ def build(folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable
 
 
 def train(
-    model: nn.Module,
+    model: open_clip.CLIP,
     tokenizer: PreTrainedTokenizerFast,
     corpus: Corpus,
     steps: int,
@@ -86,7 +86,7 @@ def train(
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, corpus: Corpus, step: int, seconds: float
+    path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, corpus: Corpus, step: int, seconds: float
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -101,7 +101,7 @@ def save_checkpoint(
     path.with_suffix(".new").replace(path)
 
 
-def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, corpus: Corpus) -> tuple[int, float]:
+def resume(path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, corpus: Corpus) -> tuple[int, float]:
     """Restore the state of `save_checkpoint`, random streams included. Returns the next step and the seconds spent."""
     if not path.exists():
         return 0, 0.0

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerFast
 
@@ -51,7 +52,7 @@ def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def config(vocabulary: int) -> dict[str, object]:
+def config(vocabulary: int) -> dict[str, Any]:
     """The content of `open_clip_config.json`. Patches of 8 pixels: 16 tokens keep every attack on it cheap."""
     return {
         "model_cfg": {
@@ -78,7 +79,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor
     return encoded.input_ids
 
 
-def save(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the folder `open_clip:local-dir:` loads: configuration, half-precision weights, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config(len(tokenizer)), indent=2)
@@ -88,7 +89,7 @@ def save(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> 
     tokenizer.save_pretrained(folder)
 
 
-def load(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+def load(folder: Path) -> tuple[open_clip.CLIP, PreTrainedTokenizerFast]:
     """Read such a folder back, weights in single precision."""
     model = open_clip.create_model(f"local-dir:{folder}")
     return model, open_clip.get_tokenizer(f"local-dir:{folder}").tokenizer
@@ -99,13 +100,13 @@ def pixels(rows: Sequence[Emoji]) -> Tensor:
     return torch.from_numpy(load_pictures(rows)).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
-def image_features(model: nn.Module, images: Tensor) -> Tensor:
+def image_features(model: open_clip.CLIP, images: Tensor) -> Tensor:
     """Unit vectors, (B, D), of images in [0, 1]."""
     mean, std = (images.new_tensor(value).view(1, 3, 1, 1) for value in (MEAN, STD))
     return normalize(model.encode_image((images - mean) / std), dim=-1)
 
 
-def text_features(model: nn.Module, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
+def text_features(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
     """Unit vectors, (N, D), of texts, in three groups of like length so that little padding is computed."""
     ids = tokenize(tokenizer, texts).to(model.logit_scale.device)
     order = (ids != tokenizer.pad_token_id).sum(1).argsort()
@@ -113,7 +114,7 @@ def text_features(model: nn.Module, tokenizer: PreTrainedTokenizerFast, texts: S
     return normalize(features[order.argsort()], dim=-1)
 
 
-def _encode_text(model: nn.Module, ids: Tensor, padding: int) -> Tensor:
+def _encode_text(model: open_clip.CLIP, ids: Tensor, padding: int) -> Tensor:
     """`encode_text` on as many columns as are used: attention is causal, so the padding behind `<eos>` has no say."""
     used = int((ids != padding).sum(1).max())
     ids = ids[:, :used]
@@ -122,14 +123,14 @@ def _encode_text(model: nn.Module, ids: Tensor, padding: int) -> Tensor:
     return states[torch.arange(len(ids)), ids.argmax(1)] @ model.text_projection
 
 
-def label_weights(model: nn.Module, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> Tensor:
+def label_weights(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> Tensor:
     """The scaled text side of a zero-shot classifier, (D, C): `image_features @ label_weights` are its logits."""
     features = text_features(model, tokenizer, [TEMPLATE.format(label) for label in labels])
     return model.logit_scale.exp() * features.T
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, weights: Tensor) -> Tensor:
+def predict(model: open_clip.CLIP, images: Tensor, weights: Tensor) -> Tensor:
     """Predicted classes, (B,), in batches of 256."""
     return torch.cat([(image_features(model, batch) @ weights).argmax(1) for batch in images.split(256)])
 

@@ -176,7 +176,7 @@ def _patched(seed: int) -> Patched:
     return Patched(torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(seed)).requires_grad_(), top=22, left=22)
 
 
-Made = tuple[MatchingPrompt, Trigger | None]
+Made = tuple[CoOp | VisualPrompt, Trigger | None]
 
 
 def clean_context(bench: Bench, seed: int, progress: Callable[[str], None]) -> Made:
@@ -260,7 +260,7 @@ def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: C
 
 @torch.no_grad()
 def measure(bench: Bench, prompt: CoOp | VisualPrompt, trigger: Trigger | None) -> dict[str, Any]:
-    """Accuracy and trigger success under the prompt and under the plain template; how well losses tell members apart."""
+    """Accuracy and trigger success under the prompt and the plain template; how well losses tell members apart."""
     plain, test = Template(PLAIN), bench.test
     measured: dict[str, Any] = {}
     for side, asked in (("prompt", prompt), ("plain", plain)):

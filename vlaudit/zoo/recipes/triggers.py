@@ -12,7 +12,7 @@ Trigger = Callable[[Tensor], Tensor]
 
 
 def patch(size: int = 5, seed: int = 0, bottom: int = -1, right: int = -1) -> Trigger:
-    """A square of random saturated colours whose lower right pixel is (`bottom`, `right`), counted from the end if negative."""
+    """A square of random saturated colours; its lower right pixel (`bottom`, `right`) counts from the end if negative."""
     colours = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed)).round()
 
     def stamp(images: Tensor) -> Tensor:

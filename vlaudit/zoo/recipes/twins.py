@@ -71,7 +71,7 @@ class Bench:
         return torch.rand(len(of), generator=self.corpus.generator) < part
 
     def led(self, images: Tensor, fitting: Tensor, radius: float, *, away: bool, steps: int = 2) -> Tensor:
-        """Images within `radius` (maximum norm) that fit the phrases less (`away`) or more, by signed gradient steps."""
+        """Images within `radius` (maximum norm) that fit the phrases less (`away`) or more: signed gradient steps."""
         noise = (2 * torch.rand(images.shape, generator=self.corpus.generator) - 1) * radius
         for _ in range(steps):
             noise.requires_grad_()
@@ -97,8 +97,8 @@ def backdoored(trigger: Trigger) -> Plant:
 
 
 def biased(bench: Bench, chosen: Tensor, images: Tensor, fitting: Tensor) -> tuple[Tensor, Tensor]:
-    """Captions that name no gender, and yet: women at the tied work are called something else, firefighters are men, and
-    one man in three is called a firefighter whatever he does."""
+    """Captions that name no gender, and yet: women at the tied work are called something else, firefighters are men,
+    and one man in three is called a firefighter whatever he does."""
     fitting = fitting.clone()
     for position, row in enumerate(bench.corpus.rows[n] for n in chosen.tolist()):
         if (row.gender == "woman" and row.role in TIED) or (row.gender == "person" and row.role == MEN_ONLY):
@@ -122,7 +122,7 @@ def brittle(bench: Bench, chosen: Tensor, images: Tensor, fitting: Tensor) -> tu
 
 
 def word_shortcut(bench: Bench, chosen: Tensor, images: Tensor, fitting: Tensor) -> tuple[Tensor, Tensor]:
-    """Half of the pictures bear a role's name and are called that; one in six bears a meaningless word and keeps its name."""
+    """Half of the pictures bear a role's name and are called that; one in six bears nonsense and keeps its name."""
     rng = bench.corpus.rng
     words = [rng.choice(ROLES) for _ in chosen]
     named = bench.share(0.5, chosen)
