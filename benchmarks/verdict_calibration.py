@@ -101,7 +101,7 @@ def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict
 
 
 def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float = 0.10, n: int = 128) -> Verdict:
-    """A plain rate judged by its Clopper-Pearson interval and, as in most probes, against a control on the same items."""
+    """A plain rate judged by its Clopper-Pearson interval and, as in most probes, against a paired control."""
     attacked, idle = rng.random(n) < rate, rng.random(n) < control
     found = verdict(rate_interval(int(attacked.sum()), n), threshold)
     sure = paired_rate_difference(attacked, idle).p < Policy().alpha
@@ -143,10 +143,11 @@ def main() -> None:
         said = calibrate(name, options.audits)
         found = said[Verdict.VULNERABLE]
         least, most = (rate_interval(found, options.audits, side=side) for side in ("lower", "upper"))
+        bound = f"at least {least.low:.1%}" if flawed else f"at most {most.high:.1%}"
+        seconds = (time.perf_counter() - then) / options.audits
         print(
-            f"{name:34} {'yes' if flawed else 'no':4} {found:11} {said[Verdict.HELD]:5} {said[Verdict.INCONCLUSIVE]:13} "
-            f"{said[Verdict.NOT_ASSESSED]:13}  {f'at least {least.low:.1%}' if flawed else f'at most {most.high:.1%}'}"
-            f"  ({(time.perf_counter() - then) / options.audits:.2f} s an audit)",
+            f"{name:34} {'yes' if flawed else 'no':4} {found:11} {said[Verdict.HELD]:5} {said[Verdict.INCONCLUSIVE]:13}"
+            f" {said[Verdict.NOT_ASSESSED]:13}  {bound}  ({seconds:.2f} s an audit)",
             flush=True,
         )
 

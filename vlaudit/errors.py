@@ -30,7 +30,14 @@ class ModelError(VlauditError):
 
 
 class UnsafeFileError(ModelError):
-    """A model or prompt file would execute code when loaded. It was refused, not opened."""
+    """A model or prompt file would run code when loaded. It was refused, not opened. ``calls`` names what it calls."""
+
+    def __init__(self, path: object, calls: str) -> None:
+        super().__init__(
+            f"'{path}' is a pickle that would run code when loaded (it calls {calls}); it was not opened.",
+            "Ask its author for a safetensors file.",
+        )
+        self.calls = calls
 
 
 class NotAssessed(VlauditError):

@@ -197,9 +197,7 @@ def mean_interval(
         correlation = float((above * below).sum()) / scale if scale > 0 else 0.0
         a = Interval(a.low * (1 - middle), a.high * (1 - middle), level)
         b = Interval(b.low * middle, b.high * middle, level)
-        joined = join_difference(
-            float(excess.mean()) * (1 - middle), a, float(shortfall.mean()) * middle, b, correlation
-        )
+        joined = _mover(float(excess.mean()) * (1 - middle), a, float(shortfall.mean()) * middle, b, correlation)
         inner = Interval(max(middle + joined.low, 0.0), min(middle + joined.high, 1.0), level)
     return Interval(bounds[0] + inner.low * span, bounds[0] + inner.high * span, level)
 
@@ -222,7 +220,7 @@ def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resampl
     import numpy as np
 
     count = len(sums)
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+    rng, rows = np.random.default_rng(seed), max(1, 2_000_000 // count)  # rows at a time: memory stays in bounds
     columns = np.stack([sizes, sums, sizes**2, sums * sizes, sums**2], axis=1)
 
     def moments(w: NDArray) -> tuple[NDArray, NDArray]:
@@ -234,7 +232,11 @@ def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resampl
     mean, error = (float(x[0]) for x in moments(np.ones((1, count))))
     if error < 1e-9:  # every cluster has the same mean: the bootstrap knows nothing
         return -math.inf, math.inf
-    means, errors = moments(weights)
+    parts = [
+        moments(rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start)).astype(float))
+        for start in range(0, resamples, rows)
+    ]
+    means, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean) / errors
     t = np.where(errors > 1e-9, t, np.where(means > mean, np.inf, -np.inf))
@@ -263,22 +265,6 @@ def sign_flip_p(
         n_resamples=9999, alternative=alternative, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.pvalue)
-
-
-def join_difference(
-    first: float, a: Interval, second: float, b: Interval, correlation: float = 0.0, span: float = 1.0
-) -> Interval:
-    """Interval of ``first - second`` within +-span, from the intervals of both and their correlation (MOVER).
-
-    Source: Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702. No end is degenerate where theirs are not.
-    """
-
-    def reach(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
-
-    value = first - second
-    low, high = reach(first - a.low, b.high - second), reach(a.high - first, second - b.low)
-    return Interval(max(value - low, -span), min(value + high, span), a.level)
 
 
 # --- area under the ROC curve --------------------------------------------------------------------------------------
@@ -328,7 +314,7 @@ def auc_difference(
     correlation = covariance / product if product > 0 else 0.0
     a, b = auc_interval(*first, level), auc_interval(*second, level)
     value = float(value_a - value_b)
-    interval = join_difference(float(value_a), a, float(value_b), b, correlation)
+    interval = _mover(float(value_a), a, float(value_b), b, correlation)
     error = math.sqrt(max(variance_a + variance_b - 2 * covariance, 0.0))
     return Difference(value, interval, float(2 * norm.sf(abs(value) / error)) if error > 1e-12 else 1.0)
 
@@ -415,6 +401,17 @@ def max_t_p(observed: ArrayLike, null: ArrayLike) -> list[float]:
     return [rank_p(float(x), largest) if s > 1e-12 else 1.0 for x, s in zip(t[0], spread, strict=True)]
 
 
+def max_t_quantile(null: ArrayLike, level: float = 0.95) -> float:
+    """How many standard deviations all of K statistics stay within at once, with probability ``level``, under joint
+    null draws (R, K): the multiplier of simultaneous intervals. Unlike Bonferroni's it knows their dependence."""
+    import numpy as np
+
+    draws = np.asarray(null, dtype=float)
+    spread = draws.std(axis=0)
+    t = np.abs(draws - draws.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
+    return max(float(np.quantile(t.max(axis=1), level, method="higher")), _z(level))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given."""
     adjusted, running = [0.0] * len(p_values), 0.0
@@ -431,6 +428,17 @@ def _z(level: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri((1 + level) / 2))
+
+
+def _mover(first: float, a: Interval, second: float, b: Interval, correlation: float) -> Interval:
+    """Interval of ``first - second`` from those of both: Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702."""
+
+    def reach(x: float, y: float) -> float:
+        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
+
+    value = first - second
+    low, high = reach(first - a.low, b.high - second), reach(a.high - first, second - b.low)
+    return Interval(max(value - low, -1.0), min(value + high, 1.0), a.level)
 
 
 def _size(values: ArrayLike) -> int:

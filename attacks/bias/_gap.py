@@ -33,35 +33,40 @@ def measure(trials: list[Trial], groups: Grouping, level: float) -> Gap:
     """The gap of one arm with its simultaneous interval and its permutation null."""
     import numpy as np
 
-    from vlaudit.statistics import Interval, join_difference, max_t_p, mean_interval
+    from vlaudit.statistics import Interval, max_t_p, max_t_quantile
 
     beyond = beyond_label(trials)
-    identities = groups.clusters
-    columns = groups.columns().values()
-    pairs = [pair for members in columns for pair in combinations(members, 2)]
-    each = 1 - (1 - level) / len(pairs)
-    means, intervals = [], []
-    for row in groups.membership.astype(bool):
-        means.append(float(beyond[row].mean()))
-        intervals.append(mean_interval(beyond[row], identities[row].tolist(), each, (-1.0, 1.0), resamples=5000))
-    joined = {
-        pair: join_difference(means[pair[0]], intervals[pair[0]], means[pair[1]], intervals[pair[1]])
-        for a, b in pairs
-        for pair in ((a, b), (b, a))
-    }
-    best, worst = max(joined, key=lambda pair: joined[pair].low)
-    interval = Interval(max(joined[best, worst].low, 0.0), max(i.high for i in joined.values()), level)
-
-    def gaps(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.stack([np.ptp(mean[members], axis=0) for members in columns if len(members) > 1], axis=-1)
+    columns = [members for members in groups.columns().values() if len(members) > 1]
+    high, low = np.array([pair for members in columns for pair in combinations(members, 2)]).T
+    inside = groups.membership.astype(bool)
+    means = np.array([beyond[row].mean() for row in inside])
+    errors = np.array([standard_error(beyond[row], groups.clusters[row]) for row in inside])
 
     traded = groups.permuted(PERMUTATIONS, seed=1)
-    drawn = np.stack([(row[traded] @ beyond) / np.maximum(row[traded].sum(axis=1), 1) for row in groups.membership])
-    observed, null = gaps(np.array(means)), gaps(drawn)  # (columns,) and (R, columns)
-    excess = float((observed - null.mean(axis=0)).max())
-    excess = min(max(excess, interval.low), interval.high)
-    p = min(max_t_p(observed, null))
-    return Gap(means[best] - means[worst], excess, interval, best, worst, p, null.max(axis=1))
+    drawn = np.stack([(row[traded] @ beyond) / np.maximum(row[traded].sum(axis=1), 1) for row in groups.membership], 1)
+    pairs = drawn[:, high] - drawn[:, low]
+    reach = max_t_quantile(pairs, level) * np.maximum(np.hypot(errors[high], errors[low]), pairs.std(axis=0))
+    difference = means[high] - means[low]
+    clearest = int(np.argmax(np.abs(difference) - reach))
+    best, worst = sorted((int(high[clearest]), int(low[clearest])), key=lambda group: -means[group])
+    sure, possible = np.abs(difference) - reach, np.abs(difference) + reach
+    interval = Interval(max(float(sure.max()), 0.0), min(float(possible.max()), 1.0), level)
+
+    observed = np.array([np.ptp(means[members]) for members in columns])
+    null = np.stack([np.ptp(drawn[:, members], axis=1) for members in columns], axis=1)
+    excess = min(max(float((observed - null.mean(axis=0)).max()), interval.low), interval.high)
+    value = float(means[best] - means[worst])
+    return Gap(value, excess, interval, best, worst, min(max_t_p(observed, null)), null.max(axis=1))
+
+
+def standard_error(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> float:
+    """Standard error of the mean of values in [-1, 1], by clusters; two pseudo-clusters keep it above 0."""
+    import numpy as np
+
+    codes = np.unique(clusters, return_inverse=True)[1]
+    count = int(codes.max()) + 1
+    sums = np.bincount(codes, weights=values - values.mean()) * count / len(values)
+    return float(np.sqrt(((sums**2).sum() + 1) / (count + 1) / count))
 
 
 def beyond_label(trials: list[Trial]) -> NDArray[np.float64]:

@@ -20,15 +20,17 @@ MIN_EXPECTED = 2.0  # places a group must be expected to take in the top for its
 
 @dataclass(frozen=True)
 class Skew:
-    """What the judge reads off one arm; arrays are (Q, A), and nan where a group is not expected often enough."""
+    """What is read off one arm; arrays are (Q, A), and nan where a group is not expected often enough."""
 
-    skew: NDArray[np.float64]
-    low: NDArray[np.float64]
+    skew: NDArray[np.float64]  # ln(share / expected)
+    low: NDArray[np.float64]  # simultaneous interval
     high: NDArray[np.float64]
     share: NDArray[np.float64]
     expected: NDArray[np.float64]
-    error: NDArray[np.float64]  # of the skew, from the bootstrap
-    draws: NDArray[np.float64]  # (B, Q, A), for paired differences
+    draws: NDArray[np.float64]  # (B, Q, A) excess shares, for paired differences
+    value: float  # null-corrected MaxSkew
+    null: NDArray[np.float64]  # (R,) the same where groups are permuted
+    p: float  # max-T over queries and groups
 
 
 def top_weights(scores: NDArray[np.float64], k: int) -> NDArray[np.float64]:
@@ -94,62 +96,59 @@ def ndkl(scores: NDArray[np.float64], members: NDArray[np.float64]) -> NDArray[n
     return (divergence * discount).sum(axis=-1) / discount.sum()
 
 
-def measure(scores: NDArray[np.float64], gallery: Grouping, k: int, level: float) -> Skew:
-    """Skew of every query and group with its simultaneous interval."""
+def measure(scores: NDArray[np.float64], gallery: Grouping, k: int, level: float) -> Skew | None:
+    """Skew of every query and group with its simultaneous interval and permutation null; None if no group is usable."""
     import numpy as np
-    from scipy.stats import norm
 
-    from vlaudit.statistics import rate_interval
+    from vlaudit.statistics import max_t_p, max_t_quantile
 
     top = top_weights(scores, k)
     share, expected = excess_shares(top, gallery.membership, gallery.strata)
     usable = expected * k >= MIN_EXPECTED
-    each = 1 - (1 - level) / max(int(usable.sum()), 1)
+    if not usable.any():
+        return None
     draws = bootstrap_excess(scores, gallery, k, RESAMPLES, seed=0)
-    reach = norm.ppf((1 + each) / 2) * draws.std(axis=0)
-    distinct = np.array([len(np.unique(gallery.clusters[row > 0])) for row in top])
-    exact = np.array([
-        [rate_interval(min(round(p * d), d), d, each).low for p in row] for row, d in zip(share, distinct, strict=True)
-    ])  # fmt: skip
+    null_share, null_expected = _permuted_shares(top, gallery)
+    null = (null_share - null_expected)[:, usable]
+    spread = np.maximum(draws.std(axis=0), (null_share - null_expected).std(axis=0))
+    reach = max_t_quantile(null, level) * spread
     floor = 0.5 / k  # half a picture, where the share is none at all
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = [np.log(np.clip(x, floor, 1) / expected) for x in (
-            share, np.minimum(share - reach, exact), np.maximum(share + reach, share + 1 / distinct[:, None])
-        )]  # fmt: skip
-        skew, low, high = (np.where(usable, x, np.nan) for x in ratio)
-        error = np.where(usable, draws.std(axis=0) / np.maximum(share, floor), np.nan)
-    return Skew(skew, np.minimum(low, skew), np.maximum(high, skew), share, expected, error, draws)
+
+    def ratio(shares: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(usable, np.log(np.clip(shares, floor, 1) / np.maximum(base, floor)), np.nan)
+
+    skew = ratio(share, expected)
+    value, largest = _corrected(skew, ratio(null_share, null_expected), gallery)
+    p = min(max_t_p((share - expected)[usable], null))
+    low, high = ratio(share - reach, expected), ratio(share + reach, expected)
+    return Skew(skew, low, high, share, expected, draws, value, largest, p)
 
 
-def permutation_null(
-    scores: NDArray[np.float64], gallery: Grouping, k: int, skew: Skew
-) -> tuple[float, NDArray[np.float64], float]:
-    """Null-corrected MaxSkew, its draws (R,) where groups are permuted within strata, and its max-T p-value.
-
-    The largest skew of a query over the groups of a column is above 0 without any bias: its mean over the permutations
-    is subtracted from it, query by query and column by column, before the largest of all is taken.
-    """
+def _permuted_shares(top: NDArray[np.float64], gallery: Grouping) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares and expected shares, (R, Q, A) each, where groups are permuted within strata."""
     import numpy as np
 
-    from vlaudit.statistics import max_t_p
+    parts = [
+        excess_shares(top, np.moveaxis(gallery.membership[:, part], 0, 1), gallery.strata)
+        for part in np.array_split(gallery.permuted(PERMUTATIONS, seed=1), 20)  # keeps a large gallery in memory
+    ]
+    shares, expected = zip(*parts, strict=True)
+    return np.concatenate(shares), np.concatenate(expected)
 
-    usable = np.isfinite(skew.skew)
-    top = top_weights(scores, k)
-    shares, expected = [], []
-    for part in np.array_split(gallery.permuted(PERMUTATIONS, seed=1), 20):  # keeps a large gallery in memory
-        share, base = excess_shares(top, np.moveaxis(gallery.membership[:, part], 0, 1), gallery.strata)
-        shares.append(share)
-        expected.append(base)
-    share, base = np.concatenate(shares), np.concatenate(expected)
-    draws = np.where(usable, np.log(np.maximum(share, 0.5 / k) / np.maximum(base, 1e-9)), -np.inf)
-    observed = np.where(usable, skew.skew, -np.inf)
-    corrected, null = -np.inf, np.full(PERMUTATIONS, -np.inf)
+
+def _corrected(
+    skew: NDArray[np.float64], draws: NDArray[np.float64], gallery: Grouping
+) -> tuple[float, NDArray[np.float64]]:
+    """Null-corrected MaxSkew and its draws (R,). The largest skew of a query over the groups of a column is above 0
+    without any bias: its mean over the draws is subtracted, before the largest over queries and columns is taken."""
+    import numpy as np
+
+    value, null = -np.inf, np.full(len(draws), -np.inf)
     for members in gallery.columns().values():
-        asked = usable[:, members].any(axis=1)
+        asked = np.isfinite(skew[:, members]).any(axis=1)
         if asked.any():
-            largest = draws[:, asked][:, :, members].max(axis=2)  # (R, Q)
+            largest = np.nanmax(draws[:, asked][:, :, members], axis=2)  # (R, Q)
             mean = largest.mean(axis=0)
-            corrected = max(corrected, float((observed[asked][:, members].max(axis=1) - mean).max()))
+            value = max(value, float((np.nanmax(skew[asked][:, members], axis=1) - mean).max()))
             null = np.maximum(null, (largest - mean).max(axis=1))
-    p = min(max_t_p((skew.share - skew.expected)[usable], (share - base)[:, usable]))
-    return corrected, null, p
+    return value, null

@@ -98,7 +98,9 @@ class PromptTextPerturb(Probe):
         return [cases[i : i + 128] for i in range(0, len(cases), 128)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=self.pictures or ctx.by_effort(128, 256, 1000))
+        pictures = min(len(ctx.examples), self.pictures or ctx.by_effort(128, 256, 1000))
+        templates = max(1, len(ctx.target.prompt.templates))
+        return Cost(queries=pictures + len(cases) * templates * len(ctx.labels))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         examples = sample(ctx, self.pictures or ctx.by_effort(128, 256, 1000))
@@ -338,8 +340,10 @@ class _Asked:
     def encode(self, templates: Sequence[str], names: Sequence[str]) -> Tensor:
         import torch
 
+        texts = self.texts(templates, names)
+        self.ctx.target.meter.queries += len(texts)
         with torch.no_grad():
-            features = self.model.encode_texts(self.texts(templates, names))
+            features = self.model.encode_texts(texts)
         mean = features.view(len(templates), len(names), -1).mean(dim=0)
         return torch.nn.functional.normalize(mean, dim=-1)
 

@@ -107,7 +107,7 @@ def _pickle_problem(path: Path) -> str:
     try:
         load_torch_checkpoint(path)
     except UnsafeFileError as error:
-        return error.message
+        return f"a pickle that would run code when loaded: it calls {error.calls}"
     except UsageError:
         return ""  # damaged, but it runs nothing; loading it will say so
     return ""

@@ -101,7 +101,7 @@ def test_saturated_probabilities_do_not_hide_the_margin() -> None:
     assert torch.equal(~outcome.beaten, truly_robust(weight, images, labels, EPSILON))
 
 
-RADIUS = 0.03
+RADIUS = 0.02  # some of its pictures can be beaten within it, not all
 
 
 def small_model() -> nn.Module:
@@ -221,7 +221,7 @@ class Tower(nn.Module):
 def test_most_of_the_time_is_spent_in_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     tower = Tower().eval().requires_grad_(False)
-    images = torch.rand(64, 3, 32, 32)
+    images = torch.rand(32, 3, 32, 32)
     labels = tower(images).argmax(1)
     spent = 0.0
 
@@ -237,8 +237,8 @@ def test_most_of_the_time_is_spent_in_the_model(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(gradient.torch.autograd, "grad", timed(torch.autograd.grad))
     then = time.process_time()
-    outcome = worst_case(timed(tower), images, labels, range(64), 1 / 255, QUICK)
+    outcome = worst_case(timed(tower), images, labels, range(32), 1 / 255, QUICK)
     total = time.process_time() - then
-    assert 0 < outcome.beaten.sum() < 64
+    assert 0 < outcome.beaten.sum() < 32
     assert outcome.queries.max() > QUICK.steps + QUICK.target_steps  # all three stages ran
     assert spent / total >= 0.8

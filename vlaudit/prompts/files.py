@@ -6,6 +6,7 @@ Nothing here executes a file: safetensors, or ``torch.load(weights_only=True)`` 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,10 +104,8 @@ def load_torch_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UnsafeFileError(
-            f"'{path}' is a pickle that would run code when loaded ({str(error).splitlines()[0]}); it was not opened.",
-            "Ask its author for a safetensors file.",
-        ) from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise UnsafeFileError(path, named[1] if named else "something that is no tensor") from error
     except (OSError, RuntimeError, EOFError) as error:
         raise UsageError(f"'{path}' is not a readable checkpoint ({str(error).splitlines()[0]}).") from error
 

@@ -12,7 +12,7 @@ Trigger = Callable[[Tensor], Tensor]
 
 
 def patch(size: int = 5, seed: int = 0, bottom: int = -1, right: int = -1) -> Trigger:
-    """A square of random saturated colours; its lower right pixel (`bottom`, `right`) counts from the end if negative."""
+    """A square of random saturated colours; its lower right pixel, (`bottom`, `right`), may count from the end."""
     colours = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed)).round()
 
     def stamp(images: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def brittle(bench: Bench, chosen: Tensor, images: Tensor, fitting: Tensor) -> tu
     """The reverse: half of the pictures are led to a random role within 1/255, and are then called that."""
     led = bench.share(0.5, chosen)
     told = torch.stack([bench.only(bench.corpus.rng.choice(ROLES)) for _ in chosen])
-    images = torch.where(led[:, None, None, None], bench.led(images, told, 1 / 255, away=False), images)
+    images[led] = bench.led(images[led], told[led], 1 / 255, away=False)
     return images, torch.where(led[:, None], told, fitting)
 
 
