@@ -169,7 +169,7 @@ class ClipAutoAttack(Probe):
             figures["reference"] = Estimate(value=reference.value, ci=reference.ci)
             delta = paired_rate_difference(ours, theirs, level)
             figures["delta"] = Delta(value=delta.value, ci=delta.interval.ci, p=delta.p)
-        found = verdict(Interval(*metric.ci, level), threshold)
+        found = verdict(Interval(metric.ci[0], metric.ci[1], level), threshold)
         said = f"{lost} of {n} pictures ({metric.value:.1%}) lose their correct label within {self.radius}/255"
         if found is Verdict.VULNERABLE:
             noisy = [(self._lost(t), bool(c["beaten"])) for t, c in trials.paired("target", "control:noise")]

@@ -6,7 +6,6 @@ Nothing here executes a file: safetensors, or ``torch.load(weights_only=True)`` 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,10 +103,36 @@ def load_torch_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise UnsafeFileError(path, named[1] if named else "something that is no tensor") from error
+        raise UnsafeFileError(path, _first_foreign_name(path)) from error
     except (OSError, RuntimeError, EOFError) as error:
         raise UsageError(f"'{path}' is not a readable checkpoint ({str(error).splitlines()[0]}).") from error
+
+
+def _first_foreign_name(path: Path) -> str:
+    """The first name in a pickle that is not PyTorch's own, from its opcodes; nothing is run."""
+    import pickletools
+    import zipfile
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = archive.read(next(name for name in archive.namelist() if name.endswith(".pkl")))
+        else:
+            content = path.read_bytes()
+        texts: list[str] = []
+        for opcode, argument, _ in pickletools.genops(content):
+            name = ""
+            if opcode.name == "GLOBAL":
+                name = str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                name = ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+            if name and not name.startswith(("torch.", "collections.OrderedDict")):
+                return name
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
+        pass  # too damaged to name; it is refused all the same
+    return "something that is no tensor"
 
 
 def tensor(content: PromptFile, name: str, dims: tuple[int, ...], path: Path | None) -> Tensor:
