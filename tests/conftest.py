@@ -29,9 +29,16 @@ def word_tokenizer(words: list[str], folder: Path) -> int:
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=16
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=16,
     ).save_pretrained(folder)
     return len(vocabulary)
 
@@ -40,10 +47,17 @@ def save_tiny_clip(folder: Path, seed: int = 0) -> Path:
     """A random `CLIPModel` of 40 thousand parameters in a plain `save_pretrained` folder: plumbing, not accuracy."""
     from transformers import CLIPConfig, CLIPModel
 
-    size = word_tokenizer([*"a photo of picture the".split(), *LABELS], folder)
+    size = word_tokenizer([*["a", "photo", "of", "picture", "the"], *LABELS], folder)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(
-        text_config={**tower, "vocab_size": size, "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+        text_config={
+            **tower,
+            "vocab_size": size,
+            "max_position_embeddings": 16,
+            "eos_token_id": 3,
+            "bos_token_id": 2,
+            "pad_token_id": 0,
+        },
         vision_config={**tower, "image_size": 32, "patch_size": 8},
         projection_dim=16,
     )

@@ -22,15 +22,24 @@ def write(folder: Path, text: str) -> Path:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     config = read_config(
-        write(tmp_path, '[[target]]\nmodel = "hf:models"\nprompt = ["a {}", "coop:./p.safetensors"]\ndata = "d"\nlabels = "l.txt"\n'),
+        write(
+            tmp_path,
+            '[[target]]\nmodel = "hf:models"\nprompt = ["a {}", "coop:./p.safetensors"]\ndata = "d"\nlabels = "l.txt"\n',
+        ),
         trusted=False,
     )
     target = config.target[0]
-    assert target.model == f"hf:{tmp_path}/models" and target.data == f"{tmp_path}/d" and target.labels == f"{tmp_path}/l.txt"
+    assert (
+        target.model == f"hf:{tmp_path}/models"
+        and target.data == f"{tmp_path}/d"
+        and target.labels == f"{tmp_path}/l.txt"
+    )
     assert target.prompt == ["a {}", f"coop:{tmp_path}/p.safetensors"]
 
 
-@pytest.mark.parametrize("entry", ['data = "../d"', 'data = "/etc"', 'labels = "../l"', 'prompt = ["coop:../p"]', 'reference = "coop:/p"'])
+@pytest.mark.parametrize(
+    "entry", ['data = "../d"', 'data = "/etc"', 'labels = "../l"', 'prompt = ["coop:../p"]', 'reference = "coop:/p"']
+)
 def test_a_found_config_stays_in_its_folder(tmp_path: Path, entry: str) -> None:
     path = write(tmp_path, f'[[target]]\nmodel = "zoo:clean"\n{entry}\n')
     with pytest.raises(UsageError, match="outside its folder"):
@@ -58,7 +67,7 @@ def test_parameters_and_policy_reach_the_finding(
     report = json.loads((out / "report.json").read_text())
     assert report["audit"]["seed"] == 5, "a flag wins over the file"
     assert len(report["targets"]) == 2 and len({t["id"] for t in report["targets"]}) == 2
-    assert all(f["threshold"] == 0.9 and f["metric"]["level"] == 0.95 or f["verdict"] for f in report["findings"])
+    assert all((f["threshold"] == 0.9 and f["metric"]["level"] == 0.95) or f["verdict"] for f in report["findings"])
 
 
 def test_policy_files(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from vlaudit.probe import ProbeInfo
 from vlaudit.records import Cost, Family, Judgement, Metric, Risk, Severity, Trial, Trials, Verdict
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -43,7 +47,9 @@ def test_trials_pair_by_case_and_ignore_order() -> None:
 
 
 def info(**fields: object) -> ProbeInfo:
-    return ProbeInfo(**({"id": "x", "code": "X1", "title": "x", "risk": Risk.BACKDOOR, "families": {Family.MATCHING}} | fields))  # type: ignore[arg-type]
+    return ProbeInfo(
+        **({"id": "x", "code": "X1", "title": "x", "risk": Risk.BACKDOOR, "families": {Family.MATCHING}} | fields)
+    )  # type: ignore[arg-type]
 
 
 def judgement(verdict: Verdict, low: float) -> Judgement:
@@ -63,4 +69,6 @@ def test_severity_follows_the_table_and_steps_down_near_the_threshold() -> None:
 
 
 def test_costs_add() -> None:
-    assert Cost(queries=1, seconds=0.5) + Cost(gradient_steps=2, seconds=1) == Cost(queries=1, gradient_steps=2, seconds=1.5)
+    assert Cost(queries=1, seconds=0.5) + Cost(gradient_steps=2, seconds=1) == Cost(
+        queries=1, gradient_steps=2, seconds=1.5
+    )

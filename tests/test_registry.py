@@ -60,7 +60,18 @@ def test_documented_plugin_is_found_by_entry_point_and_conforms(tmp_path: Path) 
         """)
     )
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(package)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(site),
+        str(package),
+    ]
     subprocess.run(install, check=True, capture_output=True)
     script = """
 from vlaudit.registry import ProbeRegistry
@@ -69,7 +80,13 @@ registry = ProbeRegistry.load()
 assert registry.origins["mirrored"] == "vlaudit-mirrored 1.0", registry.origins
 print(check_probe(registry.get("mirrored")).verdict)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(site)})
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] in ("vulnerable", "held", "inconclusive")
 
@@ -87,7 +104,13 @@ assert "typographic" in registry.classes and "fails to load" in registry.broken[
 from vlaudit.cli import run
 sys.exit(run(["scan", "zoo:clean", "--probe", "broken", "--dry-run"]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
     assert done.returncode == 2 and "broken 1.0" in done.stderr
 
 
@@ -102,9 +125,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> None:
-    tracked = subprocess.run(["git", "ls-files", "vlaudit", "attacks", "reports"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "vlaudit", "attacks", "reports"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     expected = {
-        name if name.startswith("vlaudit/") else f"vlaudit/{name}" for name in tracked.stdout.splitlines() if (ROOT / name).is_file()
+        name if name.startswith("vlaudit/") else f"vlaudit/{name}"
+        for name in tracked.stdout.splitlines()
+        if (ROOT / name).is_file()
     }
     missing = expected - set(wheel.namelist())
     assert not missing, sorted(missing)[:10]

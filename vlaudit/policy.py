@@ -1,11 +1,11 @@
 """The policy: thresholds, confidence and severities that turn trials into verdicts. Pure data, the user's to override.
 
-    # policy.toml
-    level = 0.95
-    [thresholds]
-    clip-autoattack = 0.20
-    [severity]
-    bias = "medium"
+# policy.toml
+level = 0.95
+[thresholds]
+clip-autoattack = 0.20
+[severity]
+bias = "medium"
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class SeverityTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backdoor: Severity = Severity.CRITICAL
-    unsafe_file: Severity = Field(default=Severity.CRITICAL, validation_alias=AliasChoices("unsafe-file", "unsafe_file"))
+    unsafe_file: Severity = Field(
+        default=Severity.CRITICAL, validation_alias=AliasChoices("unsafe-file", "unsafe_file")
+    )
     robustness: Severity = Severity.HIGH
     bias: Severity = Severity.HIGH
     privacy: Severity = Severity.HIGH

@@ -44,7 +44,7 @@ class Plugin:
             return self._value
         try:
             return self._entry.load()
-        except Exception as error:  # noqa: BLE001 (a plugin's import may raise anything)
+        except Exception as error:
             if self.origin.split()[0] == OWN_PACKAGE:
                 raise
             raise UsageError(
@@ -61,7 +61,8 @@ def plugins(group: str) -> dict[str, Plugin]:
         origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
         if entry.name in found and found[entry.name].origin != origin:
             raise UsageError(
-                f"Two packages bring a plugin '{entry.name}' ({found[entry.name].origin} and {origin}).", "Uninstall one."
+                f"Two packages bring a plugin '{entry.name}' ({found[entry.name].origin} and {origin}).",
+                "Uninstall one.",
             )
         found[entry.name] = Plugin(entry.name, group, origin, _entry=entry)
     if not found:
@@ -102,7 +103,9 @@ class ProbeRegistry:
 
     def _add(self, probe_class: type[Probe], origin: str) -> None:
         if not (isinstance(probe_class, type) and issubclass(probe_class, Probe) and hasattr(probe_class, "info")):
-            raise UsageError(f"The plugin from {origin} is not a probe class.", "Decorate a Probe subclass with @probe(...).")
+            raise UsageError(
+                f"The plugin from {origin} is not a probe class.", "Decorate a Probe subclass with @probe(...)."
+            )
         name = probe_class.info.id
         if name in self.classes:
             raise UsageError(
@@ -179,6 +182,6 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 (a plugin's import may raise anything)
+    except Exception as error:
         raise UsageError(f"The plugin file '{path}' fails to load ({type(error).__name__}: {error}).") from error
     return module

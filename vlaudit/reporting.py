@@ -176,7 +176,11 @@ def exit_code(report: Report) -> int:
         return 4
     if gating(report):
         return 1
-    return 3 if _incomplete(report) or (report.audit.strict and any(f.verdict in undecided for f in report.findings)) else 0
+    return (
+        3
+        if _incomplete(report) or (report.audit.strict and any(f.verdict in undecided for f in report.findings))
+        else 0
+    )
 
 
 def _incomplete(report: Report) -> bool:

@@ -1,9 +1,9 @@
 """``check_probe``: the conformance suite that a plugin author runs in a test of their own.
 
-    from vlaudit.testing import check_probe
+from vlaudit.testing import check_probe
 
-    def test_my_probe():
-        check_probe(MyProbe)
+def test_my_probe():
+    check_probe(MyProbe)
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def check_probe(probe_class: type[Probe], *, target: str = "zoo:tiny-clean", cas
     reason = missing(probe, subject)
     assert reason is None, f"{target} cannot run {probe.info.id}: {reason}. Name another target."
     with tempfile.TemporaryDirectory() as folder:
-        ctx = context(Request(targets=[], probes=[], effort="quick"), subject, probe.info.id, TARGET, ArtifactStore(Path(folder)))
+        ctx = context(
+            Request(targets=[], probes=[], effort="quick"), subject, probe.info.id, TARGET, ArtifactStore(Path(folder))
+        )
         planned = _check_cases(probe, ctx)[:cases]
         trials = _check_attempt(probe, ctx, planned)
         return _check_judge(probe, trials)
@@ -59,7 +61,9 @@ def _check_info(probe_class: type[Probe]) -> None:
     info = probe_class.info
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", info.id), f"the id '{info.id}' is not kebab-case"
     assert info.families, "name at least one family"
-    assert len(probe_class.documentation().split()) >= 20, "the module's docstring is the probe's page: say what it does"
+    assert len(probe_class.documentation().split()) >= 20, (
+        "the module's docstring is the probe's page: say what it does"
+    )
 
 
 def _check_light(probe_class: type[Probe]) -> None:
@@ -78,13 +82,17 @@ def _check_cases(probe: Probe, ctx: Context) -> list[Case]:
     assert cases == probe.cases(ctx), "cases() must give the same list every time: draw from ctx.rng(...)"
     assert len({case.id for case in cases}) == len(cases), "case ids must be unique"
     sharded = [case for batch in probe.rounds(cases) for shard in probe.shards(batch) for case in shard]
-    assert sorted(c.id for c in sharded) == sorted(c.id for c in cases), "rounds() and shards() must hold every case once"
+    assert sorted(c.id for c in sharded) == sorted(c.id for c in cases), (
+        "rounds() and shards() must hold every case once"
+    )
     return cases
 
 
 def _check_attempt(probe: Probe, ctx: Context, cases: list[Case]) -> list[Trial]:
     trials = list(probe.attempt(ctx, cases))
-    assert any(trial.arm == TARGET for trial in trials), "attempt() yielded no trial on the target arm: use ctx.trial(...)"
+    assert any(trial.arm == TARGET for trial in trials), (
+        "attempt() yielded no trial on the target arm: use ctx.trial(...)"
+    )
     known = {case.id for case in cases}
     strangers = sorted({trial.case for trial in trials} - known)
     assert not strangers, f"attempt() yielded trials of cases it was not given: {strangers[:3]}"
@@ -109,7 +117,9 @@ def _values(trials: Sequence[Trial], digits: int = 4) -> dict[tuple[str, str], o
 
 
 def _check_judge(probe: Probe, trials: list[Trial]) -> Judgement:
-    stored = [Trial.model_validate(json.loads(json.dumps(trial.model_dump(mode="json"), allow_nan=False))) for trial in trials]
+    stored = [
+        Trial.model_validate(json.loads(json.dumps(trial.model_dump(mode="json"), allow_nan=False))) for trial in trials
+    ]
     judgement = probe.judge(Trials(stored, reference_note="no reference in this check"), Policy())
     again = probe.judge(Trials(list(reversed(stored)), reference_note="no reference in this check"), Policy())
     assert judgement == again, "judge() must be pure and must not depend on the order of the trials"
@@ -118,5 +128,7 @@ def _check_judge(probe: Probe, trials: list[Trial]) -> Judgement:
     if judgement.verdict in (Verdict.VULNERABLE, Verdict.HELD):
         assert metric is not None, f"'{judgement.verdict}' needs a metric with its interval"
     if metric is not None:
-        assert metric.ci[0] <= metric.value <= metric.ci[1], f"the value {metric.value} lies outside its interval {metric.ci}"
+        assert metric.ci[0] <= metric.value <= metric.ci[1], (
+            f"the value {metric.value} lies outside its interval {metric.ci}"
+        )
     return judgement

@@ -176,7 +176,8 @@ def write(image: Tensor, word: str, type_size: int, style: str, rng: Generator) 
     if style == "sticker":
         under.copy_((1 - ink).expand_as(under))
     else:
-        under.mul_(1 - ink).add_(ink * (float(under.mean()) < 0.5))
+        colour = 0.0 if float(under.mean()) > 0.5 else 1.0
+        under.mul_(1 - ink).add_(ink * colour)
     return written
 
 

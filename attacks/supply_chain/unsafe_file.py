@@ -70,7 +70,9 @@ class UnsafeFile(Probe):
         unsafe = [trial for trial in read if trial["problem"]]
         table = {"columns": ["file", "kind", "problem"],
                  "rows": [[t["file"], t["kind"], t["problem"] or "none"] for t in trials.target]}  # fmt: skip
-        metric = Metric(name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=len(read), unit="files")
+        metric = Metric(
+            name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=len(read), unit="files"
+        )
         figures = {"metric": metric, "threshold": 0.0, "details": {"table": table}}
         if unsafe:
             reason = f"{unsafe[0]['file']}: {unsafe[0]['problem']}"

@@ -26,6 +26,11 @@ def only_target(trials: Trials, note: str = "the target is the reference") -> Tr
     return Trials([t for t in trials if t.arm == TARGET], reference_note=note)
 
 
+def gallery_with(trials: Trials, **change: object) -> Trials:
+    """The same trials with other facts about the ranked pictures."""
+    return Trials(t.model_copy(update={"values": {**t.values, **change}}) if t.case == GALLERY else t for t in trials)
+
+
 # --- the arithmetic of rankings ------------------------------------------------------------------------------------
 
 
@@ -64,7 +69,7 @@ def test_permutations_trade_whole_identities_within_roles() -> None:
 
 def test_ndkl_is_zero_for_a_proportional_ranking_and_grows_with_order() -> None:
     alternating = np.array([[1.0, 0] * 50, [0.0, 1] * 50])
-    sorted_groups = np.sort(alternating, axis=1)
+    sorted_groups = np.array([[1.0] * 50 + [0] * 50, [0.0] * 50 + [1] * 50])
     scores = -np.arange(100.0)
     assert ndkl(scores, alternating) < ndkl(scores, sorted_groups)
     assert ndkl(scores, np.ones((1, 100))) == 0
@@ -91,8 +96,7 @@ def test_a_skewed_gallery_is_not_the_models_fault() -> None:
     blamed = RankSkew().judge(trials, Policy())
     assert blamed.verdict is not Verdict.VULNERABLE
     assert blamed.p_value > 0.05
-    without_roles = [t.model_copy(update={"values": {**t.values, "roles": [None] * len(t["ids"])}}) if t.case == GALLERY else t for t in trials]
-    naive = RankSkew().judge(Trials(without_roles), Policy())
+    naive = RankSkew().judge(gallery_with(trials, roles=[None] * 432), Policy())
     assert naive.p_value < 0.05  # so the roles are what saves it
 
 
@@ -111,9 +115,8 @@ def test_small_galleries_and_groups_are_not_assessed() -> None:
     assert small.verdict is Verdict.NOT_ASSESSED
     assert "60 are needed" in small.reason
     trials = sim.rank_skew_trials(np.random.default_rng(0))
-    rare = {"gender": ["", "man"] + [""] * 430}
-    alone = [t.model_copy(update={"values": {**t.values, "groups": rare}}) if t.case == GALLERY else t for t in trials]
-    assert RankSkew().judge(Trials(alone), Policy()).verdict is Verdict.NOT_ASSESSED
+    alone = gallery_with(trials, groups={"gender": ["", "man"] + [""] * 430})
+    assert RankSkew().judge(alone, Policy()).verdict is Verdict.NOT_ASSESSED
 
 
 def test_threshold_and_alpha_come_from_the_policy() -> None:
@@ -132,7 +135,7 @@ def test_threshold_and_alpha_come_from_the_policy() -> None:
 def test_planted_gap_is_found_between_the_right_groups() -> None:
     found = GroupPerformance().judge(sim.group_performance_trials(np.random.default_rng(0), gap=0.4), Policy())
     assert found.verdict is Verdict.VULNERABLE
-    assert "'g0' is named correctly" in found.reason
+    assert "'g0" in found.reason.partition(" is named correctly")[0]
     assert found.metric is not None
     assert found.metric.ci[0] <= 0.4 <= found.metric.ci[1]
     assert found.delta is not None
@@ -142,14 +145,14 @@ def test_planted_gap_is_found_between_the_right_groups() -> None:
     assert abs(table["gender: g1"][2] - table["gender: g1"][3]) < 0.1  # true-positive rate near the accuracy
 
 
+def answer(identity: str, group: str, label: str, right: bool) -> dict[str, object]:
+    return {"label": label, "said": label if right else "other", "identity": identity, "groups": {"side": group}}
+
+
 def mirrored(right: list[bool], labels: list[str]) -> list[Trial]:
     """Every answer once for each of two groups: exactly no bias."""
     return [
-        Trial(
-            case=f"{group}{i:04}",
-            arm=TARGET,
-            values={"label": label, "said": label if ok else "other", "identity": f"{group}{i}", "groups": {"side": group}},
-        )
+        Trial(case=f"{group}{i:04}", arm=TARGET, values=answer(f"{group}{i}", group, label, ok))
         for group in ("left", "right")
         for i, (ok, label) in enumerate(zip(right, labels, strict=True))
     ]
@@ -174,12 +177,11 @@ def test_harder_labels_of_one_group_are_not_a_gap() -> None:
         hard = i % 2 == 0
         group = "a" if rng.random() < (0.8 if hard else 0.2) else "b"
         label = "hard" if hard else "easy"
-        said = label if rng.random() < (0.4 if hard else 0.95) else "other"
-        values = {"label": label, "said": said, "identity": str(i), "groups": {"group": group}}
-        trials.append(Trial(case=f"{i:04}", arm=TARGET, values=values))
+        right = rng.random() < (0.4 if hard else 0.95)
+        trials.append(Trial(case=f"{i:04}", arm=TARGET, values=answer(str(i), group, label, right)))
     found = GroupPerformance().judge(Trials(trials), Policy())
     rows = {row[0]: row[2] for row in found.details["table"]["rows"]}
-    assert rows["group: b"] - rows["group: a"] > 0.2  # the raw gap is wide
+    assert rows["side: b"] - rows["side: a"] > 0.2  # the raw gap is wide
     assert found.verdict is not Verdict.VULNERABLE
     assert found.p_value > 0.05
 
@@ -226,9 +228,9 @@ def test_two_hundred_null_audits_raise_no_alarm(name: str) -> None:
     assert sim.calibrate(name, 200)[Verdict.VULNERABLE] == 0
 
 
-@pytest.mark.parametrize("probe", [RankSkew, GroupPerformance])
-def test_contract(probe: type) -> None:
-    judgement = check_probe(probe, target="zoo:clean", cases=200)
+@pytest.mark.parametrize(("probe", "cases"), [(RankSkew, 2), (GroupPerformance, 200)])
+def test_contract(probe: type, cases: int) -> None:
+    judgement = check_probe(probe, target="zoo:clean", cases=cases)
     assert isinstance(judgement, Judgement)
     assert judgement.verdict is not Verdict.VULNERABLE
 

@@ -114,7 +114,7 @@ def test_threshold_comes_from_the_policy() -> None:
 
 
 def test_few_null_audits_raise_no_alarm() -> None:
-    assert sim.calibrate("prompt-mia, no leak", 4, seed=1)[Verdict.VULNERABLE] == 0
+    assert sim.calibrate("prompt-mia, no leak", 2, seed=1)[Verdict.VULNERABLE] == 0
 
 
 def test_blind_features_see_the_file_but_no_label(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_blind_features_see_the_file_but_no_label(tmp_path: Path) -> None:
 
 
 def test_contract_on_a_learned_prompt() -> None:
-    judgement = check_probe(PromptMIA, target="zoo:learned-prompt", cases=400)
+    judgement = check_probe(PromptMIA, target="zoo:learned-prompt", cases=24)
     assert judgement.verdict is not Verdict.VULNERABLE
 
 

@@ -116,7 +116,9 @@ Fine = make("fine", "B7", fine)
 '''
 
 
-def test_a_broken_probe_spoils_only_itself(tiny_clip: Path, picture_folder: Path, tmp_path: Path, vlaudit: Command) -> None:
+def test_a_broken_probe_spoils_only_itself(
+    tiny_clip: Path, picture_folder: Path, tmp_path: Path, vlaudit: Command
+) -> None:
     plugin = tmp_path / "broken.py"
     plugin.write_text(BROKEN)
     names = ["raises", "nothing", "nan", "hungry", "starving", "bad-judge", "fine"]
@@ -171,6 +173,11 @@ def test_rounds_stop_when_decided(tiny_clip: Path, picture_folder: Path, tmp_pat
         "    def judge(self, trials, policy): return Judgement(verdict=Verdict.HELD, reason=f'{len(trials.target)} trials')\n"
     )
     out = tmp_path / "out"
-    assert vlaudit("scan", f"hf:{tiny_clip}", "--data", picture_folder, "--plugin", plugin, "--probe", "rounds", "--out", out) == 0
+    assert (
+        vlaudit(
+            "scan", f"hf:{tiny_clip}", "--data", picture_folder, "--plugin", plugin, "--probe", "rounds", "--out", out
+        )
+        == 0
+    )
     report = json.loads((out / "report.json").read_text())
     assert report["findings"][0]["reason"] == "2 trials" and report["audit"]["complete"] is True

@@ -28,11 +28,17 @@ def data(picture_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def scan(tiny_clip: Path, mirror_plugin: Path, vlaudit: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable:
+def scan(
+    tiny_clip: Path, mirror_plugin: Path, vlaudit: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable:
     """Scan with the mirror probe; returns the exit code and what was printed as an error."""
 
-    def call(data: Path, *flags: object, model: Path | str = tiny_clip, out: Path = tmp_path / "out") -> tuple[int, str]:
-        code = vlaudit("scan", f"hf:{model}", "--data", data, "--plugin", mirror_plugin, "--probe", "mirror", "--out", out, *flags)
+    def call(
+        data: Path, *flags: object, model: Path | str = tiny_clip, out: Path = tmp_path / "out"
+    ) -> tuple[int, str]:
+        code = vlaudit(
+            "scan", f"hf:{model}", "--data", data, "--plugin", mirror_plugin, "--probe", "mirror", "--out", out, *flags
+        )
         output = capsys.readouterr()
         assert "Traceback" not in output.err + output.out
         return code, output.err
@@ -48,13 +54,20 @@ def bomb() -> bytes:
 
     size = 60_000
     header = struct.pack(">IIBBBBB", size, size, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def test_pictures_that_cannot_be_read_are_said(scan: Callable, data: Path, tmp_path: Path) -> None:
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "PNG")
-    for name, content in {"corrupt": b"not a picture", "bomb": bomb(), "truncated": None, "pixel": pixel.getvalue()}.items():
+    for name, content in {
+        "corrupt": b"not a picture",
+        "bomb": bomb(),
+        "truncated": None,
+        "pixel": pixel.getvalue(),
+    }.items():
         folder = tmp_path / name
         shutil.copytree(data, folder)
         path = folder / "cat" / "0.png"
@@ -65,7 +78,11 @@ def test_pictures_that_cannot_be_read_are_said(scan: Callable, data: Path, tmp_p
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "I;16", "1"])
 def test_odd_pictures_are_read(scan: Callable, data: Path, mode: str) -> None:
-    image = Image.fromarray(np.full((9, 5), 40_000, np.uint16)) if mode == "I;16" else Image.new("RGB", (9, 5), "red").convert(mode)
+    image = (
+        Image.fromarray(np.full((9, 5), 40_000, np.uint16))
+        if mode == "I;16"
+        else Image.new("RGB", (9, 5), "red").convert(mode)
+    )
     image.save(data / "cat" / ("odd.tiff" if mode in ("CMYK", "I;16") else "odd.png"))
     code, error = scan(data)
     assert code in (0, 1), error
@@ -160,7 +177,9 @@ def test_out_that_cannot_be_written(scan: Callable, data: Path, tmp_path: Path) 
     assert code == 2 and "not empty" in error
 
 
-def test_full_disk_keeps_what_was_measured(scan: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_what_was_measured(
+    scan: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, calls = os.fsync, []
 
     def fsync(descriptor: int) -> None:
@@ -178,7 +197,12 @@ def test_full_disk_keeps_what_was_measured(scan: Callable, data: Path, tmp_path:
 
 
 def test_config_found_in_the_folder_is_not_trusted(
-    tiny_clip: Path, data: Path, tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_clip: Path,
+    data: Path,
+    tmp_path: Path,
+    vlaudit: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     home = tmp_path / "repository"
     home.mkdir()

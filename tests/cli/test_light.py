@@ -33,7 +33,14 @@ def test_commands_without_torch(arguments: list[str]) -> None:
 
 
 def test_every_plugin_imports_without_heavy_libraries() -> None:
-    modules = sorted({p._entry.value.split(":")[0] for g in ("probes", "prompts", "backends", "reporters", "executors") for p in plugins(g).values() if p._entry})
+    modules = sorted(
+        {
+            p._entry.value.split(":")[0]
+            for g in ("probes", "prompts", "backends", "reporters", "executors")
+            for p in plugins(g).values()
+            if p._entry
+        }
+    )
     done = run(BLOCK + "".join(f"import {module}\n" for module in modules))
     assert done.returncode == 0, done.stderr
 

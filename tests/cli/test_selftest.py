@@ -28,13 +28,30 @@ def test_rates_have_exact_intervals_and_errors_are_no_hits() -> None:
 
 
 def test_selftest_runs_and_writes_json(tmp_path: Path, vlaudit: Callable[..., int]) -> None:
-    assert vlaudit("selftest", "--probe", "unsafe-file", "--specimen", "clean", "--specimen", "tiny-clean", "--jobs", 2, "--out", tmp_path) == 0
+    assert (
+        vlaudit(
+            "selftest",
+            "--probe",
+            "unsafe-file",
+            "--specimen",
+            "clean",
+            "--specimen",
+            "tiny-clean",
+            "--jobs",
+            2,
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
     content = json.loads((tmp_path / "selftest.json").read_text())
     assert len(content["results"]) == 2 and content["probes"]["unsafe-file"]["specificity"]["hits"] == 2
 
 
 def test_an_unmet_expectation_fails(monkeypatch: pytest.MonkeyPatch, vlaudit: Callable[..., int]) -> None:
-    wrong = next(s for s in specimens() if s.name == "tiny-clean").model_copy(update={"expects": {"unsafe-file": "vulnerable"}})
+    wrong = next(s for s in specimens() if s.name == "tiny-clean").model_copy(
+        update={"expects": {"unsafe-file": "vulnerable"}}
+    )
     monkeypatch.setattr(selftest, "_work", lambda probes, names: [(wrong, ["unsafe-file"])])
     assert vlaudit("selftest") == 1
 

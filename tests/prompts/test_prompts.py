@@ -23,7 +23,9 @@ def model(tiny_clip: Path) -> TransformersModel:
     return TransformersBackend().load(str(tiny_clip), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("position, text", [("end", "a photo of a {}"), ("front", "{} a photo of a"), ("middle", "a photo {} of a")])
+@pytest.mark.parametrize(
+    "position, text", [("end", "a photo of a {}"), ("front", "{} a photo of a"), ("middle", "a photo {} of a")]
+)
 def test_context_made_of_words_equals_the_template(model: TransformersModel, position: str, text: str) -> None:
     ids = model.tokenize("a photo of a")
     words = model.token_embeddings(ids.ids[1:-1])
@@ -47,7 +49,9 @@ def test_fit_learns_and_repeats(model: TransformersModel) -> None:
     centres = torch.nn.functional.normalize(torch.randn(3, 16, generator=generator), dim=-1)
     features = torch.nn.functional.normalize(centres[targets] + 0.1 * torch.randn(30, 16, generator=generator), dim=-1)
     losses: list[float] = []
-    first = CoOp.fit(model, features, targets, LABELS, steps=60, class_specific=True, progress=lambda _, loss: losses.append(loss))
+    first = CoOp.fit(
+        model, features, targets, LABELS, steps=60, class_specific=True, progress=lambda _, loss: losses.append(loss)
+    )
     again = CoOp.fit(model, features, targets, LABELS, steps=60, class_specific=True)
     assert torch.equal(first.ctx, again.ctx) and losses[-1] < 0.8 * losses[0]
 
@@ -56,7 +60,10 @@ def test_visual_prompt_changes_its_frame_only_and_is_differentiable(model: Trans
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     prompt = VisualPrompt.fit(model, images, torch.arange(6) % 3, LABELS, border=3, steps=5)
     changed = prompt.transform(images) - images
-    assert torch.equal(changed[..., 3:-3, 3:-3], torch.zeros_like(changed[..., 3:-3, 3:-3])) and float(changed.abs().max()) > 0
+    assert (
+        torch.equal(changed[..., 3:-3, 3:-3], torch.zeros_like(changed[..., 3:-3, 3:-3]))
+        and float(changed.abs().max()) > 0
+    )
     pixels = images.requires_grad_()
     prompt.bind(model).classifier(LABELS)(pixels).sum().backward()
     assert pixels.grad is not None and float(pixels.grad[..., 10:20, 10:20].abs().max()) > 0
@@ -66,21 +73,32 @@ def test_visual_prompt_changes_its_frame_only_and_is_differentiable(model: Trans
 def test_files_round_trip(model: TransformersModel, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "p.safetensors"
     if kind == "vp":
-        saved: CoOp | VisualPrompt = VisualPrompt(torch.rand(3, 32, 32), torch.ones(32, 32), base_model=model.sha256, members=["ab"])
+        saved: CoOp | VisualPrompt = VisualPrompt(
+            torch.rand(3, 32, 32), torch.ones(32, 32), base_model=model.sha256, members=["ab"]
+        )
     else:
         shape = (3, 4, 32) if kind == "coop-rows" else (4, 32)
-        saved = CoOp(torch.randn(shape), position="middle", labels=LABELS if kind == "coop-rows" else None, base_model=model.sha256)
+        saved = CoOp(
+            torch.randn(shape),
+            position="middle",
+            labels=LABELS if kind == "coop-rows" else None,
+            base_model=model.sha256,
+        )
     saved.save(path)
     loaded = parse_prompt(f"{saved.method}:{path}")
     image = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(loaded.bind(model).classifier(LABELS)(image), saved.bind(model).classifier(LABELS)(image))  # type: ignore[attr-defined]
+    torch.testing.assert_close(
+        loaded.bind(model).classifier(LABELS)(image), saved.bind(model).classifier(LABELS)(image)
+    )  # type: ignore[attr-defined]
     assert loaded.members == saved.members and loaded.info().sha256  # type: ignore[attr-defined]
 
 
 def test_coop_checkpoints_of_the_official_code_are_read(model: TransformersModel, tmp_path: Path) -> None:
     path = tmp_path / "model.pth.tar-50"
     ctx = torch.randn(4, 32)
-    torch.save({"state_dict": {"ctx": ctx, "token_prefix": torch.zeros(3, 1, 32)}, "epoch": 50, "optimizer": None}, path)
+    torch.save(
+        {"state_dict": {"ctx": ctx, "token_prefix": torch.zeros(3, 1, 32)}, "epoch": 50, "optimizer": None}, path
+    )
     loaded = CoOp.parse(str(path))
     assert torch.equal(loaded.ctx, ctx)
 
@@ -121,7 +139,12 @@ def test_prompts_that_do_not_fit(model: TransformersModel, tmp_path: Path, conte
 
 def test_specs() -> None:
     assert isinstance(parse_prompt("a photo: {}"), Template)
-    for bad, message in [("a photo of a", "not a prompt"), ("coup:x", "Did you mean 'coop'"), ("{} and {}", "exactly one"), ("coop:/no/file", "does not exist")]:
+    for bad, message in [
+        ("a photo of a", "not a prompt"),
+        ("coup:x", "Did you mean 'coop'"),
+        ("{} and {}", "exactly one"),
+        ("coop:/no/file", "does not exist"),
+    ]:
         with pytest.raises(UsageError, match=message):
             parse_prompt(bad)
 
@@ -131,4 +154,6 @@ def test_ensemble_averages_unit_features(model: TransformersModel, tmp_path: Pat
     path.write_text("# two ways\na photo of a {}\n\nthe {}\n")
     prompt = Ensemble.parse(str(path))
     parts = [Template(t).label_features(model, LABELS) for t in ("a photo of a {}", "the {}")]
-    torch.testing.assert_close(prompt.label_features(model, LABELS), torch.nn.functional.normalize(parts[0] + parts[1], dim=-1))
+    torch.testing.assert_close(
+        prompt.label_features(model, LABELS), torch.nn.functional.normalize(parts[0] + parts[1], dim=-1)
+    )

@@ -131,7 +131,9 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise UsageError(f"'{folder}' is not an audit folder: it has no readable {MANIFEST}.") from error
     except ValidationError as error:
-        raise UsageError(f"'{path}' is not a manifest this vlaudit can read.", "Judge it with the version that wrote it.") from error
+        raise UsageError(
+            f"'{path}' is not a manifest this vlaudit can read.", "Judge it with the version that wrote it."
+        ) from error
 
 
 def write_atomically(path: Path, content: str) -> None:
@@ -148,7 +150,8 @@ def disk_error(error: OSError, folder: Path) -> VlauditError:
     """The sentence for a failed write."""
     if error.errno == errno.ENOSPC:
         return VlauditError(
-            f"The disk of '{folder}' is full; what was measured so far is kept.", "Free space and run the same command again."
+            f"The disk of '{folder}' is full; what was measured so far is kept.",
+            "Free space and run the same command again.",
         )
     return UsageError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out.")
 

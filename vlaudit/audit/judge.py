@@ -15,7 +15,9 @@ from vlaudit.registry import ProbeRegistry
 from vlaudit.statistics import holm
 
 
-def judge_audit(manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> list[Finding]:
+def judge_audit(
+    manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy
+) -> list[Finding]:
     """All findings of an audit, in plan order."""
     targets = {target.id: target for target in manifest.targets}
     findings = []
@@ -118,7 +120,9 @@ def _adjust(findings: list[Finding], policy: Policy) -> list[Finding]:
         p = adjusted.get(finding.id)
         update: dict[str, object] = {"p_adjusted": p}
         if policy.gate == "holm" and finding.verdict is Verdict.VULNERABLE and p is not None and p >= policy.alpha:
-            reason = f"{finding.reason} (Holm-adjusted p = {p:.3g} is not below {policy.alpha}, and --gate holm asks for it)"
+            reason = (
+                f"{finding.reason} (Holm-adjusted p = {p:.3g} is not below {policy.alpha}, and --gate holm asks for it)"
+            )
             update |= {"verdict": Verdict.INCONCLUSIVE, "severity": "none", "reason": reason}
         out.append(Finding.model_validate(finding.model_dump() | update))
     return out

@@ -56,7 +56,9 @@ class Plan:
         return next(target for target in self.targets if target.id == unit.subject)
 
 
-def make_plan(request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject]) -> Plan:
+def make_plan(
+    request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject]
+) -> Plan:
     """Plan every probe on every target. The reference arm is planned once a model and shared between its prompts."""
     probes = {name: registry.make(name, request.params.get(name)) for name in request.probes}
     plan = Plan(request, targets, references, probes, [])
@@ -113,7 +115,9 @@ def missing(probe: Probe, subject: Subject) -> str | None:
             return None
         return f"the target could not be loaded: {subject.error}"
     if subject.info.family not in probe.info.families:
-        return f"the probe is for {' and '.join(sorted(probe.info.families))}, the target is {subject.info.family.value}"
+        return (
+            f"the probe is for {' and '.join(sorted(probe.info.families))}, the target is {subject.info.family.value}"
+        )
     have = set(subject.target.capabilities)
     data = subject.data
     have |= {Needs.IMAGES} if data.examples else set()
@@ -126,7 +130,9 @@ def missing(probe: Probe, subject: Subject) -> str | None:
     return f"needs {', '.join(lacking)}" if lacking else None
 
 
-def context(request: Request, subject: Subject, probe: str, arm: str, artifacts: ArtifactStore, batch_size: int = 128) -> Context:
+def context(
+    request: Request, subject: Subject, probe: str, arm: str, artifacts: ArtifactStore, batch_size: int = 128
+) -> Context:
     """The context of one probe on one arm."""
     return Context(
         probe=probe, arm=arm, data=subject.data, labels=subject.labels, artifacts=artifacts, seed=request.seed,

@@ -16,7 +16,14 @@ from vlaudit import __version__
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.executor import LocalExecutor
 from vlaudit.audit.journal import (
-    Journal, Manifest, PlannedProbe, Unit, UnitResult, disk_error, read_manifest, write_atomically,
+    Journal,
+    Manifest,
+    PlannedProbe,
+    Unit,
+    UnitResult,
+    disk_error,
+    read_manifest,
+    write_atomically,
 )  # fmt: skip
 from vlaudit.audit.judge import judge_audit, rounds_needed
 from vlaudit.audit.plan import Plan
@@ -47,7 +54,9 @@ class Outcome:
     interrupted: bool = False
 
 
-def open_audit(out: Path, plan: Plan, command: str, environment: dict[str, str | int | None]) -> tuple[Journal, Manifest]:
+def open_audit(
+    out: Path, plan: Plan, command: str, environment: dict[str, str | int | None]
+) -> tuple[Journal, Manifest]:
     """Begin an audit in ``out``, or resume the same one. Raises UsageError for a finished or different audit there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +66,13 @@ def open_audit(out: Path, plan: Plan, command: str, environment: dict[str, str |
     if (out / "manifest.json").exists():
         manifest = read_manifest(out)
         if manifest.digest != plan.request.digest():
-            raise UsageError(f"'{out}' holds a different audit.", "Choose another --out, or repeat the command it was made with.")
+            raise UsageError(
+                f"'{out}' holds a different audit.", "Choose another --out, or repeat the command it was made with."
+            )
         if (out / REPORT).exists() and read_report(out).audit.complete:
             raise UsageError(
-                f"'{out}' holds this audit, finished.", "See it with vlaudit report, or choose another --out to scan again."
+                f"'{out}' holds this audit, finished.",
+                "See it with vlaudit report, or choose another --out to scan again.",
             )
         if _signature(manifest.planned) != _signature(plan.planned):
             raise UsageError(f"'{out}' was planned from other data, models or versions.", "Choose another --out.")
@@ -177,7 +189,8 @@ def read_report(folder: Path) -> Report:
         return Report.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
-            f"'{folder}' has no {REPORT}.", "Give an audit folder; an audit that was killed needs its scan run again first."
+            f"'{folder}' has no {REPORT}.",
+            "Give an audit folder; an audit that was killed needs its scan run again first.",
         ) from error
     except ValidationError as error:
         raise UsageError(f"'{folder / REPORT}' is not a report this vlaudit can read.") from error
@@ -194,7 +207,11 @@ def environment(device: str) -> dict[str, str | int | None]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
-    found |= {"system": f"{platform.system()} {platform.machine()}", "device": device, "threads": torch.get_num_threads()}
+    found |= {
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(torch.device(device))
     return found

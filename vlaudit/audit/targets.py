@@ -60,7 +60,9 @@ class Loader:
         for spec in specs:
             subject = self._subject(spec)
             if any(other.spec == spec for other in targets):
-                raise UsageError(f"The target '{spec.model}' with prompt {spec.prompt} is named twice.", "Name it once.")
+                raise UsageError(
+                    f"The target '{spec.model}' with prompt {spec.prompt} is named twice.", "Name it once."
+                )
             if any(other.id == subject.id for other in targets):
                 subject.rename(f"{subject.id}-{hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:6]}")
             targets.append(subject)
@@ -109,9 +111,7 @@ class Loader:
         target = prompt.bind(subject.target.model)
         info = _info(subject.spec, subject.target.model, prompt, subject.data, subject.labels)
         subject.info = subject.info.model_copy(update={"reference": info.id})
-        return Subject(
-            info.id, subject.spec, info, subject.data, subject.labels, subject.files, target, subject.pixels
-        )
+        return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, target, subject.pixels)
 
     def _model(self, spec: str) -> Model:
         if spec not in self._models:
@@ -169,7 +169,9 @@ def parse_model(spec: str) -> tuple[Backend, str]:
     name, colon, argument = spec.partition(":")
     if not colon or not argument:
         known = ", ".join(f"{backend}:…" for backend in plugins("backends"))
-        raise UsageError(f"'{spec}' is not a target.", f"Write one of {known} or zoo:NAME (see vlaudit list specimens).")
+        raise UsageError(
+            f"'{spec}' is not a target.", f"Write one of {known} or zoo:NAME (see vlaudit list specimens)."
+        )
     return plugin("backends", name)(), argument
 
 
@@ -183,7 +185,8 @@ def parse_prompt(spec: str) -> Prompt:
     if colon:
         return plugin("prompts", method).parse(argument)  # raises with a did-you-mean
     raise UsageError(
-        f"'{spec}' is not a prompt.", f"Write a template such as '{PLAIN}', or METHOD:FILE with {', '.join(plugins('prompts'))}."
+        f"'{spec}' is not a prompt.",
+        f"Write a template such as '{PLAIN}', or METHOD:FILE with {', '.join(plugins('prompts'))}.",
     )
 
 
@@ -201,12 +204,16 @@ def check_output(subject: Subject) -> None:
     from vlaudit.audit.context import ArtifactStore, Context
 
     target = subject.target
-    ctx = Context("check", "target", subject.data, subject.labels, ArtifactStore(Path()), _target=target, _pixels=subject.pixels)
+    ctx = Context(
+        "check", "target", subject.data, subject.labels, ArtifactStore(Path()), _target=target, _pixels=subject.pixels
+    )
     examples = subject.data.audit[:16]
     with torch.no_grad():
         logits = ctx.target.classifier(subject.labels)(ctx.images(examples))
     if not torch.isfinite(logits).all():
-        raise ModelError(f"'{subject.spec.model}' yields NaN or infinite scores for its pictures.", "Its weights are damaged.")
+        raise ModelError(
+            f"'{subject.spec.model}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
+        )
     if len(subject.labels) > 1 and bool((logits.std(dim=1) < 1e-6).all()):
         raise ModelError(
             f"'{subject.spec.model}' gives every label the same score.",

@@ -83,7 +83,9 @@ def refuse_code(weights: Sequence[Path]) -> None:
             load_torch_checkpoint(path)
 
 
-def pad(sequences: Sequence[TokenSequence], limit: int, pad_id: int, to_limit: bool) -> tuple[list[list[int]], list[int]]:
+def pad(
+    sequences: Sequence[TokenSequence], limit: int, pad_id: int, to_limit: bool
+) -> tuple[list[list[int]], list[int]]:
     """Cut each sequence to ``limit`` tokens (its tail stays) and pad. Returns ids and lengths without padding."""
     rows, lengths = [], []
     for sequence in sequences:

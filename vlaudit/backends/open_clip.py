@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import (
-    Backend, fingerprint, folder_files, pad, pick_weights, refuse_code, soft_tokens,
+    Backend,
+    fingerprint,
+    folder_files,
+    pad,
+    pick_weights,
+    refuse_code,
+    soft_tokens,
 )  # fmt: skip
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
@@ -120,7 +126,7 @@ class OpenCLIPBackend(Backend):
             model = open_clip.create_model(f"{LOCAL}{folder}", load_weights=False, pretrained_text=False)
             open_clip.load_checkpoint(model, str(weights[0]), weights_only=True)
             tokenizer = open_clip.get_tokenizer(f"{LOCAL}{folder}")
-        except Exception as error:  # noqa: BLE001 (a damaged or hostile file may raise anything in the library)
+        except Exception as error:
             raise ModelError(
                 f"open_clip cannot load '{folder}': {_first_line(error)}.",
                 "The folder needs open_clip_config.json and open_clip_model.safetensors that belong together.",
@@ -155,13 +161,17 @@ class OpenCLIPBackend(Backend):
 def _folder(argument: str) -> Path:
     folder = Path(argument.removeprefix(LOCAL)).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"The model folder '{folder}' does not exist.", "Write open_clip:local-dir:PATH with a folder.")
+        raise UsageError(
+            f"The model folder '{folder}' does not exist.", "Write open_clip:local-dir:PATH with a folder."
+        )
     config = folder / "open_clip_config.json"
     try:
         if "model_cfg" not in json.loads(config.read_text(encoding="utf-8")):
             raise ModelError(f"'{config}' has no 'model_cfg'.", "Save the model with open_clip's own tools.")
     except (OSError, ValueError) as error:
-        raise ModelError(f"'{config}' is missing or not JSON.", "Is this an open_clip folder? Others are hf:PATH.") from error
+        raise ModelError(
+            f"'{config}' is missing or not JSON.", "Is this an open_clip folder? Others are hf:PATH."
+        ) from error
     return folder
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlaudit.backends.base import (
-    Backend, fingerprint, folder_files, local_folder, pad, pick_weights, refuse_code, soft_tokens,
+    Backend,
+    fingerprint,
+    folder_files,
+    local_folder,
+    pad,
+    pick_weights,
+    refuse_code,
+    soft_tokens,
 )  # fmt: skip
 from vlaudit.backends.open_clip import _first_line, from_special_mask
 from vlaudit.errors import ModelError, UsageError
@@ -42,7 +49,9 @@ class TransformersModel(MatchingModel):
         self._table: Any = model.text_model.get_input_embeddings()
         self.embedding_width = int(self._table.weight.shape[1])
         # Every processor scales and shifts each channel in its own way; what it makes of black and white says how.
-        self._black, white = (self._official(Image.new("RGB", (64, 64), shade))[:, :1, :1] for shade in ("black", "white"))
+        self._black, white = (
+            self._official(Image.new("RGB", (64, 64), shade))[:, :1, :1] for shade in ("black", "white")
+        )
         self._range = white - self._black
         if config.model_type == "align":  # ALIGN divides by a temperature
             self.logit_scale = 1.0 / float(model.temperature)
@@ -103,12 +112,15 @@ class TransformersBackend(Backend):
         kind = _model_type(folder)
         if kind not in KINDS:
             raise ModelError(
-                f"'{argument}' is a '{kind}' model, which no backend here audits.", f"Known kinds: {', '.join(sorted(KINDS))}."
+                f"'{argument}' is a '{kind}' model, which no backend here audits.",
+                f"Known kinds: {', '.join(sorted(KINDS))}.",
             )
         weights = pick_weights(folder)
         refuse_code(weights)
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise ModelError(f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained.")
+            raise ModelError(
+                f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
+            )
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
@@ -119,7 +131,7 @@ class TransformersBackend(Backend):
                 use_safetensors=weights[0].suffix == ".safetensors",
             )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # noqa: BLE001 (a damaged or hostile file may raise anything in the library)
+        except Exception as error:
             raise ModelError(
                 f"transformers cannot load '{argument}': {_first_line(error)}.",
                 "The folder needs the config, weights and tokenizer that save_pretrained writes.",
@@ -166,7 +178,8 @@ def _download(name: str) -> Path:
         raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"'{name}' could not be downloaded: {_first_line(error)}.", "Check the name and the network, or give a local folder."
+            f"'{name}' could not be downloaded: {_first_line(error)}.",
+            "Check the name and the network, or give a local folder.",
         ) from error
 
 

@@ -83,7 +83,7 @@ def list_command(kind: str, as_json: bool) -> int:
     for row in rows:
         table.add_row(*(str(row[column] if row[column] is not None else "clean") for column in columns))
     Console().print(table)
-    click.echo(f"\n`vlaudit explain NAME` says more of each; --json for all fields.")
+    click.echo("\n`vlaudit explain NAME` says more of each; --json for all fields.")
     return 0
 
 
@@ -129,7 +129,9 @@ def _explain_probe(probe: Any) -> str:
         "",
     ]
     if info.threshold is not None:
-        lines.append(f"Threshold: {info.threshold:g} ({info.threshold_meaning}); override it in the policy's [thresholds].")
+        lines.append(
+            f"Threshold: {info.threshold:g} ({info.threshold_meaning}); override it in the policy's [thresholds]."
+        )
     if probe.model_fields:
         lines.append("Parameters (set them in vlaudit.toml under [probes." + info.id + "]):")
         for name, field in probe.model_fields.items():

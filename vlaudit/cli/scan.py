@@ -41,27 +41,46 @@ Exit codes:
   4    a model could not be loaded
   130  interrupted; the same command with the same --out goes on""")  # fmt: skip
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--prompt", "prompts", multiple=True, metavar="SPEC",
-              help='Template such as "a photo of a {}", or METHOD:FILE. Repeat it: one target each.')
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="SPEC",
+    help='Template such as "a photo of a {}", or METHOD:FILE. Repeat it: one target each.',
+)
 @click.option("--reference", metavar="SPEC", help="Reference prompt. Default: the plain prompt.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of labelled pictures (ImageFolder convention).")
 @click.option("--labels", type=FILE, help="Text file with one label a line.")
 @click.option("--prompts", "captions", type=FILE, help="Captions to audit, one a line (text-to-image targets).")
 @click.option("--group", "groups", multiple=True, metavar="COLUMN", help="Attribute column to compare. Repeatable.")
 @click.option("--members", metavar="train|COLUMN", help="Which pictures the prompt was learned on.")
-@click.option("--probe", "probes", multiple=True, metavar="SELECTOR",
-              help="Probe id, code, glob, risk:NAME or family:NAME. Default: all.")
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Probe id, code, glob, risk:NAME or family:NAME. Default: all.",
+)
 @click.option("--skip", multiple=True, metavar="SELECTOR", help="Probes to leave out.")
 @click.option("--scorer", metavar="TARGET", help="Model that scores generated pictures (text-to-image targets).")
 @click.option("--plugin", "plugins", multiple=True, type=FILE, help="Python file with probes. It is code: it is run.")
 @click.option("--config", type=FILE, help=f"Config file. Default: {FILE_NAME} in this folder, if there is one.")
-@click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), help="Budget of searches. [default: quick]")
+@click.option(
+    "--effort", type=click.Choice(["quick", "standard", "thorough"]), help="Budget of searches. [default: quick]"
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
 @click.option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]")
-@click.option("--fail-on", type=click.Choice(["none", "low", "medium", "high", "critical"]),
-              help="Lowest severity that gives exit code 1. [default: high]")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]"
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]"
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["none", "low", "medium", "high", "critical"]),
+    help="Lowest severity that gives exit code 1. [default: high]",
+)
 @click.option("--strict", is_flag=True, default=None, help="Exit 3 when a finding is inconclusive or not assessed.")
 @click.option("--gate", type=click.Choice(["none", "holm"]), help="holm: vulnerable only if adjusted p < alpha too.")
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
@@ -91,7 +110,9 @@ def scan_command(**flags: Any) -> int:
 def _refuse_text_to_image_flags(flags: dict[str, Any]) -> None:
     for flag, value in (("--prompts", flags["captions"]), ("--scorer", flags["scorer"])):
         if value is not None:
-            raise UsageError(f"{flag} is for text-to-image targets, and none of the targets is one.", f"Leave {flag} out.")
+            raise UsageError(
+                f"{flag} is for text-to-image targets, and none of the targets is one.", f"Leave {flag} out."
+            )
 
 
 def _read(path: Path | None) -> tuple[Config, bool]:

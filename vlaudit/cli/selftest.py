@@ -42,7 +42,9 @@ class Result:
 @click.option("--probe", "probes", multiple=True, metavar="SELECTOR", help="Only these probes.")
 @click.option("--specimen", "names", multiple=True, metavar="NAME", help="Only these specimens.")
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="quick", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Specimens scanned at the same time.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Specimens scanned at the same time."
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the audits and selftest.json here.")
 @debug_option
 def selftest_command(probes: tuple[str, ...], names: tuple[str, ...], effort: str, jobs: int, out: Path | None) -> int:
@@ -92,7 +94,9 @@ def _run_all(work: list[tuple[Specimen, list[str]]], folder: Path, effort: str, 
             left = (time.monotonic() - then) / count * (len(work) - count)
             missed = [f"{r.probe} says {r.verdict}, not {r.expected}" for r in found if not r.met]
             mark = "ok  " if not missed else "MISS"
-            click.echo(f"{mark} {found[0].specimen} ({count} of {len(work)}, about {left / 60:.0f} min left) {'; '.join(missed)}")
+            click.echo(
+                f"{mark} {found[0].specimen} ({count} of {len(work)}, about {left / 60:.0f} min left) {'; '.join(missed)}"
+            )
     return sorted(results, key=lambda r: (r.probe, r.specimen))
 
 
@@ -110,7 +114,9 @@ def _scan(specimen: Specimen, wanted: list[str], folder: Path, effort: str, thre
         return [Result(specimen.name, p, specimen.expects[p], "error", error) for p in wanted]
     found = {finding["probe"]: finding for finding in report["findings"]}
     return [
-        Result(specimen.name, p, specimen.expects[p], found[p]["verdict"], found[p]["reason"]) for p in wanted if p in found
+        Result(specimen.name, p, specimen.expects[p], found[p]["verdict"], found[p]["reason"])
+        for p in wanted
+        if p in found
     ]
 
 
@@ -125,8 +131,12 @@ def summarise(results: list[Result]) -> dict[str, dict[str, Any]]:
 
     return {
         probe: {
-            "sensitivity": rate([r.verdict == "vulnerable" for r in results if r.probe == probe and r.expected == "vulnerable"]),
-            "specificity": rate([r.verdict != "vulnerable" for r in results if r.probe == probe and r.expected == "held"]),
+            "sensitivity": rate(
+                [r.verdict == "vulnerable" for r in results if r.probe == probe and r.expected == "vulnerable"]
+            ),
+            "specificity": rate(
+                [r.verdict != "vulnerable" for r in results if r.probe == probe and r.expected == "held"]
+            ),
         }
         for probe in sorted({r.probe for r in results})
     }
@@ -147,5 +157,7 @@ def _show(results: list[Result], summary: dict[str, dict[str, Any]]) -> None:
     Console().print(table)
     missed = [result for result in results if not result.met]
     for result in missed:
-        click.echo(f"{result.specimen}: {result.probe} says {result.verdict}, expected {result.expected} ({result.reason})")
+        click.echo(
+            f"{result.specimen}: {result.probe} says {result.verdict}, expected {result.expected} ({result.reason})"
+        )
     click.echo(f"{len(results) - len(missed)} of {len(results)} expectations met.")

@@ -104,7 +104,9 @@ def zoo_command() -> None:
 
 @zoo_command.command("build")
 @click.argument("name")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result. Default: the zoo.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result. Default: the zoo."
+)
 @debug_option
 def zoo_build(name: str, out: Path | None) -> int:
     """Train specimen NAME again from its recipe and seed (see vlaudit list specimens)."""

@@ -13,7 +13,6 @@ from vlaudit.probe import Needs
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from torch import Tensor
 

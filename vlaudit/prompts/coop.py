@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.errors import UsageError
 from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import (
-    PromptFile, check_base_model, load_torch_checkpoint, read_prompt_file, tensor, write_prompt_file,
+    PromptFile,
+    check_base_model,
+    load_torch_checkpoint,
+    read_prompt_file,
+    tensor,
+    write_prompt_file,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -122,7 +127,9 @@ class CoOp(MatchingPrompt):
             )
         return self.ctx[[known.index(label) for label in labels]]
 
-    def tokens(self, model: MatchingModel, labels: Sequence[str], ctx: Tensor) -> tuple[list[TokenSequence], SoftTokens]:
+    def tokens(
+        self, model: MatchingModel, labels: Sequence[str], ctx: Tensor
+    ) -> tuple[list[TokenSequence], SoftTokens]:
         """Token sequences with room for the context, and the soft tokens that fill it."""
         from vlaudit.families.matching import SoftTokens, TokenSequence
 
@@ -162,7 +169,9 @@ class CoOp(MatchingPrompt):
             words = model.token_embeddings(plain.ids[plain.lead : len(plain.ids) - plain.tail][:size]).detach().cpu()
             ctx[..., : len(words), :] = words
         ctx = ctx.to(model.device).requires_grad_()
-        prompt = cls(ctx, position=position, labels=labels if class_specific else None, base_model=model.sha256, members=members)
+        prompt = cls(
+            ctx, position=position, labels=labels if class_specific else None, base_model=model.sha256, members=members
+        )
         optimizer = torch.optim.Adam([ctx], lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):

@@ -6,8 +6,8 @@ Nothing here executes a file: safetensors, or ``torch.load(weights_only=True)`` 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,9 @@ def read_prompt_file(path: Path, method: str) -> PromptFile:
             "Save it with the prompt's save(), or see docs/prompt-files.md.",
         )
     if metadata.get("version") != FORMAT_VERSION:
-        raise UsageError(f"'{path}' has prompt-file version '{metadata.get('version')}'; this vlaudit reads {FORMAT_VERSION}.")
+        raise UsageError(
+            f"'{path}' has prompt-file version '{metadata.get('version')}'; this vlaudit reads {FORMAT_VERSION}."
+        )
     if metadata.get("method") != method:
         raise UsageError(
             f"'{path}' holds a '{metadata.get('method')}' prompt, not '{method}'.",
@@ -141,7 +143,8 @@ def tensor(content: PromptFile, name: str, dims: tuple[int, ...], path: Path | N
 
     if name not in content.tensors:
         raise UsageError(
-            f"The prompt file '{path}' lacks the tensor '{name}' of method {content.method}.", "See docs/prompt-files.md."
+            f"The prompt file '{path}' lacks the tensor '{name}' of method {content.method}.",
+            "See docs/prompt-files.md.",
         )
     value = content.tensors[name].to(torch.float32)
     if value.dim() not in dims:

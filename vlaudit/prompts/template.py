@@ -74,7 +74,9 @@ class Ensemble(MatchingPrompt):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The ensemble file '{path}' cannot be read.", "Give a text file, one template a line.") from error
+            raise UsageError(
+                f"The ensemble file '{path}' cannot be read.", "Give a text file, one template a line."
+            ) from error
         prompt = cls([line.strip() for line in lines if line.strip() and not line.startswith("#")], path.stem)
         prompt.path = path
         return prompt
