@@ -206,7 +206,7 @@ def crossed_interval(values: Sequence[Sequence[float]], level: float, bounds: tu
     columns = mean_interval(
         [sum(column) / len(values) for column in zip(*values, strict=True)], level=level, bounds=bounds
     )
-    low = columns.low
+    low = mean - math.hypot(mean - rows.low, mean - columns.low)
     high = mean + math.hypot(rows.high - mean, columns.high - mean)
     return Interval(max(low, bounds[0]), min(high, bounds[1]), level)
 

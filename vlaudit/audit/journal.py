@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from vlaudit.config import Request
 from vlaudit.errors import UsageError, VlauditError
@@ -39,7 +39,7 @@ class PlannedProbe(Record):
     target: str
     probe: str
     reason: str | None = None
-    units: list[Unit] = []
+    units: list[Unit] = Field(default_factory=list)
     reference_note: str | None = None
 
 
@@ -55,14 +55,14 @@ class Manifest(Record):
     request: Request
     targets: list[TargetInfo]
     planned: list[PlannedProbe]
-    environment: dict[str, str | int | None] = {}
+    environment: dict[str, str | int | None] = Field(default_factory=dict)
 
 
 class UnitResult(Record):
     """A closed unit: its trials, or why it failed."""
 
     unit: str
-    trials: list[Trial] = []
+    trials: list[Trial] = Field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
 

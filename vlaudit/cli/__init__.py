@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
         if error.cure:
             click.echo(f"       {_one_line(error.cure)}", err=True)
         return error.exit_code
-    except Exception as error:  # the last resort: a bug is said in one sentence, with its traceback on demand
+    except Exception as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
         if debug:
             traceback.print_exc()
         click.echo(f"Error: vlaudit failed with {type(error).__name__}: {_one_line(str(error))}", err=True)
