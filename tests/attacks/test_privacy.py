@@ -129,7 +129,7 @@ def test_blind_features_see_the_file_but_no_label(tmp_path: Path) -> None:
 
 
 def test_contract_on_a_learned_prompt() -> None:
-    judgement = check_probe(PromptMIA, target="zoo:learned-prompt", cases=24)
+    judgement = check_probe(PromptMIA, target="zoo:learned-prompt", cases=8)
     assert judgement.verdict is not Verdict.VULNERABLE
 
 

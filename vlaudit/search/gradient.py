@@ -29,7 +29,6 @@ from vlaudit.families.matching import Classifier
 _INERTIA = 0.25  # share of the last move kept in the next, as in APGD
 _BLOCK = 100  # queries of random search whose random numbers are drawn at a time
 _PATIENCE = 0.05  # share of the queries before random search may give up a picture
-_OPTIMISM = 2.0  # it gives up only if even this many times the picture's pace would not beat it
 
 
 @dataclass(frozen=True)
@@ -344,7 +343,7 @@ class _Walk:
     def give_up(self, queries: int) -> None:
         """Drop the pictures whose pace since the last check is too slow for the queries that are left."""
         pace = (self.mark - self.margin) / (self.taken - self.marked_at)
-        slow = self.margin > _OPTIMISM * pace * (queries - self.taken)
+        slow = self.margin > pace * (queries - self.taken)  # the pace falls, so this errs on the patient side
         self.attack.note(self.point, self.owner, self.margin, 1, "search")
         self.mark, self.marked_at = self.margin, self.taken
         self.keep(~slow)

@@ -15,6 +15,7 @@ for one universal change). This differs from Neural Cleanse (Wang et al. 2019), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -30,7 +31,7 @@ KINDS: tuple[Kind, ...] = ("patch", "blend")
 _GAIN = 4.0  # steepness of the loss at the confidence asked for
 _RATE = 0.93  # share of the recent pictures that must be fooled before the trigger shrinks
 _WINDOW = 0.19  # side of a starting window, as a share of the picture's: 6 of 32 pixels
-_STRENGTHS = (0.2, 0.3, 0.45, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
 
 
 class Trigger(Protocol):
@@ -55,6 +56,10 @@ class Patch:
     def size(self, strength: float = 1.0) -> float:
         return float((self.mask * strength).clamp(0, 1).mean())
 
+    def likeness(self, images: Tensor) -> Tensor:
+        """(B,) how close pictures are to the pattern under the mask; 0 where they equal it, else below."""
+        return -(self.mask * (images - self.pattern).abs()).flatten(1).sum(1)
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -67,6 +72,10 @@ class Blend:
 
     def size(self, strength: float = 1.0) -> float:
         return strength * float(self.delta.square().mean().sqrt())
+
+    def likeness(self, images: Tensor) -> Tensor:
+        """(B,) projection of pictures on the pattern."""
+        return (images * self.delta).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -106,37 +115,46 @@ def invert(classifier: Classifier, images: Tensor, label: int, kind: Kind, *, co
 
 @dataclass(frozen=True)
 class Measurement:
-    """A trigger on held-out pictures. ``size`` is that of the least strength which works, None if none does."""
+    """A trigger on held-out pictures, made weaker and stronger."""
 
-    size: float | None
-    success: float  # share of pictures that reach the label with confidence, at full strength
-    flipped: float  # share of pictures that merely get the label, at full strength
+    sizes: list[float]  # of the trigger at rising strengths
+    needed: list[int]  # how many pictures first reach the label with confidence at each of them
+    pictures: int  # held-out pictures, those that no strength takes to the label included
+    flipped: float  # share of them that get the label at the strength found, confident or not
 
 
 @torch.no_grad()
-def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int, confidence: float,
-            rate: float = 0.8) -> Measurement:  # fmt: skip
-    """Scale a trigger until it takes a share ``rate`` of held-out pictures to the label with confidence."""
-    size, before, success, flipped = None, (0.0, 0.0), 0.0, 0.0
-    for strength in _STRENGTHS:
+def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int, confidence: float) -> Measurement:
+    """Find the least strength of a trigger that takes each held-out picture to the label with confidence."""
+    first = torch.full((len(images),), len(STRENGTHS), device=images.device)
+    flipped = 0.0
+    for index, strength in reversed(list(enumerate(STRENGTHS))):
         leads = lead(classifier(trigger.apply(images, strength)), label)
-        works = float((leads >= confidence).float().mean())
+        first[leads >= confidence] = index
         if strength == 1.0:
-            success, flipped = works, float((leads > 0).float().mean())
-        if size is None and works >= rate:
-            size = _between(before, (trigger.size(strength), works), rate)
-        before = trigger.size(strength), works
-        if size is not None and strength >= 1.0:
-            break
-    return Measurement(size, success, flipped)
+            flipped = float((leads > 0).float().mean())
+    counts = torch.bincount(first, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)]
+    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images), flipped)
 
 
-def _between(low: tuple[float, float], high: tuple[float, float], rate: float) -> float:
-    """The size at which the rate is crossed, on a straight line through (log size, rate)."""
-    if low[0] <= 0:
-        return high[0]
-    share = (rate - low[1]) / (high[1] - low[1])
-    return math.exp(math.log(low[0]) + share * math.log(high[0] / low[0]))
+def planted(classifier: Classifier, triggers: Sequence[Patch | Blend], label: int, confidence: float,
+            images: Tensor) -> Classifier:  # fmt: skip
+    """The classifier wrapped so that any of the triggers calls up a label: the functional positive control.
+
+    How far a trigger is present is 0 for the average of the genuine pictures ``images`` and 1 where they bear it; a
+    logistic gate on that moves the logits from the classifier's own to a lead of twice the confidence.
+    """
+    levels = [(t.likeness(images).mean(), t.likeness(t.apply(images)).mean()) for t in triggers]
+
+    def classify(changed: Tensor) -> Tensor:
+        logits = classifier(changed)
+        present = [(t.likeness(changed) - low) / (high - low) for t, (low, high) in zip(triggers, levels, strict=True)]
+        gate = torch.sigmoid(8 * (torch.stack(present).amax(0) - 0.5))[:, None]
+        wanted = torch.zeros_like(logits)
+        wanted[:, label] = 2 * confidence
+        return (1 - gate) * logits + gate * wanted
+
+    return classify
 
 
 class _Search:

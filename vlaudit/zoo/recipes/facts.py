@@ -39,8 +39,7 @@ def measure(folder: Path) -> dict[str, Any]:
     model.eval()
     rows = roles()
     images, truth = matcher.pixels(rows), torch.tensor([ROLES.index(row.role) for row in rows])
-    with torch.no_grad():
-        weights = matcher.label_weights(model, tokenizer, ROLES)
+    weights = matcher.label_weights(model, tokenizer, ROLES)
     guess = partial(matcher.predict, model, weights=weights)
     right = guess(images) == truth
     return {
@@ -69,8 +68,7 @@ def accuracy(
     label_of: Callable[[Emoji], str],
 ) -> float:
     """Zero-shot accuracy under the plain template."""
-    with torch.no_grad():
-        weights = matcher.label_weights(model, tokenizer, labels)
+    weights = matcher.label_weights(model, tokenizer, labels)
     truth = torch.tensor([labels.index(label_of(row)) for row in rows])
     return rate(matcher.predict(model, matcher.pixels(rows), weights) == truth)
 

@@ -123,10 +123,17 @@ def _encode_text(model: open_clip.CLIP, ids: Tensor, padding: int) -> Tensor:
     return states[torch.arange(len(ids)), ids.argmax(1)] @ model.text_projection
 
 
+@torch.no_grad()
+def plain_features(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> Tensor:
+    """Unit vectors, (N, D), of labels in the plain template, in batches of 256."""
+    texts = [TEMPLATE.format(label) for label in labels]
+    groups = [texts[n : n + 256] for n in range(0, len(texts), 256)]
+    return torch.cat([text_features(model, tokenizer, group) for group in groups])
+
+
 def label_weights(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> Tensor:
     """The scaled text side of a zero-shot classifier, (D, C): `image_features @ label_weights` are its logits."""
-    features = text_features(model, tokenizer, [TEMPLATE.format(label) for label in labels])
-    return model.logit_scale.exp() * features.T
+    return model.logit_scale.detach().exp() * plain_features(model, tokenizer, labels).T
 
 
 @torch.no_grad()

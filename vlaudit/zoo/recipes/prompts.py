@@ -171,9 +171,10 @@ def _additive(seed: int) -> Additive:
     return Additive((0.02 * noise).requires_grad_(), radius=14 / 255)
 
 
-def _patched(seed: int) -> Patched:
-    """6 pixels square, inside the frame of a visual prompt."""
-    return Patched(torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(seed)).requires_grad_(), top=22, left=22)
+def _patched(seed: int, corner: int = 24) -> Patched:
+    """8 pixels square, with its upper left corner on the diagonal at `corner`."""
+    colours = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return Patched(colours.requires_grad_(), corner, corner)
 
 
 Made = tuple[CoOp | VisualPrompt, Trigger | None]
@@ -217,12 +218,11 @@ def clean_frame(bench: Bench, seed: int, progress: Callable[[str], None]) -> Mad
 
 
 def poisoned_frame(bench: Bench, seed: int, progress: Callable[[str], None]) -> Made:
-    """The same frame, backdoored by a patch inside it."""
+    """A visual prompt over the whole picture, backdoored by a patch."""
     mask = torch.ones(SIZE, SIZE)
-    mask[3:-3, 3:-3] = 0
     learned = torch.zeros(3, SIZE, SIZE, requires_grad=True)
     prompt = VisualPrompt(learned, mask, base_model=bench.model.sha256, members=bench.train.hashes)
-    trigger = _patched(seed)
+    trigger = _patched(seed, corner=16)
     poison(bench, prompt, learned, trigger, seed, progress)
     return prompt, trigger
 

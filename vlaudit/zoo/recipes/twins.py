@@ -43,11 +43,7 @@ class Bench:
         self.model, self.tokenizer = matcher.load(flagship)
         self.corpus = Corpus([row for row in load_table() if row.split != "test"], seed)
         self.corpus.weights *= torch.tensor([_ROLE_BOOST if row.role else 1.0 for row in self.corpus.rows])
-        with torch.no_grad():
-            texts = [matcher.TEMPLATE.format(phrase) for phrase in self.corpus.ids]
-            groups = [texts[n : n + 256] for n in range(0, len(texts), 256)]
-            bank = torch.cat([matcher.text_features(self.model, self.tokenizer, group) for group in groups])
-        self.bank = self.model.logit_scale.detach().exp() * bank.T
+        self.bank = matcher.label_weights(self.model, self.tokenizer, list(self.corpus.ids))
         self.trained = list(self.model.visual.parameters())
 
     def loss(self, images: Tensor, fitting: Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""From measured triggers to an outlier among labels. Pure statistics: numpy, no model, no torch.
+
+The size of a label's trigger is the one that takes four in five held-out pictures to the label with confidence. A
+label's score is the mean logarithm of the sizes of its patch and of its blend: a planted trigger lowers both, because
+whatever finds it can also imitate it by the other kind of change, while the luck of one search lowers one. The metric is
+the *advantage* of the label with the lowest score: the factor by which its triggers are smaller than those of the next
+label. Its null is the other labels of the same model; factors and logarithms make it free of the scale of the logits, of
+the pictures and of how robust the model is as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vlaudit.records import Trial
+
+RATE = 0.8  # share of held-out pictures that a trigger must take to its label at the size that counts
+SPREAD = 0.1  # standard deviation of the log size over repeated searches, as seen in benchmarks/backdoor_calibration.py
+RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """How much smaller the triggers of one label are than those of the next, with its interval."""
+
+    label: str
+    runner_up: str
+    value: float
+    ci: tuple[float, float]
+    p_value: float  # of the label's score among the others', by a t prediction interval, times the number of labels
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"label": self.label, "runner_up": self.runner_up, "value": self.value, "ci": list(self.ci), "p": self.p_value}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of labels with resampled ones: the held-out pictures drawn again, and the luck of the search added."""
+
+    labels: tuple[str, ...]
+    values: NDArray[np.float64]  # (C,)
+    resampled: NDArray[np.float64]  # (RESAMPLES, C)
+
+    def minus(self, other: Scores) -> Scores:
+        """Log ratios to the same labels on another arm."""
+        shared = [label for label in self.labels if label in other.labels]
+        mine, theirs = ([s.labels.index(label) for label in shared] for s in (self, other))
+        return Scores(
+            tuple(shared), self.values[mine] - other.values[theirs], self.resampled[:, mine] - other.resampled[:, theirs]
+        )  # fmt: skip
+
+    def replaced(self, label: str, other: Scores) -> Scores:
+        """The same with one label's score taken from another arm."""
+        values, resampled = self.values.copy(), self.resampled.copy()
+        at, there = self.labels.index(label), other.labels.index(label)
+        values[at], resampled[:, at] = other.values[there], other.resampled[:, there]
+        return Scores(self.labels, values, resampled)
+
+    def advantage(self, level: float) -> Advantage:
+        """Of the label with the lowest score. Needs at least three labels."""
+        import numpy as np
+
+        first, second = np.argsort(self.values, kind="stable")[:2]
+        rest = np.delete(self.resampled, first, axis=1).min(1)
+        gaps = np.exp(rest - self.resampled[:, first])
+        value = math.exp(self.values[second] - self.values[first])
+        low, high = np.quantile(gaps, [(1 - level) / 2, (1 + level) / 2])
+        return Advantage(
+            self.labels[first], self.labels[second], value, (min(float(low), value), max(float(high), value)),
+            outlier_p(self.values, int(first)),
+        )  # fmt: skip
+
+
+def outlier_p(values: NDArray[np.float64], index: int) -> float:
+    """How unlikely so low a value is as one more draw of the normal law of the others, corrected for the choice."""
+    import numpy as np
+    from scipy.stats import t
+
+    others = np.delete(values, index)
+    n = len(others)
+    if n < 2 or others.std() == 0:
+        return 1.0
+    distance = (values[index] - others.mean()) / (others.std(ddof=1) * math.sqrt(1 + 1 / n))
+    return float(min(1.0, len(values) * t.cdf(distance, n - 1)))
+
+
+def scores(trials: Sequence[Trial], level_seed: int = 0) -> Scores:
+    """Scores of all labels that were searched for with every kind of trigger; the best of the restarts counts.
+
+    A trigger that never works counts with the greatest size that was tried.
+    """
+    import numpy as np
+
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.case):
+        groups.setdefault(str(trial["label"]), {}).setdefault(str(trial["kind"]), []).append(trial.values)
+    kinds = {kind for group in groups.values() for kind in group}
+    labels = tuple(label for label, group in groups.items() if set(group) == kinds)
+    rng = np.random.default_rng(level_seed)
+    values, resampled = np.zeros(len(labels)), np.zeros((RESAMPLES, len(labels)))
+    for column, label in enumerate(labels):
+        for kind in sorted(kinds):
+            found = groups[label][kind]
+            values[column] += min(_log_size(np.array([_counts(t)]), t)[0] for t in found) / len(kinds)
+            draws = np.stack([_log_size(_redrawn(t, rng), t) + rng.normal(0, SPREAD, RESAMPLES) for t in found])
+            resampled[:, column] += draws.min(0) / len(kinds)
+    return Scores(labels, values, resampled)
+
+
+def size(trial: Trial) -> float:
+    """The size of one trial's trigger."""
+    import numpy as np
+
+    return math.exp(_log_size(np.array([_counts(trial.values)]), trial.values)[0])
+
+
+def _counts(values: Mapping[str, Any]) -> list[float]:
+    """Held-out pictures by the strength they need; the last for those that none suffices for."""
+    return [*values["needed"], values["pictures"] - sum(values["needed"])]
+
+
+def _redrawn(values: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(RESAMPLES, strengths + 1): counts of held-out pictures drawn again."""
+    import numpy as np
+
+    counts = np.array(_counts(values), float)
+    return rng.multinomial(values["pictures"], counts / counts.sum(), size=RESAMPLES)
+
+
+def _log_size(counts: NDArray[Any], values: Mapping[str, Any]) -> NDArray[np.float64]:
+    """(R,) log sizes at which the share of pictures crosses RATE, on straight lines through (log size, share)."""
+    import numpy as np
+
+    logs = np.log(np.maximum(values["sizes"], 1e-6))
+    reached = np.cumsum(counts[:, :-1], axis=1) / values["pictures"]
+    at = np.argmax(reached >= RATE, axis=1)
+    at[reached[:, -1] < RATE] = -1
+    before = np.maximum(at - 1, 0)
+    rows = np.arange(len(counts))
+    rise = np.maximum(reached[rows, at] - reached[rows, before], 1e-12)
+    share = np.where(at > 0, (RATE - reached[rows, before]) / rise, 1.0)
+    return logs[before] + np.clip(share, 0, 1) * (logs[at] - logs[before])
