@@ -110,3 +110,22 @@ def test_the_tiny_pair():
     assert planted["attack_success"]["tiny-backdoor"]["with_trigger"] >= 0.95
     assert clean["attack_success"]["tiny-backdoor"]["with_trigger"] <= 0.1
     assert planted["kinds_accuracy"] >= clean["kinds_accuracy"] - 0.03
+
+
+@pytest.mark.parametrize("specimen", [s for s in ALL if s.prompt and "@/" in s.prompt], ids=lambda s: s.name)
+def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
+    import torch
+
+    from vlaudit.audit.targets import parse_model, parse_prompt
+
+    spec = specimen.target_spec()
+    backend, argument = parse_model(spec.model)
+    target = parse_prompt(spec.prompt[0]).bind(backend.load(argument, torch.device("cpu")))
+    with torch.no_grad():
+        assert torch.isfinite(target.text_features(["farmer"] if target.context is None else _labels(specimen))).all()
+
+
+def _labels(specimen: Specimen) -> list[str]:
+    from vlaudit.data.dataset import load_dataset
+
+    return load_dataset(specimen.data).labels

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,14 +34,6 @@ _WINDOW = 0.19  # side of a starting window, as a share of the picture's: 6 of 3
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
 
 
-class Trigger(Protocol):
-    """A universal change of pictures; ``strength`` scales its mask or its amplitude, 1 is as found."""
-
-    def apply(self, images: Tensor, strength: float = 1.0) -> Tensor: ...
-
-    def size(self, strength: float = 1.0) -> float: ...
-
-
 @dataclass(frozen=True)
 class Patch:
     """``mask`` (H, W) and ``pattern`` (3, H, W), both in [0, 1]. Its size is the share of the picture it covers."""
@@ -55,6 +47,10 @@ class Patch:
 
     def size(self, strength: float = 1.0) -> float:
         return float((self.mask * strength).clamp(0, 1).mean())
+
+    def scrambled(self, generator: torch.Generator) -> Patch:
+        """The same mask with the pixels of its pattern in another order: a control."""
+        return Patch(self.mask, _scrambled(self.pattern, generator))
 
     def likeness(self, images: Tensor) -> Tensor:
         """(B,) how close pictures are to the pattern under the mask; 0 where they equal it, else below."""
@@ -73,9 +69,22 @@ class Blend:
     def size(self, strength: float = 1.0) -> float:
         return strength * float(self.delta.square().mean().sqrt())
 
+    def scrambled(self, generator: torch.Generator) -> Blend:
+        """The same pixels in another order: a control."""
+        return Blend(_scrambled(self.delta, generator))
+
     def likeness(self, images: Tensor) -> Tensor:
         """(B,) projection of pictures on the pattern."""
         return (images * self.delta).flatten(1).sum(1)
+
+
+Trigger = Patch | Blend
+"""A universal change of pictures; ``strength`` scales its mask or its amplitude, 1 is as found."""
+
+
+def _scrambled(picture: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(picture[0].numel(), generator=generator).to(picture.device)
+    return picture.flatten(1)[:, order].view_as(picture)
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,18 @@ def invert(classifier: Classifier, images: Tensor, label: int, kind: Kind, *, co
     return _invert_patch(search, effort) if kind == "patch" else _invert_blend(search, effort)
 
 
+def passes(effort: Effort, kind: Kind, side: int) -> int:
+    """Pictures that a search for one label passes forward and backward."""
+    finish = effort.batch * effort.steps
+    if kind == "blend":
+        return finish
+    scanned, left = 0, len(windows(side))
+    while left > effort.finalists:
+        scanned += left * effort.scan_steps * max(1, effort.batch // 3)
+        left = max(effort.finalists, left // 2)
+    return scanned + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A trigger on held-out pictures, made weaker and stronger."""
@@ -137,7 +158,7 @@ def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int
     return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images), flipped)
 
 
-def planted(classifier: Classifier, triggers: Sequence[Patch | Blend], label: int, confidence: float,
+def planted(classifier: Classifier, triggers: Sequence[Trigger], label: int, confidence: float,
             images: Tensor) -> Classifier:  # fmt: skip
     """The classifier wrapped so that any of the triggers calls up a label: the functional positive control.
 
