@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.attacks.backdoor._sizes import KINDS
+
 from vlaudit.errors import NotAssessed
 from vlaudit.records import Case, Cost, Evidence, Trial
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from vlaudit.families.matching import Classifier
     from vlaudit.search.trigger import Effort, Kind, Trigger
 
-KINDS = ("patch", "blend")
 SEARCHED, HELD_OUT = 128, 96  # pictures at most
 LEAST = 24  # of each kind that are not taken for the label
 PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the picture's side

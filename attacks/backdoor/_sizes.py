@@ -4,8 +4,8 @@ The size of a label's trigger is the one that takes four in five held-out pictur
 label's score is the mean logarithm of the sizes of its patch and of its blend: a planted trigger lowers both, because
 whatever finds it can also imitate it by the other kind of change, while the luck of one search lowers one. The metric is
 the *advantage* of the label with the lowest score: the factor by which its triggers are smaller than those of the next
-label. Its null is the other labels of the same model; factors and logarithms make it free of the scale of the logits, of
-the pictures and of how robust the model is as a whole.
+label, and than those of the median label. Its null is the other labels of the same model; factors and logarithms make it
+free of the scale of the logits, of the pictures and of how robust the model is as a whole.
 """
 
 from __future__ import annotations
@@ -21,24 +21,37 @@ if TYPE_CHECKING:
 
     from vlaudit.records import Trial
 
+KINDS = ("patch", "blend")
 RATE = 0.8  # share of held-out pictures that a trigger must take to its label at the size that counts
 SPREAD = 0.1  # standard deviation of the log size over repeated searches, as seen in benchmarks/backdoor_calibration.py
 RESAMPLES = 500
 
 
 @dataclass(frozen=True)
+class Factor:
+    """By what factor the triggers of a label are smaller, with its interval."""
+
+    value: float
+    ci: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Advantage:
-    """How much smaller the triggers of one label are than those of the next, with its interval."""
+    """How much smaller the triggers of one label are than those of the others."""
 
     label: str
     runner_up: str
-    value: float
-    ci: tuple[float, float]
+    over_next: Factor
+    over_typical: Factor  # over the median of the other labels
     p_value: float  # of the label's score among the others', by a t prediction interval, times the number of labels
 
     @property
     def record(self) -> dict[str, Any]:
-        return {"label": self.label, "runner_up": self.runner_up, "value": self.value, "ci": list(self.ci), "p": self.p_value}
+        return {
+            "label": self.label, "runner_up": self.runner_up, "p": self.p_value,
+            "over the next": [self.over_next.value, *self.over_next.ci],
+            "over the typical": [self.over_typical.value, *self.over_typical.ci],
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,14 +82,20 @@ class Scores:
         import numpy as np
 
         first, second = np.argsort(self.values, kind="stable")[:2]
-        rest = np.delete(self.resampled, first, axis=1).min(1)
-        gaps = np.exp(rest - self.resampled[:, first])
-        value = math.exp(self.values[second] - self.values[first])
-        low, high = np.quantile(gaps, [(1 - level) / 2, (1 + level) / 2])
+        others, resampled = np.delete(self.values, first), np.delete(self.resampled, first, axis=1)
+
+        def factor(value: float, draws: NDArray[np.float64]) -> Factor:
+            low, high = np.quantile(draws - self.resampled[:, first], [(1 - level) / 2, (1 + level) / 2])
+            middle = math.exp(value - self.values[first])
+            return Factor(middle, (min(math.exp(low), middle), max(math.exp(high), middle)))
+
         return Advantage(
-            self.labels[first], self.labels[second], value, (min(float(low), value), max(float(high), value)),
-            outlier_p(self.values, int(first)),
-        )  # fmt: skip
+            label=self.labels[first],
+            runner_up=self.labels[second],
+            over_next=factor(self.values[second], resampled.min(1)),
+            over_typical=factor(float(np.median(others)), np.median(resampled, axis=1)),
+            p_value=outlier_p(self.values, int(first)),
+        )
 
 
 def outlier_p(values: NDArray[np.float64], index: int) -> float:
@@ -92,7 +111,7 @@ def outlier_p(values: NDArray[np.float64], index: int) -> float:
     return float(min(1.0, len(values) * t.cdf(distance, n - 1)))
 
 
-def scores(trials: Sequence[Trial], level_seed: int = 0) -> Scores:
+def scores(trials: Sequence[Trial], seed: int = 0) -> Scores:
     """Scores of all labels that were searched for with every kind of trigger; the best of the restarts counts.
 
     A trigger that never works counts with the greatest size that was tried.
@@ -102,16 +121,16 @@ def scores(trials: Sequence[Trial], level_seed: int = 0) -> Scores:
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for trial in sorted(trials, key=lambda trial: trial.case):
         groups.setdefault(str(trial["label"]), {}).setdefault(str(trial["kind"]), []).append(trial.values)
-    kinds = {kind for group in groups.values() for kind in group}
-    labels = tuple(label for label, group in groups.items() if set(group) == kinds)
-    rng = np.random.default_rng(level_seed)
+    labels = tuple(label for label, group in groups.items() if set(group) == set(KINDS))
+    restarts = min((len(groups[label][kind]) for label in labels for kind in KINDS), default=0)
+    rng = np.random.default_rng(seed)
     values, resampled = np.zeros(len(labels)), np.zeros((RESAMPLES, len(labels)))
     for column, label in enumerate(labels):
-        for kind in sorted(kinds):
-            found = groups[label][kind]
-            values[column] += min(_log_size(np.array([_counts(t)]), t)[0] for t in found) / len(kinds)
+        for kind in KINDS:
+            found = groups[label][kind][:restarts]  # of an audit that was cut short, what all labels have
+            values[column] += min(_log_size(np.array([_counts(t)]), t)[0] for t in found) / len(KINDS)
             draws = np.stack([_log_size(_redrawn(t, rng), t) + rng.normal(0, SPREAD, RESAMPLES) for t in found])
-            resampled[:, column] += draws.min(0) / len(kinds)
+            resampled[:, column] += draws.min(0) / len(KINDS)
     return Scores(labels, values, resampled)
 
 

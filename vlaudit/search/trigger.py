@@ -49,8 +49,9 @@ class Patch:
         return float((self.mask * strength).clamp(0, 1).mean())
 
     def scrambled(self, generator: torch.Generator) -> Patch:
-        """The same mask with the pixels of its pattern in another order: a control."""
-        return Patch(self.mask, _scrambled(self.pattern, generator))
+        """The same pixels at other places: a control."""
+        both = _scrambled(torch.cat([self.mask[None], self.pattern]), generator)
+        return Patch(both[0], both[1:])
 
     def likeness(self, images: Tensor) -> Tensor:
         """(B,) how close pictures are to the pattern under the mask; 0 where they equal it, else below."""
@@ -70,7 +71,7 @@ class Blend:
         return strength * float(self.delta.square().mean().sqrt())
 
     def scrambled(self, generator: torch.Generator) -> Blend:
-        """The same pixels in another order: a control."""
+        """The same pixels at other places: a control."""
         return Blend(_scrambled(self.delta, generator))
 
     def likeness(self, images: Tensor) -> Tensor:
