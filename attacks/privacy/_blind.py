@@ -72,7 +72,7 @@ def blind_scores(
     scores = np.zeros(len(members))
     for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, members, identities):
         linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
-        forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=0)
+        forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
         chances = [m.fit(features[train], members[train]).predict_proba(features[test])[:, 1] for m in (linear, forest)]
         scores[test] = rankdata(np.mean(chances, axis=0)) / (len(test) + 1)
     return scores
