@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("patch", "blend")
 RATE = 0.8  # share of held-out pictures that a trigger must take to its label at the size that counts
-SPREAD = 0.1  # standard deviation of the log size over repeated searches, as seen in benchmarks/backdoor_calibration.py
+SPREAD = 0.07  # standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints
 RESAMPLES = 500
 
 

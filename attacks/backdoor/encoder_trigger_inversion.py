@@ -112,4 +112,3 @@ class EncoderTriggerInversion(Probe):
             return _SCALE * ctx.target.model.encode_images(images) @ centres.T
 
         return classify
-

@@ -65,7 +65,9 @@ _SUBSET = 12  # labels of a quick audit with more than 20
 class PromptTriggerInversion(Probe):
     """Smallest patch and blend that call up each label, and whether one label stands apart."""
 
-    labels: int | None = Field(None, ge=5, description="how many labels to search; default all, at quick effort at most 20")
+    labels: int | None = Field(
+        None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
+    )
 
     def cases(self, ctx: Context) -> list[Case]:
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))

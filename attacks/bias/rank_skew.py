@@ -243,7 +243,12 @@ def _against_reference(
 
 
 def _details(
-    names: list[str], gallery: Grouping, skew: Skew, about: Trial, scores: NDArray[np.float64], worst: tuple[Any, ...],
+    names: list[str],
+    gallery: Grouping,
+    skew: Skew,
+    about: Trial,
+    scores: NDArray[np.float64],
+    worst: tuple[Any, ...],
     k: int,
 ) -> dict[str, Any]:
     import numpy as np
