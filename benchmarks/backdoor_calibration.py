@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from vlaudit.attacks.backdoor._sizes import KINDS, size
 
+from vlaudit.attacks.backdoor._sizes import KINDS, size
 from vlaudit.audit.journal import Journal
 from vlaudit.records import TARGET
 from vlaudit.statistics import rate_interval

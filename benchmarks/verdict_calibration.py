@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
-
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import paired_rate_difference, rate_interval, verdict

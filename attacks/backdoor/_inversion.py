@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.backdoor._sizes import KINDS
-
 from vlaudit.errors import NotAssessed
 from vlaudit.records import Case, Cost, Evidence, Trial
 

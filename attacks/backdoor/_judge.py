@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.backdoor._inversion import CONTROL, PLANTED_EDGE, PLANTED_RMS
 from vlaudit.attacks.backdoor._sizes import Advantage, Factor, Scores, scores, size
-
 from vlaudit.records import Estimate, Judgement, Metric, Trial, Trials, Verdict
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+
 from vlaudit.attacks.backdoor._inversion import Bench, by_restart, restarts, search, search_cost
 from vlaudit.attacks.backdoor._judge import compare, too_few
-
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 

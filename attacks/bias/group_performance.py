@@ -31,9 +31,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+
 from vlaudit.attacks.bias._gap import Gap, beyond_label, measure, standard_error
 from vlaudit.attacks.bias._groups import Grouping
-
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Delta, Estimate, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 

@@ -37,9 +37,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+
 from vlaudit.attacks.bias._groups import Grouping
 from vlaudit.attacks.bias._ranking import Skew, measure, ndkl
-
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import (
     Case,

@@ -35,8 +35,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from vlaudit.attacks.privacy._blind import blind_features, blind_scores
 
+from vlaudit.attacks.privacy._blind import blind_features, blind_scores
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Delta, Estimate, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 

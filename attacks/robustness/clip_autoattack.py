@@ -34,8 +34,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from vlaudit.attacks.robustness._pictures import batches, guesswork, rate_control, rate_metric, sample
 
+from vlaudit.attacks.robustness._pictures import batches, guesswork, rate_control, rate_metric, sample
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Delta, Estimate, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 

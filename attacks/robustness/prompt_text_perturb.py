@@ -34,9 +34,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+
 from vlaudit.attacks.robustness._pictures import guesswork, sample
 from vlaudit.attacks.robustness._rewrites import KINDS, NAME_KINDS, one_edit, rewrite, spaced
-
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Delta, Estimate, Family, Judgement, Metric, Risk, Trial, Trials, Verdict

@@ -31,8 +31,8 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from vlaudit.attacks.robustness._pictures import batches, guesswork, rate_control, sample
 
+from vlaudit.attacks.robustness._pictures import batches, guesswork, rate_control, sample
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import (

@@ -26,6 +26,7 @@ class HTMLReporter:
     def render(self, report: Report, audit_dir: Path) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
+
         from vlaudit.reports.html.view import page
 
         environment = Environment(

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from vlaudit.reports.html.pictures import Gallery, PictureRow, RefusedError, TextFile, read_evidence, read_text
-from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
 
 from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
@@ -29,6 +27,8 @@ from vlaudit.reporting import (
     worst_first,
     worst_verdict,
 )
+from vlaudit.reports.html.pictures import Gallery, PictureRow, RefusedError, TextFile, read_evidence, read_text
+from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
 
 GENERAL_LIMITS = (
     "An audit shows the presence of flaws, not their absence: attacks that were not tried may still work.",

@@ -30,6 +30,7 @@ from vlaudit.reporting import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
+
     from vlaudit.reports.terminal.progress import ScanProgress
 
 STYLES = {

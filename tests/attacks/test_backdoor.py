@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vlaudit.attacks.backdoor import _inversion
 from vlaudit.attacks.backdoor._inversion import CONTROL, Bench, by_restart, restarts
 from vlaudit.attacks.backdoor._sizes import KINDS, outlier_p, scores, size
 from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInversion
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
-
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.attacks import calibration
 from vlaudit.attacks.bias._gap import measure
 from vlaudit.attacks.bias._groups import Grouping
 from vlaudit.attacks.bias._ranking import excess_shares, ndkl, top_weights
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
-
-from tests.attacks import calibration
 from vlaudit.policy import Policy
 from vlaudit.records import TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.testing import check_probe

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from vlaudit.attacks.privacy._blind import blind_features
-from vlaudit.attacks.privacy.prompt_mia import PromptMIA
 
 from tests.attacks import calibration
+from vlaudit.attacks.privacy._blind import blind_features
+from vlaudit.attacks.privacy.prompt_mia import PromptMIA
 from vlaudit.data.dataset import Example
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials, Verdict

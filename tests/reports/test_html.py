@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from vlaudit.reports.html import HTMLReporter
-from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, Gallery
-from vlaudit.reports.html.plots import bar_plot, interval_plot
 
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.records import Evidence, Report, Verdict
 from vlaudit.reporting import Bars
+from vlaudit.reports.html import HTMLReporter
+from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, Gallery
+from vlaudit.reports.html.plots import bar_plot, interval_plot
 
 
 class Page(HTMLParser):

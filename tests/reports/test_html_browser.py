@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vlaudit.reports.html import HTMLReporter
 
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.records import Report
+from vlaudit.reports.html import HTMLReporter
 
 pytestmark = pytest.mark.browser
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlaudit.reports.json import JSONReporter
-
 from vlaudit.records import Report
+from vlaudit.reports.json import JSONReporter
 
 
 def test_round_trip(report: Report, audit_dir: Path) -> None:

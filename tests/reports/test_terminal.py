@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 from rich.console import Console
-from vlaudit.reports.terminal import TerminalReporter
-from vlaudit.reports.terminal.progress import LineProgress, LiveProgress, TimeLeft, scan_progress
 
 from vlaudit.records import Report, Severity
+from vlaudit.reports.terminal import TerminalReporter
+from vlaudit.reports.terminal.progress import LineProgress, LiveProgress, TimeLeft, scan_progress
 
 
 def console(*, terminal: bool, width: int = 100) -> Console:
