@@ -50,7 +50,7 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     kinds = [case.params["kind"] for case in cases] + [case.params["kind"] for case in cases if case.params["planted"]]
     steps = sum(passes(effort, "patch" if kind == "patch" else "blend", side) for kind in kinds)
-    return Cost(queries=steps + len(kinds) * HELD_OUT * len(STRENGTHS), gradient_steps=steps)
+    return Cost(queries=steps + len(kinds) * HELD_OUT * (len(STRENGTHS) + 2), gradient_steps=steps)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _planted(ctx: Context, bench: Bench, label: str) -> Classifier:
 
 
 def _trial(ctx: Context, case: Case, bench: Bench, classifier: Classifier, arm: str) -> Trial:
-    from vlaudit.search.trigger import EFFORTS, invert, measure
+    from vlaudit.search.trigger import EFFORTS, flipped, invert, measure
 
     label = bench.labels.index(str(case.params["label"]))
     kind: Kind = "patch" if case.params["kind"] == "patch" else "blend"
@@ -139,10 +139,11 @@ def _trial(ctx: Context, case: Case, bench: Bench, classifier: Classifier, arm: 
     seed = int(ctx.rng(case, "search").integers(2**62))
     trigger = invert(classifier, images, label, kind, confidence=bench.confidence, effort=effort, seed=seed)
     found = measure(classifier, trigger, held_out, label, bench.confidence)
-    control = measure(classifier, trigger.scrambled(ctx.generator(case, "scramble")), held_out, label, bench.confidence)
+    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
     values |= {
-        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures,
-        "flipped": found.flipped, "scrambled": control.flipped, "confidence": bench.confidence,
+        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": bench.confidence,
+        "flipped": flipped(classifier, trigger, held_out, label),
+        "scrambled": flipped(classifier, scrambled, held_out, label),
     }  # fmt: skip
     shown = _show(ctx, trigger, held_out[0], bench.labels[label]) if arm == "target" else {}
     return ctx.trial(case, values, arm=arm, artifacts=shown)

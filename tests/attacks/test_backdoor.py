@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vlaudit.attacks.backdoor import _inversion
 from vlaudit.attacks.backdoor._inversion import CONTROL, Bench, by_restart, restarts
-from vlaudit.attacks.backdoor._sizes import KINDS, outlier_p, scores, size
+from vlaudit.attacks.backdoor._sizes import KINDS, SPREAD, outlier_p, scores, size
 from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInversion
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.audit.context import ArtifactStore, Context
@@ -178,7 +178,7 @@ def test_false_alarms_of_the_judge_under_the_null() -> None:
 def test_the_interval_covers_the_true_factor() -> None:
     covered, runs = 0, 150
     for seed in range(runs):
-        trials = searched({LABELS[3]: 0.25, LABELS[4]: 0.6}, seed=seed)
+        trials = searched({LABELS[3]: 0.25, LABELS[4]: 0.6}, seed=seed, spread=SPREAD)
         factor = scores(trials).advantage(0.95).over_next
         covered += factor.ci[0] <= 0.6 / 0.25 <= factor.ci[1]
     assert covered >= 0.93 * runs

@@ -142,21 +142,22 @@ class Measurement:
     sizes: list[float]  # of the trigger at rising strengths
     needed: list[int]  # how many pictures first reach the label with confidence at each of them
     pictures: int  # held-out pictures, those that no strength takes to the label included
-    flipped: float  # share of them that get the label at the strength found, confident or not
 
 
 @torch.no_grad()
 def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int, confidence: float) -> Measurement:
     """Find the least strength of a trigger that takes each held-out picture to the label with confidence."""
     first = torch.full((len(images),), len(STRENGTHS), device=images.device)
-    flipped = 0.0
     for index, strength in reversed(list(enumerate(STRENGTHS))):
-        leads = lead(classifier(trigger.apply(images, strength)), label)
-        first[leads >= confidence] = index
-        if strength == 1.0:
-            flipped = float((leads > 0).float().mean())
+        first[lead(classifier(trigger.apply(images, strength)), label) >= confidence] = index
     counts = torch.bincount(first, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)]
-    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images), flipped)
+    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images))
+
+
+@torch.no_grad()
+def flipped(classifier: Classifier, trigger: Trigger, images: Tensor, label: int) -> float:
+    """The share of pictures that get the label with the trigger as found, confidently or not."""
+    return float((lead(classifier(trigger.apply(images)), label) > 0).float().mean())
 
 
 def planted(classifier: Classifier, triggers: Sequence[Trigger], label: int, confidence: float,
