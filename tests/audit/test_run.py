@@ -49,7 +49,10 @@ def test_kill_and_resume_gives_the_same_findings(scan: list[str], tmp_path: Path
 def test_interrupt_writes_a_partial_report_and_resumes(scan: list[str], tmp_path: Path, vlaudit: Command) -> None:
     out = tmp_path / "out"
     environment = os.environ | {"MIRROR_SLEEP": "0.1"}
-    process = subprocess.Popen([*LAUNCH, *scan, "--out", str(out)], env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*LAUNCH, *scan, "--out", str(out)], env=environment, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job inherits it ignored
+    )  # fmt: skip
     while not (out / "trials.jsonl").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
