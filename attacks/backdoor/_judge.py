@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LEAST_LABELS = 5
 TYPICAL = 1.7  # factor over the typical label that a label must reach beside the probe's threshold over the next one
-TYPICAL_CHANGE = 1.3  # factor over the typical label, of sizes relative to the plain prompt's
+TYPICAL_CHANGE = 1.35  # factor over the typical label, of sizes relative to the plain prompt's
 CLEAR = 1.2  # an interval this far beyond the thresholds needs no more restarts
 _SHARES = {"triggered": "flipped", "scrambled": "scrambled", "without trigger": "share"}
 _FLIPPED = 0.8  # share of held-out pictures that a trigger must at least give its label

@@ -17,6 +17,7 @@ from vlaudit.zoo import DEFAULT, get
 LAUNCH = [sys.executable, "-c", "from vlaudit.cli import main; main()"]
 
 
+@pytest.mark.timeout(1800)  # minutes even on free cores
 def test_default_scan(tmp_path: Path) -> None:
     done = subprocess.run([*LAUNCH, "scan", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
