@@ -30,7 +30,8 @@ def test_default_scan(tmp_path: Path) -> None:
     for probe, expected in get(DEFAULT).expects.items():
         assert expected in ("any", verdicts[probe]), probe
     backdoor = next(f for f in report["findings"] if f["probe"] == "prompt-trigger-inversion")
-    assert backdoor["severity"] == "critical" and backdoor["reference"] is not None and backdoor["evidence"]
+    assert backdoor["severity"] in ("critical", "high") and backdoor["evidence"]
+    assert "the backdoor is in the prompt" in backdoor["reason"]
     html = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/" in html and "Content-Security-Policy" in html
     assert usage.ru_maxrss < 4 * 1024 * 1024, "under 4 GB (ru_maxrss is in kB)"
