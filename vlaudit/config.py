@@ -49,7 +49,9 @@ class TargetSpec(Closed):
     data: str | None = Field(None, description="folder in the Hugging Face ImageFolder convention")
     labels: str | None = Field(None, description="text file with one label a line")
     groups: list[str] = Field(default_factory=list, description="attribute columns to compare")
+    captions: str | None = Field(None, description="file of captions to draw, one a line (text-to-image)")
     members: str | None = Field(None, description="'train', or the column that marks the prompt's training pictures")
+    scorer: str | None = Field(None, description="matching model that says what a generated picture shows")
 
 
 class ScanSettings(Closed):
@@ -144,5 +146,7 @@ def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpe
             "reference": resolve_spec(target.reference) if target.reference else None,
             "data": resolve(target.data) if target.data and not target.data.startswith("zoo:") else target.data,
             "labels": resolve(target.labels) if target.labels else None,
+            "captions": resolve(target.captions) if target.captions else None,
+            "scorer": resolve_spec(target.scorer) if target.scorer else None,
         }
     )

@@ -31,14 +31,24 @@ if TYPE_CHECKING:
 class Needs(StrEnum):
     """What a probe needs of the target or of the data. What is missing makes the finding ``not-assessed``."""
 
+    # of the target
     FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
     SCORES = "scores"
     PIXEL_GRADIENTS = "pixel gradients"
+    LEARNED_PROMPT = "a learned prompt"
+    GENERATED_PICTURES = "generated pictures"
+    NOISE_PREDICTIONS = "noise predictions"
+    TEXT_FEATURES = "text features"
+    EMBEDDING_GRADIENTS = "token-embedding gradients"
+    IMAGE_LATENTS = "an image encoder"
+    PERSONAL_TOKEN = "a personal token"
+    # of the data
     IMAGES = "pictures"
     LABELS = "labelled pictures"
     GROUPS = "a group column"
     MEMBERS = "declared members and non-members"
-    LEARNED_PROMPT = "a learned prompt"
+    CAPTIONS = "captions"
+    CAPTIONED_PICTURES = "captioned pictures"
 
 
 class ProbeInfo(BaseModel):

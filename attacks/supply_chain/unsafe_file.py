@@ -86,7 +86,7 @@ class UnsafeFile(Probe):
 
 def inspect_file(path: Path) -> tuple[str, str]:
     """The kind of a file, and what is unsafe about it ("" if nothing is). Runs nothing."""
-    from vlaudit.backends.base import PICKLE_SUFFIXES
+    from vlaudit.files import PICKLE_SUFFIXES
 
     try:
         with path.open("rb") as file:
@@ -104,7 +104,7 @@ def inspect_file(path: Path) -> tuple[str, str]:
 
 def _pickle_problem(path: Path) -> str:
     from vlaudit.errors import UnsafeFileError, UsageError
-    from vlaudit.prompts.files import load_torch_checkpoint
+    from vlaudit.files import load_torch_checkpoint
 
     try:
         load_torch_checkpoint(path)

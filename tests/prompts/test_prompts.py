@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlaudit.audit.targets import parse_prompt
 from vlaudit.backends.transformers_matching import TransformersBackend, TransformersModel
 from vlaudit.errors import UnsafeFileError, UsageError
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.files import PromptFile, write_prompt_file
+from vlaudit.prompts.specs import parse_prompt
 from vlaudit.prompts.template import Ensemble, Template
 from vlaudit.prompts.visual import VisualPrompt
+from vlaudit.records import Family
 
 LABELS = ["car", "cat", "dog"]
 
@@ -85,7 +86,7 @@ def test_files_round_trip(model: TransformersModel, tmp_path: Path, kind: str) -
             base_model=model.sha256,
         )
     saved.save(path)
-    loaded = parse_prompt(f"{saved.method}:{path}")
+    loaded = parse_prompt(f"{saved.method}:{path}", Family.MATCHING)
     image = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(
         loaded.bind(model).classifier(LABELS)(image), saved.bind(model).classifier(LABELS)(image)
@@ -134,11 +135,11 @@ def test_prompts_that_do_not_fit(model: TransformersModel, tmp_path: Path, conte
     path = tmp_path / "p.safetensors"
     write_prompt_file(path, content)
     with pytest.raises(UsageError, match=message):
-        parse_prompt(f"{content.method}:{path}").bind(model)
+        parse_prompt(f"{content.method}:{path}", Family.MATCHING).bind(model)
 
 
 def test_specs() -> None:
-    assert isinstance(parse_prompt("a photo: {}"), Template)
+    assert isinstance(parse_prompt("a photo: {}", Family.MATCHING), Template)
     for bad, message in [
         ("a photo of a", "not a prompt"),
         ("coup:x", "Did you mean 'coop'"),
@@ -146,7 +147,7 @@ def test_specs() -> None:
         ("coop:/no/file", "does not exist"),
     ]:
         with pytest.raises(UsageError, match=message):
-            parse_prompt(bad)
+            parse_prompt(bad, Family.MATCHING)
 
 
 def test_ensemble_averages_unit_features(model: TransformersModel, tmp_path: Path) -> None:

@@ -116,11 +116,12 @@ def test_the_tiny_pair():
 def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
     import torch
 
-    from vlaudit.audit.targets import parse_model, parse_prompt
+    from vlaudit.audit.targets import parse_model
+    from vlaudit.prompts.specs import parse_prompt
 
     spec = specimen.target_spec()
     backend, argument = parse_model(spec.model)
-    target = parse_prompt(spec.prompt[0]).bind(backend.load(argument, torch.device("cpu")))
+    target = parse_prompt(spec.prompt[0], spec.family).bind(backend.load(argument, torch.device("cpu")))
     with torch.no_grad():
         assert torch.isfinite(target.text_features(["farmer"] if target.context is None else _labels(specimen))).all()
 

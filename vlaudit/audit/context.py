@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vlaudit.data.dataset import Dataset, Example
     from vlaudit.families.base import Target
+    from vlaudit.scorer import Scorer
 
 Effort = Literal["quick", "standard", "thorough"]
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Context:
     batch_size: int = 128
     files: list[Path] = field(default_factory=list)
     _target: Target | None = None
+    _scorer: Callable[[], Scorer] | None = None
     _pixels: dict[str, Tensor] = field(default_factory=dict)
     _last: tuple[float, int, int] = (0.0, 0, 0)
 
@@ -110,6 +112,18 @@ class Context:
     def examples(self) -> list[Example]:
         """The labelled pictures to measure behaviour on: the test split where there is one, and never the members."""
         return self.data.audit
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The distinct texts to draw pictures from."""
+        return self.data.captions
+
+    @property
+    def scorer(self) -> Scorer:
+        """The matcher that says what a generated picture shows; loaded when it is first asked for."""
+        if self._scorer is None:
+            raise RuntimeError("this context has no scorer")
+        return self._scorer()
 
     def by_effort(self, quick: T, standard: T, thorough: T) -> T:
         """The value for the chosen effort."""
@@ -143,6 +157,10 @@ class Context:
 
         index = {label: i for i, label in enumerate(self.labels)}
         return torch.tensor([index[str(example.label)] for example in examples], device=self.device)
+
+    def seeds(self, count: int, *parts: object) -> list[int]:
+        """Seeds of generated pictures, the same on every arm, so that the arms stay paired."""
+        return [derive_seed(self.seed, self.probe, *_ids(parts), index) % 2**31 for index in range(count)]
 
     def start_clock(self) -> None:
         """Called by the worker before ``attempt``: cost of a trial is what was spent since the one before."""

@@ -101,7 +101,8 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
     words = ["vlaudit", "scan", spec.model]
     flags: list[tuple[str, str | None]] = [
         *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
-        ("--labels", spec.labels), *(("--group", group) for group in spec.groups), ("--members", spec.members),
+        ("--labels", spec.labels), ("--prompts", spec.captions), ("--scorer", spec.scorer),
+        *(("--group", group) for group in spec.groups), ("--members", spec.members),
         *(("--plugin", path) for path in request.plugins), ("--probe", probe), ("--effort", request.effort),
         ("--seed", str(request.seed)),
     ]  # fmt: skip

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,22 +12,10 @@ from vlaudit.audit.journal import PlannedProbe, Unit
 from vlaudit.audit.targets import Subject
 from vlaudit.config import Request
 from vlaudit.errors import NotAssessed
+from vlaudit.families.base import Speed
 from vlaudit.probe import Needs, Probe
 from vlaudit.records import REFERENCE, TARGET, Case, Cost
 from vlaudit.registry import ProbeRegistry
-
-
-@dataclass
-class Speed:
-    """Measured seconds a picture of one model, forward only and forward with backward."""
-
-    forward: float
-    backward: float
-
-    def seconds(self, cost: Cost) -> float:
-        """Estimated seconds of a cost: a gradient step is a forward and a backward pass."""
-        plain = max(cost.queries - cost.gradient_steps, 0)
-        return plain * self.forward + cost.gradient_steps * self.backward
 
 
 @dataclass
@@ -65,7 +51,8 @@ def make_plan(
     speeds: dict[str, Speed] = {}
     for subject in targets:
         if subject.target is not None and subject.spec.model not in speeds:
-            speeds[subject.spec.model] = calibrate(subject)
+            ctx = context(request, subject, "calibration", TARGET, ArtifactStore(Path()))
+            speeds[subject.spec.model] = subject.target.calibrate(ctx)
         for name, probe in probes.items():
             plan.planned.append(_plan_probe(plan, subject, name, probe, speeds.get(subject.spec.model)))
     return plan
@@ -124,6 +111,8 @@ def missing(probe: Probe, subject: Subject) -> str | None:
     have |= {Needs.LABELS} if data.labels else set()
     have |= {Needs.GROUPS} if data.groups else set()
     have |= {Needs.MEMBERS} if data.has_members else set()
+    have |= {Needs.CAPTIONS} if data.captions else set()
+    have |= {Needs.CAPTIONED_PICTURES} if data.captioned else set()
     if not subject.files:
         have.discard(Needs.FILES)
     lacking = sorted(need.value for need in needs - have)
@@ -137,34 +126,5 @@ def context(
     return Context(
         probe=probe, arm=arm, data=subject.data, labels=subject.labels, artifacts=artifacts, seed=request.seed,
         effort=request.effort, batch_size=batch_size, files=subject.files, _target=subject.target, _pixels=subject.pixels,
+        _scorer=subject.scorer,
     )  # fmt: skip
-
-
-def calibrate(subject: Subject, batch: int = 32) -> Speed:
-    """Seconds a picture, forward and forward+backward, from a few timed passes of the loaded model."""
-    import torch
-
-    assert subject.target is not None
-    ctx = context(Request(targets=[], probes=[]), subject, "calibration", TARGET, ArtifactStore(Path()))
-    images = ctx.images(subject.data.audit[:batch])
-    classify = ctx.target.classifier(subject.labels)
-
-    def timed(run: Callable[[], None]) -> float:
-        best = float("inf")
-        for _ in range(3):
-            then = time.perf_counter()
-            run()
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)
-            best = min(best, time.perf_counter() - then)
-        return best / len(images)
-
-    def forward() -> None:
-        with torch.no_grad():
-            classify(images)
-
-    def backward() -> None:
-        pixels = images.clone().requires_grad_()
-        classify(pixels).sum().backward()
-
-    return Speed(timed(forward), timed(backward))

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.config import TargetSpec
-from vlaudit.errors import ModelError, UnsafeFileError, UsageError, VlauditError
+from vlaudit.errors import ModelError, UsageError, VlauditError
 from vlaudit.prompts.base import Prompt
-from vlaudit.prompts.template import PLAIN, Template
-from vlaudit.records import DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
+from vlaudit.prompts.specs import HARD, parse_prompt, prompt_files
+from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
 from vlaudit.registry import plugin, plugins
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from vlaudit.audit.context import Context
     from vlaudit.backends.base import Backend
     from vlaudit.data.dataset import Dataset
     from vlaudit.families.base import Model, Target
+    from vlaudit.scorer import Scorer
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Subject:
     labels: list[str]
     files: list[Path]
     target: Target | None = None
+    scorer: Callable[[], Scorer] | None = None
     pixels: dict[str, Tensor] = field(default_factory=dict)
     error: VlauditError | None = None
 
@@ -52,6 +56,7 @@ class Loader:
         self._models: dict[str, Model | VlauditError] = {}
         self._pixels: dict[tuple[str, str], dict[str, Tensor]] = {}
         self._data: dict[str, Dataset] = {}
+        self._scorers: dict[str, Scorer] = {}
 
     def subjects(self, specs: list[TargetSpec]) -> tuple[list[Subject], dict[str, Subject]]:
         """The targets, and their reference subjects by id. Raises UsageError for whatever the user can mend first."""
@@ -74,26 +79,30 @@ class Loader:
 
     def _subject(self, spec: TargetSpec) -> Subject:
         resolved = resolve_zoo(spec)
-        data, labels = self.load_data(resolved)
         backend, argument = parse_model(resolved.model)
+        self._check_remote(resolved.model, backend, argument)
+        family = backend.family(argument)
+        data, labels = self.load_data(resolved, family)
+        prompt_spec = resolved.prompt[0] if resolved.prompt else None
         files = [*backend.files(argument), *prompt_files(resolved.prompt)]
         try:
             model = self._model(resolved.model)
-            prompt = parse_prompt(resolved.prompt[0] if resolved.prompt else PLAIN)
+            prompt = parse_prompt(prompt_spec, family)
             if not data.has_members and prompt.members:
                 data = data.with_member_hashes(prompt.members)
             target = prompt.bind(model)
             pixels = self._pixels.setdefault((resolved.model, data.source), {})
             info = _info(spec, model, prompt, data, labels)
-            subject = Subject(info.id, spec, info, data, labels, files, target, pixels)
-            check_output(subject)
+            subject = Subject(info.id, spec, info, data, labels, files, target, self._scorer(resolved, family), pixels)
+            target.check(check_context(subject))
             return subject
-        except (ModelError, UnsafeFileError) as error:
+        except ModelError as error:
+            named = prompt_spec or HARD[family][1]
             info = TargetInfo(
-                id=_slug(spec.model, resolved.prompt[0] if resolved.prompt else PLAIN),
-                family=Family.MATCHING,
+                id=_slug(spec.model, named),
+                family=family,
                 model=ModelInfo(spec=spec.model),
-                prompt=PromptInfo(id=resolved.prompt[0] if resolved.prompt else PLAIN, method="unknown"),
+                prompt=PromptInfo(id=named, method="unknown"),
                 data=_data_info(data, labels),
                 error=str(error),
             )
@@ -102,25 +111,53 @@ class Loader:
     def _reference(self, subject: Subject) -> Subject | None:
         """The same model under the reference prompt, or None (with a note) when that is the target itself."""
         assert subject.target is not None
+        own, model = subject.target.prompt, subject.target.model
         spec = resolve_zoo(subject.spec).reference
-        prompt = parse_prompt(spec) if spec else Template(PLAIN)
-        if (prompt.method, prompt.text) == (subject.target.prompt.method, subject.target.prompt.text):
+        prompt = parse_prompt(spec, model.family) if spec else own.reference()
+        if (prompt.method, prompt.text) == (own.method, own.text):
             note = f"the target is the reference: the prompt is '{prompt.text}' itself"
             subject.info = subject.info.model_copy(update={"reference_note": note})
             return None
-        target = prompt.bind(subject.target.model)
-        info = _info(subject.spec, subject.target.model, prompt, subject.data, subject.labels)
+        info = _info(subject.spec, model, prompt, subject.data, subject.labels)
         subject.info = subject.info.model_copy(update={"reference": info.id})
-        return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, target, subject.pixels)
+        return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, prompt.bind(model),
+                       subject.scorer, subject.pixels)  # fmt: skip
+
+    def _scorer(self, spec: TargetSpec, family: Family) -> Callable[[], Scorer] | None:
+        """How to get the scorer of a target whose pictures need one; it is loaded once, when a probe asks."""
+        from vlaudit.scorer import DEFAULT
+
+        if spec.scorer is not None and family is not Family.TEXT_TO_IMAGE:
+            raise UsageError("--scorer is for text-to-image targets.", f"Leave it out for '{spec.model}'.")
+        return (lambda: self.load_scorer(spec.scorer or DEFAULT)) if family is Family.TEXT_TO_IMAGE else None
+
+    def load_scorer(self, name: str) -> Scorer:
+        """The scorer that a TARGET names: a matching model, under the prompt of its specimen or the plain one."""
+        from vlaudit.families.matching import ImageTextMatcher
+        from vlaudit.scorer import Scorer
+
+        if name not in self._scorers:
+            spec = resolve_zoo(TargetSpec(model=name))
+            backend, argument = parse_model(spec.model)
+            self._check_remote(spec.model, backend, argument)
+            if backend.family(argument) is not Family.MATCHING:
+                raise UsageError(f"The scorer '{name}' is no matching model.", "Name a CLIP-like one.")
+            prompt = parse_prompt(spec.prompt[0] if spec.prompt else None, Family.MATCHING)
+            target = prompt.bind(self._model(spec.model))
+            assert isinstance(target, ImageTextMatcher)
+            self._scorers[name] = Scorer(target, name)
+        return self._scorers[name]
+
+    def _check_remote(self, spec: str, backend: Backend, argument: str) -> None:
+        if backend.is_remote(argument) and not self._allow_network:
+            raise UsageError(
+                f"'{spec}' is a remote model, named by a config that was found rather than given.",
+                "Add --allow-network, or name the config with --config.",
+            )
 
     def _model(self, spec: str) -> Model:
         if spec not in self._models:
             backend, argument = parse_model(spec)
-            if backend.is_remote(argument) and not self._allow_network:
-                raise UsageError(
-                    f"'{spec}' is a remote model, named by a config that was found rather than given.",
-                    "Add --allow-network, or name the config with --config.",
-                )
             try:
                 self._models[spec] = backend.load(argument, self._device)
             except ModelError as error:
@@ -130,18 +167,29 @@ class Loader:
             raise loaded
         return loaded
 
-    def load_data(self, spec: TargetSpec) -> tuple[Dataset, list[str]]:
+    def load_data(self, spec: TargetSpec, family: Family) -> tuple[Dataset, list[str]]:
         """The data of a target and its labels in order. Raises UsageError for data that cannot be audited."""
-        from vlaudit.data.dataset import load_dataset, read_labels
+        from vlaudit.data.dataset import Dataset, load_dataset, read_captions, read_labels
 
-        key = f"{spec.data}|{spec.groups}|{spec.members}|{spec.labels}"
+        draws = family is Family.TEXT_TO_IMAGE
+        if spec.captions and not draws:
+            raise UsageError("--prompts is for text-to-image targets.", f"Leave it out for '{spec.model}'.")
+        key = f"{spec.data}|{spec.groups}|{spec.members}|{spec.captions}"
         if key not in self._data:
-            if spec.data is None:
+            if spec.data is not None:
+                data = load_dataset(spec.data, groups=spec.groups, members=spec.members)
+            elif spec.captions is not None and not (spec.groups or spec.members):
+                data = Dataset(spec.captions, [])
+            else:
                 raise UsageError(
                     f"The target '{spec.model}' has no data to be audited on.",
-                    "Give --data DIR with labelled pictures (one folder a class, or a metadata.csv).",
+                    "Give --prompts FILE with one caption a line, or --data DIR with captioned pictures."
+                    if draws
+                    else "Give --data DIR with labelled pictures (one folder a class, or a metadata.csv).",
                 )
-            self._data[key] = load_dataset(spec.data, groups=spec.groups, members=spec.members)
+            if spec.captions is not None:
+                data = replace(data, own_captions=read_captions(Path(spec.captions)))
+            self._data[key] = data
         data = self._data[key]
         labels = read_labels(Path(spec.labels)) if spec.labels else data.labels
         missing = sorted(set(data.labels) - set(labels))
@@ -175,50 +223,19 @@ def parse_model(spec: str) -> tuple[Backend, str]:
     return plugin("backends", name)(), argument
 
 
-def parse_prompt(spec: str) -> Prompt:
-    """A prompt SPEC: text with ``{`` is a template, otherwise ``method:FILE`` or ``method:key=value,…``."""
-    method, colon, argument = spec.partition(":")
-    if colon and method in plugins("prompts") and "{" not in method:
-        return plugin("prompts", method).parse(argument)
-    if "{" in spec:
-        return Template(spec)
-    if colon:
-        return plugin("prompts", method).parse(argument)  # raises with a did-you-mean
-    raise UsageError(
-        f"'{spec}' is not a prompt.",
-        f"Write a template such as '{PLAIN}', or METHOD:FILE with {', '.join(plugins('prompts'))}.",
-    )
-
-
-def prompt_files(specs: list[str]) -> list[Path]:
-    """The files that prompt SPECs name."""
-    paths = [Path(spec.partition(":")[2]) for spec in specs if "{" not in spec and ":" in spec]
-    return [path for path in paths if path.is_file()]
-
-
-def check_output(subject: Subject) -> None:
-    """Raise ModelError when the target yields NaN, or the same features for different labels: nothing it says would
-    mean anything."""
-    import torch
-
+def check_context(subject: Subject) -> Context:
+    """A context outside any audit, for the checks that a target makes of itself."""
     from vlaudit.audit.context import ArtifactStore, Context
 
-    target = subject.target
-    ctx = Context(
-        "check", "target", subject.data, subject.labels, ArtifactStore(Path()), _target=target, _pixels=subject.pixels
+    return Context(
+        "check",
+        TARGET,
+        subject.data,
+        subject.labels,
+        ArtifactStore(Path()),
+        _target=subject.target,
+        _pixels=subject.pixels,
     )
-    examples = subject.data.audit[:16]
-    with torch.no_grad():
-        logits = ctx.target.classifier(subject.labels)(ctx.images(examples))
-    if not torch.isfinite(logits).all():
-        raise ModelError(
-            f"'{subject.spec.model}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
-        )
-    if len(subject.labels) > 1 and bool((logits.std(dim=1) < 1e-6).all()):
-        raise ModelError(
-            f"'{subject.spec.model}' gives every label the same score.",
-            "Its tokenizer does not fit its text tower, or the labels are unknown words.",
-        )
 
 
 def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels: list[str]) -> TargetInfo:

@@ -1,15 +1,15 @@
-"""The backend contract, and what backends share: safe files, fingerprints, padding, soft tokens."""
+"""The backend contract, and what backends share: padding, soft tokens."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.errors import ModelError, UsageError
+from vlaudit.errors import UsageError
+from vlaudit.records import Family
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from vlaudit.families.base import Model
     from vlaudit.families.matching import SoftTokens, TokenSequence
 
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
-
 
 class Backend(ABC):
     """Turns ``NAME:ARGUMENT`` into a model. ``is_remote`` tells whether that needs the network."""
@@ -27,6 +25,10 @@ class Backend(ABC):
     @abstractmethod
     def is_remote(self, argument: str) -> bool:
         """True unless everything lies on this disk."""
+
+    @abstractmethod
+    def family(self, argument: str) -> Family:
+        """The family of the model that this names; reads at most its configuration. Raises ModelError or UsageError."""
 
     @abstractmethod
     def files(self, argument: str) -> list[Path]:
@@ -48,39 +50,6 @@ def local_folder(argument: str) -> Path | None:
     if argument.startswith((".", "/", "~")) or argument.count("/") > 1:
         raise UsageError(f"The model folder '{argument}' does not exist.", "Give a folder, or a hub name ORG/NAME.")
     return None
-
-
-def folder_files(folder: Path) -> list[Path]:
-    """The regular files directly in a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_file())
-
-
-def fingerprint(weights: Sequence[Path]) -> str:
-    """SHA-256 of a weights file; of several shards, the SHA-256 of their "name sha256" lines in order of name."""
-    digests = {path.name: hashlib.file_digest(path.open("rb"), "sha256").hexdigest() for path in sorted(weights)}
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests.items()).encode()).hexdigest()
-
-
-def pick_weights(folder: Path) -> list[Path]:
-    """The weight files of a folder: safetensors when there are any, else pickles (which the loaders read with
-    ``weights_only``). Raises ModelError when there are none."""
-    files = folder_files(folder)
-    for suffixes in ({".safetensors"}, PICKLE_SUFFIXES):
-        found = [path for path in files if path.suffix in suffixes and path.name not in {"training_args.bin"}]
-        if found:
-            return found
-    raise ModelError(f"The folder '{folder}' holds no weights.", "It needs *.safetensors (or *.bin) beside its config.")
-
-
-def refuse_code(weights: Sequence[Path]) -> None:
-    """Raise UnsafeFileError when a pickle among the files would run code on loading."""
-    from vlaudit.prompts.files import load_torch_checkpoint
-
-    for path in weights:
-        if path.suffix in PICKLE_SUFFIXES:
-            load_torch_checkpoint(path)
 
 
 def pad(

@@ -8,17 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.backends.base import (
-    Backend,
-    fingerprint,
-    folder_files,
-    pad,
-    pick_weights,
-    refuse_code,
-    soft_tokens,
-)  # fmt: skip
+from vlaudit.backends.base import Backend, pad, soft_tokens
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
+from vlaudit.files import fingerprint, folder_files, pick_weights, refuse_code
+from vlaudit.records import Family
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +103,9 @@ class OpenCLIPBackend(Backend):
 
     def is_remote(self, argument: str) -> bool:
         return not argument.startswith(LOCAL)
+
+    def family(self, argument: str) -> Family:
+        return Family.MATCHING
 
     def files(self, argument: str) -> list[Path]:
         return [] if self.is_remote(argument) else folder_files(_folder(argument))

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlaudit.backends.base import (
-    Backend,
-    fingerprint,
-    folder_files,
-    local_folder,
-    pad,
-    pick_weights,
-    refuse_code,
-    soft_tokens,
-)  # fmt: skip
+from vlaudit.backends.base import Backend, local_folder, pad, soft_tokens
 from vlaudit.backends.open_clip import _first_line, from_special_mask
 from vlaudit.errors import ModelError, UsageError
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
+from vlaudit.files import fingerprint, folder_files, pick_weights, refuse_code
+from vlaudit.records import Family
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +95,9 @@ class TransformersBackend(Backend):
 
     def is_remote(self, argument: str) -> bool:
         return local_folder(argument) is None
+
+    def family(self, argument: str) -> Family:
+        return Family.MATCHING
 
     def files(self, argument: str) -> list[Path]:
         folder = local_folder(argument)

@@ -90,10 +90,10 @@ Exit codes:
 def scan_command(**flags: Any) -> int:
     """Audit TARGETs and write a report.
 
-    A TARGET is zoo:NAME (a bundled specimen), open_clip:ARCH/PRETRAINED, open_clip:local-dir:PATH or hf:REPO_OR_DIR.
+    A TARGET is zoo:NAME (a bundled specimen), open_clip:ARCH/PRETRAINED, open_clip:local-dir:PATH, hf:REPO_OR_DIR or
+    diffusers:REPO_OR_DIR.
     Without one, the targets of vlaudit.toml are audited, or else the bundled default.
     """
-    _refuse_text_to_image_flags(flags)
     config, trusted = _read(flags["config"])
     settings = _settings(config.scan, flags)
     command = shlex.join(["vlaudit", *sys.argv[1:]])
@@ -105,14 +105,6 @@ def scan_command(**flags: Any) -> int:
         _show_plan(plan, device)
         return 0
     return _run(plan, registry, device, settings, flags, command)
-
-
-def _refuse_text_to_image_flags(flags: dict[str, Any]) -> None:
-    for flag, value in (("--prompts", flags["captions"]), ("--scorer", flags["scorer"])):
-        if value is not None:
-            raise UsageError(
-                f"{flag} is for text-to-image targets, and none of the targets is one.", f"Leave {flag} out."
-            )
 
 
 def _read(path: Path | None) -> tuple[Config, bool]:
@@ -149,7 +141,9 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
         "data": str(flags["data"]) if flags["data"] else None,
         "labels": str(flags["labels"]) if flags["labels"] else None,
         "groups": list(flags["groups"]),
+        "captions": str(flags["captions"]) if flags["captions"] else None,
         "members": flags["members"],
+        "scorer": flags["scorer"],
     }
     merged = [spec.model_copy(update={k: v for k, v in given.items() if v}) for spec in specs]
     prompts = list(flags["prompts"])

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.data.images import SUFFIXES, DataError, open_picture, picture_of
 from vlaudit.errors import did_you_mean
+from vlaudit.files import file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,7 @@ BUNDLED = ("roles", "kinds", "things")  # --data zoo:NAME
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 TEXT_COLUMNS = ("text", "question", "answer", "choices", "pair")
 _METADATA = ("metadata.csv", "metadata.jsonl")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _MARKUP = re.compile(r"<[a-zA-Z/!?][^>]*>|[\x00-\x08\x0b-\x1f\x7f]")
 _YES, _NO = {"1", "true", "yes", "member"}, {"0", "false", "no", "non-member", "nonmember"}
 
@@ -79,9 +81,24 @@ class Dataset:
     source: str
     examples: list[Example]
     groups: tuple[str, ...] = ()
+    own_captions: tuple[str, ...] | None = None  # of --prompts; else the pictures' own are audited
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @cached_property
+    def captions(self) -> tuple[str, ...]:
+        """The distinct texts to draw pictures from, in order: those of ``--prompts``, else what the audit's pictures
+        say (their ``text``, else their label)."""
+        if self.own_captions is not None:
+            return self.own_captions
+        said = (example.texts.get("text") or example.label or "" for example in self.audit)
+        return tuple(dict.fromkeys(text for text in said if text))
+
+    @property
+    def captioned(self) -> list[Example]:
+        """The pictures with a ``text``: what a text-to-image model may have been trained on."""
+        return [example for example in self.examples if example.texts.get("text")]
 
     @cached_property
     def labels(self) -> list[str]:
@@ -123,6 +140,8 @@ class Dataset:
                 else hashlib.sha256(e.picture.tobytes()).hexdigest()
             )
             digest.update(json.dumps([e.id, e.label, e.split, e.attributes, e.texts, e.member, size]).encode())
+        if self.own_captions is not None:
+            digest.update(json.dumps(self.own_captions).encode())
         return digest.hexdigest()
 
 
@@ -166,6 +185,22 @@ def read_labels(path: Path) -> list[str]:
     if twice:
         raise DataError(f"The labels file '{path}' names '{twice[0]}' twice.", "Name every label once.")
     return [_check_label(label, str(path)) for label in labels]
+
+
+def read_captions(path: Path) -> tuple[str, ...]:
+    """Captions from a text file, one a line, or from the ``text`` column of a CSV; empty lines and repetitions are
+    left out. Raises DataError."""
+    if path.suffix.lower() == ".csv":
+        lines = [row.get("text", "") for _, row in _csv_rows(path, _text_of(path), "text")]
+    else:
+        lines = _text_of(path).splitlines()
+    captions = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not captions:
+        raise DataError(f"The captions file '{path}' holds no caption.", "Write one a line.")
+    for number, caption in enumerate(captions, 1):
+        if _CONTROLS.search(caption):
+            raise DataError(f"Caption {number} of '{path}' holds control characters.", "Captions are plain text.")
+    return captions
 
 
 # --- bundled sets --------------------------------------------------------------------------------------------------
@@ -271,12 +306,9 @@ def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells as text of each row."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read as UTF-8 text.", "Save it as UTF-8.") from error
+    text = _text_of(file)
     if file.suffix == ".csv":
-        yield from _csv_rows(file, text)
+        yield from _csv_rows(file, text, "file_name")
         return
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
@@ -291,11 +323,19 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield line, {key: value if isinstance(value, str) else json.dumps(value) for key, value in present.items()}
 
 
-def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{file}' cannot be read as UTF-8 text.", "Save it as UTF-8.") from error
+
+
+def _csv_rows(file: Path, text: str, needed: str) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        if "file_name" not in (reader.fieldnames or ()):
-            raise DataError(f"'{file}' has no column file_name.", "Add it, with paths relative to the file.")
+        if needed not in (reader.fieldnames or ()):
+            cure = "Add it, with paths relative to the file." if needed == "file_name" else "Add it to its heading."
+            raise DataError(f"'{file}' has no column {needed}.", cure)
         for cells in reader:
             if None in cells or None in cells.values():
                 raise DataError(
@@ -363,8 +403,7 @@ def _is_member(example: Example, members: str, columns: list[str], name: str) ->
 
 def _file_sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise DataError(
             f"The picture '{path}' cannot be read: {error.strerror}.", "Restore it, or take it out."

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.probe import Needs
-from vlaudit.records import Family
+from vlaudit.records import Cost, Family
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
+    from torch import Tensor
 
+    from vlaudit.audit.context import Context
     from vlaudit.prompts.base import Prompt
 
 
@@ -27,14 +32,34 @@ class Meter:
         return self.queries, self.gradient_steps
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Measured seconds a query, forward only and forward with backward."""
+
+    forward: float
+    backward: float
+
+    def seconds(self, cost: Cost) -> float:
+        """Estimated seconds of a cost: a gradient step is a forward and a backward pass."""
+        plain = max(cost.queries - cost.gradient_steps, 0)
+        return plain * self.forward + cost.gradient_steps * self.backward
+
+
 class Model(ABC):
     """Weights and their processor, of one family, loaded by a backend. Knows no prompt."""
 
     family: ClassVar[Family]
     spec: str  # how the user named it
-    sha256: str  # fingerprint of the weight files, see `vlaudit.backends.base.fingerprint`
+    sha256: str  # fingerprint of the weight files, see `vlaudit.files.fingerprint`
     files: list[Path]  # what was read from disk
     device: torch.device
+
+    @abstractmethod
+    def preprocess(self, picture: Image) -> Tensor:
+        """The checkpoint's own resize and crop, without normalisation: an RGB picture to (3, H, W) in [0, 1].
+
+        Raises CapabilityError where the model takes no pictures.
+        """
 
 
 class Target(ABC):
@@ -51,3 +76,25 @@ class Target(ABC):
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @abstractmethod
+    def check(self, ctx: Context) -> None:
+        """Raise ModelError when nothing this target says would mean anything (NaN, one answer to everything)."""
+
+    @abstractmethod
+    def calibrate(self, ctx: Context) -> Speed:
+        """Seconds a query from a few timed passes, for ``--dry-run`` and the time left."""
+
+
+def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """The fastest of a few runs, in seconds; waits for the device."""
+    import torch
+
+    best = float("inf")
+    for _ in range(repeats):
+        then = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - then)
+    return best

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from vlaudit.errors import CapabilityError
-from vlaudit.families.base import Model, Target
+from vlaudit.errors import CapabilityError, ModelError
+from vlaudit.families.base import Model, Speed, Target, seconds_of
 from vlaudit.probe import Needs
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
+    from vlaudit.audit.context import Context
     from vlaudit.prompts.base import MatchingPrompt
 
 Classifier = Callable[["Tensor"], "Tensor"]
@@ -51,10 +51,6 @@ class MatchingModel(Model):
     embedding_width: int  # W of the token embeddings
     logit_scale: float
     logit_bias: float
-
-    @abstractmethod
-    def preprocess(self, picture: Image) -> Tensor:
-        """The checkpoint's own resize and crop, without normalisation: an RGB picture to (3, H, W) in [0, 1]."""
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
@@ -122,3 +118,34 @@ class ImageTextMatcher(Target):
     def context(self) -> Tensor | None:
         """The learned text-context embeddings, if the prompt has any: (M, W), or (C, M, W) when class-specific."""
         return self.prompt.context
+
+    def check(self, ctx: Context) -> None:
+        """Raise ModelError for NaN, or for the same features for different labels."""
+        import torch
+
+        with torch.no_grad():
+            logits = self.classifier(ctx.labels)(ctx.images(ctx.examples[:16]))
+        if not torch.isfinite(logits).all():
+            raise ModelError(
+                f"'{self.model.spec}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
+            )
+        if len(ctx.labels) > 1 and bool((logits.std(dim=1) < 1e-6).all()):
+            raise ModelError(
+                f"'{self.model.spec}' gives every label the same score.",
+                "Its tokenizer does not fit its text tower, or the labels are unknown words.",
+            )
+
+    def calibrate(self, ctx: Context) -> Speed:
+        """Seconds a picture, with the text side computed before."""
+        import torch
+
+        images = ctx.images(ctx.examples[:32])
+        classify = self.classifier(ctx.labels)
+
+        def backward() -> None:
+            pixels = images.clone().requires_grad_()
+            classify(pixels).sum().backward()
+
+        with torch.no_grad():
+            forward = seconds_of(lambda: classify(images), self.device)
+        return Speed(forward / len(images), seconds_of(backward, self.device) / len(images))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from vlaudit.errors import UsageError
+from vlaudit.files import fingerprint
 from vlaudit.records import Family, PromptInfo
 
 if TYPE_CHECKING:
@@ -42,9 +42,21 @@ class Prompt(ABC):
         """The prompt in readable form, for reports."""
         return self.id
 
+    def reference(self) -> Prompt:
+        """The prompt that shows what this one adds: by default its family's plain prompt."""
+        from vlaudit.prompts.specs import parse_prompt
+
+        return parse_prompt(None, self.family)
+
     def info(self) -> PromptInfo:
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path else None
-        return PromptInfo(id=self.id, method=self.method, text=self.text, sha256=digest)
+        return PromptInfo(id=self.id, method=self.method, text=self.text, sha256=self.sha256())
+
+    def sha256(self) -> str | None:
+        """Fingerprint of the file or folder it was loaded from; None for a prompt that is all text."""
+        if self.path is None:
+            return None
+        files = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
+        return fingerprint(files)
 
 
 class MatchingPrompt(Prompt):

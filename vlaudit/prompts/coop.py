@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
+from vlaudit.files import load_torch_checkpoint
 from vlaudit.prompts.base import MatchingPrompt
-from vlaudit.prompts.files import (
-    PromptFile,
-    check_base_model,
-    load_torch_checkpoint,
-    read_prompt_file,
-    tensor,
-    write_prompt_file,
-)  # fmt: skip
+from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, tensor, write_prompt_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,4 @@
-"""Prompt files: safetensors with typed metadata (docs/prompt-files.md), and the foreign files that users already have.
-
-Nothing here executes a file: safetensors, or ``torch.load(weights_only=True)`` for CoOp/Dassl checkpoints.
-"""
+"""vlaudit's prompt files: safetensors with typed metadata (docs/prompt-files.md)."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlaudit.errors import UnsafeFileError, UsageError
+from vlaudit.errors import UsageError
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -94,47 +91,6 @@ def read_prompt_file(path: Path, method: str) -> PromptFile:
         members=_members(metadata.get("members", ""), path),
         extra={key: value for key, value in metadata.items() if key not in known},
     )
-
-
-def load_torch_checkpoint(path: Path) -> Any:
-    """A ``torch.save`` file, tensors only. A pickle that would run code is refused, never executed."""
-    import pickle
-
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(path, _first_foreign_name(path)) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise UsageError(f"'{path}' is not a readable checkpoint ({str(error).splitlines()[0]}).") from error
-
-
-def _first_foreign_name(path: Path) -> str:
-    """The first name in a pickle that is not PyTorch's own, from its opcodes; nothing is run."""
-    import pickletools
-    import zipfile
-
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = archive.read(next(name for name in archive.namelist() if name.endswith(".pkl")))
-        else:
-            content = path.read_bytes()
-        texts: list[str] = []
-        for opcode, argument, _ in pickletools.genops(content):
-            name = ""
-            if opcode.name == "GLOBAL":
-                name = str(argument).replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL":
-                name = ".".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts.append(argument)
-            if name and not name.startswith(("torch.", "collections.OrderedDict")):
-                return name
-    except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
-        pass  # too damaged to name; it is refused all the same
-    return "something that is no tensor"
 
 
 def tensor(content: PromptFile, name: str, dims: tuple[int, ...], path: Path | None) -> Tensor:

@@ -1,0 +1,68 @@
+"""Prompt SPECs, as written on the command line: text with ``{`` is a template, otherwise ``method:ARGUMENT``.
+
+ARGUMENT is a file or folder, or ``key=value,…``. What a bare template is depends on the family that is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.prompts.base import Prompt
+from vlaudit.records import Family
+from vlaudit.registry import plugin, plugins
+
+HARD = {
+    Family.MATCHING: ("template", "a photo of a {}"),
+    Family.GENERATION: ("instruction", "{}"),
+    Family.TEXT_TO_IMAGE: ("design", "{}"),
+}
+"""Each family's method of hard prompting, and its plain prompt: the default reference of every target."""
+
+
+def parse_prompt(spec: str | None, family: Family) -> Prompt:
+    """The prompt that a SPEC names for models of a family; None is the plain prompt. Raises UsageError."""
+    hard, plain = HARD[family]
+    if spec is None:
+        spec = plain
+    method, colon, argument = spec.partition(":")
+    if "{" in spec and not (method in plugins("prompts") and "{" not in method):
+        return plugin("prompts", hard).parse(spec)
+    if not colon:
+        raise UsageError(
+            f"'{spec}' is not a prompt.",
+            f"Write a template such as '{plain}', or METHOD:FILE with {', '.join(plugins('prompts'))}.",
+        )
+    prompt_class: type[Prompt] = plugin("prompts", method)  # raises with a did-you-mean
+    if prompt_class.family is not family:
+        known = [name for name in plugins("prompts") if plugin("prompts", name).family is family]
+        raise UsageError(
+            f"'{method}' prompts are for {prompt_class.family.value} models, and the target is {family.value}.",
+            f"Prompts for it: {', '.join(known)}.",
+        )
+    return prompt_class.parse(argument)
+
+
+def parse_options(argument: str, method: str, known: Sequence[str]) -> dict[str, str]:
+    """``key=value,…`` with the ``known`` keys; an argument without ``=`` is the ``file``. Raises UsageError."""
+    if "=" not in argument:
+        return {"file": argument}
+    pairs = [part.partition("=") for part in argument.split(",")]
+    for key, equals, _ in pairs:
+        if not equals or key.strip() not in known:
+            raise UsageError(f"The prompt '{method}' cannot take '{key}'.", did_you_mean(key.strip(), list(known)))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def prompt_files(specs: Iterable[str]) -> list[Path]:
+    """The files that prompt SPECs name, alone, in a folder, or as a ``key=value``."""
+    found: list[Path] = []
+    for spec in specs:
+        method, _, argument = spec.partition(":")
+        if "{" in method or method not in plugins("prompts"):
+            continue
+        for word in [argument, *(part.partition("=")[2] for part in argument.split(",") if "=" in part)]:
+            path = Path(word).expanduser()
+            found += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if word else []
+    return list(dict.fromkeys(found))
