@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vlaudit.data.dataset import DataError, Dataset, Example, load_dataset, read_labels
+from vlaudit.data.dataset import DataError, Dataset, Example, load_dataset, read_captions, read_labels
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -240,3 +241,30 @@ def test_import_is_light() -> None:
     heavy = "{'torch', 'scipy', 'numpy', 'PIL'}"
     code = f"import sys, vlaudit.data.dataset, vlaudit.statistics; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_captions_come_from_a_file_or_from_the_pictures(tmp_path: Path) -> None:
+    lines = tmp_path / "captions.txt"
+    lines.write_text("\ufeffa cook\n\n  a <my-cat> on a boat \na cook\n", encoding="utf-8")
+    assert read_captions(lines) == ("a cook", "a <my-cat> on a boat")
+    table = tmp_path / "captions.csv"
+    table.write_text('text,source\n"a cook, smiling",x\n', encoding="utf-8")
+    assert read_captions(table) == ("a cook, smiling",)
+    data = load_dataset("zoo:roles")
+    assert data.captions == tuple(dict.fromkeys(e.label for e in data.audit)), "labels stand in for missing texts"
+    own = replace(data, own_captions=("a cook",))
+    assert own.captions == ("a cook",) and own.sha256 != data.sha256
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("c.txt", "\n \n", "holds no caption"),
+        ("c.csv", "caption\na cook\n", "no column text"),
+        ("c.txt", "a cook\x1b[2J\n", "control characters"),
+    ],
+)
+def test_captions_that_cannot_be_audited(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_captions(tmp_path / name)
