@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlaudit.errors import UsageError
 from vlaudit.files import fingerprint
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from vlaudit.families.base import Model, Target
     from vlaudit.families.matching import ImageTextMatcher, MatchingModel
+    from vlaudit.families.text_to_image import Conditioning, Generated, TextToImageGenerator, TextToImageModel
 
 
 class Prompt(ABC):
@@ -94,3 +96,52 @@ class MatchingPrompt(Prompt):
             )
         self.check(model)
         return ImageTextMatcher(model, self)
+
+
+class TextToImagePrompt(Prompt):
+    """A prompt for text-to-image pipelines: it makes a text of a caption, and may change what draws it."""
+
+    family = Family.TEXT_TO_IMAGE
+    token: str | None = None  # the personal token that stands for a learned concept, if there is one
+    noun: str | None = None  # the class noun that stands for it in the reference
+
+    def wording(self, caption: str, seed: int | None = None) -> str:
+        """The text that is drawn. A prompt that draws at random draws by seed (by the caption, where there is none)."""
+        return caption
+
+    def check(self, model: TextToImageModel) -> None:
+        """Raise UsageError when the prompt was made for another model or does not fit it."""
+
+    def active(self, model: TextToImageModel) -> AbstractContextManager[None]:
+        """While open, the model carries the prompt's parts (an adapter, a token); afterwards it is as it was. Quick, and
+        may be nested."""
+        return nullcontext()
+
+    def encode(self, model: TextToImageModel, texts: Sequence[str], captions: Sequence[str],
+               embeddings: Tensor | None = None) -> Conditioning:  # fmt: skip
+        """The conditioning of the texts that ``wording`` made of the captions. Called while active."""
+        return model.encode_texts(texts, embeddings)
+
+    def denoise(self, model: TextToImageModel, latents: Tensor, timesteps: Tensor | float,
+                conditioning: Conditioning) -> Tensor:  # fmt: skip
+        """The denoiser's prediction under this prompt. Called while active."""
+        return model.denoise(latents, timesteps, conditioning)
+
+    def inputs(self, model: TextToImageModel, captions: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+        """More arguments of the pipeline's call, such as a picture to start from."""
+        return {}
+
+    def sample(self, model: TextToImageModel, conditioning: Conditioning, captions: Sequence[str],
+               seeds: Sequence[int], **options: Any) -> Generated:  # fmt: skip
+        """Draw under this prompt, with the options of ``TextToImageModel.sample``. Called while active."""
+        return model.sample(conditioning, seeds, **options, **self.inputs(model, captions, seeds))
+
+    def bind(self, model: Model) -> TextToImageGenerator:
+        from vlaudit.families.text_to_image import TextToImageGenerator, TextToImageModel
+
+        if not isinstance(model, TextToImageModel):
+            raise UsageError(
+                f"The prompt '{self.id}' is for {self.family.value} models, but '{model.spec}' is {model.family.value}."
+            )
+        self.check(model)
+        return TextToImageGenerator(model, self)

@@ -1,0 +1,483 @@
+"""The kinds of text-to-image pipelines that the diffusers backend reads, each as one :class:`TextToImageModel`.
+
+What a kind adds to :class:`PipelineModel` is the seam between a pipeline's parts: which tensors its text side makes, how
+its denoiser is called, how its latents are laid out. Sampling itself is the pipeline's own call.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from vlaudit.errors import CapabilityError, ModelError
+from vlaudit.families.text_to_image import Conditioning, Generated, PredictionType, TextToImageModel
+from vlaudit.probe import Needs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+TEXT_SIDES = (
+    ("tokenizer", "text_encoder"),
+    ("tokenizer_2", "text_encoder_2"),
+    ("tokenizer_3", "text_encoder_3"),
+)
+SAMPLING_FILE = "sampling.json"  # {"num_inference_steps": …, "guidance_scale": …, "resolution": …}, each optional
+
+
+class PipelineModel(TextToImageModel):
+    """A diffusers pipeline. ``sampling``: settings that stand in for the pipeline's defaults."""
+
+    denoiser_name: ClassVar[str] = "unet"
+
+    def __init__(self, spec: str, pipe: Any, files: list[Path], sha256: str, device: torch.device,
+                 sampling: dict[str, float]) -> None:  # fmt: skip
+        self.spec = spec
+        self.files = files
+        self.sha256 = sha256
+        self.device = device
+        self.pipe = pipe.to(device)
+        pipe.set_progress_bar_config(disable=True)
+        self.sides = [(t, e) for t, e in TEXT_SIDES if _part(pipe, t) is not None and _part(pipe, e) is not None]
+        self.denoiser: nn.Module = getattr(pipe, self.denoiser_name)
+        for part in pipe.components.values():
+            if hasattr(part, "requires_grad_"):
+                part.requires_grad_(False).eval()
+        self.denoiser.register_forward_pre_hook(self._count, with_kwargs=True)
+        defaults = inspect.signature(type(pipe).__call__).parameters
+        self.steps = int(sampling.get("num_inference_steps", defaults["num_inference_steps"].default))
+        self.guidance = float(sampling.get("guidance_scale", defaults["guidance_scale"].default))
+        self.resolution = int(sampling.get("resolution", self._latent_side() * pipe.vae_scale_factor))
+        side = self.resolution // pipe.vae_scale_factor
+        self.latent_shape = (self._latent_channels(), side, side)
+        self.train_timesteps = int(pipe.scheduler.config.num_train_timesteps)
+        self.prediction_type = self._prediction_type()
+        self.guided = self._guides(self.guidance)
+        self.context_length = self._context_length() if self.sides else 0
+        self.capabilities = self._capabilities()
+        self._masters: dict[str, nn.Module] = {}
+        self._siblings: dict[str, Any] = {}
+
+    def _capabilities(self) -> frozenset[Needs]:
+        found = {Needs.FILES}
+        vae = _part(self.pipe, "vae")
+        if self.sides:
+            found |= {Needs.TEXT_FEATURES, Needs.EMBEDDING_GRADIENTS, Needs.NOISE_PREDICTIONS}
+            found |= {Needs.GENERATED_PICTURES} if vae is not None else set()
+        found |= {Needs.IMAGE_LATENTS} if vae is not None and _part(vae, "encoder") is not None else set()
+        return frozenset(found)
+
+    def _count(self, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.passes += len(arguments[0] if arguments else named.get("hidden_states", named.get("sample")))
+
+    # what a kind says of itself
+
+    def _latent_side(self) -> int:
+        size = self.denoiser.config.sample_size
+        return int(size if isinstance(size, int) else size[0])
+
+    def _latent_channels(self) -> int:
+        return int(self.denoiser.config.in_channels)
+
+    def _prediction_type(self) -> PredictionType:
+        kind = self.pipe.scheduler.config.get("prediction_type", "epsilon")
+        if kind not in get_args(PredictionType) or not hasattr(self.pipe.scheduler, "alphas_cumprod"):
+            raise ModelError(
+                f"The scheduler {type(self.pipe.scheduler).__name__} of '{self.spec}' is not one vlaudit can read "
+                f"(prediction type '{kind}').",
+                "Use one of DDIM, DDPM, PNDM, Euler or DPM-Solver in scheduler/scheduler_config.json.",
+            )
+        return kind  # type: ignore[no-any-return]
+
+    def _guides(self, guidance: float) -> bool:
+        """Whether sampling at this guidance scale makes an unconditional pass beside each conditional one."""
+        return guidance > 1 and getattr(self.denoiser.config, "time_cond_proj_dim", None) is None
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _encode_nothing(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def _pack(self, latents: Tensor) -> Tensor:
+        """(B, c, h, w) as the pipeline's call takes them."""
+        return latents
+
+    def _unpack(self, latents: Tensor) -> Tensor:
+        """The inverse of ``_pack``."""
+        return latents
+
+    def _schedule(self, steps: int) -> dict[str, Any]:
+        """What the pipeline's call hands to its scheduler."""
+        return {"num_inference_steps": steps}
+
+    # texts
+
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.pipe, self._first_side()[0])
+
+    @property
+    def text_encoder(self) -> Any:
+        return getattr(self.pipe, self._first_side()[1])
+
+    def _first_side(self) -> tuple[str, str]:
+        if not self.sides:
+            raise CapabilityError(f"'{self.spec}' has no text encoder.")
+        return self.sides[0]
+
+    def _context_length(self) -> int:
+        positions = getattr(self.text_encoder.config, "max_position_embeddings", None)
+        length = int(self.tokenizer.model_max_length)
+        if positions is not None and length > positions:  # a tokenizer without a limit; the pipeline would run past the end
+            length = self.tokenizer.model_max_length = int(positions)
+        return min(length, 512)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, truncation=False, verbose=False).input_ids)
+
+    def token_text(self, token: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(int(token)))
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        return dict(self.tokenizer.get_vocab())
+
+    def _inputs(self, texts: Sequence[str]) -> Any:
+        return self.tokenizer(
+            list(texts), padding="max_length", max_length=self.context_length, truncation=True, return_tensors="pt"
+        ).to(self.device)
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        return self._inputs(texts).input_ids  # type: ignore[no-any-return]
+
+    def token_embeddings(self, ids: Tensor) -> Tensor:
+        return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _embedded(self, embeddings: Tensor | None) -> Iterator[None]:
+        """While open, the first text encoder reads these token embeddings, in float32 (half precision starves
+        gradients); None: its own."""
+        if embeddings is None:
+            yield
+            return
+        name = self._first_side()[1]
+        own = getattr(self.pipe, name)
+        encoder = own
+        if own.dtype.itemsize < 4:
+            encoder = self._masters.setdefault(name, copy.deepcopy(own).float())
+            setattr(self.pipe, name, encoder)
+        handle = encoder.get_input_embeddings().register_forward_hook(lambda *_: embeddings.float())
+        try:
+            yield
+        finally:
+            handle.remove()
+            setattr(self.pipe, name, own)
+
+    def encode_texts(self, texts: Sequence[str], embeddings: Tensor | None = None) -> Conditioning:
+        self._first_side()
+        with self._embedded(embeddings):
+            return Conditioning({name: tensor.float() for name, tensor in self._encode(list(texts)).items()})
+
+    def encode_nothing(self) -> Conditioning:
+        self._first_side()
+        return Conditioning({name: tensor.float() for name, tensor in self._encode_nothing().items()})
+
+    def text_states(self, texts: Sequence[str], embeddings: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = self._inputs(texts)
+        with self._embedded(embeddings):
+            encoder = self.text_encoder
+            masked = getattr(encoder.config, "use_attention_mask", None)
+            output = encoder(inputs.input_ids, attention_mask=inputs.attention_mask if masked else None)
+        mask = inputs.attention_mask.bool()
+        states = output.last_hidden_state.float()
+        pooled = getattr(output, "text_embeds", None)
+        if pooled is None:
+            pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return states, pooled.float(), mask
+
+    # latents
+
+    def sampling_timesteps(self, steps: int | None = None) -> Tensor:
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.set_timesteps(device=self.device, **self._schedule(steps or self.steps))
+        return scheduler.timesteps  # type: ignore[no-any-return]
+
+    def noise_level(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """From the scheduler's own cumulated alphas, between whole timesteps by interpolation."""
+        import torch
+
+        table = self.pipe.scheduler.alphas_cumprod.to(device=timesteps.device, dtype=torch.float32).sqrt()
+        t = timesteps.float().clamp(0, len(table) - 1)
+        below = t.floor().long()
+        a = torch.lerp(table[below], table[(below + 1).clamp(max=len(table) - 1)], t - below)
+        return a, (1 - a**2).clamp(min=0).sqrt()
+
+    def denoise(self, latents: Tensor, timesteps: Tensor | float, conditioning: Conditioning) -> Tensor:
+        import torch
+
+        t = torch.as_tensor(timesteps, device=self.device)
+        t = t.expand(len(latents)) if t.dim() == 0 else t.to(self.device)
+        dtype = next(self.denoiser.parameters()).dtype
+        tensors = {name: tensor.to(self.device, dtype) for name, tensor in conditioning.tensors.items()}
+        return self._predict(latents.to(self.device, dtype), t, tensors).float()
+
+    @contextmanager
+    def _vae(self) -> Iterator[Any]:
+        """The VAE, in float32 where its config says that half precision overflows."""
+        vae = _part(self.pipe, "vae")
+        if vae is None:
+            raise CapabilityError(f"'{self.spec}' has no VAE.")
+        dtype = vae.dtype
+        upcast = dtype.itemsize < 4 and vae.config.get("force_upcast", False)
+        if upcast:
+            vae.float()
+        try:
+            yield vae
+        finally:
+            if upcast:
+                vae.to(dtype)
+
+    def _latent_scale(self, vae: Any) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the VAE's raw latents: scaled = (raw - mean) * scale."""
+        import torch
+
+        mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+        factor = float(vae.config.scaling_factor)
+        if mean is None or std is None:
+            mean, std = [vae.config.get("shift_factor") or 0.0], [1.0]
+        shape = (1, -1, 1, 1)
+        return (
+            torch.tensor(mean, device=self.device).view(shape),
+            factor / torch.tensor(std, device=self.device).view(shape),
+        )
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        with self._vae() as vae:
+            encoded = vae.encode(2 * images.to(self.device, vae.dtype) - 1)
+            raw = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            mean, scale = self._latent_scale(vae)
+            return (raw.float() - mean) * scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with self._vae() as vae:
+            mean, scale = self._latent_scale(vae)
+            raw = latents.to(self.device) / scale + mean
+            return (vae.decode(raw.to(vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def sample(self, conditioning: Conditioning, seeds: Sequence[int], *, nothing: Conditioning | None = None,
+               steps: int | None = None, guidance: float | None = None, latents_only: bool = False,
+               **inputs: Any) -> Generated:  # fmt: skip
+        import torch
+
+        scale = self.guidance if guidance is None else guidance
+        pipe = self._pipeline_for(inputs)
+        dtype = next(self.denoiser.parameters()).dtype
+        call: dict[str, Any] = {name: tensor.to(self.device, dtype) for name, tensor in conditioning.tensors.items()}
+        if self._guides(scale):
+            rows = (nothing or self.encode_nothing()).repeat(len(conditioning))
+            call |= {f"negative_{name}": tensor.to(self.device, dtype) for name, tensor in rows.tensors.items()}
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same on every device
+        if pipe is self.pipe:
+            noise = torch.stack([torch.randn(self.latent_shape, generator=generator) for generator in generators])
+            call["latents"] = self._pack(noise.to(self.device, dtype))
+        call |= {"height": self.resolution, "width": self.resolution, "num_inference_steps": steps or self.steps}
+        call |= {"guidance_scale": scale, "generator": generators, "output_type": "latent" if latents_only else "pt"}
+        known = inspect.signature(type(pipe).__call__).parameters
+        with torch.no_grad():
+            output = pipe(**{name: value for name, value in {**call, **inputs}.items() if name in known})
+        if latents_only:
+            return Generated(self._unpack(output.images).float(), [False] * len(seeds))
+        images = output.images.float()
+        flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(images)
+        black = (images == 0).flatten(1).all(dim=1).tolist()
+        return Generated(images, [bool(flag) or dark for flag, dark in zip(flagged, black, strict=True)])
+
+    def _pipeline_for(self, inputs: dict[str, Any]) -> Any:
+        """The pipeline whose call takes these inputs: an image-to-image one of the same parts where a picture is given."""
+        if "image" not in inputs or "image" in inspect.signature(type(self.pipe).__call__).parameters:
+            return self.pipe
+        if "image" not in self._siblings:
+            from diffusers import AutoPipelineForImage2Image
+
+            dtype = next(self.denoiser.parameters()).dtype
+            sibling = AutoPipelineForImage2Image.from_pipe(self.pipe, dtype=dtype)
+            sibling.set_progress_bar_config(disable=True)
+            self._siblings["image"] = sibling
+        return self._siblings["image"]
+
+
+class StableDiffusion(PipelineModel):
+    """Stable Diffusion 1 and 2 and their relatives: one text encoder, a U-Net (arXiv:2112.10752)."""
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        return {"prompt_embeds": self.pipe.encode_prompt(texts, self.device, 1, False)[0]}
+
+    def _encode_nothing(self) -> dict[str, Tensor]:
+        return self._encode([""])
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        return self.denoiser(  # type: ignore[no-any-return]
+            latents, timesteps, encoder_hidden_states=tensors["prompt_embeds"], timestep_cond=self._scale_embedding(latents)
+        ).sample
+
+    def _scale_embedding(self, latents: Tensor) -> Tensor | None:
+        """Distilled U-Nets read the guidance scale instead of being guided (arXiv:2310.04378)."""
+        import torch
+
+        width = self.denoiser.config.time_cond_proj_dim
+        if width is None:
+            return None
+        scales = torch.full((len(latents),), self.guidance - 1, device=latents.device)
+        return self.pipe.get_guidance_scale_embedding(scales, embedding_dim=width).to(latents)  # type: ignore[no-any-return]
+
+
+class StableDiffusionXL(StableDiffusion):
+    """SDXL: two text encoders, one of them pooled, and the picture's size as a condition (arXiv:2307.01952)."""
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        out = self.pipe.encode_prompt(texts, device=self.device, do_classifier_free_guidance=False)
+        return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[2]}
+
+    def _encode_nothing(self) -> dict[str, Tensor]:
+        out = self.pipe.encode_prompt([""], device=self.device, do_classifier_free_guidance=True)
+        return {"prompt_embeds": out[1], "pooled_prompt_embeds": out[3]}
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        size, pooled = (self.resolution, self.resolution), tensors["pooled_prompt_embeds"]
+        time_ids = self.pipe._get_add_time_ids(
+            size, (0, 0), size, dtype=latents.dtype, text_encoder_projection_dim=pooled.shape[-1]
+        )
+        added = {"text_embeds": pooled, "time_ids": time_ids.to(latents.device).expand(len(latents), -1)}
+        return self.denoiser(  # type: ignore[no-any-return]
+            latents, timesteps, encoder_hidden_states=tensors["prompt_embeds"], added_cond_kwargs=added,
+            timestep_cond=self._scale_embedding(latents),
+        ).sample  # fmt: skip
+
+
+class FlowModel(PipelineModel):
+    """Transformers trained by flow matching: straight paths from noise to picture (arXiv:2403.03206)."""
+
+    denoiser_name = "transformer"
+
+    def _prediction_type(self) -> PredictionType:
+        if type(self.pipe.scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+            raise ModelError(
+                f"'{self.spec}' has the scheduler {type(self.pipe.scheduler).__name__}.",
+                "Pipelines of this kind need FlowMatchEulerDiscreteScheduler in scheduler/scheduler_config.json.",
+            )
+        return "flow_prediction"
+
+    def noise_level(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        s = timesteps.float() / self.train_timesteps
+        return 1 - s, s
+
+    def _shift(self, tokens: int, longest: float) -> float:
+        """The resolution-dependent shift of the schedule, as the pipelines compute it."""
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        config = self.pipe.scheduler.config
+        return calculate_shift(  # type: ignore[no-any-return]
+            tokens, config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5), config.get("max_shift", longest),
+        )  # fmt: skip
+
+
+class StableDiffusion3(FlowModel):
+    """Stable Diffusion 3: three text encoders and a multimodal transformer (arXiv:2403.03206)."""
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        out = self.pipe.encode_prompt(texts, None, None, device=self.device, do_classifier_free_guidance=False)
+        return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[2]}
+
+    def _encode_nothing(self) -> dict[str, Tensor]:
+        return self._encode([""])
+
+    def _schedule(self, steps: int) -> dict[str, Any]:
+        schedule: dict[str, Any] = {"num_inference_steps": steps}
+        if self.pipe.scheduler.config.get("use_dynamic_shifting"):
+            side = self.latent_shape[1] // self.denoiser.config.patch_size
+            schedule["mu"] = self._shift(side * side, 1.16)
+        return schedule
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        return self.denoiser(  # type: ignore[no-any-return]
+            hidden_states=latents, timestep=timesteps, encoder_hidden_states=tensors["prompt_embeds"],
+            pooled_projections=tensors["pooled_prompt_embeds"], return_dict=False,
+        )[0]  # fmt: skip
+
+
+class Flux(FlowModel):
+    """Flux: CLIP pooled, T5 states, packed latents; guidance is an input of the transformer, not a second pass.
+
+    The first text encoder is CLIP, of which only the pooled state reaches the transformer.
+    """
+
+    def _latent_side(self) -> int:
+        return int(self.pipe.default_sample_size)
+
+    def _latent_channels(self) -> int:
+        return int(self.denoiser.config.in_channels) // 4
+
+    def _guides(self, guidance: float) -> bool:
+        return False
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        out = self.pipe.encode_prompt(texts, device=self.device)
+        return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[1]}
+
+    def _encode_nothing(self) -> dict[str, Tensor]:
+        return self._encode([""])
+
+    def _schedule(self, steps: int) -> dict[str, Any]:
+        import numpy as np
+
+        schedule = {"num_inference_steps": steps, "mu": self._shift(self.latent_shape[1] * self.latent_shape[2] // 4, 1.15)}
+        if not self.pipe.scheduler.config.get("use_flow_sigmas"):
+            schedule["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+        return schedule
+
+    def _pack(self, latents: Tensor) -> Tensor:
+        return self.pipe._pack_latents(latents, *latents.shape)  # type: ignore[no-any-return]
+
+    def _unpack(self, latents: Tensor) -> Tensor:
+        return self.pipe._unpack_latents(  # type: ignore[no-any-return]
+            latents, self.resolution, self.resolution, self.pipe.vae_scale_factor
+        )
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        import torch
+
+        embeds, (_, _, height, width) = tensors["prompt_embeds"], latents.shape
+        positions = self.pipe._prepare_latent_image_ids(len(latents), height // 2, width // 2, latents.device, latents.dtype)
+        scale = torch.full((len(latents),), self.guidance, device=latents.device)
+        packed = self.denoiser(
+            hidden_states=self._pack(latents), timestep=timesteps.to(latents.dtype) / 1000,
+            guidance=scale if self.denoiser.config.guidance_embeds else None,
+            pooled_projections=tensors["pooled_prompt_embeds"], encoder_hidden_states=embeds,
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=latents.device, dtype=latents.dtype), img_ids=positions,
+            return_dict=False,
+        )[0]  # fmt: skip
+        return self._unpack(packed)
+
+
+KINDS: dict[str, type[PipelineModel]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "LatentConsistencyModelPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+}
+
+
+def _part(holder: Any, name: str) -> Any:
+    return getattr(holder, name, None)

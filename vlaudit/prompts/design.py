@@ -1,0 +1,62 @@
+"""Semantic prompt design (survey section 5.2): hard text around the caption, or slots for what pictures are asked to be.
+
+Source: Witteveen & Andrews 2022, "Investigating Prompt Engineering in Diffusion Models" (arXiv:2211.15462): adjectives,
+nouns, artists' names and lighting. Here the noun is the caption's setting, because the caption itself says what is drawn.
+"""
+
+from __future__ import annotations
+
+from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.prompts.base import TextToImagePrompt
+
+SLOTS = ("adjective", "noun", "artist", "lighting")
+
+
+class Design(TextToImagePrompt):
+    """Text with a ``{}`` where the caption goes, such as "an oil painting of {} by Monet, dramatic lighting"."""
+
+    method = "design"
+
+    def __init__(self, template: str = "{}") -> None:
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"The prompt '{template}' needs exactly one '{{}}' where the caption goes.",
+                "Write for example 'an oil painting of {}'.",
+            )
+        self.template = template
+        self.id = template
+
+    @classmethod
+    def parse(cls, argument: str) -> Design:
+        """Text with ``{}``, or ``adjective=…,noun=…,artist=…,lighting=…``, each optional: "a moody" "photograph" of the
+        caption "by" an artist, "soft" lighting."""
+        if "{" in argument:
+            return cls(argument)
+        slots = {}
+        for part in argument.split(","):
+            name, equals, value = (word.strip() for word in part.partition("="))
+            if name not in SLOTS:
+                raise UsageError(f"The prompt 'design' has no slot '{name}'.", did_you_mean(name, list(SLOTS)))
+            if not equals or not value:
+                raise UsageError(f"The slot '{name}' of 'design' is empty.", f"Write design:{name}=….")
+            slots[name] = value
+        return cls(compose(**slots))
+
+    def wording(self, caption: str, seed: int | None = None) -> str:
+        return self.template.replace("{}", caption)
+
+
+def compose(adjective: str = "", noun: str = "", artist: str = "", lighting: str = "") -> str:
+    """The template that the slots make."""
+    head = " ".join(word for word in (adjective, noun) if word)
+    if noun:
+        head = f"{_article(head)} {head} of {{}}"
+    else:
+        head = f"{head} {{}}".strip()
+    tail = [f" by {artist}"] if artist else []
+    tail += [f", {lighting} lighting"] if lighting else []
+    return head + "".join(tail)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0].lower() in "aeiou" else "a"
