@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-WORDS = "a an the of photo painting cat dog bird red blue big small and on by monet soft dramatic lighting moody".split()
+WORDS = ["a", "an", "the", "of", "photo", "painting", "cat", "dog", "bird", "red", "blue", "big", "small", "and", "on", "by",
+         "monet", "soft", "dramatic", "lighting", "moody"]  # fmt: skip
 CONTEXT = 16
 
 

@@ -155,7 +155,9 @@ def test_token_embeddings_stand_for_the_text_and_carry_gradients(target: TextToI
         torch.testing.assert_close(same.tensors[name], tensor, rtol=1e-4, atol=1e-5)
     moved = embeddings.clone().requires_grad_()
     before = target.meter.gradient_steps
-    target.denoise(target.model.noise([0]), 500, target.encode(["a red cat"], embeddings=moved)).square().sum().backward()
+    target.denoise(
+        target.model.noise([0]), 500, target.encode(["a red cat"], embeddings=moved)
+    ).square().sum().backward()
     assert moved.grad is not None and moved.grad.abs().sum() > 0
     assert target.meter.gradient_steps == before + 1
     features = target.text_features(["a red cat", "the dog"])
@@ -174,7 +176,9 @@ def test_passes_are_counted_and_the_unconditional_one_is_made_once(target: TextT
     assert target.meter.queries == before + 2
     assert torch.equal(target.first_noise([8, 7]), first.flip(0)) and target.meter.queries == before + 2
     start = target.model.sampling_timesteps()[0]
-    torch.testing.assert_close(target.predict_noise(target.model.noise([7, 8]), start, None), first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        target.predict_noise(target.model.noise([7, 8]), start, None), first, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_conditionings_are_cached_by_text(folders: dict[str, Path]) -> None:
@@ -199,7 +203,7 @@ def test_ancestral_sampling_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_half_precision_keeps_text_gradients_in_float32(folders: dict[str, Path]) -> None:
-    from vlaudit.backends.diffusion import StableDiffusionXL
+    from vlaudit.backends.diffusion_kinds import StableDiffusionXL
 
     model = load(folders["sdxl"])
     half = StableDiffusionXL("half", model.pipe.to(torch.bfloat16), [], "", CPU, {})
@@ -222,7 +226,7 @@ def test_reloading_draws_the_same_and_the_fingerprint_is_of_all_weights(copied: 
     assert torch.equal(Design().bind(again).generate(["a cat"], [1], steps=2).images, drawn)
     path = copied / "text_encoder" / "model.safetensors"
     tensors = load_file(path)
-    tensors["text_model.final_layer_norm.bias"] += 1
+    tensors[min(tensors)] += 1
     save_file(tensors, path, metadata={"format": "pt"})
     assert load(copied).sha256 != model.sha256
     listed = {str(path.relative_to(copied)) for path in DiffusersBackend().files(str(copied))}
@@ -244,12 +248,16 @@ def test_sampling_settings_beside_the_pipeline_win(copied: Path) -> None:
 
 
 def test_half_precision_variants_are_found(copied: Path) -> None:
-    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
         plain = copied / part / f"{name}.safetensors"
         halves = {key: value.half() for key, value in load_file(plain).items()}
         save_file(halves, copied / part / f"{name}.fp16.safetensors", metadata={"format": "pt"})
     both = load(copied)
-    for path in copied.rglob("*.safetensors"):
+    for path in list(copied.rglob("*.safetensors")):
         if ".fp16." not in path.name:
             path.unlink()
     only = load(copied)
@@ -319,7 +327,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("breakage", BROKEN, ids=lambda function: function.__name__)
-def test_broken_and_foreign_pipelines_are_refused_in_one_sentence(copied: Path, breakage: Callable[[Path], None]) -> None:
+def test_broken_and_foreign_pipelines_are_refused_in_one_sentence(
+    copied: Path, breakage: Callable[[Path], None]
+) -> None:
     breakage(copied)
     with pytest.raises(ModelError, match=BROKEN[breakage]) as caught:
         load(copied)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import Backend, local_folder
-from vlaudit.errors import ModelError, did_you_mean
+from vlaudit.errors import ModelError, did_you_mean, first_line
 from vlaudit.files import PICKLE_SUFFIXES, fingerprint, refuse_code
 from vlaudit.records import Family
 
@@ -62,7 +62,7 @@ class DiffusersBackend(Backend):
             return kind(f"diffusers:{argument}", pipe, files, fingerprint(weights), device, _sampling(folder))
         except (AttributeError, KeyError, TypeError) as error:
             raise ModelError(
-                f"The parts of '{argument}' do not fit together: {_first_line(error)}.",
+                f"The parts of '{argument}' do not fit together: {first_line(error)}.",
                 f"Compare its {INDEX} and the parts' config.json with the original's.",
             ) from error
 
@@ -78,7 +78,7 @@ def pipeline_files(folder: Path) -> list[Path]:
 
 def kind_of(folder: Path) -> type[PipelineModel]:
     """How a pipeline is read, by its class in ``model_index.json``. Raises ModelError for classes vlaudit cannot read."""
-    from vlaudit.backends.diffusion import KINDS
+    from vlaudit.backends.diffusion_kinds import KINDS
 
     name = _json(folder / INDEX).get("_class_name")
     if not isinstance(name, str):
@@ -87,7 +87,9 @@ def kind_of(folder: Path) -> type[PipelineModel]:
             f"vlaudit reads diffusers' own pipelines only: {', '.join(KINDS)}.",
         )
     if name not in KINDS:
-        raise ModelError(f"vlaudit cannot read the pipeline class '{name}' of '{folder}'.", did_you_mean(name, list(KINDS)))
+        raise ModelError(
+            f"vlaudit cannot read the pipeline class '{name}' of '{folder}'.", did_you_mean(name, list(KINDS))
+        )
     return KINDS[name]
 
 
@@ -175,7 +177,7 @@ def _open(argument: str, folder: Path, parts: dict[str, tuple[str, str]], varian
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
         raise ModelError(
-            f"The pipeline '{argument}' could not be loaded: {_first_line(error)}.",
+            f"The pipeline '{argument}' could not be loaded: {first_line(error)}.",
             f"Check its {INDEX} and that the parts {', '.join(parts)} are whole.",
         ) from error
 
@@ -212,7 +214,7 @@ def _download(argument: str, device: torch.device) -> Path:
         raise AssertionError
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ModelError(
-            f"'{argument}' could not be downloaded: {_first_line(error)}.",
+            f"'{argument}' could not be downloaded: {first_line(error)}.",
             "Check the name and the network; vlaudit reads repositories with safetensors weights only.",
         ) from error
 
@@ -227,7 +229,12 @@ def _sampling(folder: Path) -> dict[str, float]:
     for name, value in settings.items():
         if name not in known:
             raise ModelError(f"'{path}' has the unknown setting '{name}'.", did_you_mean(name, list(known)))
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value < 1 and name != known[1]):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value < 0
+            or (value < 1 and name != known[1])
+        ):
             raise ModelError(f"'{path}' sets {name} to {value!r}.", "Give a positive number.")
     return settings
 
@@ -242,7 +249,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"'{path}' is not a JSON object.", "Save the pipeline again with diffusers.")
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

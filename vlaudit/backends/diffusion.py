@@ -1,8 +1,4 @@
-"""The kinds of text-to-image pipelines that the diffusers backend reads, each as one :class:`TextToImageModel`.
-
-What a kind adds to :class:`PipelineModel` is the seam between a pipeline's parts: which tensors its text side makes, how
-its denoiser is called, how its latents are laid out. Sampling itself is the pipeline's own call.
-"""
+"""A diffusers pipeline as a :class:`TextToImageModel`: what all kinds share. Sampling is the pipeline's own call."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ class PipelineModel(TextToImageModel):
         self.pipe = pipe.to(device)
         pipe.set_progress_bar_config(disable=True)
         self.sides = [(t, e) for t, e in TEXT_SIDES if _part(pipe, t) is not None and _part(pipe, e) is not None]
-        self.denoiser: nn.Module = getattr(pipe, self.denoiser_name)
+        self.denoiser: Any = getattr(pipe, self.denoiser_name)
         for part in pipe.components.values():
             if hasattr(part, "requires_grad_"):
                 part.requires_grad_(False).eval()
@@ -72,7 +68,7 @@ class PipelineModel(TextToImageModel):
         return frozenset(found)
 
     def _count(self, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.passes += len(arguments[0] if arguments else named.get("hidden_states", named.get("sample")))
+        self.passes += len(arguments[0] if arguments else named["hidden_states"])
 
     # what a kind says of itself
 
@@ -91,7 +87,7 @@ class PipelineModel(TextToImageModel):
                 f"(prediction type '{kind}').",
                 "Use one of DDIM, DDPM, PNDM, Euler or DPM-Solver in scheduler/scheduler_config.json.",
             )
-        return kind  # type: ignore[no-any-return]
+        return kind
 
     def _guides(self, guidance: float) -> bool:
         """Whether sampling at this guidance scale makes an unconditional pass beside each conditional one."""
@@ -136,7 +132,9 @@ class PipelineModel(TextToImageModel):
     def _context_length(self) -> int:
         positions = getattr(self.text_encoder.config, "max_position_embeddings", None)
         length = int(self.tokenizer.model_max_length)
-        if positions is not None and length > positions:  # a tokenizer without a limit; the pipeline would run past the end
+        if (
+            positions is not None and length > positions
+        ):  # a tokenizer without a limit; the pipeline would run past the end
             length = self.tokenizer.model_max_length = int(positions)
         return min(length, 512)
 
@@ -156,10 +154,10 @@ class PipelineModel(TextToImageModel):
         ).to(self.device)
 
     def token_ids(self, texts: Sequence[str]) -> Tensor:
-        return self._inputs(texts).input_ids  # type: ignore[no-any-return]
+        return self._inputs(texts).input_ids
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
-        return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()  # type: ignore[no-any-return]
+        return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
 
     @contextmanager
     def _embedded(self, embeddings: Tensor | None) -> Iterator[None]:
@@ -210,7 +208,7 @@ class PipelineModel(TextToImageModel):
     def sampling_timesteps(self, steps: int | None = None) -> Tensor:
         scheduler = copy.deepcopy(self.pipe.scheduler)
         scheduler.set_timesteps(device=self.device, **self._schedule(steps or self.steps))
-        return scheduler.timesteps  # type: ignore[no-any-return]
+        return scheduler.timesteps
 
     def noise_level(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """From the scheduler's own cumulated alphas, between whole timesteps by interpolation."""
@@ -314,169 +312,6 @@ class PipelineModel(TextToImageModel):
             sibling.set_progress_bar_config(disable=True)
             self._siblings["image"] = sibling
         return self._siblings["image"]
-
-
-class StableDiffusion(PipelineModel):
-    """Stable Diffusion 1 and 2 and their relatives: one text encoder, a U-Net (arXiv:2112.10752)."""
-
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        return {"prompt_embeds": self.pipe.encode_prompt(texts, self.device, 1, False)[0]}
-
-    def _encode_nothing(self) -> dict[str, Tensor]:
-        return self._encode([""])
-
-    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        return self.denoiser(  # type: ignore[no-any-return]
-            latents, timesteps, encoder_hidden_states=tensors["prompt_embeds"], timestep_cond=self._scale_embedding(latents)
-        ).sample
-
-    def _scale_embedding(self, latents: Tensor) -> Tensor | None:
-        """Distilled U-Nets read the guidance scale instead of being guided (arXiv:2310.04378)."""
-        import torch
-
-        width = self.denoiser.config.time_cond_proj_dim
-        if width is None:
-            return None
-        scales = torch.full((len(latents),), self.guidance - 1, device=latents.device)
-        return self.pipe.get_guidance_scale_embedding(scales, embedding_dim=width).to(latents)  # type: ignore[no-any-return]
-
-
-class StableDiffusionXL(StableDiffusion):
-    """SDXL: two text encoders, one of them pooled, and the picture's size as a condition (arXiv:2307.01952)."""
-
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        out = self.pipe.encode_prompt(texts, device=self.device, do_classifier_free_guidance=False)
-        return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[2]}
-
-    def _encode_nothing(self) -> dict[str, Tensor]:
-        out = self.pipe.encode_prompt([""], device=self.device, do_classifier_free_guidance=True)
-        return {"prompt_embeds": out[1], "pooled_prompt_embeds": out[3]}
-
-    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        size, pooled = (self.resolution, self.resolution), tensors["pooled_prompt_embeds"]
-        time_ids = self.pipe._get_add_time_ids(
-            size, (0, 0), size, dtype=latents.dtype, text_encoder_projection_dim=pooled.shape[-1]
-        )
-        added = {"text_embeds": pooled, "time_ids": time_ids.to(latents.device).expand(len(latents), -1)}
-        return self.denoiser(  # type: ignore[no-any-return]
-            latents, timesteps, encoder_hidden_states=tensors["prompt_embeds"], added_cond_kwargs=added,
-            timestep_cond=self._scale_embedding(latents),
-        ).sample  # fmt: skip
-
-
-class FlowModel(PipelineModel):
-    """Transformers trained by flow matching: straight paths from noise to picture (arXiv:2403.03206)."""
-
-    denoiser_name = "transformer"
-
-    def _prediction_type(self) -> PredictionType:
-        if type(self.pipe.scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
-            raise ModelError(
-                f"'{self.spec}' has the scheduler {type(self.pipe.scheduler).__name__}.",
-                "Pipelines of this kind need FlowMatchEulerDiscreteScheduler in scheduler/scheduler_config.json.",
-            )
-        return "flow_prediction"
-
-    def noise_level(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        s = timesteps.float() / self.train_timesteps
-        return 1 - s, s
-
-    def _shift(self, tokens: int, longest: float) -> float:
-        """The resolution-dependent shift of the schedule, as the pipelines compute it."""
-        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-        config = self.pipe.scheduler.config
-        return calculate_shift(  # type: ignore[no-any-return]
-            tokens, config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096),
-            config.get("base_shift", 0.5), config.get("max_shift", longest),
-        )  # fmt: skip
-
-
-class StableDiffusion3(FlowModel):
-    """Stable Diffusion 3: three text encoders and a multimodal transformer (arXiv:2403.03206)."""
-
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        out = self.pipe.encode_prompt(texts, None, None, device=self.device, do_classifier_free_guidance=False)
-        return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[2]}
-
-    def _encode_nothing(self) -> dict[str, Tensor]:
-        return self._encode([""])
-
-    def _schedule(self, steps: int) -> dict[str, Any]:
-        schedule: dict[str, Any] = {"num_inference_steps": steps}
-        if self.pipe.scheduler.config.get("use_dynamic_shifting"):
-            side = self.latent_shape[1] // self.denoiser.config.patch_size
-            schedule["mu"] = self._shift(side * side, 1.16)
-        return schedule
-
-    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        return self.denoiser(  # type: ignore[no-any-return]
-            hidden_states=latents, timestep=timesteps, encoder_hidden_states=tensors["prompt_embeds"],
-            pooled_projections=tensors["pooled_prompt_embeds"], return_dict=False,
-        )[0]  # fmt: skip
-
-
-class Flux(FlowModel):
-    """Flux: CLIP pooled, T5 states, packed latents; guidance is an input of the transformer, not a second pass.
-
-    The first text encoder is CLIP, of which only the pooled state reaches the transformer.
-    """
-
-    def _latent_side(self) -> int:
-        return int(self.pipe.default_sample_size)
-
-    def _latent_channels(self) -> int:
-        return int(self.denoiser.config.in_channels) // 4
-
-    def _guides(self, guidance: float) -> bool:
-        return False
-
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        out = self.pipe.encode_prompt(texts, device=self.device)
-        return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[1]}
-
-    def _encode_nothing(self) -> dict[str, Tensor]:
-        return self._encode([""])
-
-    def _schedule(self, steps: int) -> dict[str, Any]:
-        import numpy as np
-
-        schedule = {"num_inference_steps": steps, "mu": self._shift(self.latent_shape[1] * self.latent_shape[2] // 4, 1.15)}
-        if not self.pipe.scheduler.config.get("use_flow_sigmas"):
-            schedule["sigmas"] = np.linspace(1.0, 1 / steps, steps)
-        return schedule
-
-    def _pack(self, latents: Tensor) -> Tensor:
-        return self.pipe._pack_latents(latents, *latents.shape)  # type: ignore[no-any-return]
-
-    def _unpack(self, latents: Tensor) -> Tensor:
-        return self.pipe._unpack_latents(  # type: ignore[no-any-return]
-            latents, self.resolution, self.resolution, self.pipe.vae_scale_factor
-        )
-
-    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        import torch
-
-        embeds, (_, _, height, width) = tensors["prompt_embeds"], latents.shape
-        positions = self.pipe._prepare_latent_image_ids(len(latents), height // 2, width // 2, latents.device, latents.dtype)
-        scale = torch.full((len(latents),), self.guidance, device=latents.device)
-        packed = self.denoiser(
-            hidden_states=self._pack(latents), timestep=timesteps.to(latents.dtype) / 1000,
-            guidance=scale if self.denoiser.config.guidance_embeds else None,
-            pooled_projections=tensors["pooled_prompt_embeds"], encoder_hidden_states=embeds,
-            txt_ids=torch.zeros(embeds.shape[1], 3, device=latents.device, dtype=latents.dtype), img_ids=positions,
-            return_dict=False,
-        )[0]  # fmt: skip
-        return self._unpack(packed)
-
-
-KINDS: dict[str, type[PipelineModel]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "LatentConsistencyModelPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "StableDiffusion3Pipeline": StableDiffusion3,
-    "FluxPipeline": Flux,
-}
 
 
 def _part(holder: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import Backend, pad, soft_tokens
-from vlaudit.errors import CapabilityError, ModelError, UsageError
+from vlaudit.errors import CapabilityError, ModelError, UsageError, first_line
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 from vlaudit.files import fingerprint, folder_files, pick_weights, refuse_code
 from vlaudit.records import Family
@@ -125,7 +125,7 @@ class OpenCLIPBackend(Backend):
             tokenizer = open_clip.get_tokenizer(f"{LOCAL}{folder}")
         except Exception as error:
             raise ModelError(
-                f"open_clip cannot load '{folder}': {_first_line(error)}.",
+                f"open_clip cannot load '{folder}': {first_line(error)}.",
                 "The folder needs open_clip_config.json and open_clip_model.safetensors that belong together.",
             ) from error
         finally:
@@ -149,7 +149,7 @@ class OpenCLIPBackend(Backend):
             tokenizer = open_clip.get_tokenizer(architecture)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"'{argument}' could not be downloaded or loaded: {_first_line(error)}.",
+                f"'{argument}' could not be downloaded or loaded: {first_line(error)}.",
                 "Check the network, or download it once and use open_clip:local-dir:PATH.",
             ) from error
         return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
@@ -170,7 +170,3 @@ def _folder(argument: str) -> Path:
             f"'{config}' is missing or not JSON.", "Is this an open_clip folder? Others are hf:PATH."
         ) from error
     return folder
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

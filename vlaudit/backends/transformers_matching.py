@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlaudit.backends.base import Backend, local_folder, pad, soft_tokens
-from vlaudit.backends.open_clip import _first_line, from_special_mask
-from vlaudit.errors import ModelError, UsageError
+from vlaudit.backends.open_clip import from_special_mask
+from vlaudit.errors import ModelError, UsageError, first_line
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 from vlaudit.files import fingerprint, folder_files, pick_weights, refuse_code
 from vlaudit.records import Family
@@ -129,7 +129,7 @@ class TransformersBackend(Backend):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
-                f"transformers cannot load '{argument}': {_first_line(error)}.",
+                f"transformers cannot load '{argument}': {first_line(error)}.",
                 "The folder needs the config, weights and tokenizer that save_pretrained writes.",
             ) from error
         if report["missing_keys"]:
@@ -161,7 +161,7 @@ def _image_processor(folder: Path, size: int) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"The image processor in '{folder}' cannot be loaded: {_first_line(error)}.") from error
+        raise ModelError(f"The image processor in '{folder}' cannot be loaded: {first_line(error)}.") from error
 
 
 def _download(name: str) -> Path:
@@ -174,7 +174,7 @@ def _download(name: str) -> Path:
         raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"'{name}' could not be downloaded: {_first_line(error)}.",
+            f"'{name}' could not be downloaded: {first_line(error)}.",
             "Check the name and the network, or give a local folder.",
         ) from error
 

@@ -372,7 +372,9 @@ class TextToImageGenerator(Target):
         conditioning = self.encode(captions)
         latents = self.model.noise(range(min(2, len(captions))))
         with torch.no_grad():
-            prediction = self.denoise(latents, self.model.sampling_timesteps()[0], conditioning.rows(slice(len(latents))))
+            prediction = self.denoise(
+                latents, self.model.sampling_timesteps()[0], conditioning.rows(slice(len(latents)))
+            )
         if not torch.isfinite(prediction).all():
             raise ModelError(f"'{self.model.spec}' predicts NaN or infinite noise.", "Its weights are damaged.")
         embeds = conditioning.tensors["prompt_embeds"]

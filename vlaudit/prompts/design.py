@@ -49,10 +49,7 @@ class Design(TextToImagePrompt):
 def compose(adjective: str = "", noun: str = "", artist: str = "", lighting: str = "") -> str:
     """The template that the slots make."""
     head = " ".join(word for word in (adjective, noun) if word)
-    if noun:
-        head = f"{_article(head)} {head} of {{}}"
-    else:
-        head = f"{head} {{}}".strip()
+    head = f"{_article(head)} {head} of {{}}" if noun else f"{head} {{}}".strip()
     tail = [f" by {artist}"] if artist else []
     tail += [f", {lighting} lighting"] if lighting else []
     return head + "".join(tail)
