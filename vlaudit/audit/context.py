@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class ArtifactStore:
         path = self.folder / relative
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".part")
+            partial = path.with_suffix(f".{os.getpid()}.part")
             partial.write_bytes(content)
             partial.replace(path)  # a kill in between leaves no half-written artefact under its final name
         return Evidence(kind=kind, path=relative, sha256=digest, caption=caption, sensitive=sensitive)

@@ -1,29 +1,52 @@
-"""Executors: how units of work are run. The local one runs them in this process, one after the other."""
+"""Executors: how units of work are run.
+
+The local one runs them in this process, one after the other. The process one forks workers of one thread each, which
+share the loaded models: for small models on a CPU, on which more threads are slower than one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 from pydantic import ValidationError
 
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Unit, UnitResult, disk_error
 from vlaudit.audit.plan import Plan, context
+from vlaudit.audit.targets import Subject
 from vlaudit.errors import VlauditError
 from vlaudit.records import Trial
 
+NextUnit = Callable[[], Unit | None]
 OnStart = Callable[[Unit], None]
+
+SMALL = 64_000_000  # bytes of model files up to which workers are forked
+MOST_WORKERS = 4
 
 
 class Executor(ABC):
     """Runs units. All executors give the same results: a unit is a pure function of (subject, probe, cases, seed)."""
 
+    workers = 1
+
     @abstractmethod
-    def run(self, units: Iterable[Unit], on_start: OnStart) -> Iterator[UnitResult]:
-        """Yield each unit's result as it closes."""
+    def run(self, next_unit: NextUnit, on_start: OnStart) -> Generator[UnitResult, None, None]:
+        """Yield each unit's result as it closes, until ``next_unit`` has none left.
+
+        ``next_unit`` also says None while what comes next depends on units that are running; it is asked again after
+        each result.
+        """
 
 
 class LocalExecutor(Executor):
@@ -32,12 +55,16 @@ class LocalExecutor(Executor):
     def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> None:
         self._plan, self._artifacts, self._batch_size, self._debug = plan, artifacts, batch_size, debug
 
-    def run(self, units: Iterable[Unit], on_start: OnStart) -> Iterator[UnitResult]:
-        for unit in units:
+    def run(self, next_unit: NextUnit, on_start: OnStart) -> Generator[UnitResult, None, None]:
+        while unit := next_unit():
             on_start(unit)
-            then = time.perf_counter()
-            trials, error = self._attempt(unit)
-            yield UnitResult(unit=unit.id, trials=trials, seconds=round(time.perf_counter() - then, 3), error=error)
+            yield self.close(unit)
+
+    def close(self, unit: Unit) -> UnitResult:
+        """Run one unit."""
+        then = time.perf_counter()
+        trials, error = self._attempt(unit)
+        return UnitResult(unit=unit.id, trials=trials, seconds=round(time.perf_counter() - then, 3), error=error)
 
     def _attempt(self, unit: Unit) -> tuple[list[Trial], str | None]:
         """Run a unit; when memory runs out, again with half the batch, down to one picture."""
@@ -75,3 +102,129 @@ class LocalExecutor(Executor):
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+class ProcessExecutor(Executor):
+    """Workers forked from this process. Only the parent writes the journal; a worker that dies spoils only its unit."""
+
+    def __init__(self, local: LocalExecutor, workers: int) -> None:
+        self._local, self.workers = local, workers
+        self._crew: list[_Worker] = []
+
+    def run(self, next_unit: NextUnit, on_start: OnStart) -> Generator[UnitResult, None, None]:
+        try:
+            while True:
+                while self._busy < self.workers and (unit := next_unit()):
+                    on_start(unit)
+                    self._idle().begin(unit)
+                if not self._busy:
+                    return
+                ready = wait([worker.connection for worker in self._crew if worker.unit])
+                for worker in [worker for worker in self._crew if worker.connection in ready]:
+                    result = worker.result()
+                    if not worker.process.is_alive():
+                        self._crew.remove(worker)
+                    yield result
+        finally:
+            for worker in self._crew:
+                worker.process.terminate()
+            for worker in self._crew:
+                worker.process.join()
+            self._crew.clear()
+
+    @property
+    def _busy(self) -> int:
+        return sum(worker.unit is not None for worker in self._crew)
+
+    def _idle(self) -> _Worker:
+        """A worker with nothing to do, forked if there is none yet."""
+        for worker in self._crew:
+            if worker.unit is None and worker.process.is_alive():
+                return worker
+        self._crew = [worker for worker in self._crew if worker.unit]
+        worker = _Worker(self._local, [other.connection for other in self._crew])
+        self._crew.append(worker)
+        return worker
+
+
+class _Worker:
+    """The parent's end of one worker."""
+
+    def __init__(self, local: LocalExecutor, foreign: list[Connection]) -> None:
+        context = multiprocessing.get_context("fork")
+        self.connection, end = context.Pipe()
+        self.unit: Unit | None = None
+        target = (local, end, [*foreign, self.connection])
+        self.process: BaseProcess = context.Process(target=_work, args=target, daemon=True)
+        self.process.start()
+        end.close()  # so that a read ends when the worker does
+
+    def begin(self, unit: Unit) -> None:
+        self.unit = unit
+        with contextlib.suppress(OSError):  # it has died, as reading its result will tell
+            self.connection.send(unit)
+
+    def result(self) -> UnitResult:
+        """Of the unit that was begun. Raises what the worker raised."""
+        assert self.unit is not None
+        unit, self.unit = self.unit, None
+        try:
+            said: UnitResult | VlauditError = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"was killed by signal {-code}, as happens when memory runs out" if code < 0 else f"ended with {code}"
+            return UnitResult(unit=unit.id, error=f"the process that worked on it {how}")
+        if isinstance(said, VlauditError):
+            raise said
+        return said
+
+
+def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection]) -> None:
+    """A worker's life: units in, results out, until the parent has gone."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not survive the fork
+    for other in foreign:
+        other.close()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        while True:
+            try:
+                connection.send(local.close(connection.recv()))
+            except VlauditError as error:  # a full disk
+                connection.send(error)
+            except (EOFError, OSError):
+                return
+
+
+def _end_with_parent() -> None:
+    """A killed parent leaves no worker behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> Executor:
+    """Workers for small models on a CPU with several cores, where processes can be forked; else this process."""
+    from joblib import cpu_count  # knows of affinity and of a container's share
+
+    local = LocalExecutor(plan, artifacts, batch_size, debug=debug)
+    subjects = [*plan.targets, *plan.references.values()]
+    small = all(_is_small(subject) for subject in subjects)
+    workers = min(cpu_count(), MOST_WORKERS, len(plan.units))
+    if debug or not small or workers < 2 or sys.platform != "linux":
+        return local
+    return ProcessExecutor(local, workers)
+
+
+def _is_small(subject: Subject) -> bool:
+    """Whether its files are there and few, and it runs on the CPU."""
+    if subject.target is None:
+        return True
+    size = sum(path.stat().st_size for path in subject.files if path.exists())
+    return subject.target.device.type == "cpu" and 0 < size <= SMALL

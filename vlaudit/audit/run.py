@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 import uuid
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from vlaudit import __version__
 from vlaudit.audit.context import ArtifactStore
-from vlaudit.audit.executor import LocalExecutor
+from vlaudit.audit.executor import pick
 from vlaudit.audit.journal import (
     Journal,
     Manifest,
@@ -102,22 +102,23 @@ def run_audit(
     Ctrl-C and ``max_seconds`` end in order: what is done is judged, and the report says that it is partial.
     """
     results = journal.results()
-    executor = LocalExecutor(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
+    executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
     left = [unit for unit in plan.units if unit.id not in results]
     weights = {unit.id: unit.weight + OVERHEAD for unit in left}
-    observer.start(sum(weights.values()), sum(weights.values()))
+    observer.start(sum(weights.values()), sum(weights.values()) / executor.workers)
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
     deadline = time.monotonic() + max_seconds if max_seconds is not None else None
+    due = _Due(plan, results, deadline, observer)
     interrupted = False
     try:
-        todo = _due(plan, results, deadline, observer)
-        for result in executor.run(todo, lambda unit: observer.unit_started(_label(unit))):
-            journal.append(result)
-            results[result.unit] = result
-            observer.unit_done(result.seconds, weights[result.unit])
-            if result.error:
-                observer.note(f"a unit failed: {result.error}")
+        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)))) as closed:
+            for result in closed:
+                journal.append(result)
+                results[result.unit] = result
+                observer.unit_done(result.seconds / executor.workers, weights[result.unit])
+                if result.error:
+                    observer.note(f"a unit failed: {result.error}")
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -127,22 +128,33 @@ def run_audit(
     return Outcome(report, interrupted)
 
 
-def _due(plan: Plan, results: dict[str, UnitResult], deadline: float | None, observer: Observer) -> Iterator[Unit]:
+class _Due:
     """Units still to run, in order: round after round of each probe, until it is decided or the time is up."""
-    for planned in plan.planned:
-        probe = plan.probes[planned.probe]
-        handed: set[str] = set()
-        while True:
-            needed = rounds_needed(probe, planned, results, plan.request.policy)
-            due = [u for batch in needed for u in batch if u.id not in results and u.id not in handed]
-            if not due:
-                break
-            for unit in due:
-                if deadline is not None and time.monotonic() > deadline:
-                    observer.note("the time of --max-time is up; the rest is not assessed")
-                    return
-                handed.add(unit.id)
-                yield unit
+
+    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, observer: Observer) -> None:
+        self._plan, self._results, self._deadline, self._observer = plan, results, deadline, observer
+        self._left = list(plan.planned)
+        self._handed: set[str] = set()
+
+    def next(self) -> Unit | None:
+        """The next unit that can start; None where none is left, or none before one that runs has closed."""
+        for planned in list(self._left):
+            needed = rounds_needed(self._plan.probes[planned.probe], planned, self._results, self._plan.request.policy)
+            undone = [unit for batch in needed for unit in batch if unit.id not in self._results]
+            if not undone:
+                self._left.remove(planned)
+            for unit in undone:
+                if unit.id not in self._handed:
+                    return self._hand(unit)
+        return None
+
+    def _hand(self, unit: Unit) -> Unit | None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._observer.note("the time of --max-time is up; the rest is not assessed")
+            self._left.clear()
+            return None
+        self._handed.add(unit.id)
+        return unit
 
 
 def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> Report:
