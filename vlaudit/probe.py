@@ -41,6 +41,8 @@ class Needs(StrEnum):
     TEXT_FEATURES = "text features"
     EMBEDDING_GRADIENTS = "token-embedding gradients"
     IMAGE_LATENTS = "an image encoder"
+    CROSS_ATTENTION = "cross-attention maps"
+    GUIDANCE = "classifier-free guidance"
     PERSONAL_TOKEN = "a personal token"
     # of the data
     IMAGES = "pictures"

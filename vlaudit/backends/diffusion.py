@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from vlaudit.backends._prompt_parts import Adapters, AddedTokens, attention_control, unknown_token
 from vlaudit.errors import CapabilityError, ModelError
-from vlaudit.families.text_to_image import Conditioning, Generated, PredictionType, TextToImageModel
+from vlaudit.families.text_to_image import AttentionControl, Conditioning, Generated, PredictionType, TextToImageModel
 from vlaudit.probe import Needs
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class PipelineModel(TextToImageModel):
         self.guided = self._guides(self.guidance)
         self.context_length = self._context_length() if self.sides else 0
         self.capabilities = self._capabilities()
-        self._masters: dict[str, nn.Module] = {}
+        self._tokens = AddedTokens(pipe, self.sides)
+        self._adapters = Adapters(pipe)
         self._siblings: dict[str, Any] = {}
 
     def _capabilities(self) -> frozenset[Needs]:
@@ -64,6 +66,8 @@ class PipelineModel(TextToImageModel):
         if self.sides:
             found |= {Needs.TEXT_FEATURES, Needs.EMBEDDING_GRADIENTS, Needs.NOISE_PREDICTIONS}
             found |= {Needs.GENERATED_PICTURES} if vae is not None else set()
+            found |= {Needs.GUIDANCE} if self.guided else set()
+            found |= {Needs.CROSS_ATTENTION} if self.denoiser_name == "unet" else set()
         found |= {Needs.IMAGE_LATENTS} if vae is not None and _part(vae, "encoder") is not None else set()
         return frozenset(found)
 
@@ -139,7 +143,13 @@ class PipelineModel(TextToImageModel):
         return min(length, 512)
 
     def tokenize(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, truncation=False, verbose=False).input_ids)
+        return list(self.tokenizer(self._spelled(text), truncation=False, verbose=False).input_ids)
+
+    def _spelled(self, text: str) -> str:
+        """The text with added tokens of several vectors written out, as diffusers' text sides do."""
+        from diffusers.loaders import TextualInversionLoaderMixin
+
+        return str(TextualInversionLoaderMixin._maybe_convert_prompt(self.pipe, text, self.tokenizer))
 
     def token_text(self, token: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(int(token)))
@@ -150,7 +160,11 @@ class PipelineModel(TextToImageModel):
 
     def _inputs(self, texts: Sequence[str]) -> Any:
         return self.tokenizer(
-            list(texts), padding="max_length", max_length=self.context_length, truncation=True, return_tensors="pt"
+            [self._spelled(text) for text in texts],
+            padding="max_length",
+            max_length=self.context_length,
+            truncation=True,
+            return_tensors="pt",
         ).to(self.device)
 
     def token_ids(self, texts: Sequence[str]) -> Tensor:
@@ -170,7 +184,7 @@ class PipelineModel(TextToImageModel):
         own = getattr(self.pipe, name)
         encoder = own
         if own.dtype.itemsize < 4:
-            encoder = self._masters.setdefault(name, copy.deepcopy(own).float())
+            encoder = copy.deepcopy(own).float()
             setattr(self.pipe, name, encoder)
         handle = encoder.get_input_embeddings().register_forward_hook(lambda *_: embeddings.float())
         try:
@@ -194,14 +208,44 @@ class PipelineModel(TextToImageModel):
             encoder = self.text_encoder
             masked = getattr(encoder.config, "use_attention_mask", None)
             output = encoder(inputs.input_ids, attention_mask=inputs.attention_mask if masked else None)
-        mask = inputs.attention_mask.bool()
-        states = output.last_hidden_state.float()
-        pooled = getattr(output, "text_embeds", None)
+            pooled = self._pool(encoder, inputs, output.last_hidden_state, getattr(output, "pooler_output", None))
+        return output.last_hidden_state.float(), pooled.float(), inputs.attention_mask.bool()
+
+    def _pool(self, encoder: Any, inputs: Any, states: Tensor, pooled: Tensor | None) -> Tensor:
+        """CLIP: the projected state at the end of the text (looked up by its token, because old configurations take the
+        largest id, which an added token has); others: what the encoder pools, or the mean over the text."""
+        import torch
+
+        if "clip" in encoder.config.model_type and self.tokenizer.eos_token_id is not None:
+            end = (inputs.input_ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
+            pooled = states[torch.arange(len(states), device=states.device), end]
+            return encoder.text_projection(pooled) if hasattr(encoder, "text_projection") else pooled
         if pooled is None:
-            pooled = getattr(output, "pooler_output", None)
-        if pooled is None:
-            pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        return states, pooled.float(), mask
+            mask = inputs.attention_mask[..., None]
+            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return pooled
+
+    @property
+    def embedding_widths(self) -> tuple[int, ...]:
+        encoders = [getattr(self.pipe, encoder) for _, encoder in self.sides]
+        return tuple(encoder.get_input_embeddings().embedding_dim for encoder in encoders)
+
+    def knows_token(self, token: str) -> bool:
+        return not unknown_token(self.tokenizer, token)
+
+    def added_token(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        return self._tokens.on(token, vectors)
+
+    def load_adapter(self, name: str, source: Path | dict[str, Tensor], path: Path) -> None:
+        self._adapters.load(name, source, path)
+
+    def adapter(self, name: str, scale: float = 1.0) -> AbstractContextManager[None]:
+        return self._adapters.on(name, scale)
+
+    def attention(self, control: AttentionControl) -> AbstractContextManager[None]:
+        if Needs.CROSS_ATTENTION not in self.capabilities:
+            raise CapabilityError(f"'{self.spec}' has no cross-attention layers.")
+        return attention_control(self.denoiser, control)
 
     # latents
 

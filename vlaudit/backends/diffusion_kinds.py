@@ -99,6 +99,7 @@ class StableDiffusion3(FlowModel):
     """Stable Diffusion 3: three text encoders and a multimodal transformer (arXiv:2403.03206)."""
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        texts = [self._spelled(text) for text in texts]  # unlike the other kinds, the pipeline does not do it
         out = self.pipe.encode_prompt(texts, None, None, device=self.device, do_classifier_free_guidance=False)
         return {"prompt_embeds": out[0], "pooled_prompt_embeds": out[2]}
 

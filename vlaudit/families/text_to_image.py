@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaudit.errors import ModelError
@@ -20,11 +21,16 @@ from vlaudit.probe import Needs
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
     from torch import Tensor
 
     from vlaudit.audit.context import Context
     from vlaudit.prompts.base import TextToImagePrompt
+
+AttentionControl = Callable[["Tensor", bool, "Tensor"], "Tensor"]
+"""Attention maps (rows, heads, queries, keys), whether they look at the text (else at the picture), and the rows' timesteps
+(rows,), to maps of the same shape."""
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 
@@ -120,6 +126,11 @@ class TextToImageModel(Model):
     def token_embeddings(self, ids: Tensor) -> Tensor:
         """(..., E) float32: rows of the first text encoder's embedding table for ids of any shape."""
 
+    @property
+    @abstractmethod
+    def embedding_widths(self) -> tuple[int, ...]:
+        """Widths of the text encoders' token embeddings, in their order."""
+
     @abstractmethod
     def encode_texts(self, texts: Sequence[str], embeddings: Tensor | None = None) -> Conditioning:
         """The conditioning of texts. ``embeddings`` (N, L, E), where given, stand for the first text encoder's token
@@ -140,6 +151,31 @@ class TextToImageModel(Model):
         import torch
 
         return torch.nn.functional.normalize(self.text_states(texts, embeddings)[1].float(), dim=-1)
+
+    # what prompts add while they are active
+
+    @abstractmethod
+    def knows_token(self, token: str) -> bool:
+        """Whether the first tokenizer has an entry of its own for the token."""
+
+    @abstractmethod
+    def added_token(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """While open, texts may hold the token. ``vectors``: for each of the first text encoders (K, E), read as K token
+        embeddings in a row; they may require gradients."""
+
+    @abstractmethod
+    def load_adapter(self, name: str, source: Path | dict[str, Tensor], path: Path) -> None:
+        """Load a LoRA adapter (a file, or tensors in diffusers' naming), switched off. Raises UsageError that names
+        ``path`` for one that does not fit."""
+
+    @abstractmethod
+    def adapter(self, name: str, scale: float = 1.0) -> AbstractContextManager[None]:
+        """While open, a loaded adapter is on, at this scale."""
+
+    @abstractmethod
+    def attention(self, control: AttentionControl) -> AbstractContextManager[None]:
+        """While open, every attention map of the denoiser goes through ``control``, which may record or replace it.
+        Raises CapabilityError for denoisers without cross-attention layers of their own."""
 
     # latents
 
@@ -183,6 +219,23 @@ class TextToImageModel(Model):
         if self.prediction_type == "v_prediction":
             return a * latents - s * prediction
         return prediction if self.prediction_type == "sample" else latents - s * prediction
+
+    def prediction_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
+        """What a perfect denoiser would predict of ``add_noise(latents, noise, timesteps)``: training's target."""
+        if self.prediction_type == "v_prediction":
+            a, s = self._level(timesteps, latents)
+            return a * noise - s * latents
+        return {"epsilon": noise, "sample": latents, "flow_prediction": noise - latents}[self.prediction_type]
+
+    def denoising_loss(self, latents: Tensor, conditioning: Conditioning, generator: torch.Generator) -> Tensor:
+        """Training's loss on clean latents: mean squared error of the prediction at timesteps and noise that the (CPU)
+        generator draws. Gradients flow."""
+        import torch
+
+        t = torch.randint(self.train_timesteps, (len(latents),), generator=generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        prediction = self.denoise(self.add_noise(latents, noise, t), t, conditioning)
+        return torch.nn.functional.mse_loss(prediction, self.prediction_target(latents, noise, t))
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
         """``x_t`` of clean latents (B, c, h, w)."""
@@ -278,7 +331,7 @@ class TextToImageGenerator(Target):
 
         if self._nothing is None:
             with self.prompt.active(self.model), torch.no_grad():
-                self._nothing = self.model.encode_nothing()
+                self._nothing = self.prompt.encode_nothing(self.model)
         return self._nothing
 
     def token_ids(self, captions: Sequence[str]) -> Tensor:

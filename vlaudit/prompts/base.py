@@ -122,6 +122,10 @@ class TextToImagePrompt(Prompt):
         """The conditioning of the texts that ``wording`` made of the captions. Called while active."""
         return model.encode_texts(texts, embeddings)
 
+    def encode_nothing(self, model: TextToImageModel) -> Conditioning:
+        """One row: what guidance contrasts a text with. Called while active."""
+        return model.encode_nothing()
+
     def denoise(self, model: TextToImageModel, latents: Tensor, timesteps: Tensor | float,
                 conditioning: Conditioning) -> Tensor:  # fmt: skip
         """The denoiser's prediction under this prompt. Called while active."""

@@ -6,8 +6,9 @@ nouns, artists' names and lighting. Here the noun is the caption's setting, beca
 
 from __future__ import annotations
 
-from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.errors import UsageError
 from vlaudit.prompts.base import TextToImagePrompt
+from vlaudit.prompts.specs import parse_options
 
 SLOTS = ("adjective", "noun", "artist", "lighting")
 
@@ -32,14 +33,12 @@ class Design(TextToImagePrompt):
         caption "by" an artist, "soft" lighting."""
         if "{" in argument:
             return cls(argument)
-        slots = {}
-        for part in argument.split(","):
-            name, equals, value = (word.strip() for word in part.partition("="))
-            if name not in SLOTS:
-                raise UsageError(f"The prompt 'design' has no slot '{name}'.", did_you_mean(name, list(SLOTS)))
-            if not equals or not value:
-                raise UsageError(f"The slot '{name}' of 'design' is empty.", f"Write design:{name}=….")
-            slots[name] = value
+        slots = parse_options(argument, cls.method, SLOTS)
+        if "file" in slots or not all(slots.values()):
+            raise UsageError(
+                f"'{argument}' is no prompt design.",
+                f"Write text with '{{}}', or {'=…,'.join(SLOTS)}=… (each optional).",
+            )
         return cls(compose(**slots))
 
     def wording(self, caption: str, seed: int | None = None) -> str:

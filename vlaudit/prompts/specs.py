@@ -5,6 +5,7 @@ ARGUMENT is a file or folder, or ``key=value,…``. What a bare template is depe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,10 +46,11 @@ def parse_prompt(spec: str | None, family: Family) -> Prompt:
 
 
 def parse_options(argument: str, method: str, known: Sequence[str]) -> dict[str, str]:
-    """``key=value,…`` with the ``known`` keys; an argument without ``=`` is the ``file``. Raises UsageError."""
+    """``key=value,…`` with the ``known`` keys; an argument without ``=`` is the ``file``. A comma that no ``key=`` follows
+    belongs to the value. Raises UsageError."""
     if "=" not in argument:
         return {"file": argument}
-    pairs = [part.partition("=") for part in argument.split(",")]
+    pairs = [part.partition("=") for part in re.split(r",(?=\s*[\w-]+\s*=)", argument)]
     for key, equals, _ in pairs:
         if not equals or key.strip() not in known:
             raise UsageError(f"The prompt '{method}' cannot take '{key}'.", did_you_mean(key.strip(), list(known)))

@@ -1,0 +1,178 @@
+"""LoRA adapters and DreamBooth (survey section 5.2, tagged there as complex control): a model fine-tuned on a concept.
+
+Sources: Hu et al. 2021, "LoRA" (arXiv:2106.09685); Ruiz et al. 2022, "DreamBooth" (arXiv:2208.12242). By mechanism these
+are weight changes, not prompts: an adapter can be taken off, which makes the reference; a fully fine-tuned pipeline cannot,
+so its reference only leaves the personal token out.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.errors import UsageError, first_line
+from vlaudit.files import PICKLE_SUFFIXES, load_torch_checkpoint
+from vlaudit.prompts.base import Prompt, TextToImagePrompt
+from vlaudit.prompts.files import check_base_model
+from vlaudit.prompts.personal import Concept, WithoutConcept
+from vlaudit.prompts.specs import parse_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.families.text_to_image import TextToImageModel
+
+OPTIONS = ("file", "token", "noun", "scale", "text")
+PARTS = {  # how the names of a part's modules begin, for adapters that name modules without their part
+    "unet": ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding"),
+    "transformer": ("transformer_blocks", "single_transformer_blocks", "x_embedder", "context_embedder", "proj_out"),
+    "text_encoder": ("text_model", "encoder", "embeddings", "final_layer_norm"),
+}
+
+
+class LoRA(TextToImagePrompt):
+    """An adapter, and optionally the personal token that its captions use. Without a file: a pipeline that was fully
+    fine-tuned on the token."""
+
+    method = "lora"
+    learned = True
+
+    def __init__(self, path: Path | None, *, scale: float = 1.0, token: str | None = None, noun: str | None = None,
+                 text: str | None = None) -> None:  # fmt: skip
+        if path is None and token is None:
+            raise UsageError(
+                "The prompt 'lora' needs a file or a token.", "Write lora:FILE, or lora:token=sks,noun=dog."
+            )
+        if (noun or text) and token is None:
+            raise UsageError("The prompt 'lora' has a noun or a text, but no token.", "Add token=…, such as token=sks.")
+        self.path = path
+        self.scale = scale
+        self.token, self.noun = token, noun
+        self.concept = Concept(token, noun, before_noun=True, template=text) if token else None
+        self._source: Path | dict[str, Tensor] | None = None
+        metadata: dict[str, str] = {}
+        if path is not None:
+            self._source, metadata = read_adapter(path)
+        self.base_model = metadata.get("base_model") or None
+        self.members = json.loads(metadata.get("members") or "[]")
+        self.id = f"lora-{path.stem if path else token}" + (f"-{scale:g}" if scale != 1 else "")
+
+    @classmethod
+    def parse(cls, argument: str) -> LoRA:
+        """``lora:FILE_OR_DIR``, or ``lora:file=…,scale=0.8,token=sks,noun=dog``; ``lora:token=sks,noun=dog`` for a
+        pipeline that is fine-tuned itself."""
+        options = parse_options(argument, cls.method, OPTIONS)
+        try:
+            scale = float(options.get("scale", "1"))
+        except ValueError as error:
+            raise UsageError(
+                f"'{options['scale']}' is no scale of an adapter.", "Give a number, such as 0.8."
+            ) from error
+        path = Path(options["file"]).expanduser() if options.get("file") else None
+        return cls(path, scale=scale, token=options.get("token"), noun=options.get("noun"), text=options.get("text"))
+
+    @classmethod
+    def load(cls, path: Path, **options: Any) -> LoRA:
+        return cls(path, **options)
+
+    @property
+    def text(self) -> str:
+        what = f"LoRA adapter at scale {self.scale:g}" if self.path else "fine-tuned pipeline"
+        return f"{what}, with '{self.concept.phrase}'" if self.concept else what
+
+    def reference(self) -> Prompt:
+        return WithoutConcept(self.concept) if self.concept else super().reference()
+
+    def wording(self, caption: str, seed: int | None = None) -> str:
+        return self.concept.put(caption) if self.concept else caption
+
+    def check(self, model: TextToImageModel) -> None:
+        check_base_model(self.path, self.base_model, model.sha256, model.spec)
+        if self._source is not None and self.path is not None:
+            model.load_adapter(self._name, self._source, self.path)
+
+    @property
+    def _name(self) -> str:
+        return f"vlaudit_{self.sha256()}"
+
+    def active(self, model: TextToImageModel) -> AbstractContextManager[None]:
+        return model.adapter(self._name, self.scale) if self.path else nullcontext()
+
+
+def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
+    """What the loaders take of an adapter (a safetensors file in diffusers' or kohya's format, or tensors in diffusers'
+    naming) and its metadata. Raises UsageError."""
+    if not path.exists():
+        raise UsageError(f"The adapter '{path}' does not exist.", "Check the path after 'lora:'.")
+    if path.is_file():
+        return _read_file(path)
+    parts = [folder for folder in (path / name for name in PARTS) if (folder / "adapter_config.json").is_file()]
+    if (path / "adapter_config.json").is_file() or parts:
+        tensors: dict[str, Tensor] = {}
+        for folder in parts or [path]:
+            tensors |= _read_peft(folder, folder.name if parts else None)
+        return tensors, {}
+    found = sorted(p for p in path.iterdir() if p.suffix in {".safetensors", *PICKLE_SUFFIXES} and p.is_file())
+    named = [file for file in found if file.stem == "pytorch_lora_weights"] or found
+    if len(named) != 1:
+        raise UsageError(
+            f"The folder '{path}' holds {len(named) or 'no'} adapter files.",
+            "Name one file, or give a folder with pytorch_lora_weights.safetensors or adapter_config.json.",
+        )
+    return _read_file(named[0])
+
+
+def _read_file(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in PICKLE_SUFFIXES:
+        content = load_torch_checkpoint(path)
+        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise UsageError(f"'{path}' is not an adapter's state dict.", "See docs/prompt-files.md.")
+        _check_names(list(content), path)
+        return content, {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            _check_names(list(file.keys()), path)
+            return path.resolve(), dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"The adapter '{path}' is not a readable safetensors file ({first_line(error)}).",
+            "See docs/prompt-files.md.",
+        ) from error
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    if not names or not all("lora" in name.lower() or name.endswith(".alpha") for name in names):
+        raise UsageError(f"'{path}' holds weights that are not a LoRA adapter's.", "See docs/prompt-files.md.")
+
+
+def _read_peft(folder: Path, part: str | None) -> dict[str, Tensor]:
+    """A peft adapter's tensors in diffusers' naming, its alpha multiplied in."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, alpha = int(config["r"]), float(config.get("lora_alpha") or config["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"'{folder / 'adapter_config.json'}' is damaged.", "Save the adapter again with peft."
+        ) from error
+    found = [folder / name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
+    if not found:
+        raise UsageError(
+            f"The adapter '{folder}' lacks adapter_model.safetensors.", "Save the adapter again with peft."
+        )
+    source, _ = _read_file(found[0])
+    if isinstance(source, Path):
+        from safetensors.torch import load_file
+
+        source = load_file(source)
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    tensors = {}
+    for name, value in source.items():
+        module = name.removeprefix("base_model.model.")
+        home = part or next((key for key, starts in PARTS.items() if module.startswith(starts)), "unet")
+        tensors[f"{home}.{module}"] = value * scale if "lora_B" in name else value
+    return tensors

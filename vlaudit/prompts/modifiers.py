@@ -1,0 +1,55 @@
+"""Diversify generation with modifiers (survey section 5.2): each picture's caption gets one of many phrases.
+
+Sources: language enhancement, He et al. 2022 (arXiv:2210.07574) and SuS-X (arXiv:2211.16198); DiffuMask (arXiv:2303.11681).
+There a language model writes the sentences; here they come from a file, so that an audit can be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlaudit.errors import UsageError
+from vlaudit.prompts.base import TextToImagePrompt
+
+
+class Modifiers(TextToImagePrompt):
+    """A list of phrases, one drawn for each seed: "CAPTION, phrase", or the phrase's own ``{}`` holds the caption."""
+
+    method = "modifiers"
+
+    def __init__(self, phrases: Sequence[str], name: str | None = None) -> None:
+        if not phrases:
+            raise UsageError("A list of modifiers needs at least one phrase.", "Give a text file, one phrase a line.")
+        for phrase in phrases:
+            if phrase.count("{}") > 1:
+                raise UsageError(f"The modifier '{phrase}' has more than one '{{}}'.", "The caption goes into one.")
+        self.phrases = tuple(phrases)
+        digest = hashlib.sha256("\n".join(phrases).encode()).hexdigest()[:6]
+        self.id = f"modifiers-{name or len(phrases)}-{digest}"
+
+    @classmethod
+    def parse(cls, argument: str) -> Modifiers:
+        """``modifiers:FILE``: a text file, one phrase a line; blank lines and ``#`` lines are skipped."""
+        path = Path(argument)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"The modifiers file '{path}' cannot be read.", "Give a text file, one phrase a line."
+            ) from error
+        prompt = cls([line.strip() for line in lines if line.strip() and not line.startswith("#")], path.stem)
+        prompt.path = path
+        return prompt
+
+    @property
+    def text(self) -> str:
+        return " | ".join(self.phrases)
+
+    def wording(self, caption: str, seed: int | None = None) -> str:
+        """Seeds draw a phrase; without one the caption does, so that a text without a picture is always the same."""
+        key = caption if seed is None else seed
+        draw = int.from_bytes(hashlib.sha256(f"modifier {key}".encode()).digest()[:8], "big")
+        phrase = self.phrases[draw % len(self.phrases)]
+        return phrase.replace("{}", caption) if "{}" in phrase else f"{caption}, {phrase}"
