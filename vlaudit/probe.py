@@ -44,6 +44,10 @@ class Needs(StrEnum):
     CROSS_ATTENTION = "cross-attention maps"
     GUIDANCE = "classifier-free guidance"
     PERSONAL_TOKEN = "a personal token"
+    ANSWERS = "generated answers"
+    TOKEN_LOGITS = "next-token distributions"
+    ATTENTION = "attention weights"
+    CONTEXT = "demonstrations or documents in the prompt"
     # of the data
     IMAGES = "pictures"
     LABELS = "labelled pictures"
@@ -51,6 +55,8 @@ class Needs(StrEnum):
     MEMBERS = "declared members and non-members"
     CAPTIONS = "captions"
     CAPTIONED_PICTURES = "captioned pictures"
+    QUESTIONS = "questions with answers"
+    PAIRS = "counterfactual pairs"
 
 
 class ProbeInfo(BaseModel):

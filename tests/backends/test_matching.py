@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import LABELS, word_tokenizer
+from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.open_clip import OpenCLIPBackend
-from vlaudit.backends.transformers_matching import TransformersBackend
 from vlaudit.errors import ModelError, UnsafeFileError, UsageError
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_transformers_kinds_agree_with_their_own_forward(save: Callable[[Path], 
 
     torch.manual_seed(0)
     save(tmp_path)
-    model = TransformersBackend().load(str(tmp_path), CPU)
+    model = HuggingFaceBackend().load(str(tmp_path), CPU)
     own = AutoModel.from_pretrained(tmp_path).eval()
     processor, tokenizer = AutoImageProcessor.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     texts = ["a photo of a cat", "the dog"]
@@ -102,7 +102,7 @@ def test_transformers_kinds_agree_with_their_own_forward(save: Callable[[Path], 
 
 
 def test_clip_without_its_image_processor_still_loads(tiny_clip: Path) -> None:
-    model = TransformersBackend().load(str(tiny_clip), CPU)
+    model = HuggingFaceBackend().load(str(tiny_clip), CPU)
     image = model.preprocess(picture())
     assert image.shape == (3, 32, 32) and float(image.min()) >= 0 and float(image.max()) <= 1
     assert torch.allclose(model.encode_images(image[None]).norm(dim=-1), torch.ones(1))
@@ -161,7 +161,7 @@ def test_pickle_with_code_is_refused_not_run(pickled_clip: Path) -> None:
     marker = Path("/tmp/vlaudit-was-here")
     marker.unlink(missing_ok=True)
     with pytest.raises(UnsafeFileError, match="would run code"):
-        TransformersBackend().load(str(pickled_clip), CPU)
+        HuggingFaceBackend().load(str(pickled_clip), CPU)
     assert not marker.exists()
 
 
@@ -195,8 +195,8 @@ def test_plain_pickled_tensors_load(tiny_clip: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_clip, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    model = TransformersBackend().load(str(folder), CPU)
-    same = TransformersBackend().load(str(tiny_clip), CPU)
+    model = HuggingFaceBackend().load(str(folder), CPU)
+    same = HuggingFaceBackend().load(str(tiny_clip), CPU)
     torch.testing.assert_close(model.encode_texts(["a cat"]), same.encode_texts(["a cat"]))
     assert model.sha256 != same.sha256, "the fingerprint is of the file"
 
@@ -218,22 +218,22 @@ def test_damaged_folders_are_model_errors(damage: str, tiny_clip: Path, tmp_path
         for path in folder.glob("tokenizer*"):
             path.unlink()
     with pytest.raises(ModelError) as caught:
-        TransformersBackend().load(str(folder), CPU)
+        HuggingFaceBackend().load(str(folder), CPU)
     assert caught.value.cure or "config" in caught.value.message
 
 
 def test_unknown_folder_and_hub_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        TransformersBackend().load(str(tmp_path / "nowhere"), CPU)
+        HuggingFaceBackend().load(str(tmp_path / "nowhere"), CPU)
     with pytest.raises(UsageError, match="knows no pretrained"):
         OpenCLIPBackend().load("ViT-B-32/nothing", CPU)
-    assert TransformersBackend().is_remote("openai/clip-vit-base-patch32")
+    assert HuggingFaceBackend().is_remote("openai/clip-vit-base-patch32")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_features_on_the_gpu_equal_those_on_the_cpu(tiny_clip: Path) -> None:
-    cpu, gpu = (TransformersBackend().load(str(tiny_clip), torch.device(name)) for name in ("cpu", "cuda"))
+    cpu, gpu = (HuggingFaceBackend().load(str(tiny_clip), torch.device(name)) for name in ("cpu", "cuda"))
     image = cpu.preprocess(picture())[None]
     torch.testing.assert_close(gpu.encode_images(image.cuda()).cpu(), cpu.encode_images(image), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gpu.encode_texts(["a cat"]).cpu(), cpu.encode_texts(["a cat"]), atol=1e-4, rtol=1e-4)

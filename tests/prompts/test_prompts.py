@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlaudit.backends.transformers_matching import TransformersBackend, TransformersModel
+from vlaudit.backends.huggingface import HuggingFaceBackend
+from vlaudit.backends.transformers_matching import TransformersModel
 from vlaudit.errors import UnsafeFileError, UsageError
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.files import PromptFile, write_prompt_file
@@ -21,7 +22,7 @@ LABELS = ["car", "cat", "dog"]
 
 @pytest.fixture(scope="session")
 def model(tiny_clip: Path) -> TransformersModel:
-    return TransformersBackend().load(str(tiny_clip), torch.device("cpu"))
+    return HuggingFaceBackend().load(str(tiny_clip), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

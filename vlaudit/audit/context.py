@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from vlaudit.errors import NotAssessed
 from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
 
 if TYPE_CHECKING:
@@ -143,14 +144,35 @@ class Context:
 
         return torch.Generator().manual_seed(derive_seed(self.seed, self.probe, *_ids(parts)))
 
-    def images(self, examples: Sequence[Example]) -> Tensor:
-        """Model-ready pictures (N, 3, H, W) in [0, 1] on the device; decoded once an audit."""
-        import torch
-
+    def pictures(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Model-ready pictures (3, H, W) in [0, 1] on the device, of any size where the model takes any; decoded once an
+        audit."""
         for example in examples:
             if example.id not in self._pixels:
                 self._pixels[example.id] = self.target.model.preprocess(example.open())
-        return torch.stack([self._pixels[example.id] for example in examples]).to(self.device)
+        return [self._pixels[example.id].to(self.device) for example in examples]
+
+    def images(self, examples: Sequence[Example]) -> Tensor:
+        """The same as one tensor (N, 3, H, W). Raises NotAssessed where their sizes differ."""
+        import torch
+
+        pictures = self.pictures(examples)
+        if len({picture.shape for picture in pictures}) > 1:
+            raise NotAssessed("the model reads pictures of any size, and these differ in size")
+        return torch.stack(pictures)
+
+    def questions(self, examples: Sequence[Example]) -> list[str]:
+        """What to ask of each picture: its question, else "What is this?"."""
+        return [example.question for example in examples]
+
+    def answers(self, examples: Sequence[Example]) -> list[str]:
+        """The right answers: the column ``answer``, else the label; empty where neither is known."""
+        return [example.answer or "" for example in examples]
+
+    def choices(self, examples: Sequence[Example]) -> list[list[str]]:
+        """The answers to choose from: the column ``choices``, else the labels where the question is the default one or
+        answered by a label; empty where there are none."""
+        return [example.choices or (list(self.labels) if example.answer in self.labels else []) for example in examples]
 
     def label_index(self, examples: Sequence[Example]) -> Tensor:
         """(N,) int64: positions of the examples' labels in ``self.labels``, on the device."""

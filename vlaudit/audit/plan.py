@@ -113,6 +113,8 @@ def missing(probe: Probe, subject: Subject) -> str | None:
     have |= {Needs.MEMBERS} if data.has_members else set()
     have |= {Needs.CAPTIONS} if data.captions else set()
     have |= {Needs.CAPTIONED_PICTURES} if data.captioned else set()
+    have |= {Needs.QUESTIONS} if data.questions else set()
+    have |= {Needs.PAIRS} if data.pairs else set()
     if not subject.files:
         have.discard(Needs.FILES)
     lacking = sorted(need.value for need in needs - have)

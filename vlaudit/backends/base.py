@@ -67,8 +67,11 @@ def pad(
 
 
 @contextmanager
-def soft_tokens(table: torch.nn.Module, soft: SoftTokens | None) -> Iterator[None]:
-    """While open, the token-embedding table returns ``soft.values`` at ``soft.slots``; gradients flow into them."""
+def soft_tokens(table: torch.nn.Module, soft: SoftTokens | None, once: bool = False) -> Iterator[None]:
+    """While open, the token-embedding table returns ``soft.values`` at ``soft.slots``; gradients flow into them.
+
+    ``once``: only at its first use, such as the prompt that an answer is generated from.
+    """
     if soft is None:
         yield
         return
@@ -76,6 +79,8 @@ def soft_tokens(table: torch.nn.Module, soft: SoftTokens | None) -> Iterator[Non
     def replace(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
         import torch
 
+        if once:
+            handle.remove()
         slots = torch.tensor(soft.slots, device=output.device)
         rows = torch.arange(len(slots), device=output.device)[:, None].expand_as(slots)
         values = soft.values if soft.values.dim() == 3 else soft.values.expand(len(slots), -1, -1)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlaudit.backends.base import Backend, local_folder, pad, soft_tokens
+from vlaudit.backends.base import pad, soft_tokens
 from vlaudit.backends.open_clip import from_special_mask
-from vlaudit.errors import ModelError, UsageError, first_line
+from vlaudit.errors import ModelError, first_line
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
-from vlaudit.files import fingerprint, folder_files, pick_weights, refuse_code
-from vlaudit.records import Family
+from vlaudit.files import fingerprint, folder_files
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 FIXED_LENGTH = {"siglip", "siglip2"}  # trained on texts padded to the full context, without an attention mask
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-KINDS = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder"}
 
 
 class TransformersModel(MatchingModel):
@@ -90,65 +87,40 @@ class TransformersModel(MatchingModel):
         return self._table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
 
 
-class TransformersBackend(Backend):
-    """``hf:…`` for matching models; the family is read from the checkpoint's config."""
-
-    def is_remote(self, argument: str) -> bool:
-        return local_folder(argument) is None
-
-    def family(self, argument: str) -> Family:
-        return Family.MATCHING
-
-    def files(self, argument: str) -> list[Path]:
-        folder = local_folder(argument)
-        return folder_files(folder) if folder else []
-
-    def load(self, argument: str, device: torch.device) -> TransformersModel:
-        folder = local_folder(argument) or _download(argument)
-        kind = _model_type(folder)
-        if kind not in KINDS:
-            raise ModelError(
-                f"'{argument}' is a '{kind}' model, which no backend here audits.",
-                f"Known kinds: {', '.join(sorted(KINDS))}.",
-            )
-        weights = pick_weights(folder)
-        refuse_code(weights)
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise ModelError(
-                f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
-            )
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            model, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
-                use_safetensors=weights[0].suffix == ".safetensors",
-            )  # fmt: skip
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise ModelError(
-                f"transformers cannot load '{argument}': {first_line(error)}.",
-                "The folder needs the config, weights and tokenizer that save_pretrained writes.",
-            ) from error
-        if report["missing_keys"]:
-            raise ModelError(
-                f"The weights of '{argument}' lack {len(report['missing_keys'])} tensors, such as "
-                f"'{sorted(report['missing_keys'])[0]}'; they would be random.",
-                "Save the whole model again.",
-            )
-        processor = _image_processor(folder, int(model.config.vision_config.image_size))
-        return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, folder_files(folder), device)
-
-
-def _model_type(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
-    except (OSError, ValueError) as error:
+def load_matcher(argument: str, folder: Path, weights: list[Path], device: torch.device) -> TransformersModel:
+    """Load a dual encoder from a folder whose weights were found to be safe. Raises ModelError with the cure."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
-            f"'{folder}' has no readable config.json.", "Give a folder written by save_pretrained."
+            f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
+        )
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
+            use_safetensors=weights[0].suffix == ".safetensors",
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"transformers cannot load '{argument}': {first_line(error)}.",
+            "The folder needs the config, weights and tokenizer that save_pretrained writes.",
         ) from error
+    refuse_random(argument, report)
+    processor = _image_processor(folder, int(model.config.vision_config.image_size))
+    return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, folder_files(folder), device)
+
+
+def refuse_random(argument: str, report: dict[str, Any]) -> None:
+    """Raise ModelError where the weight files lack tensors of the model, from transformers' loading report."""
+    if report["missing_keys"]:
+        raise ModelError(
+            f"The weights of '{argument}' lack {len(report['missing_keys'])} tensors, such as "
+            f"'{sorted(report['missing_keys'])[0]}'; they would be random.",
+            "Save the whole model again.",
+        )
 
 
 def _image_processor(folder: Path, size: int) -> Any:
@@ -162,21 +134,6 @@ def _image_processor(folder: Path, size: int) -> Any:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"The image processor in '{folder}' cannot be loaded: {first_line(error)}.") from error
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.py"]))
-    except HFValidationError as error:
-        raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"'{name}' could not be downloaded: {first_line(error)}.",
-            "Check the name and the network, or give a local folder.",
-        ) from error
 
 
 def _unit(output: Any) -> Tensor:

@@ -5,6 +5,7 @@
     DIR/metadata.csv or metadata.jsonl        rows with file_name and any of label, text, question, answer, choices,
                                               pair, and attribute columns; also inside DIR/train and DIR/test
 
+``choices`` are a JSON list, or separated by ``|``; two rows with the same ``pair`` are each other's counterfactuals.
 Where metadata has no label column, the folder that a file lies in is its label. Pictures are opened when they are asked
 for; the order of the examples depends on the names alone. Only what the metadata lists is used.
 """
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 BUNDLED = ("roles", "kinds", "things")  # --data zoo:NAME
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 TEXT_COLUMNS = ("text", "question", "answer", "choices", "pair")
+DEFAULT_QUESTION = "What is this?"  # asked where the data bring none; the labels are the choices
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _MARKUP = re.compile(r"<[a-zA-Z/!?][^>]*>|[\x00-\x08\x0b-\x1f\x7f]")
@@ -62,6 +64,32 @@ class Example:
         """What is independent of all else: the column ``identity`` (a person, an object shown several times), else
         the picture itself."""
         return self.attributes.get("identity") or self.id
+
+    @property
+    def question(self) -> str:
+        """What to ask of the picture."""
+        return self.texts.get("question") or DEFAULT_QUESTION
+
+    @property
+    def answer(self) -> str | None:
+        """The right answer: its column, else the label."""
+        return self.texts.get("answer") or self.label
+
+    @property
+    def choices(self) -> list[str]:
+        """The column ``choices``, a JSON list or separated by ``|``; empty where there is none. Raises DataError."""
+        text = self.texts.get("choices", "").strip()
+        if not text.startswith("["):
+            return [choice.strip() for choice in text.split("|") if choice.strip()]
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(choice, str) and choice.strip() for choice in found):
+            raise DataError(
+                f"The choices of '{self.id}' are no list of texts: {text[:60]}.", 'Write ["yes", "no"], or yes|no.'
+            )
+        return found
 
     def sha256(self) -> str:
         """The hash by which a prompt file declares its members: of the file's bytes (as ``sha256sum`` prints it), or
@@ -99,6 +127,26 @@ class Dataset:
     def captioned(self) -> list[Example]:
         """The pictures with a ``text``: what a text-to-image model may have been trained on."""
         return [example for example in self.examples if example.texts.get("text")]
+
+    @property
+    def questions(self) -> list[Example]:
+        """The pictures to ask about whose right answer is known."""
+        return [example for example in self.audit if example.answer]
+
+    @cached_property
+    def pairs(self) -> list[tuple[Example, Example]]:
+        """Counterfactuals: two examples of the audit with the same ``pair``, in their order. Raises DataError."""
+        found: dict[str, list[Example]] = {}
+        for example in self.audit:
+            if example.texts.get("pair"):
+                found.setdefault(example.texts["pair"], []).append(example)
+        for name, members in found.items():
+            if len(members) != 2:
+                raise DataError(
+                    f"The pair '{name}' of the data '{self.source}' has {len(members)} members to be audited.",
+                    "A pair is two rows with the same value in the column pair.",
+                )
+        return [(first, second) for first, second in found.values()]
 
     @cached_property
     def labels(self) -> list[str]:

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.families.base import Model, Target
+    from vlaudit.families.generation import (
+        Conversation,
+        Demonstration,
+        GenerationModel,
+        LearnedPrefix,
+        MultimodalGenerator,
+    )
     from vlaudit.families.matching import ImageTextMatcher, MatchingModel
     from vlaudit.families.text_to_image import Conditioning, Generated, TextToImageGenerator, TextToImageModel
 
@@ -149,3 +156,56 @@ class TextToImagePrompt(Prompt):
             )
         self.check(model)
         return TextToImageGenerator(model, self)
+
+
+class GenerationPrompt(Prompt):
+    """A prompt for generation models: it makes a conversation of a picture and a question.
+
+    x_in = H(C, x, t) in the survey's terms: C are the demonstrations (and documents), x the picture, t the question.
+    """
+
+    family = Family.GENERATION
+    system: str = ""  # the system turn; empty for none
+    steps: tuple[str, ...] = ()  # what is asked after the first answer, one turn each (chain of thought)
+    step_tokens: int = 96  # the most tokens of every answer but the last
+    prefix: LearnedPrefix | None = None  # learned vectors before everything else
+    has_context: bool = False  # whether there are demonstrations or documents
+
+    def wording(self, question: str) -> str:
+        """The text that the user's turn makes of a question."""
+        return question
+
+    def demonstrations(self, model: GenerationModel, picture: Tensor, question: str) -> Sequence[Demonstration]:
+        """The examples and documents that this picture and question get in their prompt, in order."""
+        return ()
+
+    def conversation(self, model: GenerationModel, picture: Tensor, question: str) -> Conversation:
+        """System turn, a pair of turns for each demonstration, and the user's turn: documents, picture, text."""
+        from vlaudit.families.generation import Conversation, Turn
+
+        turns = [Turn("system", (self.system,))] if self.system else []
+        documents: list[str | Tensor] = []
+        for shown in self.demonstrations(model, picture, question):
+            seen = () if shown.picture is None else (shown.picture,)
+            if shown.answer is None:
+                documents += [*seen, f"Context: {shown.question}\n"]
+            else:
+                turns.append(Turn("user", (*seen, self.wording(shown.question))))
+                turns.append(Turn("assistant", (shown.answer,)))
+        turns.append(Turn("user", (*documents, picture, self.wording(question))))
+        return Conversation(tuple(turns), self.prefix)
+
+    def check(self, model: GenerationModel) -> None:
+        """Raise UsageError when the prompt was made for another model or does not fit it."""
+        if self.prefix is not None:
+            model.check_prefix(self.prefix)
+
+    def bind(self, model: Model) -> MultimodalGenerator:
+        from vlaudit.families.generation import GenerationModel, MultimodalGenerator
+
+        if not isinstance(model, GenerationModel):
+            raise UsageError(
+                f"The prompt '{self.id}' is for {self.family.value} models, but '{model.spec}' is {model.family.value}."
+            )
+        self.check(model)
+        return MultimodalGenerator(model, self)

@@ -1,0 +1,264 @@
+"""Tiny random image-text-to-text checkpoints of every kind, as `save_pretrained` folders: plumbing, not accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TEXTS = [
+    "what",
+    "is",
+    "this",
+    "and",
+    "that",
+    "a",
+    "the",
+    "of",
+    "picture",
+    "cat",
+    "dog",
+    "car",
+    "red",
+    "blue",
+    "yes",
+    "no",
+    "to",
+    "say",
+    "in",
+    "user",
+    "assistant",
+]
+MARKS = ["?", ":", ".", ",", "USER", "ASSISTANT", "SYSTEM", "\n"]
+TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+LLAMA = {
+    **TOWER,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+CHAT = (
+    "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE\n"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% if m['role'] == 'assistant' %}</s>{% endif %} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def tokenizer(special: Sequence[str] = (), start: bool = True, end: bool = False, **named: str) -> Any:
+    """A word-level tokenizer; words it doesn't know become <unk>. ``named``: tokens kept as attributes."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", "<s>", "</s>", *TEXTS, *MARKS]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    template = f"{'<s> ' if start else ''}$A{' </s>' if end else ''}"
+    core.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 2), ("</s>", 3)])
+    core.add_special_tokens([AddedToken(token, special=True) for token in [*special, *named.values()]])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        model_max_length=512, extra_special_tokens=dict(named), padding_side="left",
+    )  # fmt: skip
+
+
+def _vision(size: int = 24, patch: int = 8) -> dict[str, Any]:
+    return {**TOWER, "image_size": size, "patch_size": patch}
+
+
+def _save(folder: Path, model: Any, processor: Any, chat: str | None = None) -> Path:
+    # random weights of the usual size say the same token for ever; larger ones answer differently to each picture
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(4)
+    model.save_pretrained(folder)
+    if chat is not None:
+        processor.chat_template = chat
+    processor.save_pretrained(folder)
+    return folder
+
+
+def llava(folder: Path, size: int = 24, chat: str | None = CHAT.replace("IMAGE", "<image>"), **text: Any) -> Path:
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    words = tokenizer(image_token="<image>")
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **_vision(size), "projection_dim": 16},
+        text_config={"model_type": "llama", **LLAMA, "vocab_size": len(words), **text},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}), words,
+        patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
+    return _save(folder, LlavaForConditionalGeneration(config), processor, chat)
+
+
+def llava_next(folder: Path) -> Path:
+    from transformers import (
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
+
+    words = tokenizer(image_token="<image>")
+    grid = [[24, 48], [48, 24], [48, 48]]
+    config = LlavaNextConfig(
+        vision_config={"model_type": "clip_vision_model", **_vision(), "projection_dim": 16},
+        text_config={"model_type": "llama", **LLAMA, "vocab_size": len(words)},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grid,
+        vision_feature_layer=-1,
+    )
+    square = {"height": 24, "width": 24}
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessor(size={"shortest_edge": 24}, crop_size=square, image_grid_pinpoints=grid), words,
+        patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
+    return _save(folder, LlavaNextForConditionalGeneration(config), processor, CHAT.replace("IMAGE", "<image>"))
+
+
+def idefics3(folder: Path, split: bool = False) -> Path:
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+
+    rows = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
+    words = tokenizer(["<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows], image_token="<image>")
+    config = Idefics3Config(
+        vision_config=_vision(),
+        text_config={"model_type": "llama", **LLAMA, "vocab_size": len(words), "max_position_embeddings": 2048},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=1,
+        pad_token_id=0,
+    )
+    pictures = Idefics3ImageProcessor(
+        size={"longest_edge": 48 if split else 24}, max_image_size={"longest_edge": 24}, do_image_splitting=split
+    )
+    processor = Idefics3Processor(pictures, words, image_seq_len=9)
+    return _save(folder, Idefics3ForConditionalGeneration(config), processor, CHAT.replace("IMAGE", "<image>"))
+
+
+def qwen2_vl(folder: Path) -> Path:
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    words = tokenizer(["<|vision_start|>", "<|vision_end|>"], image_token="<|image_pad|>", video_token="<|video_pad|>")
+    ids = words.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4},
+        text_config={**LLAMA, "vocab_size": len(words), "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}},
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+    )
+    sizes = {"patch_size": 4, "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}}
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(**sizes), words, Qwen2VLVideoProcessor(**sizes))
+    chat = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    return _save(folder, Qwen2VLForConditionalGeneration(config), processor, chat)
+
+
+def paligemma(folder: Path) -> Path:
+    from transformers import (
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+    )
+
+    words = tokenizer(start=False, image_token="<image>")
+    pictures = SiglipImageProcessor(size={"height": 24, "width": 24})
+    pictures.image_seq_length = 9
+    processor = PaliGemmaProcessor(pictures, words)
+    config = PaliGemmaConfig(
+        vision_config={"model_type": "siglip_vision_model", **_vision(), "projection_dim": 32},
+        text_config={"model_type": "gemma", **LLAMA, "head_dim": 16, "vocab_size": len(words)},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+        vocab_size=len(words),
+    )
+    return _save(folder, PaliGemmaForConditionalGeneration(config), processor)
+
+
+def blip_2(folder: Path) -> Path:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
+
+    words = tokenizer(["<image>"])
+    config = Blip2Config(
+        vision_config=_vision(),
+        qformer_config={**TOWER, "vocab_size": len(words), "encoder_hidden_size": 32, "cross_attention_frequency": 1},
+        text_config={"model_type": "opt", "vocab_size": len(words), "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2,
+                     "num_attention_heads": 2, "max_position_embeddings": 256, "word_embed_proj_dim": 32, "pad_token_id": 0,
+                     "bos_token_id": 2, "eos_token_id": 3},
+        num_query_tokens=4,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    processor = Blip2Processor(BlipImageProcessor(size={"height": 24, "width": 24}), words, num_query_tokens=4)
+    return _save(folder, Blip2ForConditionalGeneration(config), processor)
+
+
+def _blip(folder: Path, kind: str) -> Path:
+    import transformers
+    from transformers import BlipConfig, BlipImageProcessor, BlipProcessor
+
+    words = tokenizer(end=True)
+    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 128, "encoder_hidden_size": 32, "pad_token_id": 0,
+            "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3, "projection_dim": 16}  # fmt: skip
+    config = BlipConfig(text_config=text, vision_config=_vision(), projection_dim=16, image_text_hidden_size=16)
+    model = getattr(transformers, kind)(config)
+    return _save(folder, model, BlipProcessor(BlipImageProcessor(size={"height": 24, "width": 24}), words))
+
+
+def blip_caption(folder: Path) -> Path:
+    return _blip(folder, "BlipForConditionalGeneration")
+
+
+def blip_vqa(folder: Path) -> Path:
+    return _blip(folder, "BlipForQuestionAnswering")
+
+
+def florence_2(folder: Path) -> Path:
+    from transformers import CLIPImageProcessor, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
+
+    words = tokenizer(end=True, image_token="<image>")
+    # its processor writes the start and end of the text itself
+    config = Florence2Config(
+        vision_config={"embed_dim": [16, 32], "depths": [1, 1], "num_heads": [2, 2], "num_groups": [2, 2], "patch_size": [7, 3],
+                       "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True], "window_size": 3,
+                       "projection_dim": 32},
+        text_config={"model_type": "bart", "vocab_size": len(words), "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+                     "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+                     "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+                     "decoder_start_token_id": 3, "forced_bos_token_id": 2},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    pictures = CLIPImageProcessor(size={"height": 24, "width": 24}, do_center_crop=False)
+    pictures.image_seq_length = 10
+    model = Florence2ForConditionalGeneration(config)
+    model.generation_config.forced_bos_token_id = 2
+    model.generation_config.no_repeat_ngram_size = 3
+    return _save(folder, model, Florence2Processor(pictures, words))
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "llava": llava, "llava-next": llava_next, "idefics3": idefics3, "idefics3-split": lambda folder: idefics3(folder, True),
+    "qwen2-vl": qwen2_vl, "paligemma": paligemma, "blip-2": blip_2, "blip-caption": blip_caption, "blip-vqa": blip_vqa,
+    "florence-2": florence_2,
+}  # fmt: skip
+
+
+def save(kind: str, folder: Path, seed: int = 0) -> Path:
+    """A tiny checkpoint of that kind."""
+    torch.manual_seed(seed)
+    return KINDS[kind](folder)

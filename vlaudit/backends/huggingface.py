@@ -1,0 +1,90 @@
+"""Checkpoints of transformers, ``hf:REPO_OR_DIR``: the config says the family, whose own module loads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlaudit.backends.base import Backend, local_folder
+from vlaudit.errors import ModelError, UsageError, first_line
+from vlaudit.files import folder_files, pick_weights, refuse_code
+from vlaudit.records import Family
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlaudit.families.base import Model
+
+MATCHING = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder"}
+UNWANTED = ["*.h5", "*.msgpack", "*.onnx", "*.py"]
+
+
+class HuggingFaceBackend(Backend):
+    """``hf:…``"""
+
+    def is_remote(self, argument: str) -> bool:
+        return local_folder(argument) is None
+
+    def family(self, argument: str) -> Family:
+        folder = local_folder(argument)
+        return _family(argument, _config(folder or _download(argument, ["config.json"])))
+
+    def files(self, argument: str) -> list[Path]:
+        folder = local_folder(argument)
+        return folder_files(folder) if folder else []
+
+    def load(self, argument: str, device: torch.device) -> Model:
+        folder = local_folder(argument) or _download(argument)
+        family = _family(argument, _config(folder))
+        weights = pick_weights(folder)
+        refuse_code(weights)
+        if family is Family.GENERATION:
+            from vlaudit.backends.transformers_generation import load_generator
+
+            return load_generator(argument, folder, weights, device)
+        from vlaudit.backends.transformers_matching import load_matcher
+
+        return load_matcher(argument, folder, weights, device)
+
+
+def _config(folder: Path) -> dict[str, object]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"'{folder}' has no readable config.json.",
+            "Give a folder written by save_pretrained; a pipeline of diffusers is diffusers:PATH.",
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"The config.json of '{folder}' is no JSON object.", "Save the model again.")
+    return config
+
+
+def _family(argument: str, config: dict[str, object]) -> Family:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    kind = str(config.get("model_type", ""))
+    if kind in MATCHING:
+        return Family.MATCHING
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return Family.GENERATION
+    raise ModelError(
+        f"'{argument}' is a '{kind}' model, which is neither of image-text matching nor of image-text-to-text generation.",
+        f"Matching kinds: {', '.join(sorted(MATCHING))}; generation: what AutoModelForImageTextToText knows.",
+    )
+
+
+def _download(name: str, only: list[str] | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=only, ignore_patterns=UNWANTED))
+    except HFValidationError as error:
+        raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"'{name}' could not be downloaded: {first_line(error)}.",
+            "Check the name and the network, or give a local folder.",
+        ) from error

@@ -1,0 +1,310 @@
+"""What a generation checkpoint's own processor and chat template make of a conversation.
+
+Two ways in which pictures enter. Where the processor's map from pixels at the input size is the same scale and shift for
+every picture (measured, at load), pictures are floats at that size and gradients pass through. Otherwise (tiles, sizes
+that vary) pictures stay at their own size and the processor itself sees them, as 8-bit pictures.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
+
+from vlaudit.errors import ModelError, UsageError, first_line
+from vlaudit.families.generation import Conversation, Turn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIXELS = "pixel_values"
+RENDER_SECONDS = 5.0
+RENDER_LENGTH = 2_000_000  # characters
+FOREIGN = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    AssertionError,
+    StopIteration,
+)
+"""What other people's processors and models raise at input they are not made for."""
+T = TypeVar("T")
+
+
+class Recent(OrderedDict[Any, Any]):
+    """The values made last, at most ``size`` of them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def get_or(self, key: Any, make: Callable[[], T]) -> T:
+        if key not in self:
+            self[key] = make()
+        self.move_to_end(key)
+        while len(self) > self.size:
+            self.popitem(last=False)
+        return self[key]
+
+
+class Reader:
+    """Turns conversations into a model's inputs, each alone (batch size 1); the same kinds can then be stacked."""
+
+    def __init__(self, spec: str, processor: Any, config: Any) -> None:
+        self.spec, self._processor = spec, processor
+        self.tokenizer: Any = getattr(processor, "tokenizer", None)
+        image_token = getattr(config, "image_token_id", None)
+        self.image_token_id: int | None = (
+            image_token if image_token is not None else getattr(config, "image_token_index", None)
+        )
+        self.has_template = bool(getattr(processor, "chat_template", None))
+        self._nested = True
+        self._made, self._answers = Recent(1024), Recent(4096)
+        self._check_template()
+        self._measure_pictures()
+
+    # --- texts ----------------------------------------------------------------------------------------------------
+
+    def render(self, turns: Sequence[Turn], ask: bool = True) -> str:
+        """The text of the turns with a mark for each picture; ``ask``: up to where the answer begins."""
+        if not self.has_template:
+            return plain_text(turns, ask)
+        messages = [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                    for part in turn.parts
+                ],
+            }
+            for turn in turns
+        ]
+        try:
+            with deadline(RENDER_SECONDS):
+                text = self._processor.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
+        except TimeoutError as error:
+            raise ModelError(
+                f"The chat template of '{self.spec}' did not end within {RENDER_SECONDS:g} s.",
+                "It may loop on purpose: do not use this model before you have read its template.",
+            ) from error
+        except Exception as error:
+            raise ModelError(
+                f"The chat template of '{self.spec}' cannot write this conversation: {first_line(error)}.",
+                "Use a prompt without the turn it refuses (a system turn, demonstrations), or mend the template.",
+            ) from error
+        if len(text) > RENDER_LENGTH:
+            raise ModelError(f"The chat template of '{self.spec}' writes {len(text):,} characters for a short text.")
+        return str(text)
+
+    def texts(self, turns: Sequence[Turn], ask: bool = True) -> dict[str, Tensor]:
+        """``input_ids`` (1, L) and the other tensors with a value for each token."""
+        text = self.render(turns, ask)
+        sizes = [self.size if self.affine else (p.shape[1], p.shape[2]) for p in pictures_of(turns)]
+        return self._inputs(text, sizes)[0]
+
+    def _inputs(self, text: str, sizes: Sequence[tuple[int, int]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the processor makes of a text with pictures of these (height, width): for each token, and for pictures,
+        without their pixels."""
+
+        def make() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            tokens, rest = self._split(self._official(text, [Image.new("RGB", (w, h)) for h, w in sizes]))
+            return tokens, {name: value for name, value in rest.items() if name != PIXELS}
+
+        return self._made.get_or((text, tuple(sizes)), make)
+
+    def answer_ids(self, conversation: Conversation, answer: str) -> list[int]:
+        """The tokens of an answer where it stands, after the conversation."""
+        before = self.render(conversation.turns)
+        return self._answers.get_or((before[-40:], answer), lambda: self._answer_ids(conversation, before, answer))
+
+    def _answer_ids(self, conversation: Conversation, before: str, answer: str) -> list[int]:
+        whole = self.render((*conversation.turns, Turn("assistant", (answer,))), ask=False)
+        lead = ""
+        if self.has_template and whole.startswith(before) and answer:
+            lead = whole[len(before) :].partition(answer)[0] if answer in whole[len(before) :] else ""
+        elif not self.has_template:
+            last = self.texts(conversation.turns)["input_ids"][0, -1]
+            lead = "" if last in self.tokenizer.all_special_ids or self.tokenizer.decode(last)[-1:].isspace() else " "
+        anchor = before[-40:]
+        known = self.tokenizer(anchor, add_special_tokens=False)["input_ids"]
+        joint = self.tokenizer(anchor + lead + answer, add_special_tokens=False)["input_ids"]
+        if joint[: len(known)] == known and len(joint) > len(known):
+            return list(joint[len(known) :])
+        return list(self.tokenizer(lead + answer, add_special_tokens=False)["input_ids"])
+
+    def _check_template(self) -> None:
+        if self.tokenizer is None:
+            raise ModelError(f"'{self.spec}' ships no tokenizer.", "Save its whole processor with save_pretrained.")
+        if self.has_template:
+            return
+        ids = None
+        for self._nested in (True, False):
+            try:
+                ids = self._official("a", [Image.new("RGB", (64, 64))])["input_ids"]
+                break
+            except FOREIGN:
+                pass
+        places = getattr(self._processor, "image_token", None) is not None
+        if ids is None or (places and self.image_token_id is not None and self.image_token_id not in ids):
+            raise ModelError(
+                f"'{self.spec}' ships no chat template, and its processor needs one to place pictures.",
+                "Save its processor with its chat_template (chat_template.jinja) into the same folder.",
+            )
+
+    # --- pictures -------------------------------------------------------------------------------------------------
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """(3, H, W) in [0, 1]: at the input size where the processor is affine there, else at the picture's own."""
+        from torchvision.transforms.functional import to_tensor
+
+        if not self.affine:
+            return to_tensor(picture)
+        official = self._official(self.render(_showing(1)), [picture])[PIXELS].reshape(3, *self.size).float()
+        return ((official - self._black) / self._range).clamp(0, 1)
+
+    def pictures(self, turns: Sequence[Turn], device: Any) -> dict[str, Tensor]:
+        """The inputs that the pictures of these turns become; differentiable where the processor is affine."""
+        import torch
+
+        shown = pictures_of(turns)
+        if not shown:
+            return {}
+        if not self.affine:
+            return self._split(self._official(self.render(turns), [_to_pil(picture) for picture in shown]))[1]
+        wrong = [picture for picture in shown if tuple(picture.shape) != (3, *self.size)]
+        if wrong:
+            raise UsageError(
+                f"A picture is {tuple(wrong[0].shape)}; '{self.spec}' takes (3, {self.size[0]}, {self.size[1]})."
+            )
+        pixels = torch.stack([picture.to(device) for picture in shown])
+        pixels = pixels * self._range.to(device) + self._black.to(device)
+        extras = self._inputs(self.render(turns), [self.size] * len(shown))[1] if self._extras else {}
+        return {**extras, PIXELS: pixels if self._dims == 4 else pixels[None]}
+
+    def _measure_pictures(self) -> None:
+        """Is the processor, at its input size, one scale and shift for each channel, whatever the picture?"""
+        import torch
+
+        self.affine, self.size, self._dims = True, (64, 64), 0
+        text = self.render(_showing(1))
+        try:
+            seen = [self._split(self._official(text, [noise(*size)]))[1] for size in ((97, 61), (130, 211), (64, 64))]
+        except FOREIGN as error:
+            raise ModelError(
+                f"The processor of '{self.spec}' cannot read a text with a picture: {first_line(error)}.",
+                "Save the processor that belongs to this model with save_pretrained.",
+            ) from error
+        first, rest = seen[0], seen[1:]
+        pixels = first.get(PIXELS)
+        fixed = (
+            pixels is not None and pixels.dim() in (4, 5) and pixels.numel() == 3 * pixels.shape[-1] * pixels.shape[-2]
+        )
+        fixed = fixed and all(
+            set(other) == set(first)
+            and all(
+                other[k].shape == v.shape and (k == PIXELS or bool((other[k] == v).all())) for k, v in first.items()
+            )
+            for other in rest
+        )
+        if not fixed:
+            self.affine = False
+            return
+        assert pixels is not None
+        self._extras = set(first) != {PIXELS}
+        self.size, self._dims = (int(pixels.shape[-2]), int(pixels.shape[-1])), pixels.dim()
+
+        def shown(picture: Image.Image) -> Tensor:
+            return self._official(text, [picture])[PIXELS].reshape(3, *self.size).float()
+
+        black, white = (shown(Image.new("RGB", self.size[::-1], shade))[:, :1, :1] for shade in ("black", "white"))
+        self._black, self._range = black, white - black
+        for seed in (1, 2):
+            picture = noise(*self.size[::-1], seed=seed)
+            mine = to_unit(picture) * self._range + self._black
+            if not torch.allclose(shown(picture), mine, atol=1e-4 * float(self._range.abs().max())):
+                self.affine = False
+
+    def _official(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """The processor's own call."""
+        more: dict[str, Any] = {}
+        start = self.tokenizer.bos_token
+        if self.has_template and start is not None and text.startswith(start):
+            more["add_special_tokens"] = False  # as its apply_chat_template does: the template has written them
+        images = None if not pictures else [list(pictures)] if self._nested else list(pictures)
+        inputs = self._processor(text=[text], images=images, return_tensors="pt", **more)
+        return {name: value for name, value in inputs.items() if hasattr(value, "shape") and name != "labels"}
+
+    @staticmethod
+    def _split(inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Into what has a value for each token, and the rest."""
+        shape = inputs["input_ids"].shape
+        per_token = {k: v for k, v in inputs.items() if v.shape == shape and not v.is_floating_point()}
+        return per_token, {k: v for k, v in inputs.items() if k not in per_token}
+
+
+def plain_text(turns: Sequence[Turn], ask: bool = True) -> str:
+    """The texts of a conversation for a model without a chat template: a line a turn, answers behind their questions."""
+    lines: list[str] = []
+    for turn in turns:
+        text = " ".join(part for part in turn.parts if isinstance(part, str))
+        if turn.role == "assistant" and lines:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(text)
+    return "\n".join(lines) + ("" if ask else "\n")
+
+
+def pictures_of(turns: Sequence[Turn]) -> list[Tensor]:
+    return [part for turn in turns for part in turn.parts if not isinstance(part, str)]
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A random picture."""
+    import numpy as np
+
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+def to_unit(picture: Image.Image) -> Tensor:
+    from torchvision.transforms.functional import to_tensor
+
+    return to_tensor(picture)
+
+
+def _to_pil(picture: Tensor) -> Image.Image:
+    from torchvision.transforms.functional import to_pil_image
+
+    return to_pil_image(picture.detach().clamp(0, 1).mul(255).round().byte().cpu())
+
+
+def _showing(count: int) -> list[Turn]:
+    """A turn with so many pictures, whose pixels are not looked at."""
+    import torch
+
+    return [Turn("user", (*[torch.zeros(3, 64, 64)] * count, "a"))]
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in Python code that runs longer, in any thread; what it calls in C is not interrupted."""
+    end, before = time.monotonic() + seconds, sys.gettrace()
+
+    def watch(frame: Any, event: str, argument: Any) -> Any:
+        if time.monotonic() > end:
+            raise TimeoutError
+        return watch
+
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

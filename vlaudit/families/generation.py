@@ -1,0 +1,295 @@
+"""Multimodal-to-text generation: models that answer a text about pictures, of both fusion kinds of the survey."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from vlaudit.errors import CapabilityError, ModelError
+from vlaudit.families.base import Model, Speed, Target, seconds_of
+from vlaudit.families.matching import SoftTokens
+from vlaudit.probe import Needs
+from vlaudit.records import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.audit.context import Context
+    from vlaudit.prompts.base import GenerationPrompt
+
+Role = Literal["system", "user", "assistant"]
+Part = "str | Tensor"
+"""A text, or a picture as `GenerationModel.preprocess` gives it: float (3, H, W) in [0, 1]."""
+MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedPrefix:
+    """Learned vectors that stand before everything else the model reads.
+
+    embeddings: (M, W) at the input (prompt tuning); or keys_values: (layers, 2, heads, M, D), the keys and values of M
+    positions in every layer (prefix tuning).
+    """
+
+    embeddings: Tensor | None = None
+    keys_values: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """M."""
+        if self.embeddings is not None:
+            return int(self.embeddings.shape[0])
+        assert self.keys_values is not None
+        return int(self.keys_values.shape[3])
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What one side says, in order: texts and pictures."""
+
+    role: Role
+    parts: tuple[str | Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Conversation:
+    """What a prompt makes of a picture and a question; it ends with a user's turn, which the model answers."""
+
+    turns: tuple[Turn, ...]
+    prefix: LearnedPrefix | None = None
+
+    @property
+    def pictures(self) -> list[Tensor]:
+        """All pictures, in order."""
+        return [part for turn in self.turns for part in turn.parts if not isinstance(part, str)]
+
+    @property
+    def text(self) -> str:
+        """All texts, for messages to people."""
+        return "\n".join(part for turn in self.turns for part in turn.parts if isinstance(part, str))
+
+    def then(self, answer: str, question: str) -> Conversation:
+        """The conversation after the model's answer and the user's next turn."""
+        more = (Turn("assistant", (answer,)), Turn("user", (question,)))
+        return Conversation((*self.turns, *more), self.prefix)
+
+
+class Answer(str):
+    """What a model wrote, as text: stripped, control characters made visible. Empty where it wrote nothing.
+
+    ``finished``: it stopped by itself, within ``max_new_tokens``. ``log_prob``: of the tokens it wrote, where asked for.
+    ``steps``: what it wrote before, under a prompt of several steps.
+    """
+
+    finished: bool
+    log_prob: float | None
+    steps: tuple[Answer, ...]
+
+    def __new__(
+        cls, text: str, finished: bool = True, log_prob: float | None = None, steps: tuple[Answer, ...] = ()
+    ) -> Answer:
+        answer = super().__new__(cls, text)
+        answer.finished, answer.log_prob, answer.steps = finished, log_prob, steps
+        return answer
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """An example in the prompt: a picture (or none), a question and its answer; without an answer it is a document."""
+
+    id: str
+    question: str
+    answer: str | None
+    picture: Tensor | None = None
+    label: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+class GenerationModel(Model):
+    """A model that answers conversations. Backends implement it; it knows no prompt.
+
+    A method that a model cannot offer raises CapabilityError; ``capabilities`` says beforehand which it can.
+    """
+
+    family = Family.GENERATION
+    fusion: Literal["encoder-decoder", "decoder-only"]
+    capabilities: frozenset[Needs]
+    context_length: int  # tokens, those of pictures and of the answer included
+    embedding_width: int  # W of the token embeddings
+
+    def blank(self) -> Tensor:
+        """A grey picture (3, H, W): what remains of an answer without the picture is the text's doing."""
+        from PIL import Image
+
+        return self.preprocess(Image.new("RGB", (224, 224), (128, 128, 128)))
+
+    @abstractmethod
+    def generate(
+        self, conversations: Sequence[Conversation], *, max_new_tokens: int = MAX_NEW_TOKENS, log_probs: bool = False
+    ) -> list[Answer]:
+        """The greedy answers. An answer does not depend on the other conversations in the list."""
+
+    def log_likelihood(
+        self,
+        conversations: Sequence[Conversation],
+        answers: Sequence[Sequence[str]],
+        *,
+        soft: SoftTokens | None = None,
+        end: bool = False,
+    ) -> Tensor:
+        """(B, K): sum of log p over the tokens of each of the K answers to each conversation.
+
+        Differentiable in the pixels of the last turn where the model has PIXEL_GRADIENTS, and in ``soft.values``, which
+        stand at the positions ``soft.slots`` of ``tokens(conversation)``. ``end``: count the end of the answer too.
+        """
+        raise CapabilityError(f"'{self.spec}' gives no likelihoods of answers.")
+
+    def token_log_probs(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[Tensor]:
+        """For each answer (T, V): the log distribution of the next token before each of its T tokens."""
+        raise CapabilityError(f"'{self.spec}' gives no next-token distributions.")
+
+    def attention(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[Tensor]:
+        """For each answer (layers, heads, T, P): how each position that predicts one of its T tokens attends to the P
+        positions of pictures."""
+        raise CapabilityError(f"'{self.spec}' gives no attention weights.")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        raise CapabilityError(f"'{self.spec}' shows no tokens.")
+
+    def tokens(self, conversation: Conversation) -> list[int]:
+        """The ids of all that the model reads of a conversation before its answer."""
+        raise CapabilityError(f"'{self.spec}' shows no tokens.")
+
+    def slots(self, conversation: Conversation, text: str) -> list[int]:
+        """Positions in ``tokens(conversation)`` of a text that stands in its last turn."""
+        raise CapabilityError(f"'{self.spec}' shows no tokens.")
+
+    def token_embeddings(self, ids: Sequence[int]) -> Tensor:
+        """(len(ids), W): what the token-embedding table makes of these tokens, its scaling included."""
+        raise CapabilityError(f"'{self.spec}' has no token embeddings.")
+
+    def check_prefix(self, prefix: LearnedPrefix) -> None:
+        """Raise UsageError where a learned prefix does not fit."""
+        raise CapabilityError(f"'{self.spec}' takes no learned prefix.")
+
+
+class MultimodalGenerator(Target):
+    """A generation model under a prompt. ``images``: a tensor (B, 3, H, W), or pictures (3, H, W) of any size."""
+
+    family = Family.GENERATION
+    model: GenerationModel
+    prompt: GenerationPrompt
+
+    def __init__(self, model: GenerationModel, prompt: GenerationPrompt) -> None:
+        super().__init__(model, prompt)
+        more = {Needs.LEARNED_PROMPT} if prompt.learned else set()
+        more |= {Needs.CONTEXT} if prompt.has_context else set()
+        more |= {Needs.FILES} if model.files else set()
+        self.capabilities = model.capabilities | more
+
+    def conversation(self, image: Tensor, question: str) -> Conversation:
+        """What the prompt makes of a picture and a question: the first step, where there are several."""
+        return self.prompt.conversation(self.model, image, question)
+
+    def generate(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        log_probs: bool = False,
+    ) -> list[Answer]:
+        """The answers through the prompt, after its last step; ``answer.steps`` holds the earlier ones."""
+        conversations, steps = self._last_step(images, questions)
+        self.meter.queries += len(conversations)
+        answers = self.model.generate(conversations, max_new_tokens=max_new_tokens, log_probs=log_probs)
+        pairs = zip(answers, steps, strict=True)
+        return [Answer(answer, answer.finished, answer.log_prob, before) for answer, before in pairs]
+
+    def choose(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        questions: Sequence[str],
+        choices: Sequence[str] | Sequence[Sequence[str]],
+    ) -> Tensor:
+        """(B, K): log-likelihoods of K answers, the same for all questions or K for each. Differentiable in pixels."""
+        conversations, _ = self._last_step(images, questions)
+        each = [choices] * len(conversations) if isinstance(choices[0], str) else choices
+        self._count(conversations, sum(len(answers) for answers in each))
+        return self.model.log_likelihood(conversations, each)  # type: ignore[arg-type]
+
+    def log_likelihood(
+        self, images: Sequence[Tensor] | Tensor, questions: Sequence[str], answers: Sequence[str]
+    ) -> Tensor:
+        """(B,): sum of log p over the tokens of the answers. Differentiable in pixels."""
+        return self.choose(images, questions, [[answer] for answer in answers])[:, 0]
+
+    def token_log_probs(
+        self, images: Sequence[Tensor] | Tensor, questions: Sequence[str], answers: Sequence[str]
+    ) -> list[Tensor]:
+        """For each answer (T, V): the log distribution of the next token before each of its T tokens."""
+        conversations, _ = self._last_step(images, questions)
+        self._count(conversations, len(conversations))
+        return self.model.token_log_probs(conversations, answers)
+
+    def conversations(self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]) -> list[Conversation]:
+        """What the model is asked at the prompt's last step; earlier steps are generated (and counted)."""
+        return self._last_step(images, questions)[0]
+
+    def _last_step(
+        self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]
+    ) -> tuple[list[Conversation], list[tuple[Answer, ...]]]:
+        """T_{l+1} = T_l(x, t): each step is asked after the answers to those before it."""
+        talks = [self.conversation(image, question) for image, question in zip(images, questions, strict=True)]
+        steps: list[tuple[Answer, ...]] = [()] * len(talks)
+        for step in self.prompt.steps:
+            self.meter.queries += len(talks)
+            said = self.model.generate(talks, max_new_tokens=self.prompt.step_tokens)
+            talks = [talk.then(answer, step) for talk, answer in zip(talks, said, strict=True)]
+            steps = [(*before, answer) for before, answer in zip(steps, said, strict=True)]
+        return talks, steps
+
+    def _count(self, conversations: Sequence[Conversation], passes: int) -> None:
+        import torch
+
+        self.meter.queries += passes
+        if torch.is_grad_enabled() and any(p.requires_grad for talk in conversations for p in talk.pictures[-1:]):
+            self.meter.gradient_steps += passes
+
+    def check(self, ctx: Context) -> None:
+        """Raise ModelError where nothing is ever written, or likelihoods are no numbers."""
+        import torch
+
+        examples = ctx.examples[:4]
+        images, questions = [*ctx.pictures(examples), self.model.blank()], [*ctx.questions(examples), "What is this?"]
+        answers = self.generate(images, questions, max_new_tokens=8)
+        if not any(answers):
+            raise ModelError(
+                f"'{self.model.spec}' writes nothing, whatever it is asked.",
+                "Its weights or its chat template do not fit, or the prompt asks nothing.",
+            )
+        if Needs.TOKEN_LOGITS in self.capabilities:
+            with torch.no_grad():
+                scores = self.choose(images, questions, ["yes", "no"])
+            if not torch.isfinite(scores).all():
+                raise ModelError(f"'{self.model.spec}' yields NaN or infinite likelihoods.", "Its weights are damaged.")
+
+    def calibrate(self, ctx: Context) -> Speed:
+        """Seconds an answer of 16 tokens, and seconds a likelihood with its gradient."""
+        import torch
+
+        examples = ctx.examples[:4]
+        images, questions = ctx.pictures(examples), ctx.questions(examples)
+        forward = seconds_of(lambda: self.generate(images, questions, max_new_tokens=16), self.device, 1) / len(images)
+
+        def backward() -> None:
+            pixels = [image.clone().requires_grad_() for image in images]
+            self.log_likelihood(pixels, questions, ["yes"] * len(pixels)).sum().backward()
+
+        if Needs.PIXEL_GRADIENTS not in self.capabilities:
+            return Speed(forward, forward)
+        with torch.enable_grad():
+            return Speed(forward, seconds_of(backward, self.device, 1) / len(images))

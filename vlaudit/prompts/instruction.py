@@ -1,0 +1,54 @@
+"""Task instruction (survey section 3.2.1): a hand-written text around the question, x_in = H(x, t).
+
+``{}`` stands for the question. The plain prompt is ``{}`` alone: the bare question about the picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlaudit.errors import UsageError
+from vlaudit.prompts.base import GenerationPrompt
+
+SYSTEM_LINE = "---"
+
+
+class Instruction(GenerationPrompt):
+    """A hard template, and a system turn where there is one."""
+
+    method = "instruction"
+
+    def __init__(self, template: str = "{}", system: str = "") -> None:
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"The instruction '{template[:80]}' needs exactly one '{{}}' where the question goes.",
+                "Write for example 'Answer with one word. {}'.",
+            )
+        self.template, self.system = template, system
+        self.id = template if template != "{}" or system else "bare-question"
+
+    @classmethod
+    def parse(cls, argument: str) -> Instruction:
+        """A template with ``{}``, or a text file with one; what stands above a line ``---`` is the system turn."""
+        if "{}" in argument:
+            return cls(argument)
+        path = Path(argument).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise UsageError(
+                f"The instruction file '{argument}' cannot be read.",
+                "Give a text file with '{}' in it, or write the template itself.",
+            ) from error
+        above, line, below = f"\n{text}".partition(f"\n{SYSTEM_LINE}\n")
+        system, template = (above.strip(), below.strip()) if line else ("", text.strip())
+        prompt = cls(template, system)
+        prompt.path, prompt.id = path, f"instruction-{path.stem}"
+        return prompt
+
+    @property
+    def text(self) -> str:
+        return f"{self.system}\n{SYSTEM_LINE}\n{self.template}" if self.system else self.template
+
+    def wording(self, question: str) -> str:
+        return self.template.replace("{}", question)
