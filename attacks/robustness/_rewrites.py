@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from vlaudit.attacks._homoglyphs import SCRIPTS
+
 if TYPE_CHECKING:
     from numpy.random import Generator
 
@@ -15,7 +17,7 @@ NAME_KINDS = KINDS[:-1]  # a name has no synonym that is sure to mean the same
 
 _SLOT = "\ue000"  # stands for {} while a text is edited: no letter, and in no text
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_HOMOGLYPHS = dict(zip("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ", strict=True))
+_HOMOGLYPHS = SCRIPTS["Cyrillic"]
 _SYNONYMS = {
     "photo": ("picture", "image", "photograph", "snapshot"),
     "picture": ("photo", "image", "photograph"),
