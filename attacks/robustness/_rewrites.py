@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 KINDS = ("swap", "drop", "keyboard", "homoglyph", "case", "punctuation", "synonym")
 NAME_KINDS = KINDS[:-1]  # a name has no synonym that is sure to mean the same
+CHARACTER_KINDS = KINDS[:4]  # those that touch single characters of words
 
 _SLOT = "\ue000"  # stands for {} while a text is edited: no letter, and in no text
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -37,6 +38,14 @@ def rewrite(text: str, kind: str, rng: Generator) -> str:
     """One random rewriting of the kind; the text itself where the kind finds nothing to change."""
     edited = _EDITS[kind](text.replace("{}", _SLOT), rng)
     return edited.replace(_SLOT, "{}")
+
+
+def rewrite_share(text: str, kind: str, share: float, rng: Generator) -> str:
+    """As many rewritings of one kind as the share of the text's letters, at least one."""
+    edits = max(1, round(share * len(_letters(text))))
+    for _ in range(edits):
+        text = rewrite(text, kind, rng)
+    return text
 
 
 def spaced(text: str) -> list[str]:

@@ -334,21 +334,22 @@ class TextToImageGenerator(Target):
                 self._nothing = self.prompt.encode_nothing(self.model)
         return self._nothing
 
-    def token_ids(self, captions: Sequence[str]) -> Tensor:
+    def token_ids(self, captions: Sequence[str], seeds: Sequence[int] | None = None) -> Tensor:
         """(N, L) int64: the captions under the prompt as the first text encoder reads them."""
         with self.prompt.active(self.model):
-            return self.model.token_ids(self.wording(captions))
+            return self.model.token_ids(self.wording(captions, seeds))
 
     def token_embeddings(self, captions: Sequence[str]) -> Tensor:
         """(N, L, E): the token embeddings of the captions under the prompt."""
         with self.prompt.active(self.model):
             return self.model.token_embeddings(self.model.token_ids(self.wording(captions)))
 
-    def text_features(self, captions: Sequence[str], embeddings: Tensor | None = None) -> Tensor:
+    def text_features(self, captions: Sequence[str], embeddings: Tensor | None = None,
+                      seeds: Sequence[int] | None = None) -> Tensor:  # fmt: skip
         """(N, D) of unit norm: the pooled states of the captions under the prompt, of the first text encoder."""
         self._count_texts(captions, embeddings)
         with self.prompt.active(self.model):
-            return self.model.text_features(self.wording(captions), embeddings)
+            return self.model.text_features(self.wording(captions, seeds), embeddings)
 
     def text_states(self, captions: Sequence[str], embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, L, W) of the first text encoder, and the mask (N, L) of tokens that are text."""
