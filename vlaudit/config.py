@@ -23,6 +23,7 @@ audited repository: its paths must stay inside its folder, and it reaches remote
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.policy import Policy
 
 FILE_NAME = "vlaudit.toml"
+PATH_OPTIONS = {"file", "pool"}  # of the prompts' key=value that are paths
 Effort = Literal["quick", "standard", "thorough"]
 
 
@@ -133,11 +135,28 @@ def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpe
 
     def resolve_spec(spec: str) -> str:
         """Paths inside ``hf:DIR``, ``open_clip:local-dir:DIR`` and ``method:FILE`` specs."""
+        method, colon, options = spec.partition(":")
+        if colon and "{" not in method and re.match(r"\s*[\w-]+\s*=", options):
+            named = [part.partition("=") for part in re.split(r",(?=\s*[\w-]+\s*=)", options)]
+            return f"{method}:" + ",".join(
+                f"{key}{is_}{resolve_option(key.strip(), value)}" for key, is_, value in named
+            )
         if "{" in spec or spec.startswith("zoo:"):
             return spec
         head, _, tail = spec.rpartition(":")
-        is_path = head.endswith("local-dir") or (folder / tail).exists() or tail.startswith((".", "/", "~"))
-        return f"{head}:{resolve(tail)}" if head and is_path and "=" not in tail else spec
+        return f"{head}:{resolve(tail)}" if head and (head.endswith("local-dir") or is_path(tail)) else spec
+
+    def resolve_option(key: str, value: str) -> str:
+        """Paths in ``method:key=value,…``."""
+        if key == "embedder":
+            return resolve_spec(value)
+        return resolve(value) if key in PATH_OPTIONS and not value.startswith("zoo:") else value
+
+    def is_path(value: str) -> bool:
+        try:
+            return value.startswith((".", "/", "~")) or (folder / value).exists()
+        except OSError:  # too long for a name
+            return False
 
     return target.model_copy(
         update={

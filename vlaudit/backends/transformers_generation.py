@@ -317,6 +317,15 @@ class TransformersGenerator(GenerationModel):
 
         return self.batcher.table(torch.tensor(list(ids), dtype=torch.long, device=self.device))
 
+    def keys_values(self, ids: Sequence[int]) -> Tensor:
+        import torch
+
+        if not self.batcher.shares_cache:
+            raise CapabilityError(f"'{self.spec}' cannot go on from given keys and values.")
+        with torch.no_grad():
+            out = self._model(input_ids=torch.tensor([list(ids)], device=self.device), use_cache=True)
+        return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in out.past_key_values.layers])
+
     def check_prefix(self, prefix: LearnedPrefix) -> None:
         text = self._model.config.get_text_config()
         if prefix.embeddings is not None:

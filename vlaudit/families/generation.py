@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from vlaudit.prompts.base import GenerationPrompt
 
 Role = Literal["system", "user", "assistant"]
-Part = "str | Tensor"
-"""A text, or a picture as `GenerationModel.preprocess` gives it: float (3, H, W) in [0, 1]."""
 MAX_NEW_TOKENS = 32
 
 
@@ -47,7 +45,7 @@ class LearnedPrefix:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What one side says, in order: texts and pictures."""
+    """What one side says, in order: texts, and pictures as ``GenerationModel.preprocess`` gives them."""
 
     role: Role
     parts: tuple[str | Tensor, ...]
@@ -95,9 +93,10 @@ class Answer(str):
         return answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Demonstration:
-    """An example in the prompt: a picture (or none), a question and its answer; without an answer it is a document."""
+    """An example in the prompt: a picture (or none), a question and its answer. Without an answer it is a document,
+    whose text is the ``question``."""
 
     id: str
     question: str
@@ -170,6 +169,11 @@ class GenerationModel(Model):
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         """(len(ids), W): what the token-embedding table makes of these tokens, its scaling included."""
         raise CapabilityError(f"'{self.spec}' has no token embeddings.")
+
+    def keys_values(self, ids: Sequence[int]) -> Tensor:
+        """(layers, 2, heads, M, D): the keys and values that these M tokens leave behind when nothing stands before
+        them."""
+        raise CapabilityError(f"'{self.spec}' shows no keys and values.")
 
     def check_prefix(self, prefix: LearnedPrefix) -> None:
         """Raise UsageError where a learned prefix does not fit."""

@@ -165,6 +165,7 @@ class GenerationPrompt(Prompt):
     """
 
     family = Family.GENERATION
+    template: str = "{}"  # the user's text; {} stands for the question
     system: str = ""  # the system turn; empty for none
     steps: tuple[str, ...] = ()  # what is asked after the first answer, one turn each (chain of thought)
     step_tokens: int = 96  # the most tokens of every answer but the last
@@ -173,7 +174,7 @@ class GenerationPrompt(Prompt):
 
     def wording(self, question: str) -> str:
         """The text that the user's turn makes of a question."""
-        return question
+        return self.template.replace("{}", question)
 
     def demonstrations(self, model: GenerationModel, picture: Tensor, question: str) -> Sequence[Demonstration]:
         """The examples and documents that this picture and question get in their prompt, in order."""

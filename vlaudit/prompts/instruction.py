@@ -13,18 +13,23 @@ from vlaudit.prompts.base import GenerationPrompt
 SYSTEM_LINE = "---"
 
 
+def check_instruction(template: str) -> str:
+    """The template itself, if the question has exactly one place in it. Raises UsageError."""
+    if template.count("{}") != 1:
+        raise UsageError(
+            f"The instruction '{template[:80]}' needs exactly one '{{}}' where the question goes.",
+            "Write for example 'Answer with one word. {}'.",
+        )
+    return template
+
+
 class Instruction(GenerationPrompt):
     """A hard template, and a system turn where there is one."""
 
     method = "instruction"
 
     def __init__(self, template: str = "{}", system: str = "") -> None:
-        if template.count("{}") != 1:
-            raise UsageError(
-                f"The instruction '{template[:80]}' needs exactly one '{{}}' where the question goes.",
-                "Write for example 'Answer with one word. {}'.",
-            )
-        self.template, self.system = template, system
+        self.template, self.system = check_instruction(template), system
         self.id = template if template != "{}" or system else "bare-question"
 
     @classmethod
@@ -49,6 +54,3 @@ class Instruction(GenerationPrompt):
     @property
     def text(self) -> str:
         return f"{self.system}\n{SYSTEM_LINE}\n{self.template}" if self.system else self.template
-
-    def wording(self, question: str) -> str:
-        return self.template.replace("{}", question)

@@ -66,5 +66,8 @@ def prompt_files(specs: Iterable[str]) -> list[Path]:
             continue
         for word in [argument, *(part.partition("=")[2] for part in argument.split(",") if "=" in part)]:
             path = Path(word).expanduser()
-            found += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if word else []
+            try:
+                found += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if word else []
+            except (OSError, ValueError):  # a text, too long for a name
+                continue
     return list(dict.fromkeys(found))
