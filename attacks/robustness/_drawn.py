@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from vlaudit.audit.context import Context
     from vlaudit.families.text_to_image import Generated, TextToImageGenerator
-    from vlaudit.statistics import Interval
 
 FOILS = 100  # other captions that a picture's own is ranked among, at most
 RECOGNISED = 0.75  # a picture shows its caption if it fits better than this share of the others
@@ -42,15 +41,19 @@ def passes(ctx: Context) -> int:
 
 
 def draw(ctx: Context, texts: Sequence[str], seeds: Sequence[int]) -> Generated:
-    """One picture a text and seed, no more at once than the audit allows."""
+    """One picture a text and seed, no more at once than the audit allows; the same one is drawn once."""
     import torch
 
     from vlaudit.families.text_to_image import Generated
 
     target: TextToImageGenerator = ctx.target
-    parts = [slice(i, i + ctx.batch_size) for i in range(0, len(texts), ctx.batch_size)]
-    drawn = [target.generate(texts[part], seeds[part]) for part in parts]
-    return Generated(torch.cat([part.images for part in drawn]), [dark for part in drawn for dark in part.blocked])
+    place = {key: i for i, key in enumerate(dict.fromkeys(zip(texts, seeds, strict=True)))}
+    keys = list(place)
+    parts = [keys[i : i + ctx.batch_size] for i in range(0, len(keys), ctx.batch_size)]
+    drawn = [target.generate([text for text, _ in part], [seed for _, seed in part]) for part in parts]
+    rows = [place[key] for key in zip(texts, seeds, strict=True)]
+    blocked = [dark for part in drawn for dark in part.blocked]
+    return Generated(torch.cat([part.images for part in drawn])[rows], [blocked[row] for row in rows])
 
 
 def caption_ranks(ctx: Context, images: Tensor, captions: Sequence[str]) -> list[float]:
@@ -118,21 +121,21 @@ def unusable(drawn: int, blocked: int, ranks: Sequence[float], level: float) -> 
     )
 
 
-def against_reference(pairs: Sequence[tuple[float, float]], captions: Sequence[str], reference: Interval | None,
-                      level: float, bounds: tuple[float, float]) -> dict[str, Any]:  # fmt: skip
-    """The reference's figures and the paired difference (target, reference), where both can be stated."""
+def against_reference(
+    pairs: Sequence[tuple[float, float]], level: float, bounds: tuple[float, float]
+) -> dict[str, Any]:
+    """The reference's figures and the paired difference of (target, reference), one pair a caption, where they can be
+    stated."""
     from vlaudit.statistics import TooFewClustersError, mean_interval, sign_flip_p
 
-    if not pairs or reference is None:
-        return {}
-    gains = [target - plain for target, plain in pairs]
-    span = bounds[1] - bounds[0]
+    plain = [reference for _, reference in pairs]
+    gains, span = [target - reference for target, reference in pairs], bounds[1] - bounds[0]
     try:
-        interval = mean_interval(gains, captions, level, (-span, span))
+        theirs = mean_interval(plain, level=level, bounds=bounds)
+        interval = mean_interval(gains, level=level, bounds=(-span, span))
     except TooFewClustersError:
         return {}
-    mean, plain = sum(gains) / len(gains), sum(plain for _, plain in pairs) / len(pairs)
     return {
-        "reference": Estimate(value=plain, ci=reference.ci),
-        "delta": Delta(value=mean, ci=interval.ci, p=sign_flip_p(gains, captions)),
+        "reference": Estimate(value=sum(plain) / len(plain), ci=theirs.ci),
+        "delta": Delta(value=sum(gains) / len(gains), ci=interval.ci, p=sign_flip_p(gains)),
     }

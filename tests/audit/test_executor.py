@@ -81,7 +81,9 @@ def test_workers_and_one_process_give_the_same_findings(
     monkeypatch.setenv("PROCESS", "")
     for cores in (1, 3):
         monkeypatch.setattr(joblib, "cpu_count", lambda cores=cores: cores)
-        assert vlaudit(*scan, "--probe", "rounds", "--probe", "prompt-text-perturb", "--out", tmp_path / str(cores)) == 0
+        assert (
+            vlaudit(*scan, "--probe", "rounds", "--probe", "prompt-text-perturb", "--out", tmp_path / str(cores)) == 0
+        )
     assert findings(tmp_path / "1") == findings(tmp_path / "3")
     assert "held" in {finding["verdict"] for finding in findings(tmp_path / "3")}
 
