@@ -48,6 +48,10 @@ class CapabilityError(NotAssessed):
     """The target lacks something the caller needs, such as pixel gradients."""
 
 
+class VlauditWarning(UserWarning):
+    """Something users should know that stops nothing, in one sentence; the command line prints it without its place."""
+
+
 def did_you_mean(word: str, known: list[str]) -> str:
     """A cure naming the closest known word, or all of them when none is close."""
     import difflib

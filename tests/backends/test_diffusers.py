@@ -311,6 +311,24 @@ def _no_weights(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
 
 
+def _unet_gap(folder: Path) -> None:
+    _drop(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def _text_gap(folder: Path) -> None:
+    _drop(folder / "text_encoder" / "model.safetensors")
+
+
+def _drop(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors[sorted(tensors)[3]]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _part_class(folder: Path) -> None:
+    edit(folder / "model_index.json", unet=["diffusers", "NoSuchUNet"])
+
+
 def _tokenizer(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")
 
@@ -323,6 +341,7 @@ BROKEN = {
     _custom: "custom pipeline", _foreign: "my_unet", _outside: "damaged", _code: "my_unet.py", _unknown: "StableCascade",
     _missing: "vae", _no_index: "model_index", _no_json: "not JSON", _bad_config: "could not be loaded",
     _cut: "could not be loaded", _no_weights: "could not be loaded", _tokenizer: "could not be loaded", _scheduler: "dreams",
+    _unet_gap: "would be random", _text_gap: "would be random", _part_class: "NoSuchUNet",
 }  # fmt: skip
 
 

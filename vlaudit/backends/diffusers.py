@@ -6,6 +6,7 @@ safetensors, or pickles that hold tensors only.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -158,28 +159,50 @@ def _is_variant(path: Path, variant: str | None) -> bool:
 
 def _open(argument: str, folder: Path, parts: dict[str, tuple[str, str]], variant: str | None, weights: list[Path],
           device: torch.device) -> Any:  # fmt: skip
+    """The pipeline. Its models are loaded one by one, to see that no weights are missing (they would be random)."""
     import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()  # its warnings of cut texts are said once, by the target
-    logging.disable_progress_bar()
-    disable_progress_bar()
+    for log in (logging, transformers_logging):
+        log.set_verbosity_error()  # texts that are cut are told once, by the target
+        log.disable_progress_bar()
     dtype = torch.float32
     if device.type == "cuda":
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(variant or "", _half(weights))
-    safe = all(path.suffix == ".safetensors" for path in weights)
+    loaded: dict[str, Any] = {name: None for name, value in _json(folder / INDEX).items() if value == [None, None]}
     try:
-        return DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, variant=variant, use_safetensors=True if safe else None, local_files_only=True,
-            **{name: None for name, value in _json(folder / INDEX).items() if value == [None, None]},
-        )  # fmt: skip
+        for name, (library, kind) in parts.items():
+            mine = [path for path in weights if path.parent == folder / name]
+            if mine:
+                marked = any(VARIANT.search(path.name) for path in mine)
+                loaded[name], report = _class(library, kind).from_pretrained(
+                    folder / name, dtype=dtype, variant=variant if marked else None, local_files_only=True,
+                    use_safetensors=mine[0].suffix == ".safetensors", output_loading_info=True,
+                )  # fmt: skip
+                _check_complete(f"{argument}/{name}", report)
+        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **loaded)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
         raise ModelError(
             f"The pipeline '{argument}' could not be loaded: {first_line(error)}.",
             f"Check its {INDEX} and that the parts {', '.join(parts)} are whole.",
         ) from error
+
+
+def _class(library: str, kind: str) -> Any:
+    """The class of a part, from one of the libraries that ``read_index`` lets pass."""
+    own = library in {"diffusers", "transformers"}
+    return getattr(importlib.import_module(library if own else f"diffusers.pipelines.{library}"), kind)
+
+
+def _check_complete(name: str, report: dict[str, Any]) -> None:
+    wrong = sorted({*map(str, report["missing_keys"]), *(str(key) for key in report["mismatched_keys"])})
+    if wrong:
+        raise ModelError(
+            f"The weights of '{name}' lack {len(wrong)} tensors, such as '{wrong[0]}'; they would be random.",
+            "Save the whole pipeline again.",
+        )
 
 
 def _half(weights: list[Path]) -> torch.dtype:

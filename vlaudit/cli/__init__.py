@@ -6,11 +6,13 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Callable
 
 import click
 
 from vlaudit import __version__
-from vlaudit.errors import VlauditError
+from vlaudit.errors import VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
@@ -58,6 +60,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with its code: see "Exit codes" in ``vlaudit scan --help``."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.formatwarning = _format_warning
     sys.exit(run(sys.argv[1:]))
 
 
@@ -89,6 +92,16 @@ def run(arguments: list[str]) -> int:
         click.echo(f"Error: vlaudit failed with {type(error).__name__}: {_one_line(str(error))}", err=True)
         click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
         return 3
+
+
+_python_format: Callable[..., str] = warnings.formatwarning
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> str:
+    """Our own warnings as users read them, others as Python prints them."""
+    if issubclass(category, VlauditWarning):
+        return f"Warning: {_one_line(str(message))}\n"
+    return _python_format(message, category, *place, **more)
 
 
 def _one_line(text: str) -> str:

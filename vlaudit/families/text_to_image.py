@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlaudit.errors import ModelError
+from vlaudit.errors import ModelError, VlauditWarning
 from vlaudit.families.base import Model, Speed, Target, seconds_of
 from vlaudit.probe import Needs
 from vlaudit.records import Family
@@ -322,6 +322,7 @@ class TextToImageGenerator(Target):
                 warnings.warn(
                     f"'{self.model.spec}' reads {self.model.context_length} tokens; the last {lost} of the text "
                     f"'{text[:60]}…' are cut off.",
+                    VlauditWarning,
                     stacklevel=3,
                 )
 

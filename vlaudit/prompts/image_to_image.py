@@ -26,7 +26,9 @@ OPTIONS = ("file", "strength")
 
 
 class ImageToImage(TextToImagePrompt):
-    """``path``: the picture; ``strength`` in (0, 1]: 1 draws from noise alone."""
+    """A picture that drawing starts from.
+
+    ``path``: the picture; ``strength`` in (0, 1]: 1 draws from noise alone."""
 
     method = "image-to-image"
 

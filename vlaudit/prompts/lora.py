@@ -33,8 +33,9 @@ PARTS = {  # how the names of a part's modules begin, for adapters that name mod
 
 
 class LoRA(TextToImagePrompt):
-    """An adapter, and optionally the personal token that its captions use. Without a file: a pipeline that was fully
-    fine-tuned on the token."""
+    """A LoRA adapter, with the personal token that its captions use, if any.
+
+    Without a file: a pipeline that was fully fine-tuned on the token."""
 
     method = "lora"
     learned = True

@@ -15,7 +15,7 @@ from vlaudit.prompts.base import TextToImagePrompt
 
 
 class Modifiers(TextToImagePrompt):
-    """A list of phrases, one drawn for each seed: "CAPTION, phrase", or the phrase's own ``{}`` holds the caption."""
+    """A list of phrases, of which each seed draws one: "CAPTION, phrase", or the phrase's own ``{}`` holds the caption."""
 
     method = "modifiers"
 

@@ -34,7 +34,9 @@ OPTIONS = ("edit", "source", "cross", "self")
 
 
 class PromptToPrompt(TextToImagePrompt):
-    """``edit`` and ``source`` are text with ``{}`` for the caption; ``cross`` and ``self_``: shares of the steps."""
+    """An edit of the caption that keeps the attention of the caption itself.
+
+    ``edit`` and ``source`` are text with ``{}`` for the caption; ``cross`` and ``self_``: shares of the steps."""
 
     method = "prompt-to-prompt"
 

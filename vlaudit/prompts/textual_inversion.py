@@ -28,7 +28,9 @@ OPTIONS = ("file", "token", "noun", "text")
 
 
 class TextualInversion(TextToImagePrompt):
-    """A token with its vectors: (K, E) for the first text encoder, and for the second where the file has them."""
+    """A learned token that stands for a concept.
+
+    ``vectors``: (K, E) for the first text encoder, and for the second where the file has them."""
 
     method = "textual-inversion"
     learned = True

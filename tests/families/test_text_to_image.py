@@ -1,0 +1,86 @@
+"""The text-to-image contract: conditionings, what a target says of itself, and how it refuses to speak nonsense."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests import tiny_pipelines
+from vlaudit.backends.diffusers import DiffusersBackend
+from vlaudit.cli import _format_warning
+from vlaudit.errors import ModelError, VlauditWarning
+from vlaudit.families.text_to_image import Conditioning
+from vlaudit.probe import Needs
+from vlaudit.prompts.design import Design
+from vlaudit.prompts.specs import parse_prompt
+from vlaudit.records import Family
+
+CAPTIONS = SimpleNamespace(captions=("a cat", "a dog", "the red bird"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    return DiffusersBackend().load(str(tiny_pipelines.stable_diffusion(tmp_path)), torch.device("cpu"))
+
+
+def test_conditionings_are_picked_joined_and_repeated(model: Any) -> None:
+    both = Design().bind(model).encode(["a cat", "a dog"])
+    swapped = both.rows([1, 0])
+    assert len(both) == 2 and not both.requires_grad
+    assert torch.equal(swapped.tensors["prompt_embeds"], both.tensors["prompt_embeds"].flip(0))
+    joined = Conditioning.cat([both.rows([0]), both.rows([1])])
+    assert torch.equal(joined.tensors["prompt_embeds"], both.tensors["prompt_embeds"])
+    assert len(both.rows([1]).repeat(3)) == 3
+
+
+def test_pictures_are_resized_by_the_short_side_and_cropped(model: Any) -> None:
+    picture = Image.new("RGB", (64, 32), "red")
+    picture.paste("blue", (0, 0, 16, 32))
+    pixels = model.preprocess(picture)
+    assert pixels.shape == (3, 16, 16) and pixels.min() >= 0 and pixels.max() <= 1
+    assert pixels[0].min() > 0.8  # the blue quarter was cropped away, but for what the resize smears
+
+
+def test_a_sound_target_passes_its_own_check_and_times_itself(model: Any) -> None:
+    target = Design("a photo of {}").bind(model)
+    target.check(CAPTIONS)  # type: ignore[arg-type]
+    speed = target.calibrate(CAPTIONS)  # type: ignore[arg-type]
+    assert 0 < speed.forward < speed.backward
+    assert Needs.PERSONAL_TOKEN not in target.capabilities and Needs.LEARNED_PROMPT not in target.capabilities
+    assert (
+        Needs.PERSONAL_TOKEN in parse_prompt("lora:token=sks,noun=dog", Family.TEXT_TO_IMAGE).bind(model).capabilities
+    )
+
+
+def _nan(model: Any) -> None:
+    model.denoiser.conv_out.bias.data.fill_(float("nan"))
+
+
+def _deaf(model: Any) -> None:
+    table = model.text_encoder.get_input_embeddings().weight.data
+    table.copy_(table[:1].expand_as(table))
+
+
+@pytest.mark.parametrize(("damage", "said"), [(_nan, "NaN"), (_deaf, "same text")])
+def test_targets_whose_words_mean_nothing_are_refused(model: Any, damage: Callable[[Any], None], said: str) -> None:
+    damage(model)
+    with pytest.raises(ModelError, match=said):
+        Design().bind(model).check(CAPTIONS)  # type: ignore[arg-type]
+
+
+def test_as_many_seeds_as_captions(model: Any) -> None:
+    with pytest.raises(ValueError, match="seeds"):
+        Design().bind(model).generate(["a cat", "a dog"], [1])
+
+
+def test_the_command_line_shows_warnings_as_sentences() -> None:
+    assert _format_warning("cut off", VlauditWarning, "file.py", 3) == "Warning: cut off\n"
+    assert "file.py" in _format_warning("theirs", UserWarning, "file.py", 3)
+    assert warnings.formatwarning is not _format_warning  # only the command line changes it
