@@ -19,7 +19,9 @@ import numpy as np
 
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
+from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
+from vlaudit.attacks.privacy.t2i_mia import T2IMIA
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import paired_rate_difference, rate_interval, verdict
@@ -92,6 +94,37 @@ def prompt_mia_trials(
     return Trials(trials)
 
 
+def t2i_mia_trials(rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, size: int = 200) -> Trials:
+    """Scores of eight correlated attacks on ``size`` members and as many others; two identities in three are on both
+    sides. ``leak``: how far members' scores lie apart for three of the attacks, in standard deviations."""
+    trials = []
+    for i in range(2 * size):
+        member, identity = i < size, f"p{i % size:04}{'' if i % 3 else i}"
+        hardness, blind = rng.normal(), rng.normal(size=12)
+        blind[0] += confounded * member
+        scores = {f"attack {k}": hardness + rng.normal() + leak * member * (k < 3) for k in range(8)}
+        scores |= {"shuffled loss": hardness + rng.normal(), "shuffled clid": rng.normal()}
+        about = {"member": member, "identity": identity, "label": ROLES[i % 12], "caption": f"a {ROLES[i % 12]}"}
+        trials.append(Trial(case=f"p{i:04}", arm=TARGET, values={"scores": scores, "blind": blind.tolist(), **about}))
+    return Trials(trials, reference_note="no reference here")
+
+
+def memorization_trials(
+    rng: Rng, *, remembered: int = 0, pull: float = 1.8, shift: float = 0.0, captions: int = 200, fresh: int = 1200
+) -> Trials:
+    """Norms of captions and fresh ones, of three lengths; the first ``remembered`` captions pull ``pull`` times as hard,
+    all audited ones ``shift`` (in log norm) harder than fresh ones, as captions of a model's own kind may."""
+    trials = []
+    for i in range(captions + fresh):
+        tokens, own = int(rng.integers(5, 8)), i < captions
+        norm = np.exp(0.1 * tokens + 0.2 * rng.standard_t(8) + shift * own) * (pull if i < remembered else 1.0)
+        norms = (norm * np.exp(0.03 * rng.normal(size=2))).tolist()
+        values = {"caption": f"c{i}", "tokens": tokens, "norms": norms, "all steps": None, "dimension": 1024.0,
+                  "tokens that move it": []}  # fmt: skip
+        trials.append(Trial(case=f"c{i:05}", arm=TARGET if own else f"control:{FRESH}", values=values))
+    return Trials(trials, reference_note="no reference here")
+
+
 def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict]:
     def run(rng: Rng) -> Verdict:
         judgement: Judgement = probe.judge(make(rng), Policy())
@@ -109,6 +142,7 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
 
 
 RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
+PULL, T2I = MemorizationNorm(), T2IMIA()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
     "rank-skew, skewed gallery": (False, judged(RANK, partial(rank_skew_trials, skewed_gallery=True))),
@@ -118,6 +152,12 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "prompt-mia, no leak": (False, judged(MIA, prompt_mia_trials)),
     "prompt-mia, confounded split": (False, judged(MIA, partial(prompt_mia_trials, leak=1.0, confounded=1.0))),
     "prompt-mia, planted leak": (True, judged(MIA, partial(prompt_mia_trials, leak=1.0))),
+    "t2i-mia, no leak": (False, judged(T2I, t2i_mia_trials)),
+    "t2i-mia, confounded split": (False, judged(T2I, partial(t2i_mia_trials, leak=1.0, confounded=1.0))),
+    "t2i-mia, planted leak": (True, judged(T2I, partial(t2i_mia_trials, leak=0.8))),
+    "memorization-norm, nothing": (False, judged(PULL, memorization_trials)),
+    "memorization-norm, familiar captions": (False, judged(PULL, partial(memorization_trials, shift=0.1))),
+    "memorization-norm, 8 remembered": (True, judged(PULL, partial(memorization_trials, remembered=8, pull=3.0))),
     "rate, none": (False, partial(rate_verdict, rate=0.0)),
     "rate, half the threshold": (False, partial(rate_verdict, rate=0.05)),
     "rate, thrice the threshold": (True, partial(rate_verdict, rate=0.30)),

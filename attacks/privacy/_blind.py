@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vlaudit.data.dataset import Example
 
 _MAX_LABELS = 50  # beyond this the labels are too thin to be features
+_MAX_WORDS = 50
 _FOLDS = 5
 
 
@@ -51,13 +53,31 @@ def _file(example: Example, pixels: int) -> list[float]:
     return [size, size / pixels, *(float(example.picture.suffix.lower() == suffix) for suffix in sorted(SUFFIXES))]
 
 
+def caption_features(captions: Sequence[str]) -> NDArray[np.float64]:
+    """(n, F): words and characters of each caption, and which of the most telling words (neither rare nor in nearly
+    every caption) it holds."""
+    import numpy as np
+
+    words = [caption.lower().split() for caption in captions]
+    known = Counter(word for said in words for word in set(said))
+    telling = [word for word, count in known.items() if 0.02 <= count / len(words) <= 0.98]
+    telling = sorted(telling, key=lambda word: (abs(known[word] / len(words) - 0.5), word))[:_MAX_WORDS]
+    lengths = [[len(said), len(caption)] for said, caption in zip(words, captions, strict=True)]
+    return np.array([[*length, *(word in said for word in telling)] for length, said in zip(lengths, words, strict=True)],
+                    dtype=float)  # fmt: skip
+
+
 def blind_scores(
-    features: NDArray[np.float64], labels: Sequence[str], members: NDArray[np.bool_], identities: Sequence[str]
+    features: NDArray[np.float64],
+    labels: Sequence[str],
+    members: NDArray[np.bool_],
+    identities: Sequence[str],
+    captions: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Out-of-fold scores (n,) that a picture is a member: the mean of a linear model and a forest, cross-validated so
-    that no identity is in both parts. Labels are features too: members of other labels are told by their loss. Scores
-    are ranks within their fold, because a fold with more members was learned from fewer, which would pull the AUC of
-    pooled scores below .5."""
+    that no identity is in both parts. Labels are features too: members of other labels are told by their loss. So are
+    captions: those of members may be worded otherwise. Scores are ranks within their fold, because a fold with more
+    members was learned from fewer, which would pull the AUC of pooled scores below .5."""
     import numpy as np
     from scipy.stats import rankdata
     from sklearn.ensemble import RandomForestClassifier
@@ -69,6 +89,8 @@ def blind_scores(
     known = np.unique(list(labels))
     if len(known) <= _MAX_LABELS:
         features = np.hstack([features, np.array(labels)[:, None] == known])
+    if any(captions):
+        features = np.hstack([features, caption_features(captions)])
     scores = np.zeros(len(members))
     for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, members, identities):
         linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
