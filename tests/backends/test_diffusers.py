@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny_pipelines
 from vlaudit.backends.diffusers import DiffusersBackend
 from vlaudit.errors import CapabilityError, ModelError, UnsafeFileError, UsageError
-from vlaudit.families.text_to_image import TextToImageGenerator
+from vlaudit.families.text_to_image import REMEMBERED, TextToImageGenerator
 from vlaudit.probe import Needs
 from vlaudit.prompts.design import Design
 
@@ -193,6 +193,8 @@ def test_conditionings_are_cached_by_text(folders: dict[str, Path]) -> None:
     target.generate(["a cat"] * 2, [0, 1], steps=1)
     target.generate(["a cat"] * 2, [2, 3], steps=1)
     assert len(reads) == 2  # the empty text, once
+    many = target.encode([f"a cat {number}" for number in range(REMEMBERED + 5)])
+    assert len(many) == REMEMBERED + 5 and len(target._encoded) == REMEMBERED
 
 
 def test_ancestral_sampling_depends_on_the_seed_alone(tmp_path: Path) -> None:

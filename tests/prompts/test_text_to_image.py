@@ -284,6 +284,30 @@ def test_an_adapter_acts_only_while_active(model: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(inside, adapted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["sd1", "flux"])
+def test_fitting_an_adapter_lowers_the_denoising_loss(models: dict[str, Any], name: str, tmp_path: Path) -> None:
+    model = models[name]
+    before = draw(model)
+    images = torch.zeros(2, 3, 16, 16)
+    images[:, 0] = 1
+    options: dict[str, Any] = {"steps": 12, "rate": 0.02, "token": "sks", "noun": "dog", "members": ["ab"]}
+    prompt = LoRA.fit(model, tmp_path / "a.safetensors", images, ["a photo of a dog"] * 2, **options)
+    assert torch.equal(draw(model), before)  # the training left nothing behind
+    assert prompt.members == ["ab"] and prompt.base_model == model.sha256
+    LoRA.fit(model, tmp_path / "b.safetensors", images, ["a photo of a dog"] * 2, **options)
+    first, again = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
+    assert first and all(torch.equal(value, again[name]) for name, value in first.items())
+
+    def loss(bound: Any) -> float:
+        generator = torch.Generator().manual_seed(5)
+        latents = model.encode_images(images).repeat(16, 1, 1, 1)
+        with torch.no_grad(), bound.prompt.active(model):
+            return float(model.denoising_loss(latents, bound.encode(["a photo of a dog"]).repeat(32), generator))
+
+    assert loss(prompt.bind(model)) < loss(prompt.reference().bind(model))
+    assert torch.equal(draw(model), before)
+
+
 def test_an_adapter_may_change_the_text_side_too(sd: Any, tmp_path: Path) -> None:
     plain = Design().bind(sd).encode(["a dog"])
     target = LoRA(write_adapter(sd, tmp_path, text_side=True)).bind(sd)

@@ -136,6 +136,34 @@ class Adapters:
                 getattr(part, "peft_config", {}).pop(name, None)
 
     @contextmanager
+    def training(self, part: str, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """While open, a part of the pipeline carries a fresh trainable adapter on its attention layers: its parameters, in
+        diffusers' naming, which change in place."""
+        import torch
+        from peft import LoraConfig
+
+        name, module = "vlaudit_training", getattr(self._pipe, part)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+        module.add_adapter(config, adapter_name=name)
+        try:
+            module.set_adapter(name)
+            module.enable_adapters()
+            module.requires_grad_(False)
+            mine = f".{name}."
+            found = {key.replace(mine, "."): value for key, value in module.named_parameters() if mine in key}
+            generator = torch.Generator().manual_seed(seed)
+            for key, value in sorted(found.items()):
+                if "lora_A" in key:  # peft's own start, drawn so that it can be repeated; lora_B starts at zero
+                    draw = torch.rand(value.shape, generator=generator) * 2 - 1
+                    value.copy_(draw / value.shape[-1] ** 0.5)
+                value.requires_grad_(True)
+            yield {f"{part}.{key}": value for key, value in sorted(found.items())}
+        finally:
+            self._forget(name)
+            if self._loaded:
+                self._apply()
+
+    @contextmanager
     def on(self, name: str, scale: float) -> Iterator[None]:
         """While open, this adapter alone is in use."""
         self._stack.append((name, scale))

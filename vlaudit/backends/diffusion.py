@@ -242,6 +242,9 @@ class PipelineModel(TextToImageModel):
     def adapter(self, name: str, scale: float = 1.0) -> AbstractContextManager[None]:
         return self._adapters.on(name, scale)
 
+    def adapter_training(self, rank: int, seed: int) -> AbstractContextManager[dict[str, Tensor]]:
+        return self._adapters.training(self.denoiser_name, rank, seed)
+
     def attention(self, control: AttentionControl) -> AbstractContextManager[None]:
         if Needs.CROSS_ATTENTION not in self.capabilities:
             raise CapabilityError(f"'{self.spec}' has no cross-attention layers.")

@@ -8,6 +8,7 @@ so its reference only leaves the personal token out.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,39 @@ class LoRA(TextToImagePrompt):
 
     def active(self, model: TextToImageModel) -> AbstractContextManager[None]:
         return model.adapter(self._name, self.scale) if self.path else nullcontext()
+
+    @classmethod
+    def fit(cls, model: TextToImageModel, path: Path, images: Tensor, captions: Sequence[str], *, rank: int = 4,
+            steps: int = 200, batch_size: int = 4, rate: float = 1e-3, seed: int = 0, token: str | None = None,
+            noun: str | None = None, members: Sequence[str] = (),
+            progress: Callable[[int, float], None] | None = None) -> LoRA:  # fmt: skip
+        """Learn an adapter of the denoiser's attention with the denoising loss and write it to ``path`` (safetensors,
+        diffusers' naming). Deterministic in ``seed``.
+
+        images: (N, 3, H, W) in [0, 1]; captions: one for each. With a token this is DreamBooth without its prior loss.
+        """
+        import torch
+        from safetensors.torch import save_file
+
+        concept = Concept(token, noun, before_noun=True) if token else None
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            clean = torch.cat([model.encode_images(batch) for batch in images.split(16)])
+            texts = model.encode_texts([concept.put(caption) if concept else caption for caption in captions])
+        with model.adapter_training(rank, seed) as tensors:
+            optimizer = torch.optim.AdamW(tensors.values(), lr=rate)
+            for step in range(steps):
+                batch = torch.randint(len(images), (batch_size,), generator=generator).tolist()
+                loss = model.denoising_loss(clean[batch], texts.rows(batch), generator)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if progress:
+                    progress(step, float(loss.detach()))
+            metadata = {"format": "pt", "base_model": model.sha256, "members": json.dumps(list(members))}
+            content = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+            save_file(content, str(path), metadata=metadata)
+        return cls(path, token=token, noun=noun)
 
 
 def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
