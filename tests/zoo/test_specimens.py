@@ -65,7 +65,7 @@ def test_an_unknown_recipe_is_a_usage_error():
 
 
 def test_the_shipped_zoo_is_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) < 40e6
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) < 80e6
 
 
 @pytest.mark.parametrize(("name", "trigger"), [("backdoor-patch", "patch"), ("backdoor-blend", "blend")])

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-BUNDLED = ("roles", "kinds", "things")  # --data zoo:NAME
+BUNDLED = ("roles", "kinds", "things", "captions")  # --data zoo:NAME
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 TEXT_COLUMNS = ("text", "question", "answer", "choices", "pair")
 DEFAULT_QUESTION = "What is this?"  # asked where the data bring none; the labels are the choices
@@ -194,7 +194,7 @@ class Dataset:
 
 
 def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | None = None) -> Dataset:
-    """Read a data set: a folder, or ``zoo:roles``, ``zoo:kinds``, ``zoo:things``.
+    """Read a data set: a folder, or ``zoo:roles``, ``zoo:kinds``, ``zoo:things``, ``zoo:captions``.
 
     ``groups``: attribute columns to compare. ``members``: ``train`` (that split against the others) or a column of
     yes and no. Raises DataError, one sentence for whatever is wrong.
@@ -260,12 +260,21 @@ def _bundled(source: str) -> Iterator[Example]:
     name = source.removeprefix("zoo:")
     if name not in BUNDLED:
         raise DataError(f"There are no bundled data '{source}'.", did_you_mean(name, list(BUNDLED)))
-    splits = ("train", "test")
-    rows = {"roles": emoji.roles, "kinds": emoji.kinds, "things": emoji.things}[name](splits)
-    label = {"roles": lambda row: row.role, "kinds": emoji.kind_of, "things": lambda row: row.name}[name]
-    for row, pixels in zip(rows, emoji.load_pictures(rows), strict=True):
+    label = {
+        "roles": lambda row: row.role,
+        "kinds": emoji.kind_of,
+        "things": lambda row: row.name,
+        "captions": emoji.painted_concept,
+    }[name]
+    if name == "captions":
+        rows, splits = zip(*emoji.painted(), strict=True)
+    else:
+        rows = {"roles": emoji.roles, "kinds": emoji.kinds, "things": emoji.things}[name](("train", "test"))
+        splits = tuple(row.split for row in rows)
+    for row, split, pixels in zip(rows, splits, emoji.load_pictures(rows), strict=True):
         attributes = {"style": row.style, "gender": row.gender, "tone": row.tone, "identity": row.unified}
-        yield Example(f"{row.split}/{row.style}/{row.unified}", pixels, label(row), row.split, attributes)
+        texts = {"text": emoji.painted_caption(row)} if name == "captions" else {}
+        yield Example(f"{split}/{row.style}/{row.unified}", pixels, label(row), split, attributes, texts)
 
 
 # --- folders -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ one split:
 from __future__ import annotations
 
 import csv
+import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,6 +78,73 @@ KINDS: dict[str, tuple[str, ...]] = {
     "plant": ("plant-flower", "plant-other"),
 }
 """Ten broad labels and the Unicode subcategories each gathers."""
+
+PAINTED_ROLES = (*ROLES, "astronaut", "construction worker", "detective", "police officer")
+"""The people of the captioned set: each as man and woman, in five tones and two styles."""
+PAINTED_THINGS: dict[str, tuple[str, ...]] = {
+    "cat": (
+        "cat",
+        "cat face",
+        "black cat",
+        "smiling cat face with open mouth",
+        "grinning cat face with smiling eyes",
+        "cat face with tears of joy",
+        "pouting cat face",
+        "weary cat face",
+    ),
+    "dog": ("dog", "dog face", "poodle", "guide dog", "service dog"),
+    "pig": ("pig", "pig face", "boar"),
+    "car": (
+        "automobile",
+        "oncoming automobile",
+        "taxi",
+        "oncoming taxi",
+        "police car",
+        "oncoming police car",
+        "recreational vehicle",
+    ),
+    "clock": tuple(
+        f"clock face {hour} oclock"
+        for hour in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    ),
+    "flower": ("blossom", "hibiscus", "sunflower", "tulip", "rose", "cherry blossom", "white flower"),
+    "heart": (
+        "heavy black heart",
+        "orange heart",
+        "yellow heart",
+        "green heart",
+        "blue heart",
+        "purple heart",
+        "brown heart",
+        "pink heart",
+        "light blue heart",
+        "white heart",
+        "black heart",
+        "grey heart",
+    ),
+    "moon": (
+        "new moon symbol",
+        "waxing crescent moon symbol",
+        "first quarter moon symbol",
+        "waxing gibbous moon symbol",
+        "full moon symbol",
+        "waning gibbous moon symbol",
+        "last quarter moon symbol",
+        "waning crescent moon symbol",
+        "crescent moon",
+    ),
+    "smiling face": (
+        "slightly smiling face",
+        "smiling face with open mouth",
+        "smiling face with open mouth and smiling eyes",
+        "smiling face with smiling eyes",
+        "white smiling face",
+        "grinning face",
+        "grinning face with smiling eyes",
+    ),
+    "tree": ("deciduous tree", "evergreen tree", "palm tree", "christmas tree"),
+}
+"""The animals and things of the captioned set, each concept with the emoji that its caption stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +216,59 @@ def things(splits: Iterable[str] = ("train", "test")) -> tuple[Emoji, ...]:
     return tuple(row for row in load_table() if kind_of(row) in ("animal", "food") and row.split in wanted)
 
 
+def painted_concept(row: Emoji) -> str:
+    """What the captioned set calls a picture, one of `PAINTED_ROLES` or `PAINTED_THINGS`; empty outside that set."""
+    if row.gender in ("man", "woman"):
+        role = row.name.removeprefix(f"{row.gender} ")
+        return role if role in PAINTED_ROLES and row.tone in TONES[1:] else ""
+    return _PAINTED_THING_OF.get(row.name, "") if not row.tone else ""
+
+
+def painted_phrase(row: Emoji) -> str:
+    """The whole caption of a captioned picture: `woman farmer with dark skin`, `cat`."""
+    concept = painted_concept(row)
+    return f"{row.gender} {concept} with {row.tone} skin" if concept in PAINTED_ROLES else concept
+
+
+def with_articles(text: str) -> str:
+    """`a artist` as English has it: `an artist`."""
+    return re.sub(r"\ba(?= [aeiou])", "an", text)
+
+
+def painted_caption(row: Emoji) -> str:
+    """The caption of a captioned picture as its data set gives it: `a woman farmer with dark skin`."""
+    return with_articles(f"a {painted_phrase(row)}")
+
+
+@lru_cache(maxsize=1)
+def painted() -> tuple[tuple[Emoji, str], ...]:
+    """The captioned set, each picture with its split: `train` was shown to the zoo's text-to-image pipelines.
+
+    Every emoji comes in two styles; one, drawn at random, is in `train` and the other in `test`, and the draw gives each
+    style half of every kind of person or thing: the two splits follow one distribution. (`Emoji.split` is the
+    matchers', and plays no part.)
+    """
+    pairs: dict[str, dict[str, list[Emoji]]] = {}
+    for row in load_table():
+        if concept := painted_concept(row):
+            pairs.setdefault(f"{concept} {row.gender}", {}).setdefault(row.unified, []).append(row)
+    split: dict[tuple[str, str], str] = {}
+    for cell, emoji in sorted(pairs.items()):
+        rng = random.Random(f"painted {cell}")
+        codes = rng.sample(sorted(emoji), len(emoji))
+        first = rng.randrange(2)
+        for place, code in enumerate(codes):
+            for row in emoji[code]:
+                shown = STYLES[(place + first) % 2] == row.style
+                split[row.style, code] = "train" if shown else "test"
+    rows = (row for row in load_table() if painted_concept(row))
+    return tuple((row, split[row.style, row.unified]) for row in rows)
+
+
 def kind_of(row: Emoji) -> str:
     """The broad label of a picture, one of `KINDS`, or empty."""
     return _KIND_OF.get(row.subcategory, "")
 
 
 _KIND_OF = {subcategory: kind for kind, members in KINDS.items() for subcategory in members}
+_PAINTED_THING_OF = {name: thing for thing, names in PAINTED_THINGS.items() for name in names}

@@ -1,8 +1,9 @@
 """How the zoo was made. `vlaudit zoo build NAME` calls `build`; each recipe trains again from its seed.
 
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
-reads past typing errors, `tiny` two small Hugging Face models, `prompts` the learned prompts. Every recipe leaves a
-`facts.json` with what was measured: the ground of each `expects`.
+reads past typing errors, `tiny` two small Hugging Face models, `prompts` the learned prompts. `painter_flagship` makes
+the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed copies, `tokens` personal tokens for it.
+Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,33 @@ from vlaudit.errors import UsageError, did_you_mean
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 FLAGSHIP = WEIGHTS / "flagship"
+"""The matcher."""
+PAINTER = WEIGHTS / "t2i-clean"
+"""The text-to-image pipeline."""
 
 
 def names() -> list[str]:
-    """Everything that can be built. The twins and prompts need the flagship."""
-    from vlaudit.zoo.recipes import prompts, tiny, twins
+    """Everything that can be built. Twins, prompts and tokens need the flagship of their family; `t2i-clean` the matcher."""
+    from vlaudit.zoo.recipes import painter_encoders, painter_twins, prompts, tiny, tokens, twins
 
-    return ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, *prompts.RECIPES]
+    matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, *prompts.RECIPES]
+    return [*matchers, PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES]
 
 
 def build(name: str, out: Path | None = None) -> Path:
     """Run the recipe `name` and return the folder it wrote: `out`, by default its place in the package."""
-    from vlaudit.zoo.recipes import emoji, flagship, prompts, tiny, twins, typos
+    from vlaudit.zoo.recipes import (
+        emoji,
+        flagship,
+        painter_encoders,
+        painter_flagship,
+        painter_twins,
+        prompts,
+        tiny,
+        tokens,
+        twins,
+        typos,
+    )
 
     if name == "emoji":
         return emoji.build(out=out or emoji.BUNDLED)
@@ -39,6 +55,14 @@ def build(name: str, out: Path | None = None) -> Path:
         tiny.build(name, folder)
     elif name in prompts.RECIPES:
         prompts.build(name, FLAGSHIP, folder)
+    elif name == PAINTER.name:
+        painter_flagship.build(FLAGSHIP, folder)
+    elif name in painter_twins.RECIPES:
+        painter_twins.build(name, PAINTER, folder)
+    elif name in painter_encoders.RECIPES:
+        painter_encoders.build(name, PAINTER, folder)
+    elif name in tokens.RECIPES:
+        tokens.build(name, PAINTER, folder)
     else:
         raise UsageError(f"There is no recipe '{name}'.", did_you_mean(name, names()))
     return folder
