@@ -469,9 +469,9 @@ def test_a_picture_to_start_from(model: Any, tmp_path: Path) -> None:
 
 
 def test_prompts_fit_their_own_family_only(tiny_clip: Path, sd: Any) -> None:
-    from vlaudit.backends.transformers_matching import TransformersBackend
+    from vlaudit.backends.huggingface import HuggingFaceBackend
 
-    matcher = TransformersBackend().load(str(tiny_clip), CPU)
+    matcher = HuggingFaceBackend().load(str(tiny_clip), CPU)
     with pytest.raises(UsageError, match="text-to-image"):
         Design().bind(matcher)
     with pytest.raises(UsageError, match="text-to-image"):
