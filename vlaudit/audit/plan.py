@@ -54,6 +54,8 @@ def make_plan(
             ctx = context(request, subject, "calibration", TARGET, ArtifactStore(Path()))
             speeds[subject.spec.model] = subject.target.calibrate(ctx)
         for name, probe in probes.items():
+            if _is_for_others(probe, subject, targets):
+                continue
             plan.planned.append(_plan_probe(plan, subject, name, probe, speeds.get(subject.spec.model)))
     return plan
 
@@ -92,6 +94,12 @@ def _plan_probe(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Sp
                 plan.cases[unit_id] = list(shard)
                 plan.costs[unit_id] = cost
     return PlannedProbe(target=subject.id, probe=name, units=units, reference_note=note)
+
+
+def _is_for_others(probe: Probe, subject: Subject, targets: list[Subject]) -> bool:
+    """Whether the probe is made for other targets of this audit and not for this one."""
+    families = probe.info.families
+    return subject.info.family not in families and any(other.info.family in families for other in targets)
 
 
 def missing(probe: Probe, subject: Subject) -> str | None:

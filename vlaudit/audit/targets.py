@@ -258,4 +258,4 @@ def _data_info(data: Dataset, labels: list[str]) -> DataInfo:
 def _slug(model: str, prompt: str) -> str:
     """A readable id, safe in file names: the model's last part and the prompt."""
     name = model.rstrip("/").rpartition("/")[2] if "/" in model else model.rpartition(":")[2]
-    return "~".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[:48] or "x" for part in (name, prompt))
+    return "~".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[:48] or "plain" for part in (name, prompt))

@@ -178,10 +178,6 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
     for name, params in config.probes.items():
         registry.make(name, params)  # a misspelt probe or parameter is said now, before a model is loaded
     policy = _policy(config.policy, flags)
-    request = Request(
-        targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
-        effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
-    )  # fmt: skip
     if flags["out"] is not None and flags["out"].exists() and not flags["out"].is_dir():
         raise UsageError(f"'{flags['out']}' is a file.", "Give a folder to --out.")
 
@@ -191,6 +187,13 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
 
     device = pick_device(settings.device)
     targets, references = Loader(device, allow_network=allow_network).subjects(specs)
+    if not settings.probe:  # all probes means all that are made for these targets
+        families = {target.info.family for target in targets}
+        chosen = [name for name in chosen if registry.get(name).info.families & families]
+    request = Request(
+        targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
+        effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
+    )  # fmt: skip
     return make_plan(request, registry, targets, references), registry, device
 
 
