@@ -1,0 +1,156 @@
+"""Near copies: how alike two pictures are, which pictures a caption's could be taken for, and sets of mutual copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.records import Case, Evidence, Judgement, Metric, Trial, Trials, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from vlaudit.audit.context import Context
+    from vlaudit.data.dataset import Example
+    from vlaudit.policy import Policy
+
+TILES = 4
+OWN, RIVALS = 4, 24  # most pictures of a caption, and of the other side
+FRESH = "fresh captions"
+NEAR = 0.5  # of the distance to what it is compared with (Carlini et al. 2023)
+
+
+def tiled_distance(first: Tensor, second: Tensor) -> Tensor:
+    """(A, B): root mean square difference of pictures (A, 3, H, W) and (B, 3, H, W) in the worst of 4 x 4 tiles, so that
+    two pictures with the same empty ground are not alike for it."""
+    import torch
+
+    squares = (first[:, None] - second[None]).square().mean(dim=2)
+    return torch.nn.functional.adaptive_avg_pool2d(squares, TILES).sqrt().amax(dim=(-2, -1))
+
+
+def features(ctx: Context, images: Tensor) -> Tensor:
+    """(N, D) of unit norm: the scorer's."""
+    import torch
+
+    scorer = ctx.scorer
+    with torch.no_grad():
+        return scorer.target.image_features(scorer.prepare(images))
+
+
+class Gallery:
+    """A caption's pictures on one side of the split, and what they are compared with: the other side's most like them."""
+
+    def __init__(self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example]) -> None:
+        self.own, self.rivals, self.count = own, rivals, len(own)
+        self.images = ctx.images([*own, *rivals])
+        self.features = features(ctx, self.images)
+
+    def nearest(self, images: Tensor, seen: Tensor) -> list[tuple[float, bool, int]]:
+        """Of each drawn picture: its distance to the nearest own picture over that to the nearest rival; whether it is a
+        near copy (below half, and the embedding says own too); and which own picture that is."""
+        distance, alike = tiled_distance(images, self.images), seen @ self.features.T
+        own = distance[:, : self.count].min(dim=1)
+        ratios = own.values / distance[:, self.count :].amin(dim=1).clamp(min=1e-6)
+        closer = alike[:, : self.count].amax(dim=1) > alike[:, self.count :].amax(dim=1)
+        return [
+            (float(ratio), bool(ratio < NEAR and near), int(which))
+            for ratio, near, which in zip(ratios, closer, own.indices, strict=True)
+        ]
+
+
+def most_alike(
+    caption: str, label: str | None, pool: Sequence[Example], count: int, rng: np.random.Generator
+) -> list[Example]:
+    """The ``count`` pictures whose caption, then label, then words are most like these; ties fall at random."""
+    words = set(caption.lower().split())
+
+    def likeness(example: Example) -> tuple[bool, bool, int]:
+        text = example.texts["text"]
+        same = label is not None and example.label == label
+        return text == caption, same, len(words & set(text.lower().split()))
+
+    order = rng.permutation(len(pool)).tolist()
+    ranked = sorted(order, key=lambda i: likeness(pool[i]), reverse=True)
+    return [pool[i] for i in ranked[:count]]
+
+
+def largest_clique(distances: Sequence[Sequence[float]], cut: float) -> int:
+    """How many of the pictures are all within ``cut`` of one another."""
+    import networkx
+
+    graph: Any = networkx.Graph()
+    graph.add_nodes_from(range(len(distances)))
+    graph.add_edges_from(
+        (i, j) for i, row in enumerate(distances) for j, value in enumerate(row) if i < j and value < cut
+    )
+    return max((len(found) for found in networkx.find_cliques(graph)), default=0)
+
+
+def galleries(ctx: Context, sides: dict[bool, list[Example]], caption: str, case: Case) -> tuple[Gallery, Gallery]:
+    """The training pictures of a caption against held-out ones, and as many held-out ones against training pictures."""
+    label = None if case.params["label"] is None else str(case.params["label"])
+    mine = [example for example in sides[True] if example.texts["text"] == caption]
+    alike = {side: most_alike(caption, label, sides[side], RIVALS, ctx.rng(case, str(side))) for side in (True, False)}
+    own = alike[True][: min(OWN, len(mine))]
+    return Gallery(ctx, own, alike[False]), Gallery(ctx, alike[False][: len(own)], alike[True])
+
+
+def evidence(
+    ctx: Context, case: Case, images: Any, gallery: Gallery, found: list[tuple[float, bool, int]]
+) -> dict[str, Evidence]:
+    """The nearest drawn picture, the training picture it copies, and the held-out picture nearest to it."""
+    best = min(range(len(found)), key=lambda i: (not found[i][1], found[i][0]))
+    ratio, _, which = found[best]
+    rival = int(tiled_distance(images[best : best + 1], gallery.images[gallery.count :])[0].argmin())
+    head, put = f"{case.params['caption']}, {gallery.own[which].id}", ctx.artifacts.put_image
+    return {
+        "drawn": put(images[best], f"{head} | drawn by the pipeline, ratio {ratio:.2f}", sensitive=True),
+        "training": put(gallery.images[which], f"{head} | its training picture", sensitive=True),
+        "held-out": put(gallery.images[gallery.count + rival], f"{head} | nearest held-out picture", sensitive=True),
+    }
+
+
+def judge_cliques(trials: Trials, policy: Policy, limit: float) -> Judgement:
+    """Without training pictures: cliques, cut at half the median distance among pictures of one fresh caption."""
+    import numpy as np
+    from scipy.stats import fisher_exact
+
+    from vlaudit.statistics import rate_interval, trials_to_decide, verdict
+
+    def usable(part: list[Trial]) -> list[Trial]:
+        return [trial for trial in part if len(trial["distances"]) >= 3]
+
+    target, fresh = usable(trials.target), usable(trials.control(FRESH))
+    if not target or not fresh:
+        return Judgement.not_assessed("too few pictures came out: of the captions or of fresh ones to compare with")
+    usual = float(np.median([value for t in fresh for i, row in enumerate(t["distances"]) for value in row[:i]]))
+
+    def cliques(part: list[Trial]) -> list[bool]:
+        sizes = [(largest_clique(t["distances"], NEAR * usual), len(t["distances"])) for t in part]
+        return [size >= max(3, (count + 1) // 2) for size, count in sizes]
+
+    hits, chance = cliques(target), cliques(fresh)
+    found, n = sum(hits), len(hits)
+    interval = rate_interval(found, n, policy.level)
+    table = [[found, n - found], [sum(chance), len(chance) - sum(chance)]]
+    named = [trial["caption"] for trial, hit in zip(target, hits, strict=True) if hit][:20]
+    figures: dict[str, Any] = {
+        "metric": Metric(name="captions that repeat one picture", value=found / n, ci=interval.ci, level=policy.level, n=n,
+                         unit="share"),
+        "threshold": limit, "p_value": float(fisher_exact(table, alternative="greater").pvalue),
+        "controls": {FRESH: {"value": sum(chance) / len(chance),
+                             "ci": list(rate_interval(sum(chance), len(chance), policy.level).ci)}},
+        "details": {"captions that repeat one picture": ", ".join(named) or "none"},
+    }  # fmt: skip
+    said = f"{found} of {n} captions draw nearly one picture whatever the seed, {sum(chance)} of {len(chance)} fresh ones do"
+    if verdict(interval, limit) is Verdict.HELD:
+        return Judgement(verdict=Verdict.HELD, reason=said, **figures)
+    if found:
+        return Judgement.inconclusive(
+            f"{said}; declare the training pictures (--members) to see if they are copies", **figures
+        )
+    return Judgement.inconclusive(
+        f"{said}; about {trials_to_decide(0.0, limit, policy.level)} captions would decide", **figures
+    )
