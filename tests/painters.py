@@ -21,7 +21,7 @@ from vlaudit.data.dataset import Dataset
 from vlaudit.families.base import Meter
 from vlaudit.families.text_to_image import Conditioning, Generated
 from vlaudit.policy import Policy
-from vlaudit.probe import Probe
+from vlaudit.probe import Needs, Probe
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trials
 
 SIDE, WIDTH = 4, 48
@@ -55,9 +55,13 @@ class Painter:
         self.read, self.noise, self.blocks = read, noise, blocks
         self.meter, self.model, self.device = Meter(), Model(), torch.device("cpu")
         self.drawn = 0
+        self.capabilities = frozenset({Needs.GENERATED_PICTURES})
 
     def features(self, captions: Sequence[str]) -> Tensor:
         return torch.nn.functional.normalize(torch.tensor(np.stack([self.read(c) for c in captions])), dim=1).float()
+
+    def wording(self, captions: Sequence[str], seeds: Any = None) -> list[str]:
+        return list(captions)
 
     def text_features(self, captions: Sequence[str], embeddings: Any = None, seeds: Any = None) -> Tensor:
         self.meter.queries += len(captions)

@@ -76,11 +76,11 @@ _WATCHED, _SHOWN, _ROWS = 8, 3, 8
 class QueryFreeSuffix(Probe):
     """A suffix searched on the text encoder, against the best of as many random ones."""
 
-    captions: int | None = Field(None, ge=1, description="how many are attacked; default 24, 40 or 100 by effort")
+    captions: int | None = Field(None, ge=1, description="how many are attacked; default 22, 40 or 100 by effort")
     seeds: int | None = Field(None, ge=1, description="pictures of each; default 1, 2 or 4 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
-        captions = sample_captions(ctx, self.captions or ctx.by_effort(24, 40, 100))
+        captions = sample_captions(ctx, self.captions or ctx.by_effort(22, 40, 100))
         every = max(1, len(captions) // _WATCHED)
         cases = [Case(id=f"{i:03d}", params={"caption": c, "watched": i % every == 0}) for i, c in enumerate(captions)]
         tests = [Case(id=f"planted-{i}", params={"caption": c}) for i, c in enumerate(captions[:UNIT_TESTS])]
