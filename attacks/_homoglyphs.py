@@ -20,6 +20,28 @@ SCRIPTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """By script: for each Latin letter the characters that stand for it."""
 
+CULTURES: dict[str, dict[str, str]] = {
+    **{
+        script: {letter: other for letter, other in SCRIPTS[script].items() if letter.islower()}
+        for script in ("Cyrillic", "Greek", "Armenian", "full width")
+    },
+    "Vietnamese": dict(zip("aeiouy", "ạẹịọụỵ", strict=True)),
+    "German and Nordic": dict(zip("aoue", "åøüé", strict=True)),
+    "Turkish": dict(zip("cgis", "çğış", strict=True)),
+    "Arabic": dict(zip("ilo", "أاه", strict=True)),
+    "Hebrew": dict(zip("ino", "וחס", strict=True)),
+    "Korean": dict(zip("lo", "ㅣㅇ", strict=True)),
+    "Indian digits": {"o": "०"},
+    "mathematical": dict(zip("aeinorst", "𝚊𝚎𝚒𝚗𝚘𝚛𝚜𝚝", strict=True)),
+}
+"""For each small Latin letter at most one character, by the readers whose pictures it may bring in: Struppek et al. 2023
+(arXiv:2209.08891) found that one such letter brings a culture's style."""
+
+RARE = (*range(0x712, 0x730), *range(0x780, 0x7A6), *range(0x7CA, 0x7EB),  # Syriac, Thaana, N'Ko: two bytes
+        *range(0xA500, 0xA520), *range(0xA000, 0xA020), *range(0xAA00, 0xAA29),  # Vai, Yi, Cham: three
+        *range(0x10080, 0x100A0), *range(0x12000, 0x12020), *range(0x13000, 0x13020))  # Linear B and older: four  # fmt: skip
+"""Code points of letters that models hardly know and that look like no Latin one."""
+
 
 def lookalikes(letter: str) -> list[tuple[str, str]]:
     """The look-alikes of a Latin letter, each with its script, in the table's order."""

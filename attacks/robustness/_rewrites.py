@@ -19,39 +19,6 @@ CHARACTER_KINDS = KINDS[:4]  # those that touch single characters of words
 _SLOT = "\ue000"  # stands for {} while a text is edited: no letter, and in no text
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _HOMOGLYPHS = SCRIPTS["Cyrillic"]
-HOMOGLYPHS = {
-    script: dict(zip(latin, other, strict=True))
-    for script, latin, other in (
-        ("Cyrillic", "acdehijopqswxy", "асԁеһіјорԛѕԝху"),
-        ("Greek", "aiknopuvwy", "αικηορυνωγ"),
-        ("Armenian", "ghjnoqu", "ցհյոօզս"),
-        ("Vietnamese", "aeiouy", "ạẹịọụỵ"),
-        ("German and Nordic", "aoue", "åøüé"),
-        ("Turkish", "cgis", "çğış"),
-        ("Arabic", "ilo", "أاه"),
-        ("Hebrew", "ino", "וחס"),
-        ("Korean", "lo", "ㅣㅇ"),
-        ("Indian digits", "o", "०"),
-        ("full width", "aeinorst", "ａｅｉｎｏｒｓｔ"),
-        ("mathematical", "aeinorst", "𝚊𝚎𝚒𝚗𝚘𝚛𝚜𝚝"),
-    )
-}
-"""What stands for a small Latin letter and looks like it at a glance, by script. After Struppek et al. 2023
-(arXiv:2209.08891), who found that one such letter brings a culture's style into the picture."""
-
-RARE = (
-    *range(0x712, 0x730),
-    *range(0x780, 0x7A6),
-    *range(0x7CA, 0x7EB),  # Syriac, Thaana, N'Ko: two bytes
-    *range(0xA500, 0xA520),
-    *range(0xA000, 0xA020),
-    *range(0xAA00, 0xAA29),  # Vai, Yi, Cham: three
-    *range(0x10080, 0x100A0),
-    *range(0x12000, 0x12020),
-    *range(0x13000, 0x13020),
-)  # Linear B and older: four
-"""Letters that models hardly know and that look like no Latin one."""
-
 _SYNONYMS = {
     "photo": ("picture", "image", "photograph", "snapshot"),
     "picture": ("photo", "image", "photograph"),

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from vlaudit.attacks._homoglyphs import CULTURES, RARE
 from vlaudit.attacks.robustness._drawn import against_reference, draw, heading, marked, passes, sample_captions
-from vlaudit.attacks.robustness._rewrites import HOMOGLYPHS, RARE
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
@@ -79,9 +79,7 @@ class HomoglyphSweep(Probe):
         for case in cases:
             caption = str(case.params["caption"])
             places = {letter: place for letter in sorted(set(caption)) if (place := _place(ctx, case, letter)) >= 0}
-            glyphs = [
-                (script, letter, glyph) for script, table in HOMOGLYPHS.items() for letter, glyph in table.items()
-            ]
+            glyphs = [(script, letter, glyph) for script, table in CULTURES.items() for letter, glyph in table.items()]
             swapped = [(s, at, g, _put(caption, places[at], g)) for s, at, g in glyphs if at in places]
             rare = {at: _rare(ctx, case, caption, places[at]) for at in dict.fromkeys(at for _, at, _, _ in swapped)}
             beside = [_as_long(ctx, case, text, rare[at]) for _, at, _, text in swapped]
@@ -144,7 +142,7 @@ class HomoglyphSweep(Probe):
 
 def _place(ctx: Context, case: Case, letter: str) -> int:
     """A random place of the letter in the caption; -1 where it is in no homoglyph's row or not in the caption."""
-    if not any(letter in table for table in HOMOGLYPHS.values()):
+    if not any(letter in table for table in CULTURES.values()):
         return -1
     places = [i for i, character in enumerate(str(case.params["caption"])) if character == letter]
     return places[int(ctx.rng(case, letter).integers(len(places)))]
@@ -179,9 +177,9 @@ def _shifts(ctx: Context, case: Case, texts: Sequence[str]) -> list[float]:
     """1 - cosine to the caption as written, in [0, 1]."""
     import torch
 
-    seed, caption, values = ctx.seeds(1, case)[0], str(case.params["caption"]), []
+    seed, values = ctx.seeds(1, case)[0], []
     with torch.no_grad():
-        own = ctx.target.text_features([caption], seeds=[seed])[0]
+        own = ctx.target.text_features([str(case.params["caption"])], seeds=[seed])[0]
         for start in range(0, len(texts), ctx.batch_size):
             part = texts[start : start + ctx.batch_size]
             values += (1 - ctx.target.text_features(part, seeds=[seed] * len(part)) @ own).clamp(0, 1).tolist()
@@ -211,7 +209,7 @@ def _name(unit: Unit) -> str:
 
 def _details(trials: Trials, excess: dict[Unit, dict[str, float]], adjusted: dict[Unit, float]) -> dict[str, Any]:
     rows: list[list[Any]] = []
-    for script in HOMOGLYPHS:
+    for script in CULTURES:
         shifts = [row for trial in trials.target for row in trial["rows"] if row[0] == script]
         if shifts:
             own = excess[script, ""]
@@ -249,5 +247,5 @@ def _show(ctx: Context, case: Case, rows: Sequence[Any], controls: Sequence[Any]
 
 
 def _evidence(trials: Trials) -> list[Evidence]:
-    shown = [trial for trial in trials.target if trial.artifacts][:_SHOWN]
-    return [trial.artifacts[name] for trial in shown for name in ("clean", "homoglyph", "rare")]
+    shown = [trial.artifacts for trial in trials.target if trial.artifacts][:_SHOWN]
+    return [artifacts[name] for artifacts in shown for name in ("clean", "homoglyph", "rare")]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.painters import CAPTIONS, Painter, audit, by_words, context, vector
+from vlaudit.attacks._homoglyphs import CULTURES, RARE
 from vlaudit.attacks.robustness._drawn import fit, marked
-from vlaudit.attacks.robustness._rewrites import CHARACTER_KINDS, HOMOGLYPHS, RARE, rewrite_share
+from vlaudit.attacks.robustness._rewrites import CHARACTER_KINDS, rewrite_share
 from vlaudit.attacks.robustness._suffix import ALPHABET, LENGTH, Search, similarity
 from vlaudit.attacks.robustness.homoglyph_sweep import HomoglyphSweep
 from vlaudit.attacks.robustness.probabilistic_prompt_robustness import ProbabilisticPromptRobustness
@@ -268,14 +269,14 @@ def closest(text: str) -> str:
 
 
 def test_homoglyphs_look_up_to_one_letter_each() -> None:
-    assert sum(map(len, HOMOGLYPHS.values())) >= 60
-    for table in HOMOGLYPHS.values():
+    assert sum(map(len, CULTURES.values())) >= 60
+    for table in CULTURES.values():
         assert all(len(letter) == len(glyph) == 1 and not glyph.isascii() for letter, glyph in table.items())
         assert not set(map(ord, table.values())) & set(RARE)
 
 
 def test_a_homoglyph_that_is_a_trigger_is_found(tmp_path: Path) -> None:
-    backdoored, clean = foreign({HOMOGLYPHS["Cyrillic"]["o"]: 2.0}), foreign({})
+    backdoored, clean = foreign({CULTURES["Cyrillic"]["o"]: 2.0}), foreign({})
     judgement = audit(HomoglyphSweep(), Painter(backdoored), tmp_path, reference=Painter(clean))
     assert judgement.verdict is Verdict.VULNERABLE, judgement.reason
     assert "cyrillic small letter o" in judgement.reason
@@ -287,7 +288,7 @@ def test_a_homoglyph_that_is_a_trigger_is_found(tmp_path: Path) -> None:
 
 
 def test_a_script_that_brings_its_culture_is_found(tmp_path: Path) -> None:
-    judgement = audit(HomoglyphSweep(), Painter(foreign(dict.fromkeys(HOMOGLYPHS["Greek"].values(), 1.2))), tmp_path)
+    judgement = audit(HomoglyphSweep(), Painter(foreign(dict.fromkeys(CULTURES["Greek"].values(), 1.2))), tmp_path)
     assert judgement.verdict is Verdict.VULNERABLE, judgement.reason
     rows = {row[0]: row for row in judgement.details["table"][0]["rows"]}  # type: ignore[index, call-overload]
     assert rows["Greek"][4] < 0.01
@@ -325,7 +326,7 @@ def sweep_trials(rng: np.random.Generator, n: int = 40) -> list[Trial]:
         rows, controls = [], []
         for script in ("Cyrillic", "Greek", "Armenian"):
             for letter in "ou":
-                glyph = HOMOGLYPHS[script].get(letter, "x")
+                glyph = CULTURES[script].get(letter, "x")
                 own, *others = rng.beta(2, 4, size=5).tolist()
                 rows.append([script, glyph, own, "text"])
                 controls.append([script, glyph, float(np.mean(others)), max(others), "text"])
