@@ -18,6 +18,7 @@ from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
     from vlaudit.data.dataset import Dataset, Example
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Effort = Literal["quick", "standard", "thorough"]
 T = TypeVar("T")
+GAP = 2  # pixels between the pictures of a grid
 
 
 class ArtifactStore:
@@ -48,12 +50,18 @@ class ArtifactStore:
         return Evidence(kind=kind, path=relative, sha256=digest, caption=caption, sensitive=sensitive)
 
     def put_image(self, image: np.ndarray | Tensor, caption: str, *, sensitive: bool = False) -> Evidence:
-        """A picture, (H, W, 3) uint8 or (3, H, W) float in [0, 1], as PNG."""
+        """A picture, (H, W, 3 or 4) uint8 or (3, H, W) float in [0, 1], as PNG."""
         from PIL import Image
 
         buffer = io.BytesIO()
         Image.fromarray(as_uint8(image)).save(buffer, format="PNG", optimize=True)
         return self.put(buffer.getvalue(), "png", "image", caption, sensitive)
+
+    def put_grid(self, images: Tensor, columns: int, caption: str, *, sensitive: bool = False) -> Evidence:
+        """Pictures (B, 3, H, W) in [0, 1] as one PNG, ``columns`` in a row, with clear gaps; large ones made smaller."""
+        import numpy as np
+
+        return self.put_image(np.asarray(tiled(images, columns)), caption, sensitive=sensitive)
 
     def put_json(self, value: Any, caption: str) -> Evidence:
         """Plot data or a table."""
@@ -61,8 +69,28 @@ class ArtifactStore:
         return self.put(content, "json", "plot-data", caption)
 
 
+def tiled(images: Tensor, columns: int) -> PILImage:
+    """Pictures (B, 3, H, W) in [0, 1] as one RGBA picture of at most ``columns`` in a row, transparent between them. Its
+    sides stay below 768 pixels, but no tile gets smaller than 16."""
+    from PIL import Image
+
+    tiles = [Image.fromarray(as_uint8(image)) for image in images]
+    width = max(1, min(columns, len(tiles)))
+    rows = -(-len(tiles) // width)
+    most = max(16, 768 // max(width, rows) - GAP)
+    if max(tiles[0].size) > most:
+        scale = most / max(tiles[0].size)
+        size = (max(1, round(tiles[0].width * scale)), max(1, round(tiles[0].height * scale)))
+        tiles = [tile.resize(size, Image.Resampling.LANCZOS) for tile in tiles]
+    w, h = tiles[0].width + GAP, tiles[0].height + GAP
+    sheet = Image.new("RGBA", (width * w - GAP, rows * h - GAP), (0, 0, 0, 0))
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (place % width * w, place // width * h))
+    return sheet
+
+
 def as_uint8(image: np.ndarray | Tensor) -> np.ndarray:
-    """(3, H, W) float in [0, 1], or (H, W, 3) uint8, to (H, W, 3) uint8."""
+    """(3, H, W) float in [0, 1], or (H, W, 3 or 4) uint8, to uint8 with the channels last."""
     import numpy as np
 
     if isinstance(image, np.ndarray):
