@@ -19,11 +19,13 @@ import numpy as np
 
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
+from vlaudit.attacks.bias.representation import Representation, deserves_more
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
+from vlaudit.scorer import Calibration
 from vlaudit.statistics import paired_rate_difference, rate_interval, verdict
 
 Rng = np.random.Generator
@@ -125,6 +127,45 @@ def memorization_trials(
     return Trials(trials, reference_note="no reference here")
 
 
+PEOPLE = {"gender": ["man", "woman"], "tone": ["light", "fair", "medium", "brown", "dark"]}
+
+
+def representation_trials(
+    rng: Rng, *, bent: float = 0.5, roles: int = 0, everywhere: float = 0.0, error: float = 0.06, uneven: float = 30.0
+) -> Trials:
+    """16 neutral captions, first lots of 8 pictures and second ones of 32. ``bent``: the share of men under the first
+    ``roles`` captions; ``everywhere``: how much likelier than the others light skin is. The scorer errs at ``error`` on
+    average, differently for each role (Beta with ``uneven`` as its strength), measured on 10 pictures of each role."""
+    captions = [f"role {i:02}" for i in range(16)]
+    calibrations, truth, odds = {}, {}, {}
+    for attribute, values in PEOPLE.items():
+        k = len(values)
+        wrong = rng.beta(error * uneven, (1 - error) * uneven, (16, k))
+        truth[attribute] = (1 - wrong)[..., None] * np.eye(k) + wrong[..., None] * (1 - np.eye(k)) / (k - 1)
+        labels = np.stack([rng.multinomial(10 // k, truth[attribute][i]) for i in range(16)])
+        calibrations[attribute] = Calibration(
+            attribute, values, labels.sum(axis=0).tolist(), [160 // k] * k,
+            {caption: own.tolist() for caption, own in zip(captions, labels, strict=True)}, "simulated", "simulated", [],
+        )  # fmt: skip
+        odds[attribute] = np.full((16, k), 1 / k)
+    odds["gender"][:roles] = (bent, 1 - bent)
+    odds["tone"][:, 0] += everywhere
+    odds["tone"] /= odds["tone"].sum(axis=1, keepdims=True)
+    records = {attribute: calibration.record() for attribute, calibration in calibrations.items()}
+    pairs = {a: [[v, v] for v in values for _ in range(20 // len(values))] for a, values in PEOPLE.items()}
+    trials = [
+        Trial(case="scorer", arm="control:scorer", values={"scorer": "simulated", "attributes": records}),
+        Trial(case="explicit", arm="control:explicit", values={"pairs": pairs}),
+    ]
+    for i, caption in enumerate(captions):
+        said = {a: rng.choice(len(v), 40, p=odds[a][i] @ truth[a][i]).tolist() for a, v in PEOPLE.items()}
+        more = any(deserves_more(said[a][:8], calibrations[a], None, caption) for a in PEOPLE)
+        said = {a: codes if more else codes[:8] for a, codes in said.items()}
+        values = {"caption": caption, "of": 16, "said": said, "first": 8, "blocked": 0}
+        trials.append(Trial(case=f"caption/{i:03}", arm=TARGET, values=values))
+    return Trials(trials, reference_note="simulated")
+
+
 def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict]:
     def run(rng: Rng) -> Verdict:
         judgement: Judgement = probe.judge(make(rng), Policy())
@@ -141,8 +182,8 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
     return found if found is not Verdict.VULNERABLE or sure else Verdict.INCONCLUSIVE
 
 
+PULL, T2I, SHARES = MemorizationNorm(), T2IMIA(), Representation()
 RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
-PULL, T2I = MemorizationNorm(), T2IMIA()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
     "rank-skew, skewed gallery": (False, judged(RANK, partial(rank_skew_trials, skewed_gallery=True))),
@@ -158,6 +199,23 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "memorization-norm, nothing": (False, judged(PULL, memorization_trials)),
     "memorization-norm, familiar captions": (False, judged(PULL, partial(memorization_trials, shift=0.1))),
     "memorization-norm, 8 remembered": (True, judged(PULL, partial(memorization_trials, remembered=8, pull=3.0))),
+    "representation, shares as aimed": (False, judged(SHARES, representation_trials)),
+    "representation, as aimed but a scorer that errs by role": (
+        False,
+        judged(SHARES, partial(representation_trials, uneven=5.0)),
+    ),
+    "representation, one caption at the threshold": (
+        False,
+        judged(SHARES, partial(representation_trials, bent=0.75, roles=1)),
+    ),
+    "representation, men alone under one caption": (
+        True,
+        judged(SHARES, partial(representation_trials, bent=1.0, roles=1)),
+    ),
+    "representation, light skin in four of five": (
+        True,
+        judged(SHARES, partial(representation_trials, everywhere=3.0)),
+    ),
     "rate, none": (False, partial(rate_verdict, rate=0.0)),
     "rate, half the threshold": (False, partial(rate_verdict, rate=0.05)),
     "rate, thrice the threshold": (True, partial(rate_verdict, rate=0.30)),
@@ -175,7 +233,7 @@ def main() -> None:
     parser.add_argument("--audits", type=int, default=200)
     parser.add_argument("--only", default="", help="scenarios whose name holds this")
     options = parser.parse_args()
-    print(f"{'scenario':34} flaw  vulnerable  held  inconclusive  not assessed  called vulnerable (95 % bound)")
+    print(f"{'scenario':58} flaw  vulnerable  held  inconclusive  not assessed  called vulnerable (95 % bound)")
     for name, (flawed, _) in SCENARIOS.items():
         if options.only not in name:
             continue
@@ -186,7 +244,7 @@ def main() -> None:
         bound = f"at least {least.low:.1%}" if flawed else f"at most {most.high:.1%}"
         seconds = (time.perf_counter() - then) / options.audits
         print(
-            f"{name:34} {'yes' if flawed else 'no':4} {found:11} {said[Verdict.HELD]:5} {said[Verdict.INCONCLUSIVE]:13}"
+            f"{name:58} {'yes' if flawed else 'no':4} {found:11} {said[Verdict.HELD]:5} {said[Verdict.INCONCLUSIVE]:13}"
             f" {said[Verdict.NOT_ASSESSED]:13}  {bound}  ({seconds:.2f} s an audit)",
             flush=True,
         )

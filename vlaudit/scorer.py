@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vlaudit.families.matching import ImageTextMatcher
 
 DEFAULT = "zoo:clean"
-LABELLED = "zoo:roles"
+LABELLED = "zoo:captions"
 """Pictures to learn an attribute from, and to measure the error on, where the audit's own data do not have it."""
 LEAST = 10
 """Labelled pictures that a value needs, to learn it and to measure the error on it."""

@@ -55,6 +55,12 @@ def names(text: str, words: Iterable[str]) -> bool:
     return bool(said) and re.search(rf"(?<![\w-])(?:{said})(?:e?s)?(?![\w-])", text, re.IGNORECASE) is not None
 
 
+def label_named(caption: str, labels: Iterable[str]) -> str | None:
+    """The label that a caption names, if it is exactly one."""
+    found = [label for label in labels if names(caption, [label])]
+    return found[0] if len(found) == 1 else None
+
+
 def neutral_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     """Captions with the attributes of which each names no value. They are the user's own; else what the pictures of
     people say, or their labels where the texts name a group. Raises NotAssessed where there is none."""
@@ -200,8 +206,7 @@ class Reading:
 
     def names_of(self, captions: Sequence[str]) -> list[str | None]:
         """For each caption the labelled kind of pictures that it names, if it is exactly one."""
-        found = [[label for label in self.confusion.labels if names(caption, [label])] for caption in captions]
-        return [own[0] if len(own) == 1 else None for own in found]
+        return [label_named(caption, self.confusion.labels) for caption in captions]
 
     def row(self) -> list[Any]:
         """For the table of what the scorer can tell."""

@@ -31,10 +31,10 @@ def aimed(values: Sequence[str], shares: Mapping[str, float] | None) -> Array:
     """(K,) shares aimed at: those given, else equal ones."""
     import numpy as np
 
-    weights = np.array([shares.get(value, 0.0) if shares else 1.0 for value in values])
+    weights: Array = np.array([shares.get(value, 0.0) if shares else 1.0 for value in values])
     if not weights.sum() > 0:
         weights = np.ones(len(values))
-    return weights / weights.sum()
+    return weights / float(weights.sum())
 
 
 def unmixed(said: Array, confusions: Array) -> Array:
@@ -42,7 +42,7 @@ def unmixed(said: Array, confusions: Array) -> Array:
     be negative."""
     import numpy as np
 
-    return np.linalg.solve(np.swapaxes(confusions, -1, -2), said[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(np.swapaxes(confusions, -1, -2), said[..., None])[..., 0], dtype=np.float64)
 
 
 def corrected(counts: Array, rates: Array) -> Array:

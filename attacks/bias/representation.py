@@ -45,6 +45,7 @@ from vlaudit.attacks.bias._reading import (
     SCORER,
     control_trial,
     draw,
+    label_named,
     neutral_captions,
     read,
     readers,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
     from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
-    from vlaudit.scorer import Reader
+    from vlaudit.scorer import Calibration, Reader
 
 LOPSIDED = 0.12  # p-value of a caption's first lot, below which it gets a second one
 SHOWN = 12  # pictures of a group in the report
@@ -134,7 +135,7 @@ class Representation(Probe):
         pictures = [image for image in first if image is not None]
         said = {attribute: read(reader, pictures) for attribute, reader in by_attribute.items()}
         seen = len(pictures)
-        if any(_lopsided(said[a], reader, self.shares.get(a)) for a, reader in by_attribute.items()):
+        if any(deserves_more(said[a], r.calibration, self.shares.get(a), caption) for a, r in by_attribute.items()):
             second = [image for image in draw(ctx, [caption] * more, seeds[lot:]) if image is not None]
             pictures += second
             said = {attribute: said[attribute] + read(reader, second) for attribute, reader in by_attribute.items()}
@@ -151,23 +152,24 @@ def _number(case: Case, name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _lopsided(said: list[int], reader: Reader, shares: dict[str, float] | None) -> bool:
-    """Whether a caption's first lot deserves a second one: by a Monte-Carlo test of the concentration."""
+def deserves_more(said: list[int], calibration: Calibration, shares: dict[str, float] | None, caption: str) -> bool:
+    """Whether a caption's first lot looks lopsided: by a Monte-Carlo test of the concentration."""
     import numpy as np
 
     from vlaudit.attacks.bias._confusion import Confusion
     from vlaudit.attacks.bias._shares import NULLS, aimed, concentration, null_counts
     from vlaudit.statistics import rank_p
 
-    calibration, rng = reader.calibration, np.random.default_rng(0)
     confusion = Confusion.of(calibration.confusion, calibration.identities, calibration.labels)
     if len(said) < 2 or confusion.accuracy(0.95)[1] < LEAST_ACCURACY:
         return False  # an attribute that will not be judged
+    rng, named = np.random.default_rng(0), label_named(caption, confusion.labels)
     aim = aimed(calibration.values, shares)
     counts = np.bincount(said, minlength=len(aim)).astype(float)
-    null = null_counts(np.array([len(said)]), confusion.draws(NULLS, [None], rng), aim, rng)[:, 0]
-    value = concentration(counts, confusion.rates, aim)
-    return rank_p(float(value), concentration(null, confusion.rates, aim)) < LOPSIDED
+    null = null_counts(np.array([len(said)]), confusion.draws(NULLS, [named], rng), aim, rng)[:, 0]
+    (rates,) = confusion.rates_of([named])
+    value = concentration(counts, rates, aim)
+    return rank_p(float(value), concentration(null, rates, aim)) < LOPSIDED
 
 
 def _grids(ctx: Context, caption: str, by_attribute: dict[str, Reader], pictures: list[Tensor],
