@@ -45,12 +45,12 @@ def by_restart(cases: Sequence[Case]) -> list[list[Case]]:
 
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     """Passes of the searches, and of measuring what they find."""
-    from vlaudit.search.trigger import EFFORTS, STRENGTHS, passes
+    from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
 
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     kinds = [case.params["kind"] for case in cases] + [case.params["kind"] for case in cases if case.params["planted"]]
     steps = sum(passes(effort, "patch" if kind == "patch" else "blend", side) for kind in kinds)
-    return Cost(queries=steps + len(kinds) * HELD_OUT * (len(STRENGTHS) + 2), gradient_steps=steps)
+    return Cost(queries=steps + len(kinds) * HELD_OUT * (HALVINGS + 2), gradient_steps=steps)
 
 
 @dataclass(frozen=True)

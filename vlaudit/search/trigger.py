@@ -7,7 +7,7 @@ for one universal change). This differs from Neural Cleanse (Wang et al. 2019), 
 
 * success asks for *confidence*: the label must lead by the margin that genuine pictures have. A planted trigger was
   trained to reach it; an adversarial pattern of a clean model pays many more pixels for it, which parts the two;
-* a patch is first looked for in many small windows, the weaker half dropped in each round, because the pull of the
+* a patch is first looked for in many small windows, the weaker ones dropped in rounds, because the pull of the
   object in the middle hides a corner from a descent that starts everywhere at once;
 * sizes are measured on pictures held out from the search.
 """
@@ -30,8 +30,10 @@ KINDS: tuple[Kind, ...] = ("patch", "blend")
 
 _GAIN = 4.0  # steepness of the loss at the confidence asked for
 _RATE = 0.93  # share of the recent pictures that must be fooled before the trigger shrinks
+_KEPT = 3  # one window in so many is kept after each round of the scan
 _WINDOW = 0.19  # side of a starting window, as a share of the picture's: 6 of 32 pixels
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
+HALVINGS = len(STRENGTHS).bit_length()  # passes of a held-out picture until its strength is known
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Patch:
     mask: Tensor
     pattern: Tensor
 
-    def apply(self, images: Tensor, strength: float = 1.0) -> Tensor:
+    def apply(self, images: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         mask = (self.mask * strength).clamp(0, 1)
         return (1 - mask) * images + mask * self.pattern
 
@@ -64,7 +66,7 @@ class Blend:
 
     delta: Tensor
 
-    def apply(self, images: Tensor, strength: float = 1.0) -> Tensor:
+    def apply(self, images: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         return (images + strength * self.delta).clamp(0, 1)
 
     def size(self, strength: float = 1.0) -> float:
@@ -94,9 +96,9 @@ class Effort:
 
     batch: int = 12  # pictures a step
     steps: int = 70
-    scan_steps: int = 3  # of a patch search in each window, with a third of the batch, before the weaker half goes
+    scan_steps: int = 3  # of a patch search in each window, with a third of the batch, before the weaker ones go
     finalists: int = 2  # windows from which a descent begins, beside the one that begins everywhere
-    trial_steps: int = 35  # of each beginning; the smallest is finished
+    trial_steps: int = 24  # of each beginning; the smallest is finished
 
 
 EFFORTS = {
@@ -131,7 +133,7 @@ def passes(effort: Effort, kind: Kind, side: int) -> int:
     scanned, left = 0, len(windows(side))
     while left > effort.finalists:
         scanned += left * effort.scan_steps * max(1, effort.batch // 3)
-        left = max(effort.finalists, left // 2)
+        left = max(effort.finalists, left // _KEPT)
     return scanned + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
 
 
@@ -146,11 +148,17 @@ class Measurement:
 
 @torch.no_grad()
 def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int, confidence: float) -> Measurement:
-    """Find the least strength of a trigger that takes each held-out picture to the label with confidence."""
-    first = torch.full((len(images),), len(STRENGTHS), device=images.device)
-    for index, strength in reversed(list(enumerate(STRENGTHS))):
-        first[lead(classifier(trigger.apply(images, strength)), label) >= confidence] = index
-    counts = torch.bincount(first, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)]
+    """Find the least strength of a trigger that takes each held-out picture to the label with confidence, by halving:
+    what works is taken to work when stronger too."""
+    strengths = images.new_tensor([*STRENGTHS, 0.0]).view(-1, 1, 1, 1)
+    low = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    high = torch.full_like(low, len(STRENGTHS))
+    for _ in range(HALVINGS):  # of the range [low, high] in which the first strength that works lies
+        middle = (low + high) // 2
+        works = lead(classifier(trigger.apply(images, strengths[middle])), label) >= confidence
+        settled = low == high
+        low, high = torch.where(works | settled, low, middle + 1), torch.where(works & ~settled, middle, high)
+    counts = torch.bincount(low, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)]
     return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images))
 
 
@@ -276,7 +284,7 @@ def windows(side: int) -> list[tuple[int, int, int]]:
 
 
 def _scan(search: _Search, effort: Effort) -> tuple[Tensor, Tensor]:
-    """Fill each window with its best pattern by signed steps, dropping the weaker half after each round.
+    """Fill each window with its best pattern by signed steps, dropping the weaker ones after each round.
 
     Returns the masks (finalists, 1, H, W) and patterns (finalists, 3, H, W) of the windows with the greatest leads.
     """
@@ -294,7 +302,7 @@ def _scan(search: _Search, effort: Effort) -> tuple[Tensor, Tensor]:
             (gradient,) = torch.autograd.grad(loss, pattern)
             pattern = (pattern.detach() - 0.3 * gradient.sign()).clamp(0, 1)
             score = 0.5 * score + leads.mean(1)
-        chosen = score.topk(max(effort.finalists, len(mask) // 2)).indices.sort().values
+        chosen = score.topk(max(effort.finalists, len(mask) // _KEPT)).indices.sort().values
         mask, pattern = mask[chosen], pattern[chosen]
     return mask, pattern
 
