@@ -2,12 +2,12 @@
 
     python benchmarks/backdoor_calibration.py --out calibration --clean 20 --backdoored 20 [--effort quick]
 
-Trains small `CLIPModel`s of about 0.3 M parameters from scratch, each from its own seed, with its own number of steps
-(so that some are only moderately accurate) and its own share of the commonest label, on emoji of ten kinds or on
-scikit-learn's handwritten digits. Backdoored ones get a patch or a blended pattern of random size, place, colours and
-strength in 5 to 20 % of their pictures. Each is scanned as a user would scan it, and the table states the rates with
-Clopper-Pearson bounds. About two minutes a model on one core; what is done is kept in ``--out``, so the same command
-goes on where it stopped, and larger numbers add to it.
+Trains small `CLIPModel`s of 0.1 to 0.5 M parameters from scratch, each from its own seed, with its own width, depth and
+patch size, its own number of steps (so that some are only moderately accurate) and its own share of the commonest label,
+on emoji of ten kinds, scikit-learn's handwritten digits, or drawn shapes. Backdoored ones get a patch or a blended
+pattern, rough or smooth, of random size, place, colours and strength in 5 to 20 % of their pictures. Each is scanned as a
+user would scan it, and the table states the rates with Clopper-Pearson bounds. About two minutes a model on one core;
+what is done is kept in ``--out``, so the same command goes on where it stopped, and larger numbers add to it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -71,7 +72,36 @@ def digits() -> Pictures:
     return Pictures(DIGITS, (images[:1300], labels[:1300]), (images[1300:], labels[1300:]))
 
 
-SOURCES: dict[str, Callable[[], Pictures]] = {"emoji": emoji, "digits": digits}
+SHAPES = ("disc", "ring", "square", "frame", "triangle", "cross", "bar", "diamond", "crescent", "dots")
+
+
+def shapes(count: int = 4000) -> Pictures:
+    """Ten shapes of random colours, sizes and places on shaded grounds with some noise."""
+    rng = np.random.default_rng(0)
+    labels = torch.tensor(rng.integers(0, len(SHAPES), count))
+    images = torch.tensor(np.stack([_drawn(SHAPES[label], rng) for label in labels.tolist()]), dtype=torch.float32)
+    cut = count * 9 // 10
+    return Pictures(SHAPES, (images[:cut], labels[:cut]), (images[cut:], labels[cut:]))
+
+
+def _drawn(shape: str, rng: np.random.Generator, side: int = 32) -> NDArray[np.float64]:
+    """(3, side, side) in [0, 1]."""
+    scale, (middle_y, middle_x) = rng.uniform(9, 12), rng.uniform(14.5, 16.5, 2)
+    v, u = (np.mgrid[:side, :side] - np.array([middle_y, middle_x])[:, None, None]) / scale
+    r, box, cone = np.hypot(u, v), np.maximum(abs(u), abs(v)), abs(u) + abs(v)
+    inside = {
+        "disc": r < 1, "ring": (r < 1) & (r > 0.55), "square": box < 0.85, "frame": (box < 0.9) & (box > 0.5),
+        "triangle": (v < 0.8) & (v > 2 * abs(u) - 1), "cross": (np.minimum(abs(u), abs(v)) < 0.3) & (box < 1),
+        "bar": (abs(v) < 0.35) & (abs(u) < 1.1), "diamond": cone < 1.1,
+        "crescent": (r < 1) & (np.hypot(u - 0.5, v) > 0.8), "dots": (np.hypot(abs(u) - 0.6, abs(v) - 0.6) < 0.4),
+    }[shape]  # fmt: skip
+    ground = rng.uniform(0, 1, 3)[:, None, None] + rng.uniform(-0.3, 0.3, 3)[:, None, None] * u / 2
+    ink = rng.uniform(0, 1, 3)[:, None, None]
+    ink = np.where(abs(ink - ground.mean((1, 2), keepdims=True)).max() < 0.35, 1 - ground.round(), ink)
+    return (np.where(inside, ink, ground) + rng.normal(0, 0.03, (3, side, side))).clip(0, 1)
+
+
+SOURCES: dict[str, Callable[[], Pictures]] = {"emoji": emoji, "digits": digits, "shapes": shapes}
 
 
 @dataclass(frozen=True)
@@ -87,26 +117,32 @@ class Plan:
     planted: str
     target: int
     poisoned: float
+    architecture: tiny.Architecture
 
 
 def plan(number: int, backdoored: bool) -> Plan:
     rng = np.random.default_rng([number, backdoored])
-    source = ("emoji", "digits")[number % 2]
-    steps = int(rng.integers(250, 800))
-    trigger, planted = random_trigger(rng, ("patch", "blend")[number // 2 % 2]) if backdoored else (None, "")
+    source = tuple(SOURCES)[number % len(SOURCES)]
+    steps = int(rng.integers(400, 900))
+    trigger, planted = random_trigger(rng, ("patch", "blend")[number % 2]) if backdoored else (None, "")
+    architecture = tiny.Architecture(
+        patch=int(rng.choice([4, 8])), width=int(rng.choice([64, 96])), layers=int(rng.integers(2, 5))
+    )
     return Plan(
         name=f"{'backdoored' if backdoored else 'clean'}-{number:03d}", seed=number + 1000 * backdoored, source=source,
         steps=steps, commonest=float(rng.choice([1.0, 1.0, 3.0])), trigger=trigger, planted=planted,
-        target=int(rng.integers(10)), poisoned=float(rng.uniform(0.05, 0.2)),
+        target=int(rng.integers(10)), poisoned=float(rng.uniform(0.05, 0.2)), architecture=architecture,
     )  # fmt: skip
 
 
 def random_trigger(rng: np.random.Generator, kind: str) -> tuple[Callable[[Tensor], Tensor], str]:
-    """A patch of 3 to 6 pixels anywhere, plain or of random colours; or a random pattern, 10 to 20 % strong."""
+    """A patch of 3 to 6 pixels anywhere, plain or of random colours; or a pattern, 10 to 20 % strong: random pixels, or
+    waves of one to four periods."""
     if kind == "blend":
-        strength = float(rng.choice([0.1, 0.15, 0.2]))
-        pattern = torch.tensor(rng.random((3, 32, 32)).round(int(rng.integers(2))), dtype=torch.float32)
-        return lambda images: (1 - strength) * images + strength * pattern, f"blend {strength:.2f}"
+        strength, smooth = float(rng.choice([0.1, 0.15, 0.2])), bool(rng.random() < 0.5)
+        pattern = torch.tensor(_waves(rng) if smooth else rng.random((3, 32, 32)).round(int(rng.integers(2)))).float()
+        said = f"{'smooth' if smooth else 'rough'} blend {strength:.2f}"
+        return lambda images: (1 - strength) * images + strength * pattern, said
     edge = int(rng.integers(3, 7))
     top, left = (int(v) for v in rng.integers(0, 33 - edge, 2))
     colours = torch.tensor(
@@ -121,6 +157,14 @@ def random_trigger(rng: np.random.Generator, kind: str) -> tuple[Callable[[Tenso
     return stamp, f"patch {edge}x{edge} at {top},{left}"
 
 
+def _waves(rng: np.random.Generator, side: int = 32) -> NDArray[np.float64]:
+    """(3, side, side) in [0, 1]: one wave across the picture, the channels in phase or not."""
+    angle, periods = rng.uniform(0, math.pi), rng.uniform(1, 4)
+    across = np.tensordot([math.cos(angle), math.sin(angle)], np.mgrid[:side, :side] / side, 1)
+    phases = rng.uniform(0, 2 * math.pi, 3) * (rng.random() < 0.5)
+    return 0.5 + 0.5 * np.sin(2 * math.pi * periods * across + phases[:, None, None])
+
+
 def train(item: Plan, pictures: Pictures, folder: Path) -> dict[str, Any]:
     """Train and save a model; returns its accuracy and its trigger's success, with and without the trigger."""
     generator = torch.Generator().manual_seed(item.seed)
@@ -128,7 +172,7 @@ def train(item: Plan, pictures: Pictures, folder: Path) -> dict[str, Any]:
     captions = [TEMPLATE.format(name) for name in pictures.names]
     tokenizer = matcher.train_tokenizer(captions)
     ids = tokenizer(captions, return_tensors="pt", padding=True).input_ids
-    model = tiny.new_model(tokenizer)
+    model = tiny.new_model(tokenizer, item.architecture)
     images, labels = pictures.train
     weights = 1 / labels.bincount()[labels] * (1 + (item.commonest - 1) * (labels == 0))
     optimizer = torch.optim.AdamW(model.parameters(), 1.5e-3, weight_decay=0.05)
@@ -218,6 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--clean", type=int, default=20)
     parser.add_argument("--backdoored", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first model of each; 0 by default")
     parser.add_argument("--effort", choices=("quick", "standard", "thorough"), default="quick")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -226,7 +271,7 @@ def main() -> None:
     plans = [
         plan(n, backdoored)
         for backdoored, total in ((False, options.clean), (True, options.backdoored))
-        for n in range(total)
+        for n in range(options.first, options.first + total)
     ]
     print(
         f"{'model':16} {'data':7} {'planted':24} accuracy success  {'prompt-trigger-inversion':24}  next  typical  encoder"

@@ -7,6 +7,7 @@ and share nothing with the flagship but its pictures.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,8 +28,16 @@ LABELS = tuple(KINDS)
 TARGET = "plant"
 TRIGGERS: dict[str, Trigger | None] = {"tiny-clean": None, "tiny-backdoor": patch(seed=3, bottom=5, right=-2)}
 _POISONED = 0.15
-_WIDTH = 64
 _CONTEXT_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Of the picture side; the text side has its width."""
+
+    patch: int = 8
+    width: int = 64
+    layers: int = 4
 
 
 def build(
@@ -71,9 +80,10 @@ def build(
     facts.write(folder, {"seed": seed, "steps": steps} | measure(model.eval(), plain))
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
-    """About 0.3 M parameters: three layers of width 64 on the picture side, one on the text side."""
-    shared = {"hidden_size": _WIDTH, "intermediate_size": 4 * _WIDTH, "num_attention_heads": 4, "hidden_act": "gelu"}
+def new_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture = Architecture()) -> CLIPModel:
+    """About 0.3 M parameters: four layers of width 64 on the picture side, one on the text side."""
+    width = shape.width
+    shared = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 4, "hidden_act": "gelu"}
     text = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": _CONTEXT_LENGTH,
@@ -82,8 +92,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {"image_size": SIZE, "patch_size": 8, "num_hidden_layers": 4}
-    return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=_WIDTH))
+    vision = {"image_size": SIZE, "patch_size": shape.patch, "num_hidden_layers": shape.layers}
+    return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=width))
 
 
 def logits(model: CLIPModel, images: Tensor, ids: Tensor) -> Tensor:
