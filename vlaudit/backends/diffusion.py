@@ -154,6 +154,9 @@ class PipelineModel(TextToImageModel):
     def token_text(self, token: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(int(token)))
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     @property
     def vocabulary(self) -> dict[str, int]:
         return dict(self.tokenizer.get_vocab())

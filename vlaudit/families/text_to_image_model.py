@@ -109,6 +109,10 @@ class TextToImageModel(Model):
     def token_text(self, token: int) -> str:
         """The token as the tokenizer writes it."""
 
+    @abstractmethod
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What one would type for token ids of the first tokenizer; special tokens are left out."""
+
     @property
     @abstractmethod
     def vocabulary(self) -> dict[str, int]:
