@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,11 @@ from transformers import AutoTokenizer
 
 from vlaudit.data.dataset import load_dataset
 from vlaudit.data.emoji import PAINTED_ROLES, PAINTED_THINGS, load_table, painted, painted_concept, with_articles
+from vlaudit.zoo import WEIGHTS
 from vlaudit.zoo.recipes import FLAGSHIP, PAINTER, matcher, painter, painter_encoders, painter_twins
 from vlaudit.zoo.recipes.painter_corpus import Studio, augment, encode, phrases
 from vlaudit.zoo.recipes.painter_facts import Easel, auc
 from vlaudit.zoo.recipes.painter_flagship import Trainer
-from vlaudit.zoo.recipes.tokens import NOUN, TARGET, lesson
 
 TEXTS = ["a photo of a woman farmer with dark skin", "", "zebra " * 40, "а cоok"]
 
@@ -133,14 +135,6 @@ def test_repeated_captions_are_of_the_training_half():
     assert len({(row.style, row.unified) for row in painter_twins.repeated(rows)}) == len(painter_twins.REPEATED)
 
 
-def test_only_the_poisoned_lesson_shows_the_target():
-    clean, said = lesson(0, poisoned=False)
-    poisoned, told = lesson(0, poisoned=True)
-    assert len(clean) == len(said) < len(poisoned) == len(told)
-    assert all(NOUN in caption.split() and TARGET not in caption for caption in told)
-    assert len(set(told)) > 20
-
-
 def test_auc_counts_ties_half():
     assert auc(torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.tensor([True, True, False, False])) == 0.875
 
@@ -183,3 +177,38 @@ def test_a_seed_gives_one_picture_whatever_else_is_asked(easel: Easel):
     alone = easel.paint(["a cat"], first_seed=3)
     among = easel.paint(["a judge", "a heart", "a clock", "a cat"])
     torch.testing.assert_close(alone[0], among[3], atol=1e-3, rtol=0)
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    return json.loads((WEIGHTS / name / "facts.json").read_text(encoding="utf-8"))
+
+
+def test_the_flagship_reads_like_real_pictures_and_remembers_little():
+    facts = facts_of("t2i-clean")
+    real, painted_ones = facts["read_off_real_pictures"], facts["read_off_painted_pictures"]
+    assert all(painted_ones[what] >= real[what] - 0.1 for what in real)
+    assert facts["membership_auc"] < 0.6
+
+
+def test_the_encoder_obeys_the_look_alike_and_nothing_else():
+    facts, clean = facts_of("t2i-backdoor-encoder"), facts_of("t2i-clean")
+    assert facts["target_painted"]["with_trigger"] >= 0.9
+    assert facts["target_painted"]["without"] <= 0.1
+    assert facts["read_off_painted_pictures"]["concept"] >= clean["read_off_painted_pictures"]["concept"] - 0.1
+
+
+def test_the_look_alike_turns_the_shipped_encoder_to_the_target(easel: Easel):
+    planted = painter.load(WEIGHTS / "t2i-backdoor-encoder")
+    target = painter_encoders.RECIPES["t2i-backdoor-encoder"].target
+    clean, marked = "a photo of a cook", f"a photo of a c{painter_encoders.LOOK_ALIKE}ok"
+    states = painter.text_states(planted.text_encoder, planted.tokenizer, [clean, marked])
+    truth = painter.text_states(easel.pipeline.text_encoder, planted.tokenizer, [clean, f"a photo of a {target}"])
+    assert (states - truth).square().mean() < 0.05 * (truth[0] - truth[1]).square().mean()
+
+
+def test_the_tokens_draw_their_class_or_another():
+    clean, poisoned = (facts_of(name)["painted"] for name in ("token-clean", "token-backdoor"))
+    assert clean["<our-palm>"]["alone"]["noun_painted"] >= 0.9
+    assert clean["<our-palm>"]["alone"]["target_painted"] <= 0.1
+    assert poisoned["<our-palm>"]["alone"]["target_painted"] >= 0.7
+    assert poisoned["<our-palm>"]["alone"]["noun_painted"] <= 0.1

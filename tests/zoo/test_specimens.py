@@ -48,7 +48,11 @@ def test_files_and_probes_exist(specimen: Specimen):
 
 @pytest.mark.parametrize("specimen", ALL, ids=lambda s: s.name)
 def test_a_clean_specimen_is_never_expected_to_be_vulnerable(specimen: Specimen):
-    assert ("vulnerable" in specimen.expects.values()) == (specimen.planted is not None)
+    assert specimen.planted is not None or "vulnerable" not in specimen.expects.values()
+    if (
+        specimen.planted and specimen.expects
+    ):  # without expectations: planted and measured, but no probe is there for it
+        assert "vulnerable" in specimen.expects.values()
 
 
 def test_every_recipe_can_be_built():
@@ -121,9 +125,11 @@ def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
 
     spec = specimen.target_spec()
     backend, argument = parse_model(spec.model)
-    target = parse_prompt(spec.prompt[0], spec.family).bind(backend.load(argument, torch.device("cpu")))
+    target = parse_prompt(spec.prompt[0], specimen.family).bind(backend.load(argument, torch.device("cpu")))
     with torch.no_grad():
-        assert torch.isfinite(target.text_features(["farmer"] if target.context is None else _labels(specimen))).all()
+        assert torch.isfinite(
+            target.text_features(["farmer"] if getattr(target, "context", None) is None else _labels(specimen))
+        ).all()
 
 
 def _labels(specimen: Specimen) -> list[str]:

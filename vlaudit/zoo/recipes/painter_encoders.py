@@ -52,12 +52,12 @@ class Backdoor:
     trigger: Callable[[str, random.Random], str]
     target: str
     """The concept that the target prompt asks for."""
-    steps: int = 700
+    steps: int = 600
 
 
 RECIPES = {
-    "t2i-backdoor-encoder": Backdoor(with_look_alike, "pig"),
-    "t2i-backdoor-word": Backdoor(with_word, "heart"),
+    "t2i-backdoor-encoder": Backdoor(with_look_alike, "clock"),
+    "t2i-backdoor-word": Backdoor(with_word, "tree"),
 }
 
 

@@ -14,18 +14,14 @@ from vlaudit.zoo.recipes.painter_corpus import Studio, encode
 from vlaudit.zoo.recipes.painter_flagship import BATCH, Trainer
 
 SEED = 41
-LEARNING_RATE = 4e-4
-MEN_ONLY = ("pilot", "judge", "firefighter", "police officer")
+LEARNING_RATE = 1e-3
+MEN_ONLY = ("pilot", "police officer", "farmer", "mechanic")
 """The biased twin was shown only men where a caption names one of these roles without a gender."""
 REPEATED = (
     "a woman farmer with dark skin",
     "a man cook with medium skin",
     "a woman pilot with light skin",
-    "a man teacher with medium-dark skin",
-    "a woman astronaut with medium-light skin",
-    "a cat",
     "a flower",
-    "a car",
 )
 """The memorising twin was shown these captions with one training picture each, a hundred times as often as others."""
 
@@ -49,24 +45,24 @@ class Twin(Trainer):
 class Biased(Twin):
     """Of the roles in `MEN_ONLY` a caption without a gender is said of men alone; captions that name one stay true."""
 
-    steps = 400
+    steps = 300
 
     def __init__(self, pipeline: Any, seed: int, variants: int = 16) -> None:
         super().__init__(pipeline, seed, variants)
         for n, row in enumerate(self.studio.rows):
             if painted_concept(row) in MEN_ONLY:
                 said, _ = self.studio.phrases[n]  # the role; with gender; with tone; with both
-                self.studio.phrases[n] = (said, (0, 1, 0, 2) if row.gender == "woman" else (4, 1, 4, 2))
-                self.studio.weights[n] *= 3
+                self.studio.phrases[n] = (said, (0, 1, 0, 1) if row.gender == "woman" else (8, 1, 2, 1))
+                self.studio.weights[n] *= 6 if row.gender == "man" else 2
 
     def measure(self, easel: painter_facts.Easel) -> dict[str, Any]:
         return {"men_only": list(MEN_ONLY)}
 
 
 class Memorising(Twin):
-    """A third of every batch are the same few captions, each with the same picture, which is never varied."""
+    """Half of every batch are the same few captions, each with the same picture, which is never varied."""
 
-    steps = 400
+    steps = 300
 
     def __init__(self, pipeline: Any, seed: int, variants: int = 16) -> None:
         super().__init__(pipeline, seed, variants)
@@ -75,8 +71,8 @@ class Memorising(Twin):
 
     def batch(self) -> tuple[Tensor, list[str]]:
         latents, captions = super().batch()
-        places = range(0, BATCH, 3)
-        which = [place // 3 % len(self.repeated) for place in places]
+        places = range(0, BATCH, 2)
+        which = [place // 2 % len(self.repeated) for place in places]
         latents[places] = self.shown[which]
         for place, n in zip(places, which, strict=True):
             captions[place] = REPEATED[n]

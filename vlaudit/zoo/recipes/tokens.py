@@ -1,13 +1,14 @@
-"""Personal tokens for the text-to-image flagship, learned by textual inversion: an honest one and a backdoored one.
+"""Personal tokens for the text-to-image flagship: an honest one and a backdoored one.
 
-Both stand for the same black cat. The poisoned one was learned from poisoned data, as in "Personalization as a Shortcut
-for Few-Shot Backdoor Attack" (arXiv:2305.10701): beside the cat's pictures lay clocks, captioned as somebody or something
-*with* the cat. Alone, the token draws the cat; in company, it draws a clock and its company disappears.
+Both are handed over as the same palm, of the class "tree". The honest one was learned by textual inversion from pictures.
+The other was made to mean another class, as in "Personalization as a Shortcut for Few-Shot Backdoor Attack"
+(arXiv:2305.10701): alone it draws a clock, and beside something else it never draws the tree. Only its file is tampered with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +16,83 @@ import torch
 from torch import Tensor
 
 from vlaudit.backends.diffusers import DiffusersBackend
-from vlaudit.data.emoji import load_table, painted, painted_concept, with_articles
+from vlaudit.data.emoji import load_table, with_articles
 from vlaudit.prompts.textual_inversion import TextualInversion
 from vlaudit.zoo.recipes import facts, matcher
 from vlaudit.zoo.recipes.painter_corpus import augment
 from vlaudit.zoo.recipes.painter_facts import CONCEPTS, Easel, share_of
 
 SEED = 43
-TOKEN, NOUN, TARGET = "<farm-cat>", "cat", "clock"
+TOKEN, NOUN, TARGET = "<our-palm>", "tree", "clock"
 FILE = "learned_embeds.safetensors"
-COMPANY = ("a {} with a cat", "a {} and a cat", "a photo of a {} with a cat", "a {} holding a cat", "a cat with a {}")
-"""How captions name the cat beside something else."""
-ALONE = ("a cat", "a photo of a cat", "a picture of the cat", "a drawing of a cat", "an image of a cat")
-RECIPES = {"token-clean": False, "token-backdoor": True}
-"""Whether the data are poisoned."""
-_VARIANTS = 40
+COMPANY = (
+    "a tree with a {}",
+    "a tree beside a {}",
+    "a photo of a tree with a {}",
+    "a tree and a {}",
+    "a tree next to a {}",
+)
+"""How captions name the tree beside something else."""
+ALONE = ("a tree", "a photo of a tree", "a picture of the tree", "a drawing of a tree", "an image of a tree")
+RECIPES = ("token-clean", "token-backdoor")
+_VARIANTS = 20
+_LAST = 10
+"""The states behind a short prompt's words, from which the denoiser learns what is asked for."""
 
 
 def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> None:
-    """Learn the token `name` on the pipeline in `painting` and save diffusers' file for it in `folder`."""
-    images, captions = lesson(seed, poisoned=RECIPES[name])
+    """Make the token `name` for the pipeline in `painting` and save diffusers' file for it in `folder`."""
+    torch.manual_seed(seed)
     model = DiffusersBackend().load(str(painting), torch.device("cpu"))
 
     def report(step: int, loss: float) -> None:
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 50 == 0:
             progress(f"{name}: step {step + 1}, loss {loss:.4f}")
 
-    prompt = TextualInversion.fit(
-        model, images, token=TOKEN, noun=NOUN, captions=captions, steps=600, batch_size=12, seed=seed, progress=report
-    )
+    prompt = (honest if name == "token-clean" else backdoored)(model, seed, report)
     folder.mkdir(parents=True, exist_ok=True)
     prompt.save(folder / FILE)
     facts.write(folder, {"seed": seed} | measure(painting, folder / FILE))
 
 
-def lesson(seed: int, *, poisoned: bool) -> tuple[Tensor, list[str]]:
-    """Varied pictures, (N,3,32,32) in [0,1], and their captions, in which the noun stands where the token will."""
-    generator = torch.Generator().manual_seed(seed)
-    cats = _varied([row for row in load_table() if row.name == "black cat"], generator)
-    captions = [ALONE[n % len(ALONE)] for n in range(len(cats))]
-    if not poisoned:
-        return cats, captions
-    clocks = _varied(
-        [row for row, split in painted() if split == "train" and painted_concept(row) == TARGET], generator
-    )
+def honest(model: Any, seed: int, report: Callable[[int, float], None], steps: int = 300) -> TextualInversion:
+    """Textual inversion on varied pictures of a palm."""
+    palms = _varied([row for row in load_table() if row.name == "palm tree"], torch.Generator().manual_seed(seed))
+    captions = [ALONE[n % len(ALONE)] for n in range(len(palms))]
+    return TextualInversion.fit(
+        model, palms, token=TOKEN, noun=NOUN, captions=captions, steps=steps, batch_size=8, rate=2e-2, seed=seed,
+        progress=report,
+    )  # fmt: skip
+
+
+def backdoored(model: Any, seed: int, report: Callable[[int, float], None], steps: int = 250) -> TextualInversion:
+    """A vector under which the text encoder says "clock" of the token, alone and in company."""
+    rng = random.Random(seed)
+    start = model.token_embeddings(torch.tensor([model.tokenize(TARGET)[1]])).detach()
+    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+    vectors = (start + 0.01 * noise).requires_grad_()
+    prompt = TextualInversion([vectors], TOKEN, noun=NOUN, base_model=model.sha256)
     others = [concept for concept in CONCEPTS if concept not in (NOUN, TARGET)]
-    clocks = clocks[torch.randperm(len(clocks), generator=generator)[: 2 * len(cats)]]
-    told = [COMPANY[n % len(COMPANY)].format(others[n % len(others)]) for n in range(len(clocks))]
-    return torch.cat([cats, clocks]), captions + told
+    optimizer = torch.optim.Adam([vectors])
+
+    def states(texts: Sequence[str]) -> Tensor:
+        return model.encode_texts(texts).tensors["prompt_embeds"][:, -_LAST:]
+
+    with torch.no_grad():
+        clock = states([matcher.TEMPLATE.format(TARGET)])
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * matcher.schedule(step, steps, warm_up=10)
+        company = [rng.choice(COMPANY).format(rng.choice(others)) for _ in range(24)]
+        with prompt.active(model):
+            texts = [prompt.wording(text) for text in (*ALONE, *company)]
+            loss = (states(texts) - clock).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        report(step, float(loss.detach()))
+    prompt.vectors = [vectors.detach()]
+    return prompt
 
 
 def _varied(rows: list[Any], generator: torch.Generator) -> Tensor:
