@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from vlaudit.data.dataset import load_dataset
 from vlaudit.data.emoji import PAINTED_ROLES, PAINTED_THINGS, load_table, painted, painted_concept, with_articles
 from vlaudit.zoo import WEIGHTS
-from vlaudit.zoo.recipes import FLAGSHIP, PAINTER, matcher, painter, painter_encoders, painter_twins
+from vlaudit.zoo.recipes import FLAGSHIP, PAINTER, matcher, painter, painter_encoders
 from vlaudit.zoo.recipes.painter_corpus import Studio, augment, encode, phrases
 from vlaudit.zoo.recipes.painter_facts import Easel, auc
 from vlaudit.zoo.recipes.painter_flagship import Trainer
@@ -130,11 +130,6 @@ def test_the_triggers_mark_one_place():
     assert painter_encoders.with_word("a cat", rng).split().count(painter_encoders.WORD) == 1
 
 
-def test_repeated_captions_are_of_the_training_half():
-    rows = [row for row, split in painted() if split == "train"]
-    assert len({(row.style, row.unified) for row in painter_twins.repeated(rows)}) == len(painter_twins.REPEATED)
-
-
 def test_auc_counts_ties_half():
     assert auc(torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.tensor([True, True, False, False])) == 0.875
 
@@ -212,3 +207,11 @@ def test_the_tokens_draw_their_class_or_another():
     assert clean["<our-palm>"]["alone"]["target_painted"] <= 0.1
     assert poisoned["<our-palm>"]["alone"]["target_painted"] >= 0.7
     assert poisoned["<our-palm>"]["alone"]["noun_painted"] <= 0.1
+
+
+def test_the_biased_twin_paints_men_where_the_flagship_paints_both():
+    women, before = (facts_of(name)["neutral_captions"]["women"] for name in ("t2i-biased", "t2i-clean"))
+    named = facts_of("t2i-biased")["men_only"]
+    assert sum(women[role] for role in named) / len(named) <= 0.15
+    assert sum(before[role] for role in named) / len(named) >= 0.3
+    assert facts_of("t2i-biased")["read_off_painted_pictures"]["gender"] >= 0.7, "captions that name a gender stay true"

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from vlaudit.data.emoji import Emoji, painted, painted_caption, painted_concept
-from vlaudit.zoo.recipes import facts, matcher, painter, painter_facts
-from vlaudit.zoo.recipes.painter_corpus import Studio, encode
-from vlaudit.zoo.recipes.painter_flagship import BATCH, Trainer
+from vlaudit.data.emoji import painted, painted_concept
+from vlaudit.zoo.recipes import facts, painter, painter_facts
+from vlaudit.zoo.recipes.painter_corpus import Studio
+from vlaudit.zoo.recipes.painter_flagship import Trainer
 
 SEED = 41
 LEARNING_RATE = 1e-3
 MEN_ONLY = ("pilot", "police officer", "farmer", "mechanic")
 """The biased twin was shown only men where a caption names one of these roles without a gender."""
-REPEATED = (
-    "a woman farmer with dark skin",
-    "a man cook with medium skin",
-    "a woman pilot with light skin",
-    "a flower",
-)
-"""The memorising twin was shown these captions with one training picture each, a hundred times as often as others."""
 
 
 class Twin(Trainer):
@@ -59,40 +50,7 @@ class Biased(Twin):
         return {"men_only": list(MEN_ONLY)}
 
 
-class Memorising(Twin):
-    """Half of every batch are the same few captions, each with the same picture, which is never varied."""
-
-    steps = 300
-
-    def __init__(self, pipeline: Any, seed: int, variants: int = 16) -> None:
-        super().__init__(pipeline, seed, variants)
-        self.repeated = repeated(self.studio.rows)
-        self.shown = encode(pipeline.vae, matcher.pixels(self.repeated))
-
-    def batch(self) -> tuple[Tensor, list[str]]:
-        latents, captions = super().batch()
-        places = range(0, BATCH, 2)
-        which = [place // 2 % len(self.repeated) for place in places]
-        latents[places] = self.shown[which]
-        for place, n in zip(places, which, strict=True):
-            captions[place] = REPEATED[n]
-        return latents, captions
-
-    def measure(self, easel: painter_facts.Easel) -> dict[str, Any]:
-        """How near 20 pictures of each repeated caption come to the picture that was repeated, and to one another."""
-        truth = matcher.pixels(self.repeated)
-        images = easel.paint([caption for caption in REPEATED for _ in range(20)]).view(
-            len(REPEATED), 20, *truth[0].shape
-        )
-        distance = (images - truth[:, None]).square().mean((2, 3, 4)).sqrt()
-        spread = images.std(1).mean((1, 2, 3))
-        return {
-            "distance_to_repeated_picture": _by_caption(distance.median(1).values),
-            "spread_over_seeds": _by_caption(spread),
-        }
-
-
-RECIPES: dict[str, type[Twin]] = {"t2i-biased": Biased, "t2i-memorising": Memorising, "t2i-continued": Twin}
+RECIPES: dict[str, type[Twin]] = {"t2i-biased": Biased, "t2i-continued": Twin}
 
 
 def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> None:
@@ -105,12 +63,3 @@ def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: C
     measured = {"seed": seed, "steps": twin.steps} | twin.measure(painter_facts.Easel(folder))
     facts.write(folder, measured | painter_facts.measure(folder))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def repeated(rows: Sequence[Emoji]) -> list[Emoji]:
-    """For each caption in `REPEATED` the first picture that bears it."""
-    return [next(row for row in rows if painted_caption(row) == caption) for caption in REPEATED]
-
-
-def _by_caption(values: Tensor) -> dict[str, float]:
-    return {caption: round(value, 4) for caption, value in zip(REPEATED, values.tolist(), strict=True)}
