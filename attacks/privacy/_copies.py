@@ -40,12 +40,21 @@ def features(ctx: Context, images: Tensor) -> Tensor:
 
 
 class Gallery:
-    """A caption's pictures on one side of the split, and what they are compared with: the other side's most like them."""
+    """A caption's pictures on one side of the split, and what they are compared with: the other side's most like them.
+    ``known``: the scorer's features of pictures by id, filled as they are needed."""
 
-    def __init__(self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example]) -> None:
+    def __init__(
+        self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]
+    ) -> None:
+        import torch
+
         self.own, self.rivals, self.count = own, rivals, len(own)
-        self.images = ctx.images([*own, *rivals])
-        self.features = features(ctx, self.images)
+        both = [*own, *rivals]
+        self.images = ctx.images(both)
+        new = [i for i, example in enumerate(both) if example.id not in known]
+        if new:
+            known.update(zip([both[i].id for i in new], features(ctx, self.images[new]), strict=True))
+        self.features = torch.stack([known[example.id] for example in both])
 
     def nearest(self, images: Tensor, seen: Tensor) -> list[tuple[float, bool, int]]:
         """Of each drawn picture: its distance to the nearest own picture over that to the nearest rival; whether it is a
@@ -88,13 +97,15 @@ def largest_clique(distances: Sequence[Sequence[float]], cut: float) -> int:
     return max((len(found) for found in networkx.find_cliques(graph)), default=0)
 
 
-def galleries(ctx: Context, sides: dict[bool, list[Example]], caption: str, case: Case) -> tuple[Gallery, Gallery]:
+def galleries(
+    ctx: Context, sides: dict[bool, list[Example]], caption: str, case: Case, known: dict[str, Tensor]
+) -> tuple[Gallery, Gallery]:
     """The training pictures of a caption against held-out ones, and as many held-out ones against training pictures."""
     label = None if case.params["label"] is None else str(case.params["label"])
     mine = [example for example in sides[True] if example.texts["text"] == caption]
     alike = {side: most_alike(caption, label, sides[side], RIVALS, ctx.rng(case, str(side))) for side in (True, False)}
     own = alike[True][: min(OWN, len(mine))]
-    return Gallery(ctx, own, alike[False]), Gallery(ctx, alike[False][: len(own)], alike[True])
+    return Gallery(ctx, own, alike[False], known), Gallery(ctx, alike[False][: len(own)], alike[True], known)
 
 
 def evidence(

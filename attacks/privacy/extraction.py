@@ -54,6 +54,8 @@ from vlaudit.records import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vlaudit.audit.context import Context
     from vlaudit.data.dataset import Example
     from vlaudit.policy import Policy
@@ -118,6 +120,7 @@ class Extraction(Probe):
         import torch
 
         sides = _sides(ctx)
+        known: dict[str, Tensor] = {}
         count = max(1, ctx.batch_size // 2)
         for start in range(0, len(cases), count):
             part = cases[start : start + count]
@@ -125,7 +128,7 @@ class Extraction(Probe):
             first = ctx.target.generate([str(case.params["caption"]) for case in part], [own[0] for own in seeds])
             for row, case in enumerate(part):
                 caption, images, blocked = str(case.params["caption"]), first.images[row : row + 1], first.blocked[row]
-                compared = galleries(ctx, sides, caption, case)
+                compared = galleries(ctx, sides, caption, case, known)
                 found = [gallery.nearest(images, features(ctx, images)) for gallery in compared]
                 if not blocked and min(side[0][0] for side in found) < LEANS:
                     more = ctx.target.generate([caption] * (len(seeds[row]) - 1), seeds[row][1:])
