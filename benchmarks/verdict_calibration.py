@@ -20,6 +20,7 @@ import numpy as np
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.representation import Representation, deserves_more
+from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
@@ -166,6 +167,19 @@ def representation_trials(
     return Trials(trials, reference_note="simulated")
 
 
+def extraction_trials(rng: Rng, *, copied: float = 0.0, alike: float = 0.05, captions: int = 200) -> Trials:
+    """Near copies among pictures of captions: a share ``copied`` for being remembered, and on both sides of the split a
+    share ``alike`` by coincidence."""
+    trials = []
+    for i in range(captions):
+        hits = {"training": rng.random() < copied or rng.random() < alike, "held-out": rng.random() < alike}
+        values = {f"{side} copies": int(hit) for side, hit in hits.items()}
+        values |= {f"{side} ratio": 0.3 if hit else 1.0 for side, hit in hits.items()}
+        values |= {"caption": f"c{i}", "blocked": False, "seeds": 4}
+        trials.append(Trial(case=f"c{i:05}", arm=TARGET, values=values))
+    return Trials(trials, reference_note="no reference here")
+
+
 def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict]:
     def run(rng: Rng) -> Verdict:
         judgement: Judgement = probe.judge(make(rng), Policy())
@@ -182,8 +196,7 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
     return found if found is not Verdict.VULNERABLE or sure else Verdict.INCONCLUSIVE
 
 
-PULL, T2I, SHARES = MemorizationNorm(), T2IMIA(), Representation()
-RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
+PULL, T2I, SHARES, DRAWN = MemorizationNorm(), T2IMIA(), Representation(), Extraction()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
     "rank-skew, skewed gallery": (False, judged(RANK, partial(rank_skew_trials, skewed_gallery=True))),
@@ -216,6 +229,9 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
         True,
         judged(SHARES, partial(representation_trials, everywhere=3.0)),
     ),
+    "extraction, nothing": (False, judged(DRAWN, partial(extraction_trials, alike=0.0))),
+    "extraction, look-alikes": (False, judged(DRAWN, extraction_trials)),
+    "extraction, 5 % copied": (True, judged(DRAWN, partial(extraction_trials, copied=0.05, alike=0.0))),
     "rate, none": (False, partial(rate_verdict, rate=0.0)),
     "rate, half the threshold": (False, partial(rate_verdict, rate=0.05)),
     "rate, thrice the threshold": (True, partial(rate_verdict, rate=0.30)),

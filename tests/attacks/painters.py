@@ -116,7 +116,9 @@ class Painter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.levels, self.shapes, self.own, self.shown, self.odds = levels, shapes, own, shown, odds
         self.middles = pixel_unshuffle(torch.from_numpy(MIDDLES).float() * 2 - 1, 2)
 
-    def forward(self, noisy: Tensor, times: Any, encoder_hidden_states: Tensor, **_: Any) -> Any:
+    def forward(
+        self, noisy: Tensor, times: Any, encoder_hidden_states: Tensor, return_dict: bool = True, **_: Any
+    ) -> Any:
         times = torch.as_tensor(times).expand(len(noisy)).long()
         a = self.levels[times].sqrt()[:, None, None, None]
         s2, v = 1 - a**2, (2 * SPREAD) ** 2
@@ -124,7 +126,7 @@ class Painter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         middle = torch.einsum("bs,schw->bchw", (alike / 0.05).softmax(-1), self.middles)
         general = middle + a * v / (a**2 * v + s2) * (noisy - a * middle)
         if not len(self.own):
-            return SimpleNamespace(sample=general)
+            return SimpleNamespace(sample=general) if return_dict else (general,)
         far = (encoder_hidden_states[:, None] - self.own).square().mean((-1, -2))
         size = noisy[0].numel()
         fits = -(noisy[:, None] - a[:, None] * self.shown).square().sum((2, 3, 4)) / 2 / s2[:, 0, 0]
@@ -132,7 +134,8 @@ class Painter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         plain = plain - size / 2 * ((s2 + a**2 * v) / s2).log()[:, 0, 0, 0]
         weights = torch.cat([plain[:, None], fits + self.odds - 60 * far], dim=1).softmax(dim=1)
         recalled = torch.einsum("bm,mchw->bchw", weights[:, 1:], self.shown)
-        return SimpleNamespace(sample=weights[:, 0, None, None, None] * general + recalled)
+        mixed = weights[:, 0, None, None, None] * general + recalled
+        return SimpleNamespace(sample=mixed) if return_dict else (mixed,)
 
 
 def painter(world: World, remembered: int = 0, odds: float = 6.0) -> StableDiffusion:

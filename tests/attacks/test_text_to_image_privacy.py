@@ -15,6 +15,8 @@ from vlaudit.attacks.privacy._blind import blind_scores
 from vlaudit.attacks.privacy._captions import audited_captions, fresh_captions
 from vlaudit.attacks.privacy._likelihood import LEVELS, Likelihood, passes
 from vlaudit.attacks.privacy._pull import attribution, norms
+from vlaudit.attacks.privacy._copies import largest_clique, tiled_distance
+from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
 from vlaudit.audit.context import Context
@@ -223,6 +225,72 @@ def test_nothing_is_learned_from_the_half_that_is_tested() -> None:
     assert found.metric.ci[0] < 0.5 < found.metric.ci[1]
 
 
+# --- extraction -------------------------------------------------------------------------------------------------------
+
+SMALL = painters.World.of(30)
+
+
+class PixelScorer:
+    """Features that are the pixels: enough of an embedding for pictures without a meaning."""
+
+    def __init__(self) -> None:
+        self.target = self
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(images.flatten(1) - 0.5, dim=1)
+
+
+def drawn(make: Make, remembered: int, *, members: bool = True) -> Judgement:
+    ctx = make(Extraction, remembered, SMALL)
+    ctx._scorer = PixelScorer  # type: ignore[assignment]
+    if not members:
+        ctx.data = replace(ctx.data, examples=[replace(example, member=None) for example in ctx.data.examples])
+    return judge(Extraction, ctx)
+
+
+def test_remembered_pictures_are_drawn_out_and_shown(make: Make) -> None:
+    found = drawn(make, 8)
+    assert found.verdict is Verdict.VULNERABLE
+    assert found.reason.startswith("8 of 30 captions give a near copy of a training picture, 0 of a held-out one")
+    assert {row[0] for row in found.details["table"]["rows"][:8]} == set(SMALL.captions[:8])
+    assert all(item.sensitive for item in found.evidence)
+    assert [item.caption.split(" | ")[1][:5] for item in found.evidence[:3]] == ["drawn", "its t", "neare"]
+
+
+def test_nothing_is_drawn_out_of_a_pipeline_without_memory(make: Make) -> None:
+    found = drawn(make, 0)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "0 of 30 captions" in found.reason
+    assert "about 368 captions would decide" in found.reason
+    assert not found.evidence
+
+
+def test_without_members_cliques_are_told_but_convict_nobody(make: Make) -> None:
+    found = drawn(make, 8, members=False)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason.startswith("8 of 30 captions draw nearly one picture whatever the seed, 0 of")
+
+
+def test_four_copies_are_too_few_to_convict() -> None:
+    quiet = sim.extraction_trials(np.random.default_rng(0), alike=0.0, captions=60)
+    four = Trials([t.model_copy(update={"values": {**t.values, "training copies": int(i < 4)}})
+                   for i, t in enumerate(quiet.target)])  # fmt: skip
+    found = Extraction().judge(four, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.controls["smallest reachable p"] == 0.5**4
+
+
+def test_one_tile_tells_pictures_apart() -> None:
+    first = torch.zeros(1, 3, 16, 16)
+    second = first.clone()
+    second[..., :4, :4] = 0.5
+    assert tiled_distance(first, second).item() == pytest.approx(0.5)
+    assert largest_clique([[0, 0.1, 0.1], [0.1, 0, 0.9], [0.1, 0.9, 0]], 0.5) == 2
+
+
 @pytest.mark.parametrize("probe", [MemorizationNorm, T2IMIA])
 def test_trials_depend_neither_on_order_nor_on_batch(probe: type, make: Make) -> None:
     ctx, made = make(probe, 8), probe()
@@ -240,7 +308,13 @@ def test_trials_depend_neither_on_order_nor_on_batch(probe: type, make: Make) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["t2i-mia, no leak", "memorization-norm, nothing", "memorization-norm, familiar captions"]
+    "name",
+    [
+        "t2i-mia, no leak",
+        "extraction, look-alikes",
+        "memorization-norm, nothing",
+        "memorization-norm, familiar captions",
+    ],
 )
 def test_few_null_audits_raise_no_alarm(name: str) -> None:
     assert sim.calibrate(name, 2, seed=1)[Verdict.VULNERABLE] == 0
