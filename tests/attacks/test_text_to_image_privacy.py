@@ -13,9 +13,9 @@ import torch
 from tests.attacks import calibration, painters
 from vlaudit.attacks.privacy._blind import blind_scores
 from vlaudit.attacks.privacy._captions import audited_captions, fresh_captions
+from vlaudit.attacks.privacy._copies import largest_clique, tiled_distance
 from vlaudit.attacks.privacy._likelihood import LEVELS, Likelihood, passes
 from vlaudit.attacks.privacy._pull import attribution, norms
-from vlaudit.attacks.privacy._copies import largest_clique, tiled_distance
 from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
