@@ -196,6 +196,7 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
     return found if found is not Verdict.VULNERABLE or sure else Verdict.INCONCLUSIVE
 
 
+RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
 PULL, T2I, SHARES, DRAWN = MemorizationNorm(), T2IMIA(), Representation(), Extraction()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
