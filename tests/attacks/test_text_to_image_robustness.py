@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.painters import CAPTIONS, Painter, audit, by_words, context, vector
+from tests.tiny_pipelines import stable_diffusion
 from vlaudit.attacks._homoglyphs import CULTURES, RARE
 from vlaudit.attacks.robustness._drawn import fit, marked
 from vlaudit.attacks.robustness._rewrites import CHARACTER_KINDS, rewrite_share
@@ -341,3 +344,23 @@ def test_sweep_judge_has_no_false_alarm_in_200_null_audits() -> None:
     verdicts = [probe.judge(Trials(sweep_trials(rng)), Policy(thresholds={"homoglyph-sweep": 0.0})).verdict
                 for _ in range(200)]  # fmt: skip
     assert verdicts.count(Verdict.VULNERABLE) <= 8  # with the threshold at the null itself, 2.5 % nominal
+
+
+# --- on a pipeline ---
+
+
+def test_all_three_run_on_a_random_pipeline_and_find_its_pictures_empty(
+    tmp_path: Path, vlaudit: Callable[..., int]
+) -> None:
+    stable_diffusion(tmp_path / "pipe")
+    (tmp_path / "pipe" / "sampling.json").write_text(json.dumps({"num_inference_steps": 2}))
+    captions = [" ".join(words) for words in itertools.product(("a", "the"), ("red", "big"), ("cat", "dog", "bird"))]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    vlaudit("scan", f"diffusers:{tmp_path / 'pipe'}", "--prompts", tmp_path / "captions.txt", "--probe", "TR1", "--probe",
+            "TR2", "--probe", "TR3", "--out", tmp_path / "out")  # fmt: skip
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    verdicts = {finding["code"]: finding["verdict"] for finding in report["findings"]}
+    assert set(verdicts) == {"TR1", "TR2", "TR3"}
+    assert report["audit"]["complete"]
+    assert report["audit"]["errors"] == []
+    assert not {"vulnerable", "held"} & set(verdicts.values())
