@@ -1,6 +1,6 @@
 """How many pictures does it take to tell that a perturbed prompt spoils the pictures? Four plans at equal power.
 
-    python benchmarks/prompt_robustness_plans.py [--prompts 4000] [--drop 1.0] [--pairing 0.5] [--target zoo:painter]
+    python benchmarks/prompt_robustness_plans.py [--prompts 4000] [--drop 1.0] [--pairing 0.5] [--target zoo:t2i-clean]
 
 A prompt's score is normal with standard deviation 1 over seeds; the perturbed prompt scores lower by ``--drop`` (or by
 nothing), and scores of the same seed correlate by ``--pairing``. With ``--target`` the spread over seeds and the
