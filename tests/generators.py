@@ -83,19 +83,28 @@ def _save(folder: Path, model: Any, processor: Any, chat: str | None = None) -> 
     return folder
 
 
-def llava(folder: Path, size: int = 24, chat: str | None = CHAT.replace("IMAGE", "<image>"), **text: Any) -> Path:
+def llava(
+    folder: Path, size: int = 24, patch: int = 8, width: int = 32, layers: int = 2, context: int = 512,
+    heads: int = 2, shared_heads: int = 1, chat: str | None = CHAT.replace("IMAGE", "<image>"),
+) -> Path:  # fmt: skip
     from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     words = tokenizer(image_token="<image>")
+    tower = {"hidden_size": width, "intermediate_size": width * 3 // 2, "num_hidden_layers": layers,
+             "num_attention_heads": heads}  # fmt: skip
+    vision = {**_vision(size, patch), **tower, "model_type": "clip_vision_model", "projection_dim": 16}
     config = LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", **_vision(size), "projection_dim": 16},
-        text_config={"model_type": "llama", **LLAMA, "vocab_size": len(words), **text},
+        vision_config=vision,
+        text_config={
+            **LLAMA, **tower, "model_type": "llama", "vocab_size": len(words), "max_position_embeddings": context,
+            "num_key_value_heads": shared_heads,
+        },
         image_token_id=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
-    )
+    )  # fmt: skip
     processor = LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}), words,
-        patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        patch_size=patch, vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
     return _save(folder, LlavaForConditionalGeneration(config), processor, chat)
 

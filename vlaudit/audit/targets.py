@@ -242,7 +242,7 @@ def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels:
     return TargetInfo(
         id=_slug(spec.model, prompt.id),
         family=model.family,
-        model=ModelInfo(spec=spec.model, sha256=model.sha256),
+        model=ModelInfo(spec=spec.model, sha256=model.sha256 or None),
         prompt=prompt.info(),
         data=_data_info(data, labels),
     )

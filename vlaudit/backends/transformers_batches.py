@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = 32  # conversations (or answers) a pass
+CPU_BYTES = 16_000_000  # of one layer's keys: beyond, the C allocator maps memory anew at every token
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Shared:
     turns: int = 0
     length: int = 0
     cache: Any = None
+
+    def rows(self, device: torch.device) -> int:
+        """How many copies of the cache are quick to go on from at once."""
+        keys = getattr(self.cache.layers[0], "keys", None) if self.cache is not None else None
+        if keys is None or device.type != "cpu":
+            return ROWS
+        return max(1, CPU_BYTES // (keys.numel() * keys.element_size()))
 
     def copy(self, rows: int) -> Any:
         """A cache of so many rows to go on from; None where there is nothing to share."""
@@ -117,8 +125,9 @@ class Batcher:
             key = (id(talk.prefix), length, *((k, v.shape, v.dtype) for k, v in sorted(pictures.items())))
             groups.setdefault(key, []).append((position, tokens, pictures))
         for group in groups.values():
-            for start in range(0, len(group), rows):
-                part = group[start : start + rows]
+            most = min(rows, shares[id(conversations[group[0][0]].prefix)].rows(self._device))
+            for start in range(0, len(group), most):
+                part = group[start : start + most]
                 index = [i for i, _, _ in part]
                 stack = {k: torch.cat([tokens[k] for _, tokens, _ in part]).to(self._device) for k in part[0][1]}
                 shown = {k: torch.cat([shown[k] for _, _, shown in part]).to(self._device) for k in part[0][2]}

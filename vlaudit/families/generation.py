@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 MAX_NEW_TOKENS = 32
+CHARACTERS = 64  # of an answer, for each token it may have
+_CONTROLS = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in range(0xA0) if code not in (0x09, 0x0A) and not 0x20 <= code < 0x7F
+}
+_CONTROLS |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\N{REPLACEMENT CHARACTER}")
+
+
+def clean(text: str, max_new_tokens: int) -> str:
+    """An answer as data: bounded, stripped, control characters and bidirectional overrides made visible."""
+    return text[: CHARACTERS * max_new_tokens].translate(_CONTROLS).strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +123,7 @@ class GenerationModel(Model):
     """
 
     family = Family.GENERATION
-    fusion: Literal["encoder-decoder", "decoder-only"]
+    fusion: Literal["encoder-decoder", "decoder-only", "unknown"]
     capabilities: frozenset[Needs]
     context_length: int  # tokens, those of pictures and of the answer included
     embedding_width: int  # W of the token embeddings
