@@ -90,8 +90,8 @@ Exit codes:
 def scan_command(**flags: Any) -> int:
     """Audit TARGETs and write a report.
 
-    A TARGET is zoo:NAME (a bundled specimen), open_clip:ARCH/PRETRAINED, open_clip:local-dir:PATH, hf:REPO_OR_DIR or
-    diffusers:REPO_OR_DIR.
+    A TARGET is zoo:NAME (a bundled specimen), open_clip:ARCH/PRETRAINED, open_clip:local-dir:PATH, hf:REPO_OR_DIR,
+    diffusers:REPO_OR_DIR or openai:BASE_URL#MODEL (whose key is read from VLAUDIT_API_KEY or OPENAI_API_KEY).
     Without one, the targets of vlaudit.toml are audited, or else the bundled default.
     """
     config, trusted = _read(flags["config"])
