@@ -81,11 +81,17 @@ class Loader:
         resolved = resolve_zoo(spec)
         backend, argument = parse_model(resolved.model)
         self._check_remote(resolved.model, backend, argument)
-        family = backend.family(argument)
+        unreadable: ModelError | None = None
+        try:
+            family = backend.family(argument)
+        except ModelError as error:  # a folder that says nothing of itself still has files to check
+            family, unreadable = Family.MATCHING, error
         data, labels = self.load_data(resolved, family)
         prompt_spec = resolved.prompt[0] if resolved.prompt else None
         files = [*backend.files(argument), *prompt_files(resolved.prompt)]
         try:
+            if unreadable is not None:
+                raise unreadable
             model = self._model(resolved.model)
             prompt = parse_prompt(prompt_spec, family)
             if not data.has_members and prompt.members:

@@ -42,11 +42,17 @@ class Shared:
             return ROWS
         return max(1, CPU_BYTES // (keys.numel() * keys.element_size()))
 
-    def copy(self, rows: int) -> Any:
-        """A cache of so many rows to go on from; None where there is nothing to share."""
+    def copy(self, rows: int, room: int = 0) -> Any:
+        """A cache of so many rows to go on from; None where there is nothing to share. ``room``: for so many tokens,
+        without gradients."""
         if self.cache is None:
             return None
         cache = copy.copy(self.cache)
+        if room and all(type(layer).__name__ == "DynamicLayer" and layer.is_initialized for layer in cache.layers):
+            from vlaudit.backends.transformers_cache import RoomyLayer
+
+            cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
+            return cache
         plain = all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in cache.layers)
         if plain:  # these replace their tensors, never write into them
             cache.layers = [copy.copy(layer) for layer in cache.layers]

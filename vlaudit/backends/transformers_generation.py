@@ -122,7 +122,7 @@ class TransformersGenerator(GenerationModel):
 
         if not self._two_streams:
             count = min(count, self.context_length - batch.ids.shape[1])
-        cache = batch.shared.copy(len(batch.rows))
+        cache = batch.shared.copy(len(batch.rows), batch.ids.shape[1] - batch.shared.length + count)
         more = {} if cache is None else {"past_key_values": cache}
         start = 1 + self._forced if self._two_streams else batch.ids.shape[1] - (1 if self._captioner else 0)
         with self.batcher.embedded(batch.soft):
