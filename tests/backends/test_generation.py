@@ -193,6 +193,22 @@ def test_what_conversations_begin_with_runs_once(
         assert alone == plain[2]
 
 
+def test_other_pictures_in_the_same_words_are_not_taken_for_the_shared_ones(
+    llava: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talks(first: int) -> list[Conversation]:
+        demo = (Turn("user", (llava.preprocess(PICTURES[first]), "what is this ?")), Turn("assistant", ("cat",)))
+        return [Conversation((*demo, *ask(llava, i).turns)) for i in range(3)]
+
+    answers = [["cat", "a red dog"]] * 3
+    one, two = (llava.log_likelihood(talks(i), answers) for i in (0, 3))
+    assert not torch.allclose(one, two, atol=1e-2)
+    mixed = llava.log_likelihood([talks(0)[0], talks(3)[1], talks(0)[2]], answers)
+    monkeypatch.setattr(llava.batcher, "shares_cache", False)
+    torch.testing.assert_close(two, llava.log_likelihood(talks(3), answers), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(mixed, torch.stack([one[0], two[1], one[2]]), atol=1e-3, rtol=1e-3)
+
+
 def test_embeddings_put_in_by_hand(model: TransformersGenerator) -> None:
     """The words' own embeddings change nothing; another word's make it that word."""
     assert Needs.EMBEDDING_GRADIENTS in model.capabilities
