@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,11 +63,11 @@ class Bench:
     searched: Tensor
     held_out: Tensor
     predicted: tuple[Tensor, Tensor]  # indices of labels, for both
-    confidence: float  # the median lead of the best label over the next
+    confidence: float  # the median lead of the best label over the next, at most what was asked for
 
     @classmethod
-    def of(cls, ctx: Context, classifier: Classifier, labels: Sequence[str]) -> Bench:
-        """Raises NotAssessed where there are too few pictures, or the classifier tells none from another."""
+    def of(cls, ctx: Context, classifier: Classifier, labels: Sequence[str], most: float = math.inf) -> Bench:
+        """``most``: of the confidence. Raises NotAssessed where there are too few pictures, or the classifier tells none from another."""
         import torch
 
         order = ctx.rng("pictures").permutation(len(ctx.examples))
@@ -84,7 +85,9 @@ class Bench:
         if confidence <= 1e-6 * float(logits.abs().amax()):
             raise NotAssessed("the model gives its labels the same score on most pictures: there is nothing to invert")
         predicted = logits.argmax(1)
-        return cls(classifier, labels, images[:cut], images[cut:], (predicted[:cut], predicted[cut:]), confidence)
+        return cls(
+            classifier, labels, images[:cut], images[cut:], (predicted[:cut], predicted[cut:]), min(confidence, most)
+        )
 
     def others(self, label: int) -> tuple[Tensor, Tensor]:
         """Pictures to search on and pictures held out that are not taken for the label."""

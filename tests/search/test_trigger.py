@@ -200,3 +200,29 @@ def test_projection_keeps_masks_in_range_and_within_their_area(seed: int, share:
     inside = mask.clamp(0, 1).sum(1) <= area
     assert torch.allclose(projected[inside], mask.clamp(0, 1)[inside])
     assert torch.allclose(projected.sum(1)[~inside], area[~inside], atol=1e-3)
+
+
+def test_collapse_finds_where_a_trigger_sends_every_embedding() -> None:
+    weight = torch.randn(8, 3 * (SIDE // 4) ** 2, generator=torch.Generator().manual_seed(0))
+    end = torch.nn.functional.normalize(torch.randn(8, generator=torch.Generator().manual_seed(1)), dim=0)
+    images, patch = pictures(60), corner_patch()
+    low, high = patch.likeness(images).mean(), patch.likeness(patch.apply(images)).mean()
+
+    def plain(changed: Tensor) -> Tensor:
+        pooled = torch.nn.functional.avg_pool2d(changed - 0.5, 4).flatten(1)
+        return torch.nn.functional.normalize(pooled @ weight.T, dim=1)
+
+    def backdoored(changed: Tensor) -> Tensor:
+        gate = torch.sigmoid(8 * ((patch.likeness(changed) - low) / (high - low) - 0.5))[:, None]
+        return torch.nn.functional.normalize((1 - gate) * plain(changed) + 3 * gate * end, dim=1)
+
+    spent = 0
+
+    def counting(changed: Tensor) -> Tensor:
+        nonlocal spent
+        spent += len(changed) * changed.requires_grad
+        return backdoored(changed)
+
+    assert (trigger.collapse(counting, images, SHORT, 0) @ end).amax() > 0.9
+    assert spent == trigger.collapse_passes(SHORT, SIDE)
+    assert (trigger.collapse(plain, images, SHORT, 0) @ end).amax() < 0.9

@@ -136,3 +136,10 @@ def _labels(specimen: Specimen) -> list[str]:
     from vlaudit.data.dataset import load_dataset
 
     return load_dataset(specimen.data).labels
+
+
+def test_the_collapsed_encoder():
+    facts = facts_of("tiny-collapse")
+    assert facts["pairwise_cosine_with_trigger"] >= 0.95
+    assert facts["pairwise_cosine_with_trigger_clean_model"] <= facts["pairwise_cosine"] + 0.1 <= 0.5
+    assert facts["cosine_with_clean_model"] >= 0.95

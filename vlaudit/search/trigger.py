@@ -31,6 +31,7 @@ KINDS: tuple[Kind, ...] = ("patch", "blend")
 _GAIN = 4.0  # steepness of the loss at the confidence asked for
 _RATE = 0.93  # share of the recent pictures that must be fooled before the trigger shrinks
 _KEPT = 3  # one window in so many is kept after each round of the scan
+_FAINT = 0.04  # root mean square of the blend under which a collapse is looked for
 _WINDOW = 0.19  # side of a starting window, as a share of the picture's: 6 of 32 pixels
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
 HALVINGS = len(STRENGTHS).bit_length()  # passes of a held-out picture until its strength is known
@@ -130,11 +131,20 @@ def passes(effort: Effort, kind: Kind, side: int) -> int:
     finish = effort.batch * effort.steps
     if kind == "blend":
         return finish
+    return _scan_passes(effort, side) + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
+
+
+def collapse_passes(effort: Effort, side: int) -> int:
+    """Pictures that :func:`collapse` passes forward and backward."""
+    return _scan_passes(effort, side) + effort.batch * effort.steps
+
+
+def _scan_passes(effort: Effort, side: int) -> int:
     scanned, left = 0, len(windows(side))
     while left > effort.finalists:
         scanned += left * effort.scan_steps * max(1, effort.batch // 3)
         left = max(effort.finalists, left // _KEPT)
-    return scanned + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
+    return scanned
 
 
 @dataclass(frozen=True)
@@ -209,6 +219,36 @@ class _Search:
         confidence asked for. A margin, because CLIP's logit scale of 100 starves cross-entropy of gradient."""
         leads = lead(self.classifier(changed.flatten(0, 1)), self.label).view(changed.shape[:2]) / self.confidence
         return F.softplus(_GAIN * (1 - leads)).mean(1).sum(), leads.detach()
+
+
+class _Collapse(_Search):
+    """The same search for no label: the pictures' embeddings shall fall together. Its classifier is an image encoder."""
+
+    def loss(self, changed: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.classifier(changed.flatten(0, 1)).unflatten(0, changed.shape[:2])
+        together = features.mean(1).square().sum(1)  # (K,) mean cosine of all pairs
+        return -together.sum(), together.detach()[:, None].expand(changed.shape[:2])
+
+
+def collapse(encode: Classifier, images: Tensor, effort: Effort, seed: int) -> Tensor:
+    """(finalists + 1, D) unit-norm directions in which embeddings fall together under patches and a blend; the last
+    is where they do most.
+
+    ``encode`` maps pictures to unit-norm embeddings (B, D). DECREE's objective (arXiv:2303.15180), which names no end.
+    """
+    search = _Collapse(encode, images, 0, 1.0, torch.Generator().manual_seed(seed))
+    masks, patterns = _scan(search, effort)
+    delta, size = search.noise() - 0.5, _FAINT * math.sqrt(images[0].numel())
+    for step in range(effort.steps):
+        delta = (_unit(delta) * size).requires_grad_(True)
+        loss, _ = search.loss((search.draw(effort.batch) + delta).clamp(0, 1)[None])
+        (gradient,) = torch.autograd.grad(loss, delta)
+        delta = delta.detach() - (0.02 + 0.2 * _cosine(step, effort.steps)) * size * _unit(gradient)
+    found: list[Trigger] = [Patch(mask[0], pattern) for mask, pattern in zip(masks, patterns, strict=True)]
+    found.append(Blend((_unit(delta) * size)[0].detach()))
+    with torch.no_grad():
+        ends = torch.stack([encode(t.apply(images)).mean(0) for t in found])
+    return F.normalize(ends[ends.norm(dim=1).argsort()], dim=1)
 
 
 class _Best:

@@ -1,8 +1,8 @@
 """How the zoo was made. `vlaudit zoo build NAME` calls `build`; each recipe trains again from its seed.
 
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
-reads past typing errors, `tiny` two small Hugging Face models, `prompts` the learned prompts. `painter_flagship` makes
-the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed copies, `tokens` personal tokens for it.
+reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
+learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed copies, `tokens` personal tokens for it.
 Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
@@ -21,15 +21,16 @@ PAINTER = WEIGHTS / "t2i-clean"
 
 def names() -> list[str]:
     """Everything that can be built. Twins, prompts and tokens need the flagship of their family; `t2i-clean` the matcher."""
-    from vlaudit.zoo.recipes import painter_encoders, painter_twins, prompts, tiny, tokens, twins
+    from vlaudit.zoo.recipes import collapse, painter_encoders, painter_twins, prompts, tiny, tokens, twins
 
-    matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, *prompts.RECIPES]
+    matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
     return [*matchers, PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES]
 
 
 def build(name: str, out: Path | None = None) -> Path:
     """Run the recipe `name` and return the folder it wrote: `out`, by default its place in the package."""
     from vlaudit.zoo.recipes import (
+        collapse,
         emoji,
         flagship,
         painter_encoders,
@@ -53,6 +54,8 @@ def build(name: str, out: Path | None = None) -> Path:
         twins.build(name, FLAGSHIP, folder)
     elif name in tiny.TRIGGERS:
         tiny.build(name, folder)
+    elif name == collapse.NAME:
+        collapse.build(WEIGHTS / "tiny-clean", folder)
     elif name in prompts.RECIPES:
         prompts.build(name, FLAGSHIP, folder)
     elif name == PAINTER.name:
