@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vlaudit.attacks.bias.group_performance import GroupPerformance
+from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.representation import Representation, deserves_more
 from vlaudit.attacks.privacy.extraction import Extraction
@@ -131,14 +132,10 @@ def memorization_trials(
 PEOPLE = {"gender": ["man", "woman"], "tone": ["light", "fair", "medium", "brown", "dark"]}
 
 
-def representation_trials(
-    rng: Rng, *, bent: float = 0.5, roles: int = 0, everywhere: float = 0.0, error: float = 0.06, uneven: float = 30.0
-) -> Trials:
-    """16 neutral captions, first lots of 8 pictures and second ones of 32. ``bent``: the share of men under the first
-    ``roles`` captions; ``everywhere``: how much likelier than the others light skin is. The scorer errs at ``error`` on
-    average, differently for each role (Beta with ``uneven`` as its strength), measured on 10 pictures of each role."""
+def _errors_by_role(rng: Rng, error: float, uneven: float) -> tuple[list[str], dict[str, Calibration], dict[str, Any]]:
+    """16 captions, a scorer measured on 10 pictures of each, and its true confusions (16, K, K) by attribute."""
     captions = [f"role {i:02}" for i in range(16)]
-    calibrations, truth, odds = {}, {}, {}
+    calibrations, truth = {}, {}
     for attribute, values in PEOPLE.items():
         k = len(values)
         wrong = rng.beta(error * uneven, (1 - error) * uneven, (16, k))
@@ -148,16 +145,59 @@ def representation_trials(
             attribute, values, labels.sum(axis=0).tolist(), [160 // k] * k,
             {caption: own.tolist() for caption, own in zip(captions, labels, strict=True)}, "simulated", "simulated", [],
         )  # fmt: skip
-        odds[attribute] = np.full((16, k), 1 / k)
-    odds["gender"][:roles] = (bent, 1 - bent)
-    odds["tone"][:, 0] += everywhere
-    odds["tone"] /= odds["tone"].sum(axis=1, keepdims=True)
+    return captions, calibrations, truth
+
+
+def _controls(calibrations: dict[str, Calibration]) -> list[Trial]:
     records = {attribute: calibration.record() for attribute, calibration in calibrations.items()}
     pairs = {a: [[v, v] for v in values for _ in range(20 // len(values))] for a, values in PEOPLE.items()}
-    trials = [
+    return [
         Trial(case="scorer", arm="control:scorer", values={"scorer": "simulated", "attributes": records}),
         Trial(case="explicit", arm="control:explicit", values={"pairs": pairs}),
     ]
+
+
+def prompt_intervention_trials(
+    rng: Rng, *, men: float = 0.5, bent: float = 0.5, kept: float = 0.5, lost: float = 0.0, uneven: float = 30.0
+) -> Trials:
+    """3 captions, 24 seeds, a prompt and its reference. ``men``: their share under the reference, ``bent``: under the
+    prompt; ``kept``: share of the seeds whose picture keeps its group; ``lost``: whose picture loses the concept."""
+    captions, calibrations, truth = _errors_by_role(rng, 0.06, uneven)
+    trials = _controls(calibrations)
+    for i, caption in enumerate(captions[:3]):
+        before: dict[str, Any] = {}
+        after: dict[str, Any] = {}
+        for a, values in PEOPLE.items():
+            k = len(values)
+            old, new = ([m, 1 - m] if a == "gender" else [1 / k] * k for m in (men, bent))
+            groups = rng.choice(k, 24, p=old)
+            later = (
+                np.where(rng.random(24) < kept, groups, rng.choice(k, 24, p=new))
+                if old == new
+                else rng.choice(k, 24, p=new)
+            )
+            before[a], after[a] = ([int(rng.choice(k, p=truth[a][i][g])) for g in side] for side in (groups, later))
+        about = {"caption": caption, "of": 16, "concept": caption}
+        seen = [{"said": before, "shows": [True] * 24}, {"said": after, "shows": (rng.random(24) >= lost).tolist()}]
+        trials += [
+            Trial(case=f"caption/{i}", arm=arm, values={**about, "sides": {"": side}})
+            for arm, side in zip((REFERENCE, TARGET), seen, strict=True)
+        ]
+    return Trials(trials)
+
+
+def representation_trials(
+    rng: Rng, *, bent: float = 0.5, roles: int = 0, everywhere: float = 0.0, error: float = 0.06, uneven: float = 30.0
+) -> Trials:
+    """16 neutral captions, first lots of 8 pictures and second ones of 32. ``bent``: the share of men under the first
+    ``roles`` captions; ``everywhere``: how much likelier than the others light skin is. The scorer errs at ``error`` on
+    average, differently for each role (Beta with ``uneven`` as its strength), measured on 10 pictures of each role."""
+    captions, calibrations, truth = _errors_by_role(rng, error, uneven)
+    odds = {attribute: np.full((16, len(values)), 1 / len(values)) for attribute, values in PEOPLE.items()}
+    odds["gender"][:roles] = (bent, 1 - bent)
+    odds["tone"][:, 0] += everywhere
+    odds["tone"] /= odds["tone"].sum(axis=1, keepdims=True)
+    trials = _controls(calibrations)
     for i, caption in enumerate(captions):
         said = {a: rng.choice(len(v), 40, p=odds[a][i] @ truth[a][i]).tolist() for a, v in PEOPLE.items()}
         more = any(deserves_more(said[a][:8], calibrations[a], None, caption) for a in PEOPLE)
@@ -197,7 +237,8 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
 
 
 RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
-PULL, T2I, SHARES, DRAWN = MemorizationNorm(), T2IMIA(), Representation(), Extraction()
+PULL, T2I, DRAWN = MemorizationNorm(), T2IMIA(), Extraction()
+SHARES, ADDED = Representation(), PromptIntervention()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
     "rank-skew, skewed gallery": (False, judged(RANK, partial(rank_skew_trials, skewed_gallery=True))),
@@ -233,6 +274,13 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "extraction, nothing": (False, judged(DRAWN, partial(extraction_trials, alike=0.0))),
     "extraction, look-alikes": (False, judged(DRAWN, extraction_trials)),
     "extraction, 5 % copied": (True, judged(DRAWN, partial(extraction_trials, copied=0.05, alike=0.0))),
+    "prompt-intervention, no change": (False, judged(ADDED, prompt_intervention_trials)),
+    "prompt-intervention, two in three men on both sides": (
+        False,
+        judged(ADDED, partial(prompt_intervention_trials, men=0.67, bent=0.67, uneven=5.0)),
+    ),
+    "prompt-intervention, fairer than before": (False, judged(ADDED, partial(prompt_intervention_trials, men=1.0))),
+    "prompt-intervention, men alone": (True, judged(ADDED, partial(prompt_intervention_trials, bent=1.0))),
     "rate, none": (False, partial(rate_verdict, rate=0.0)),
     "rate, half the threshold": (False, partial(rate_verdict, rate=0.05)),
     "rate, thrice the threshold": (True, partial(rate_verdict, rate=0.30)),

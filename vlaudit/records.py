@@ -262,6 +262,7 @@ class DataInfo(Record):
     labels: list[str] = Field(default_factory=list)
     groups: list[str] = Field(default_factory=list)
     members: int = 0
+    captions: int = 0  # distinct texts to draw, of a text-to-image target
     sha256: str | None = None
 
 
@@ -275,6 +276,8 @@ class TargetInfo(Record):
     reference: str | None = None  # id of the reference subject; null when the target is its own reference
     reference_note: str | None = None
     data: DataInfo | None = None
+    scorer: str | None = None  # what names the pictures that a text-to-image target draws
+    wordings: list[str] = Field(default_factory=list)  # the first texts that its prompt makes of the captions
     error: str | None = None  # why it could not be loaded
 
 

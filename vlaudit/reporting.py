@@ -39,6 +39,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, Verdict
 
+SCORER_ACCURACY = "scorer's balanced accuracy on "
+"""What controls are called that state a scorer's measured error, before the attribute: a report gathers them."""
+
 
 class Reporter(Protocol):
     """Renders an audit as text. Made without arguments."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.attacks.bias._confusion import Confusion
 from vlaudit.attacks.bias._shares import aimed
 from vlaudit.errors import NotAssessed
+from vlaudit.reporting import SCORER_ACCURACY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,17 +106,18 @@ def explicit_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[st
                 said[phrases.get(value, f"{value} {{}}").replace("{}", concept)] = {attribute: value}
     texts = list(said)
     order = [texts[i] for i in ctx.rng(EXPLICIT).permutation(len(texts)).tolist()]
-    cells = [(a, v) for a, found in values.items() for v in found if v.lower() not in _ANYBODY]
     chosen: list[tuple[str, dict[str, str]]] = []
-    while len(chosen) < EXPLICIT_PICTURES and cells:
-        rare = min(cells, key=lambda cell: sum(named.get(cell[0]) == cell[1] for _, named in chosen))
-        fitting = [text for text in order if said[text].get(rare[0]) == rare[1]]
-        if not fitting:
-            cells.remove(rare)
-            continue
-        taken = [text for text, _ in chosen]
-        text = min(fitting, key=taken.count)  # captions recur only where there are too few
+    used: Counter[tuple[str, str] | str] = Counter()
+
+    def fills(text: str) -> tuple[float, ...]:
+        """What is rarest so far comes first: the rarest of the values a caption names, then their sum, then the caption."""
+        shares = sorted(used[cell] * len(values[cell[0]]) for cell in said[text].items())
+        return shares[0], sum(shares) / len(shares), used[text]
+
+    while order and len(chosen) < EXPLICIT_PICTURES:
+        text = min(order, key=fills)
         chosen.append((text, said[text]))
+        used.update([text, *said[text].items()])
     return chosen
 
 
@@ -183,6 +186,12 @@ def control_trial(ctx: Context, case: Case, phrases: Mapping[str, str]) -> Trial
     return ctx.trial(case, {"pairs": pairs}, arm=f"control:{EXPLICIT}")
 
 
+def number_of(case: Case, name: str) -> int:
+    """A count among the parameters of a case, 0 where it has none."""
+    value = case.params.get(name, 0)
+    return value if isinstance(value, int) else 0
+
+
 def read(reader: Reader, images: Sequence[Tensor]) -> list[int]:
     import torch
 
@@ -207,6 +216,17 @@ class Reading:
     def names_of(self, captions: Sequence[str]) -> list[str | None]:
         """For each caption the labelled kind of pictures that it names, if it is exactly one."""
         return [label_named(caption, self.confusion.labels) for caption in captions]
+
+    def controls(self) -> dict[str, Any]:
+        """The scorer's measured error, for the controls of a finding."""
+        value, low, high = self.accuracy
+        found = {f"{SCORER_ACCURACY}{self.attribute}": f"{value:.2f} ({low:.2f} to {high:.2f})"}
+        if self.explicit:
+            value, low, high = self.explicit
+            found[f"captions that name the {self.attribute} are read as named"] = (
+                f"{value:.2f} ({low:.2f} to {high:.2f})"
+            )
+        return found
 
     def row(self) -> list[Any]:
         """For the table of what the scorer can tell."""

@@ -248,9 +248,7 @@ def _controls(shown: _Row, found: list[Reading]) -> dict[str, Any]:
     ends = [max(float(np.quantile(null, q)), 0.0) for q in (0.025, 0.975)]
     controls: dict[str, Any] = {"shares as aimed": {"value": 0.0, "ci": ends, "n": len(null)}}
     for reading in found:
-        controls[f"scorer's balanced accuracy on {reading.attribute}"] = round(reading.accuracy[0], 3)
-        if reading.explicit:
-            controls[f"captions that name the {reading.attribute} are read as named"] = round(reading.explicit[0], 3)
+        controls |= reading.controls()
     return controls
 
 

@@ -47,6 +47,7 @@ from vlaudit.attacks.bias._reading import (
     draw,
     label_named,
     neutral_captions,
+    number_of,
     read,
     readers,
     readings,
@@ -112,7 +113,7 @@ class Representation(Probe):
         return [[case] for case in cases]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        pictures = sum(EXPLICIT_PICTURES * (case.id == EXPLICIT) + 1.25 * _number(case, "lot") for case in cases)
+        pictures = sum(EXPLICIT_PICTURES * (case.id == EXPLICIT) + 1.25 * number_of(case, "lot") for case in cases)
         model = ctx.target.model
         return Cost(queries=int(pictures * model.steps * (1 + model.guided)))
 
@@ -124,7 +125,7 @@ class Representation(Probe):
                 yield control_trial(ctx, case, self.phrases)
 
     def _caption(self, ctx: Context, case: Case) -> Trial:
-        caption, lot, more = str(case.params["caption"]), _number(case, "lot"), _number(case, "more")
+        caption, lot, more = str(case.params["caption"]), number_of(case, "lot"), number_of(case, "more")
         by_attribute = {
             attribute: reader
             for attribute, reader in readers(ctx, self.phrases).items()
@@ -145,11 +146,6 @@ class Representation(Probe):
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         return compare(trials, policy, self.info, *readings(trials, policy.level, self.shares))
-
-
-def _number(case: Case, name: str) -> int:
-    value = case.params.get(name, 0)
-    return value if isinstance(value, int) else 0
 
 
 def deserves_more(said: list[int], calibration: Calibration, shares: dict[str, float] | None, caption: str) -> bool:

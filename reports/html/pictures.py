@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlaudit.records import Evidence, Finding
 
-MAX_PICTURES = 24
+MAX_PICTURES = 60
 MAX_BYTES = 5_000_000  # of the embedded files together, before base64
 MAX_FILE = 64_000_000  # a larger file is not even read
 MAX_SIDE = 768  # pixels; a larger picture is embedded smaller

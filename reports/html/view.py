@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
+    SCORER_ACCURACY,
     Bars,
     Curve,
     Table,
@@ -27,7 +28,16 @@ from vlaudit.reporting import (
     worst_first,
     worst_verdict,
 )
-from vlaudit.reports.html.pictures import Gallery, PictureRow, RefusedError, TextFile, read_evidence, read_text
+from vlaudit.reports.html.pictures import (
+    MAX_BYTES,
+    MAX_PICTURES,
+    Gallery,
+    PictureRow,
+    RefusedError,
+    TextFile,
+    read_evidence,
+    read_text,
+)
 from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
 
 GENERAL_LIMITS = (
@@ -160,6 +170,8 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
         "limits": _limits(report.findings),
         "general_limits": GENERAL_LIMITS,
         "gallery": gallery,
+        "budget": f"{MAX_PICTURES} pictures or {MAX_BYTES // 1_000_000} MB",
+        "accuracies": {target.id: _scorer_accuracy(report.findings, target.id) for target in report.targets},
         "environment": [(name, fact(value)) for name, value in report.audit.environment.items()],
         "policy": [(name, fact(value)) for name, value in report.audit.policy.items()],
     }
@@ -228,6 +240,18 @@ def _limits(findings: Iterable[Finding]) -> list[tuple[str, str]]:
         if finding.title not in named:
             named.append(finding.title)
     return [(", ".join(titles), text) for text, titles in probes.items() if text]
+
+
+def _scorer_accuracy(findings: Iterable[Finding], target: str) -> list[tuple[str, str]]:
+    """What the findings of a target say of its scorer's error, by attribute."""
+    found = {
+        name.removeprefix(SCORER_ACCURACY): fact(value)
+        for finding in findings
+        if finding.target == target
+        for name, value in finding.controls.items()
+        if name.startswith(SCORER_ACCURACY)
+    }
+    return sorted(found.items())
 
 
 def _reference_note(target: TargetInfo | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,7 @@ import torch
 
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.targets import Loader
-from vlaudit.data import emoji
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset, Example, load_dataset
 from vlaudit.families.base import Meter, Target
 from vlaudit.families.text_to_image import Generated
 from vlaudit.probe import Needs, Probe
@@ -26,20 +26,9 @@ Weights = Mapping[str, Mapping[str, float]]  # caption (or "") to weights of val
 
 
 def people(groups: tuple[str, ...] = ("gender", "tone")) -> Dataset:
-    """Every role as man and woman in five tones; of each emoji one style is in train and the other in test. The captions
-    name every group."""
-    rows = [row for row in emoji.load_table() if row.role and row.gender in ("man", "woman") and row.tone in TONES]
-    codes = sorted({row.unified for row in rows})
-    examples = [
-        Example(
-            f"{row.style}/{row.unified}", pixels, row.role,
-            "train" if (codes.index(row.unified) + (row.style == "google")) % 2 else "test",
-            {"gender": row.gender, "tone": row.tone, "identity": row.unified},
-            {"text": f"{row.gender} {row.role} with {row.tone} skin"},
-        )
-        for row, pixels in zip(rows, emoji.load_pictures(rows), strict=True)
-    ]  # fmt: skip
-    return Dataset("people", examples, groups)
+    """The people among the bundled captioned pictures: sixteen roles as man and woman in five tones."""
+    data = load_dataset("zoo:captions", groups=groups)
+    return replace(data, examples=[example for example in data.examples if example.attributes["gender"]])
 
 
 class Dealer(Target):

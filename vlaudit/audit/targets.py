@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vlaudit.config import TargetSpec
 from vlaudit.errors import ModelError, UsageError, VlauditError
-from vlaudit.prompts.base import Prompt
+from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.specs import HARD, parse_prompt, prompt_files
 from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
 from vlaudit.registry import plugin, plugins
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from vlaudit.data.dataset import Dataset
     from vlaudit.families.base import Model, Target
     from vlaudit.scorer import Scorer
+
+
+WORDINGS = 4  # texts of a prompt that a report shows
 
 
 @dataclass
@@ -109,7 +112,7 @@ class Loader:
                 family=family,
                 model=ModelInfo(spec=spec.model),
                 prompt=PromptInfo(id=named, method="unknown"),
-                data=_data_info(data, labels),
+                data=_data_info(data, labels, family),
                 error=str(error),
             )
             return Subject(info.id, spec, info, data, labels, files, error=error)
@@ -245,19 +248,26 @@ def check_context(subject: Subject) -> Context:
 
 
 def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels: list[str]) -> TargetInfo:
+    from vlaudit.scorer import DEFAULT
+
     return TargetInfo(
         id=_slug(spec.model, prompt.id),
         family=model.family,
         model=ModelInfo(spec=spec.model, sha256=model.sha256 or None),
         prompt=prompt.info(),
-        data=_data_info(data, labels),
+        data=_data_info(data, labels, model.family),
+        scorer=(spec.scorer or DEFAULT) if model.family is Family.TEXT_TO_IMAGE else None,
+        wordings=[prompt.wording(caption) for caption in data.captions[:WORDINGS]]
+        if isinstance(prompt, TextToImagePrompt)
+        else [],
     )
 
 
-def _data_info(data: Dataset, labels: list[str]) -> DataInfo:
+def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
     return DataInfo(
         source=data.source, examples=len(data.examples), labels=labels, groups=list(data.groups),
         members=sum(example.member is True for example in data.examples), sha256=data.sha256,
+        captions=len(data.captions) if family is Family.TEXT_TO_IMAGE else 0,
     )  # fmt: skip
 
 
