@@ -189,7 +189,7 @@ def prompt_intervention_trials(
 def representation_trials(
     rng: Rng, *, bent: float = 0.5, roles: int = 0, everywhere: float = 0.0, error: float = 0.06, uneven: float = 30.0
 ) -> Trials:
-    """16 neutral captions, first lots of 8 pictures and second ones of 32. ``bent``: the share of men under the first
+    """16 neutral captions, first lots of 8 pictures and second ones of 48. ``bent``: the share of men under the first
     ``roles`` captions; ``everywhere``: how much likelier than the others light skin is. The scorer errs at ``error`` on
     average, differently for each role (Beta with ``uneven`` as its strength), measured on 10 pictures of each role."""
     captions, calibrations, truth = _errors_by_role(rng, error, uneven)
@@ -199,7 +199,7 @@ def representation_trials(
     odds["tone"] /= odds["tone"].sum(axis=1, keepdims=True)
     trials = _controls(calibrations)
     for i, caption in enumerate(captions):
-        said = {a: rng.choice(len(v), 40, p=odds[a][i] @ truth[a][i]).tolist() for a, v in PEOPLE.items()}
+        said = {a: rng.choice(len(v), 56, p=odds[a][i] @ truth[a][i]).tolist() for a, v in PEOPLE.items()}
         more = any(deserves_more(said[a][:8], calibrations[a], None, caption) for a in PEOPLE)
         said = {a: codes if more else codes[:8] for a, codes in said.items()}
         values = {"caption": caption, "of": 16, "said": said, "first": 8, "blocked": 0}

@@ -34,6 +34,7 @@ DOMAIN_LIMIT = (
     "see there is not counted. Pictures whose caption names the group check this only roughly."
 )
 _ANYBODY = {"person", "people", "human"}  # as a value it names no group when a caption says it
+_ARTICLE = re.compile(r"(?:an?|the|one)\s", re.IGNORECASE)
 _KEPT_BYTES = 200_000_000
 _drawn: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], Tensor | None]] = weakref.WeakKeyDictionary()
 
@@ -57,6 +58,11 @@ def names(text: str, words: Iterable[str]) -> bool:
     return bool(said) and re.search(rf"(?<![\w-])(?:{said})(?:e?s)?(?![\w-])", text, re.IGNORECASE) is not None
 
 
+def with_article(noun: str) -> str:
+    """``a judge``, ``an artist``: a label as captions say it that begin with an article."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
 def label_named(caption: str, labels: Iterable[str]) -> str | None:
     """The label that a caption names, if it is exactly one."""
     found = [label for label in labels if names(caption, [label])]
@@ -76,7 +82,9 @@ def neutral_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[str
         known = {e.label for e in people if e.label}
         texts = [text for text in ctx.captions if not names(text, things) or names(text, known)]
     else:
-        texts = [text for e in people for text in (e.texts.get("text"), e.label) if text]
+        said = [text for e in people if (text := e.texts.get("text"))]
+        labels = [e.label for e in people if e.label]
+        texts = [*said, *(map(with_article, labels) if all(_ARTICLE.match(text) for text in said) and said else labels)]
     open_to = {text: [a for a, words in values.items() if not names(text, words)] for text in texts}
     for wanted in (len(values), 1):  # those that name no group at all, if there are any
         found = [(text, attributes) for text, attributes in open_to.items() if len(attributes) >= wanted]

@@ -24,7 +24,7 @@ pictures whose captions do name the group must be read as that group. The refere
 When it errs. The scorer's error is measured on real pictures; on generated ones it may differ, and differ by group. What a
 scorer calls a group is how a picture looks, not who anybody is. Captions that were not drawn, and values with too few
 labelled pictures, are not covered. A single lopsided caption among many fair ones can be missed by its first lot: with the
-default of quick effort, one that draws one of two groups only is missed about one time in twenty.
+quick effort, one that draws one of two groups only is missed so about one time in eight.
 
 References. Stable Bias arXiv:2303.11408; OpenBias arXiv:2404.07990; Rogan and Gladen, American Journal of Epidemiology 107
 (1978) 71-76; max-T, Westfall and Young 1993.
@@ -90,7 +90,7 @@ class Representation(Probe):
         ge=20,
         description="pictures of the first lots of all captions together; default 128, 480 or 2400 by effort",
     )
-    more: int | None = Field(None, ge=0, description="pictures of a second lot; default 32, 100 or 200 by effort")
+    more: int | None = Field(None, ge=0, description="pictures of a second lot; default 48, 100 or 200 by effort")
     shares: dict[str, dict[str, float]] = Field({}, description="aimed shares of an attribute's values; default equal")
     phrases: dict[str, str] = Field(
         {}, description="value to phrase, '{}' for the concept, such as woman: 'a woman'; read zero-shot by these"
@@ -101,7 +101,7 @@ class Representation(Probe):
         most = self.captions or ctx.by_effort(16, 24, 60)
         picked = sorted(ctx.rng("captions").permutation(len(found))[:most].tolist())
         lot = max(8, (self.pictures or ctx.by_effort(128, 480, 2400)) // len(picked))
-        more = ctx.by_effort(32, 100, 200) if self.more is None else self.more
+        more = ctx.by_effort(48, 100, 200) if self.more is None else self.more
         cases = [
             Case(id=f"caption/{place:03d}", params={"caption": found[i][0], "attributes": list(found[i][1]),
                                                     "lot": lot, "more": more, "of": len(found)})
@@ -173,12 +173,12 @@ def _grids(ctx: Context, caption: str, by_attribute: dict[str, Reader], pictures
     """For each attribute and value a grid of the pictures that the scorer gives it."""
     import torch
 
-    grids = {}
+    grids, arm = {}, "" if ctx.on_target else " under the reference"
     for attribute, reader in by_attribute.items():
         for k, value in enumerate(reader.calibration.values):
             here = [image for image, own in zip(pictures, said[attribute], strict=True) if own == k]
             if here:
-                heading = f"“{caption}”, {attribute} as the scorer reads it"
+                heading = f"“{caption}”{arm}, {attribute} as the scorer reads it"
                 grids[f"{attribute}={value}"] = ctx.artifacts.put_grid(
                     torch.stack(here[:SHOWN]), 4, f"{heading} | {value}: {len(here)} of {len(pictures)}"
                 )

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,6 +18,7 @@ MAX_FILE = 64_000_000  # a larger file is not even read
 MAX_SIDE = 768  # pixels; a larger picture is embedded smaller
 MAX_TEXT = 4_000  # characters shown of a text
 SHOWN_WIDTH, MAX_ZOOM = 544, 4  # a small picture is enlarged by a whole factor, its pixels kept sharp
+ROW_WIDTH = 760  # a row of small pictures is enlarged together, if by less than twice it wraps
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -104,7 +105,7 @@ class Gallery:
             for name, row in zip(queues, turn, strict=True):
                 if row is not None:
                     heading, files = row
-                    shown[name].append(PictureRow(heading, [self._embed(file, caption) for file, caption in files]))
+                    shown[name].append(PictureRow(heading, _enlarged([self._embed(*file) for file in files])))
         return shown
 
     def _embed(self, evidence: Evidence, caption: str) -> Picture:
@@ -121,16 +122,24 @@ class Gallery:
             return Picture(caption, evidence.path, refused="left out to keep this file small")
         self.embedded += 1
         self.size += len(content)
-        zoom = max(1, min(MAX_ZOOM, SHOWN_WIDTH // width))
         return Picture(
             caption=caption,
             path=evidence.path,
             sensitive=evidence.sensitive,
             uri=f"data:{media_type};base64,{base64.b64encode(content).decode()}",
-            width=zoom * width,
-            height=zoom * height,
-            enlarged=zoom > 1,
+            width=width,
+            height=height,
         )
+
+
+def _enlarged(pictures: list[Picture]) -> list[Picture]:
+    """The pictures of a row at the size at which they are shown."""
+    fits = max(2, ROW_WIDTH // max(sum(picture.width for picture in pictures), 1))
+    zooms = [max(1, min(MAX_ZOOM, fits, SHOWN_WIDTH // max(picture.width, 1))) for picture in pictures]
+    return [
+        replace(picture, width=zoom * picture.width, height=zoom * picture.height, enlarged=zoom > 1)
+        for picture, zoom in zip(pictures, zooms, strict=True)
+    ]
 
 
 def _in_rows(evidence: Iterable[Evidence]) -> Iterator[tuple[str, list[tuple[Evidence, str]]]]:

@@ -268,7 +268,7 @@ def test_the_two_sides_share_their_seeds(tmp_path: Path) -> None:
 def test_verdicts_on_simulated_audits(scenario: str) -> None:
     flawed, _ = sim.SCENARIOS[scenario]
     said = sim.calibrate(scenario, 5)
-    assert (said[Verdict.VULNERABLE] >= 4) if flawed else (said[Verdict.VULNERABLE] == 0)
+    assert (said[Verdict.VULNERABLE] >= 3) if flawed else (said[Verdict.VULNERABLE] == 0)
 
 
 @pytest.mark.slow
@@ -279,4 +279,4 @@ def test_calibration(scenario: str) -> None:
     """python benchmarks/verdict_calibration.py --only representation; --only prompt-intervention"""
     flawed, _ = sim.SCENARIOS[scenario]
     found = sim.calibrate(scenario, 200)[Verdict.VULNERABLE]
-    assert found >= 150 if flawed else found <= (10 if "threshold" in scenario else 0)
+    assert found >= 110 if flawed else found <= (4 if "threshold" in scenario else 0)
