@@ -267,6 +267,10 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
         True,
         judged(SHARES, partial(representation_trials, bent=1.0, roles=1)),
     ),
+    "representation, men alone under three captions": (
+        True,
+        judged(SHARES, partial(representation_trials, bent=1.0, roles=3)),
+    ),
     "representation, light skin in four of five": (
         True,
         judged(SHARES, partial(representation_trials, everywhere=3.0)),

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.records import Evidence, Report, Verdict
-from vlaudit.reporting import Bars
+from vlaudit.reporting import SCORER_ACCURACY, Bars
 from vlaudit.reports.html import HTMLReporter
 from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, Gallery
 from vlaudit.reports.html.plots import bar_plot, interval_plot
@@ -150,7 +151,7 @@ def test_a_picture_that_is_not_the_recorded_one_is_refused(report: Report, audit
 def test_the_number_of_pictures_is_capped_and_shared(report: Report, audit_dir: Path) -> None:
     store = ArtifactStore(audit_dir)
     first = report.findings[0].model_copy(update={"evidence": [noise(store, i).model_copy(
-        update={"caption": f"row {i} | noise"}) for i in range(40)]})  # fmt: skip
+        update={"caption": f"row {i} | noise"}) for i in range(MAX_PICTURES + 16)]})  # fmt: skip
     second = report.findings[1].model_copy(update={"evidence": [noise(store, 99)]})
     page = Page(render(report.model_copy(update={"findings": [first, second]}), audit_dir))
     assert len(page.attributes("src")) == MAX_PICTURES
@@ -218,3 +219,49 @@ def test_bars_beyond_the_cap_stay_in_the_table_and_marked_ones_are_drawn() -> No
     assert len(plot.bars) == 40 and plot.left_out == 260 and len(plot.data) == count
     assert [bar.label for bar in plot.bars if bar.highlight] == ["250"]
     assert plot.bars[0].x + plot.bars[0].width == pytest.approx(plot.zero, abs=0.2), "a negative bar ends at zero"
+
+
+def test_grids_stand_side_by_side_at_one_size(report: Report, audit_dir: Path) -> None:
+    """Grids of one row are enlarged alike, so far that they fit; a small picture alone keeps its full zoom."""
+    store = ArtifactStore(audit_dir)
+    images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    grids = [store.put_grid(images[:n], 4, f"“judge” | {name}: {n} of 12") for name, n in (("man", 10), ("woman", 2))]
+    first = report.findings[0].model_copy(update={"evidence": grids})
+    (row,) = Gallery(audit_dir).rows([first])[first.id]
+    assert [(p.width, p.height) for p in row.pictures] == [(3 * 134, 3 * 100), (3 * 66, 3 * 32)]
+    alone = first.model_copy(update={"evidence": [noise(store, 1)]})
+    assert Gallery(audit_dir).rows([alone])[alone.id][0].pictures[0].width == 4 * 32
+
+
+def test_a_grid_has_every_picture_and_clear_gaps(audit_dir: Path) -> None:
+    images = torch.stack([torch.full((3, 8, 8), k / 10) for k in range(5)])
+    item = ArtifactStore(audit_dir).put_grid(images, 3, "five")
+    pixels = np.asarray(Image.open(audit_dir / item.path))
+    assert pixels.shape == (18, 28, 4)
+    assert [pixels[10 * (k // 3) + 3, 10 * (k % 3) + 3, 0] for k in range(5)] == [round(25.5 * k) for k in range(5)]
+    assert pixels[:, 8, 3].max() == 0
+    assert pixels[12, 24, 3] == 0  # no sixth picture
+    large = ArtifactStore(audit_dir).put_grid(torch.rand(8, 3, 512, 512), 4, "large")
+    assert max(Image.open(audit_dir / large.path).size) <= 768
+
+
+def test_a_text_to_image_target_names_its_captions_and_its_scorer_with_its_error(
+    report: Report, audit_dir: Path
+) -> None:
+    target = report.targets[0]
+    assert target.data is not None
+    drawn = target.model_copy(
+        update={
+            "data": target.data.model_copy(update={"captions": 170}),
+            "scorer": "zoo:clean",
+            "wordings": ["an oil painting of a judge"],
+        }
+    )
+    controls = {f"{SCORER_ACCURACY}gender": "0.94 (0.89 to 0.97)"}
+    own = report.findings[0].model_copy(update={"target": drawn.id, "controls": controls})
+    text = render(report.model_copy(update={"targets": [drawn], "findings": [own]}), audit_dir)
+    block = text[text.index('id="targets"') : text.index('id="matrix"')]
+    assert "170 distinct captions" in block
+    assert "<q>an oil painting of a judge</q> …" in block
+    assert "zoo:clean" in block
+    assert "balanced accuracy on gender: 0.94 (0.89 to 0.97)" in block
