@@ -134,8 +134,10 @@ class Gallery:
 
 def _enlarged(pictures: list[Picture]) -> list[Picture]:
     """The pictures of a row at the size at which they are shown."""
-    fits = max(2, ROW_WIDTH // max(sum(picture.width for picture in pictures), 1))
-    zooms = [max(1, min(MAX_ZOOM, fits, SHOWN_WIDTH // max(picture.width, 1))) for picture in pictures]
+    own = [max(1, min(MAX_ZOOM, SHOWN_WIDTH // max(picture.width, 1))) for picture in pictures]
+    small = sum(picture.width for picture, zoom in zip(pictures, own, strict=True) if zoom > 1)
+    fits = max(2, ROW_WIDTH // max(small, 1))
+    zooms = [min(zoom, fits) for zoom in own]
     return [
         replace(picture, width=zoom * picture.width, height=zoom * picture.height, enlarged=zoom > 1)
         for picture, zoom in zip(pictures, zooms, strict=True)
