@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -272,21 +273,22 @@ def test_a_scan_reaches_it_when_named_by_flag(
 
 
 @pytest.mark.slow
-def test_transformers_serve(tmp_path: Path) -> None:
+def test_transformers_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers from `transformers serve` with a tiny model as from the model itself."""
     from vlaudit.backends.huggingface import HuggingFaceBackend
 
     folder = generators.save("llava", tmp_path / "llava")
-    port = 18_431
-    serving = subprocess.Popen(
-        [sys.executable, "-m", "transformers.cli.transformers", "serve", "--port", str(port), "--device", "cpu", "--force-model", str(folder)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--port", str(port)]
+    serving = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        remote = OpenAIBackend().load(f"http://127.0.0.1:{port}/v1#{folder}", torch.device("cpu"))
+        remote = OpenAIBackend().load(f"http://localhost:{port}/v1#{folder}", torch.device("cpu"))
         own = HuggingFaceBackend().load(str(folder), torch.device("cpu"))
         picture = noise(24, 24, seed=5)
         question = (Turn("user", (remote.preprocess(picture), "what is this ?")),)
+        monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 0)
         said = None
         for _ in range(60):
             try:
