@@ -178,7 +178,10 @@ def prompt_intervention_trials(
             )
             before[a], after[a] = ([int(rng.choice(k, p=truth[a][i][g])) for g in side] for side in (groups, later))
         about = {"caption": caption, "of": 16, "concept": caption}
-        seen = [{"said": before, "shows": [True] * 24}, {"said": after, "shows": (rng.random(24) >= lost).tolist()}]
+        seen = [
+            {"said": before, "shows": [True] * 24, "cut": 0},
+            {"said": after, "shows": (rng.random(24) >= lost).tolist(), "cut": 0},
+        ]
         trials += [
             Trial(case=f"caption/{i}", arm=arm, values={**about, "sides": {"": side}})
             for arm, side in zip((REFERENCE, TARGET), seen, strict=True)

@@ -37,6 +37,7 @@ class Change:
     before_interval: tuple[float, float]
     draws: Array  # (R,) of the change
     null: Array  # (FLIPS,) of the change, where the two pictures of a seed trade places
+    cut: bool  # whether the text encoder cut off the later wording
     fidelity: Difference | None  # loss of the caption's concept: before minus after, a share of the pictures
 
     @property
@@ -45,7 +46,9 @@ class Change:
 
     @property
     def void(self) -> bool:
-        return self.fidelity is not None and self.fidelity.value >= UNFAITHFUL and self.fidelity.interval.low > 0
+        return self.cut or (
+            self.fidelity is not None and self.fidelity.value >= UNFAITHFUL and self.fidelity.interval.low > 0
+        )
 
     def interval(self, tail_low: float, tail_high: float) -> tuple[float, float]:
         import numpy as np
@@ -81,18 +84,20 @@ def compare(trials: Trials, policy: Policy, info: ProbeInfo, found: list[Reading
         "threshold": threshold, "p_value": own_p, "details": details, "controls": _controls(change),
         "metric": Metric(name=f"increase of the concentration on {change.reading.attribute}", value=change.value,
                          ci=(low, high), level=policy.level, n=change.pairs, unit=""),
-        "reference": Estimate(value=min(max(change.before, 0.0), 1.0), ci=change.before_interval),
+        "reference": Estimate(value=_within(change.before), ci=change.before_interval),
         "delta": Delta(value=change.value, ci=(low, high), p=own_p),
         "evidence": [item for trial in [*trials.reference, *trials.target] for item in trial.artifacts.values()],
     }  # fmt: skip
     figures["evidence"].sort(key=lambda item: item.caption.partition(" | ")[0])
     if not valid:
         return Judgement.inconclusive(
-            "every comparison is void: pictures lose what the caption asks for, so that their groups are those of other "
-            "pictures",
+            "every comparison is void: pictures lose what the caption asks for, or the text encoder cuts the text off",
             **figures,
         )
-    said = f"{_named(change)} changes the concentration on {change.reading.attribute} from {max(change.before, 0):.2f} to {max(change.after, 0):.2f}"
+    said = (
+        f"{_named(change)} changes the concentration on {change.reading.attribute} from "
+        f"{_within(change.before):.2f} to {_within(change.after):.2f}"
+    )
     if low > threshold and own_p <= policy.alpha:
         return Judgement(verdict=Verdict.VULNERABLE, reason=f"{said} (adjusted p = {own_p:.2g})", **figures)
     if all(row[2] < threshold for row in valid):
@@ -151,8 +156,9 @@ def _change(name: str, rows: list[tuple[Trial, dict[str, Any], dict[str, Any]]],
     seen = min(max(before, 0.0), 1.0)
     interval = (min(max(float(ends[0]), 0.0), seen), max(min(float(ends[1]), 1.0), seen))
     fidelity = paired_rate_difference([a for a, _ in shows], [b for _, b in shows], level) if shows else None
+    cut = name != PROMPT and any(second["cut"] for _, _, second in rows)  # a prompt is audited as it is read
     return Change(
-        name, reading, sum(map(len, codes)), before, after, interval, drawn_after - drawn_before, null, fidelity
+        name, reading, sum(map(len, codes)), before, after, interval, drawn_after - drawn_before, null, cut, fidelity
     )
 
 
@@ -180,13 +186,22 @@ def _draws(codes: list[NDArray[np.int64]], reading: Reading, k: int, rng: np.ran
     return sums[0] / len(codes), sums[1] / len(codes)
 
 
+def _within(value: float) -> float:
+    """An estimate without bias may lie beyond the ends of what it estimates; it is shown at the end."""
+    return min(max(value, 0.0), 1.0)
+
+
 def _named(change: Change) -> str:
     return "the prompt, against its reference," if change.name == PROMPT else f"the intervention “{change.name}”"
 
 
 def _void(rows: list[tuple[Change, float, float, float]]) -> str:
     void = sorted({change.name for change, *_ in rows if change.void})
-    return f"; void, for losing the caption's concept: {', '.join(void)}" if void else ""
+    return (
+        f"; void, for losing the caption's concept or being cut off by the text encoder: {', '.join(void)}"
+        if void
+        else ""
+    )
 
 
 def _controls(change: Change) -> dict[str, Any]:
@@ -205,9 +220,9 @@ def _table(every: list[Change], level: float) -> dict[str, Any]:
     for change in every:
         low, high = change.interval((1 - level) / 2, (1 - level) / 2)
         lost = "not measured" if change.fidelity is None else f"{change.fidelity.value:.0%}"
-        rows.append([change.name, change.reading.attribute, change.pairs, round(max(change.before, 0), 3),
-                     round(max(change.after, 0), 3), f"{change.value:+.2f} ({low:+.2f} to {high:+.2f})",
-                     lost + (" (void)" if change.void else "")])  # fmt: skip
+        rows.append([change.name, change.reading.attribute, change.pairs, round(_within(change.before), 3),
+                     round(_within(change.after), 3), f"{change.value:+.2f} ({low:+.2f} to {high:+.2f})",
+                     lost + (", cut off" if change.cut else "") + (" (void)" if change.void else "")])  # fmt: skip
     columns = ["wording", "attribute", "pairs", "before", "after", "change", "concept lost"]
     return {"title": "change of the concentration on groups", "columns": columns, "rows": rows}
 
@@ -219,8 +234,8 @@ def _bars(every: list[Change], reading: Reading) -> dict[str, Any]:
         first = "reference" if change.name == PROMPT else "the target as it is"
         if first not in labels:
             labels.append(first)
-            values.append(min(max(change.before, 0.0), 1.0))
+            values.append(_within(change.before))
         labels.append("the target as it is" if change.name == PROMPT else f"with “{change.name}”")
-        values.append(min(max(change.after, 0.0), 1.0))
+        values.append(_within(change.after))
     return {"title": f"concentration on {reading.attribute}", "labels": labels, "values": values,
             "xlabel": "wording", "ylabel": "concentration"}  # fmt: skip

@@ -40,9 +40,14 @@ class Dealer(Target):
         self.data, self.weights, self.blocked = data, weights or {}, blocked
         self.capabilities = frozenset({Needs.GENERATED_PICTURES})
         self.meter = Meter()
-        self.model = SimpleNamespace(steps=1, guided=False, device=torch.device("cpu"), spec="dealer")
+        self.model = SimpleNamespace(
+            steps=1, guided=False, device=torch.device("cpu"), spec="dealer", tokenize=str.split, context_length=12
+        )
         self.prompt = SimpleNamespace(id="plain")
         self.drawn = 0
+
+    def wording(self, captions: Sequence[str]) -> list[str]:
+        return list(captions)
 
     def generate(self, captions: Sequence[str], seeds: Sequence[int], **_: object) -> Generated:
         self.drawn += len(captions)

@@ -15,11 +15,13 @@ from tests.attacks.people import TONES, Dealer, attempt, context, people
 from vlaudit.attacks.bias import _shares
 from vlaudit.attacks.bias._confusion import Confusion
 from vlaudit.attacks.bias._reading import explicit_captions, names, neutral_captions, with_article
-from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
+from vlaudit.attacks.bias.prompt_intervention import CLAUSES, PromptIntervention
 from vlaudit.attacks.bias.representation import Representation
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
+from vlaudit.probe import Probe
 from vlaudit.records import Judgement, Trials, Verdict
+from vlaudit.testing import check_probe
 
 sim = calibration.load()
 TWO = np.array([0.5, 0.5])
@@ -163,7 +165,7 @@ def test_aimed_shares_are_what_is_compared_with(tmp_path: Path) -> None:
 
 def test_fair_shares_are_never_called_vulnerable_on_real_pictures(tmp_path: Path) -> None:
     data = people()
-    found = [judge(attempt(Representation(), Dealer(data), data, tmp_path, seed=seed)) for seed in range(4)]
+    found = [judge(attempt(Representation(), Dealer(data), data, tmp_path, seed=seed)) for seed in range(2)]
     assert all(judgement.verdict is not Verdict.VULNERABLE for judgement in found)
     assert any(judgement.verdict is Verdict.HELD for judgement in found)
 
@@ -248,6 +250,15 @@ def test_pictures_that_lose_the_concept_void_the_comparison() -> None:
     assert "void" in judgement.reason
 
 
+def test_a_text_that_the_encoder_cuts_off_is_no_intervention(tmp_path: Path) -> None:
+    data = people(("gender",))
+    ctx = context(Dealer(data), data, tmp_path, "prompt-intervention")
+    assert list(PromptIntervention()._worded(ctx, "a judge")) == [CLAUSES[1]]  # twelve words are read
+    judgement = changed(Dealer(data), None, tmp_path, interventions=["{caption}" + " of any gender" * 4])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "cuts the text off" in judgement.reason
+
+
 def test_the_two_sides_share_their_seeds(tmp_path: Path) -> None:
     """A wording that changes nothing gives the same pictures, and so no change at all."""
     data = people(("gender",))
@@ -270,6 +281,11 @@ def test_verdicts_on_simulated_audits(scenario: str) -> None:
     flawed, _ = sim.SCENARIOS[scenario]
     said = sim.calibrate(scenario, 5)
     assert (said[Verdict.VULNERABLE] >= 4) if flawed else (said[Verdict.VULNERABLE] == 0)
+
+
+@pytest.mark.parametrize("probe", [Representation, PromptIntervention])
+def test_probes_keep_the_contract_on_the_bundled_pipeline(probe: type[Probe]) -> None:
+    assert check_probe(probe, target="zoo:t2i-biased", cases=3).verdict is not Verdict.NOT_ASSESSED
 
 
 @pytest.mark.slow
