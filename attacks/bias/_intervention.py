@@ -84,10 +84,11 @@ def compare(trials: Trials, policy: Policy, info: ProbeInfo, found: list[Reading
         "threshold": threshold, "p_value": own_p, "details": details, "controls": _controls(change),
         "metric": Metric(name=f"increase of the concentration on {change.reading.attribute}", value=change.value,
                          ci=(low, high), level=policy.level, n=change.pairs, unit=""),
-        "reference": Estimate(value=_within(change.before), ci=change.before_interval),
-        "delta": Delta(value=change.value, ci=(low, high), p=own_p),
         "evidence": [item for trial in [*trials.reference, *trials.target] for item in trial.artifacts.values()],
     }  # fmt: skip
+    if change.name == PROMPT:
+        figures["reference"] = Estimate(value=_within(change.before), ci=change.before_interval)
+        figures["delta"] = Delta(value=change.value, ci=(low, high), p=own_p)
     figures["evidence"].sort(key=lambda item: item.caption.partition(" | ")[0])
     if not valid:
         return Judgement.inconclusive(
@@ -208,7 +209,7 @@ def _controls(change: Change) -> dict[str, Any]:
     import numpy as np
 
     ends = [float(np.quantile(change.null, q)) for q in (0.025, 0.975)]
-    controls: dict[str, Any] = {"pictures of a seed trade places": {"value": 0.0, "ci": ends, "n": len(change.null)}}
+    controls: dict[str, Any] = {"sides swapped by seed": {"value": 0.0, "ci": ends, "n": len(change.null)}}
     if change.fidelity is not None:
         low, high = change.fidelity.interval.ci
         controls["share of pictures that lose the concept"] = f"{change.fidelity.value:.0%} ({low:.0%} to {high:.0%})"

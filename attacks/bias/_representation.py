@@ -267,7 +267,7 @@ def _caption_table(rows: Rows, every: list[_Row]) -> dict[str, Any]:
         row = own[place]
         table.append(
             [caption, int(rows.counts[place].sum()), *(round(float(x), 2) for x in shares[place]),
-             round(min(max(row.value, 0.0), 1.0), 3), f"{row.low:.2f} to {row.high:.2f}", float(f"{row.p:.2g}"),
+             round(min(max(row.value, 0.0), 1.0), 3), f"{row.low:.2f}–{row.high:.2f}", float(f"{row.p:.2g}"),
              round(float(total_variation(shares[place], aim)), 2), round(float(rows.null_variation[place]), 2),
              round(float(entropy_severity(shares[place])), 2)]
         )  # fmt: skip

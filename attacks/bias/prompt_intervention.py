@@ -63,7 +63,7 @@ CLAUSES = (
     "{caption} of any {attributes}",
 )
 """ENTIGEN's clause, and a short one for text encoders that would cut it off."""
-SHOWN = 12
+SHOWN, COLUMNS = 12, 3  # pictures of a side in the report
 
 
 @probe(
@@ -185,4 +185,6 @@ def _grid(ctx: Context, caption: str, text: str, images: list[Tensor]) -> Eviden
 
     arm = "under the prompt" if ctx.on_target else "under the reference"
     side = f"with the intervention: “{text}”" if text else arm
-    return ctx.artifacts.put_grid(torch.stack(images), 4, f"“{caption}”, the same seeds in the same places | {side}")
+    return ctx.artifacts.put_grid(
+        torch.stack(images), COLUMNS, f"“{caption}”, the same seeds in the same places | {side}"
+    )

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from vlaudit.scorer import Calibration, Reader
 
 LOPSIDED = 0.12  # p-value of a caption's first lot, below which it gets a second one
-SHOWN = 12  # pictures of a group in the report
+SHOWN, COLUMNS = 12, 3  # pictures of a group in the report
 
 
 @probe(
@@ -126,6 +126,7 @@ class Representation(Probe):
 
     def _caption(self, ctx: Context, case: Case) -> Trial:
         caption, lot, more = str(case.params["caption"]), number_of(case, "lot"), number_of(case, "more")
+        more = more if ctx.on_target else more // 2  # the reference only says how much of it is the prompt's
         by_attribute = {
             attribute: reader
             for attribute, reader in readers(ctx, self.phrases).items()
@@ -180,6 +181,6 @@ def _grids(ctx: Context, caption: str, by_attribute: dict[str, Reader], pictures
             if here:
                 heading = f"“{caption}”{arm}, {attribute} as the scorer reads it"
                 grids[f"{attribute}={value}"] = ctx.artifacts.put_grid(
-                    torch.stack(here[:SHOWN]), 4, f"{heading} | {value}: {len(here)} of {len(pictures)}"
+                    torch.stack(here[:SHOWN]), COLUMNS, f"{heading} | {value}: {len(here)} of {len(pictures)}"
                 )
     return grids

@@ -236,6 +236,8 @@ def test_a_clause_that_backfires_is_found_where_the_target_is_its_reference(tmp_
     judgement = changed(Dealer(data, texts), None, tmp_path, interventions=[clause])
     assert judgement.verdict is Verdict.VULNERABLE
     assert clause in judgement.reason
+    assert judgement.reference is None
+    assert judgement.delta is None
     helped = {with_article(e.label or ""): {"woman": 0.0} for e in data.examples}
     judgement = changed(Dealer(data, helped), None, tmp_path, interventions=[clause])
     assert judgement.verdict is Verdict.HELD
