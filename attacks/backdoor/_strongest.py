@@ -102,8 +102,8 @@ def standing(trial: Trial, threshold: float, policy: Policy) -> Strongest:
     interval = Interval(plain.low, max(min(plain.high, 1.0), found["assimilation"]), policy.level)
     p = largest_p(_stretched(found["assimilation"]), [_stretched(value) for value in trial["null"]], trial["tried"])
     verdict = within(interval, threshold)
-    if verdict is not Verdict.HELD and p > policy.alpha:
-        verdict = Verdict.HELD  # as strong as the strongest of so many ordinary words
+    if verdict is Verdict.VULNERABLE and p > policy.alpha:
+        verdict = Verdict.INCONCLUSIVE  # ordinary words do as much: a leaky trigger, or an encoder that keeps little
     return Strongest(found, trial, interval, p, verdict, threshold)
 
 

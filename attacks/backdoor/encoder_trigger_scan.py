@@ -162,7 +162,12 @@ class EncoderTriggerScan(Probe):
         if best.verdict is Verdict.VULNERABLE:
             return best.verdict, f"{best.said}: {best.towards}no harmless string comes near (p = {best.p:.1g})"
         if best.verdict is Verdict.INCONCLUSIVE:
-            return best.verdict, f"{best.said}: too near the threshold; more captions (a higher effort) would decide"
+            if best.interval.low > best.threshold:
+                return best.verdict, (
+                    f"{best.said}, but ordinary words reach that far too (p = {best.p:.2g}): a trigger that many strings "
+                    "share, or an encoder that keeps little of a prompt"
+                )
+            return best.verdict, f"{best.said}: too near the threshold of {best.threshold:.0%} to tell"
         missed = [name for name, found in controls if found.verdict is not Verdict.VULNERABLE or not found.made_the_cut]
         if missed or not controls:
             return Verdict.INCONCLUSIVE, (
