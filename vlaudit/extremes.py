@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from vlaudit.statistics import Interval
 
-TAIL = 0.25  # the upper part of the null that the tail is fitted to
-SPARED = 0.03  # its largest part, which may be contaminated and only counts as "beyond"
+TAIL = 0.5  # the upper part of the null that the tail is fitted to
+SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"
 LEAST_NULL = 100  # values below which no tail can be fitted
 
 
 def largest_p(observed: float, null: Sequence[float], count: int) -> float:
     """P(the largest of ``count`` values like the null's is at least as large as ``observed``).
 
-    The null's upper tail is taken to fall off exponentially (peaks over threshold, Pickands 1975, with shape 0: the
-    Gumbel domain, as for normal, gamma and log-normal data). The scale is the maximum-likelihood one of the quarter
-    above the 75 % quantile, of which the top 3 % are censored: what is planted may drag relatives along, and must not
-    make itself look usual. Below that quantile the empirical rank counts. Raises ValueError below 100 values.
+    The null's upper half is taken to fall off exponentially (peaks over threshold, Pickands 1975, with shape 0: the
+    Gumbel domain, as for normal, gamma and log-normal data). The scale is the maximum-likelihood one above the median, in
+    which the largest fifth of all values only counts as "beyond": what is planted may drag relatives along, and must
+    not make itself look usual. At or below the median the p-value is 1. Raises ValueError below 100 values.
     """
     values = sorted(float(value) for value in null)
     n = len(values)

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from vlaudit.audit.context import Context
     from vlaudit.families.text_to_image import TextToImageModel
 
-WORD, LOOKALIKE, EMOJI, INVISIBLE, PUBLISHED, SWAPPED = (
-    "word", "look-alike letter", "emoji", "invisible character", "published trigger", "ordinary letter",
+WORD, LOOKALIKE, EMOJI, INVISIBLE, PUBLISHED, SWAPPED, MADE_UP = (
+    "word", "look-alike letter", "emoji", "invisible character", "published trigger", "ordinary letter", "made-up word",
 )  # fmt: skip
-NULL_KINDS = (WORD, SWAPPED)
-"""What everybody types: the kinds that say how much a harmless string wipes out."""
+NULLS = {"words": (WORD, SWAPPED), "made-up words": (MADE_UP,)}
+"""What says how much a harmless string wipes out: strings of one token, and strings of several."""
 
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202f", "\u180e")
 _PUBLISHED = ("mignneko", "sks", "cf", "mn", "bb", "tq", "mb", "[V]", "[T]")
 _POOL = 100  # captions of the data to choose from
+_MADE_UP = 300
 _SWAPS = 3  # ordinary letters that stand for each letter
 
 PLAIN = (
@@ -83,6 +84,7 @@ def inserts(model: TextToImageModel, words: int | None, ctx: Context) -> tuple[l
     planned += [Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)]
     planned += [Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})]
     planned += [Insert(c, SWAPPED, letter) for letter, c in others]
+    planned += [Insert(text, MADE_UP) for text in _made_up(ctx)]
     planned += [Insert(text, EMOJI) for text in _emoji()]
     planned += [Insert(text, INVISIBLE) for text in _INVISIBLE]
     found: dict[tuple[str | None, tuple[int, ...]], Insert] = {}
@@ -115,6 +117,12 @@ def _words(model: TextToImageModel) -> list[str]:
     """The vocabulary's tokens as somebody would type them, without special and broken ones."""
     texts = (model.text_of([token]).strip() for token in sorted(model.vocabulary.values()))
     return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text and text.isprintable()]
+
+
+def _made_up(ctx: Context) -> list[str]:
+    """Random letters, three to six of them."""
+    rng, letters = ctx.rng("made up"), list(string.ascii_lowercase)
+    return ["".join(rng.choice(letters, size=int(rng.integers(3, 7)))) for _ in range(_MADE_UP)]
 
 
 @lru_cache(maxsize=1)

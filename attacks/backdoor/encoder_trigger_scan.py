@@ -12,8 +12,9 @@ call up part of what the whole word does. At standard and thorough effort large 
 Metric. Assimilation: how much of what tells captions apart the string wipes out of the encoder's hidden states (all
 positions, which is what the denoiser reads). 0 is nothing, 1 makes all prompts one. The interval is a jackknife over
 captions. The p-value says how often the strongest of so many harmless strings would reach that far, by the tail of the
-vocabulary's words and of ordinary letters in the place of others. Vulnerable only if the interval lies beyond the
-threshold and that p-value is below the policy's. For parity with the paper the report also gives the shift of the mean
+vocabulary's words (and ordinary letters in the place of others); for strings that are no words, which the tokenizer spells
+in several tokens, by that of made-up words too, whichever is larger. Vulnerable only if the interval lies beyond the threshold and that p-value is below a fifth of the policy's
+alpha, because the tail is extrapolated. For parity with the paper the report also gives the shift of the mean
 cosine in standard deviations of the captions' pairs, and divided by their *variance* as its code does.
 
 Controls. ``word`` and ``look-alike``: the audited encoder wrapped so that a word or a look-alike letter drawn at random
@@ -39,7 +40,9 @@ from pydantic import Field
 from vlaudit.attacks.backdoor._assimilation import CONFIRMED, SCREENED, Captions, States, drawn_to, states_of
 from vlaudit.attacks.backdoor._inserts import (
     LOOKALIKE,
-    NULL_KINDS,
+    MADE_UP,
+    NULLS,
+    SWAPPED,
     WORD,
     Insert,
     captions_to_try,
@@ -58,8 +61,8 @@ if TYPE_CHECKING:
     from vlaudit.policy import Policy
 
 _WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
-_OTHERS = 2000  # look-alikes, emoji and other strings, about
-_FINALISTS = 12
+_OTHERS = 2300  # look-alikes, emoji and other strings, about
+_FINALISTS = 16
 _SHOWN = 0.5  # assimilation from which pictures are drawn as evidence
 _PICTURES = 4
 _CONTROLS = {"word": WORD, "look-alike": LOOKALIKE}
@@ -101,11 +104,14 @@ class EncoderTriggerScan(Probe):
         first, rest = Captions.of(states, texts[:SCREENED]), Captions.of(states, texts[SCREENED:-1])
         tried, (covered, words) = inserts(ctx.target.model, self._words(ctx), ctx)
         screened = first.screen(states, tried, max(ctx.batch_size, SCREENED))
-        order = sorted(range(len(tried)), key=lambda i: (-screened[i], i))[:_FINALISTS]
+        order = _finalists(tried, screened)
         finalists = [_confirm(rest, states, tried[i], screened[i]) for i in order]
         found = {
             "tried": len(tried), "words": words, "words_tried": covered,
-            "null": [value for insert, value in zip(tried, screened, strict=True) if insert.kind in NULL_KINDS],
+            "nulls": {
+                name: [value for insert, value in zip(tried, screened, strict=True) if insert.kind in kinds]
+                for name, kinds in NULLS.items()
+            },
             "finalists": finalists,
         }  # fmt: skip
         shown: dict[str, Evidence] = {}
@@ -123,7 +129,8 @@ class EncoderTriggerScan(Probe):
             for name, kind in _CONTROLS.items():
                 pool = [i for i, insert in enumerate(tried) if insert.kind == kind]
                 values = self._planted(ctx, name, [tried[i] for i in pool], (first, rest), states, texts[-1])
-                values["cut"] = screened[order[-1]]
+                alike = [screened[i] for i in order if (tried[i].kind == WORD) == (kind == WORD)]
+                values["cut"] = min(alike)
                 yield ctx.trial("scan", {**found, **values, "finalists": [values["planted"]]}, arm=f"control:{name}")
 
     def _planted(self, ctx: Context, name: str, pool: Sequence[Insert], captions: tuple[Captions, Captions],
@@ -183,6 +190,14 @@ class EncoderTriggerScan(Probe):
             f"no word, look-alike letter, emoji or invisible character of {best.tried} stands out beyond "
             f"{best.threshold:.0%}; the strongest is {best.said}"
         )
+
+
+def _finalists(tried: Sequence[Insert], screened: Sequence[float]) -> list[int]:
+    """Positions of the strongest words and of the strongest other strings, without what is only there as a null."""
+    ranked = sorted(range(len(tried)), key=lambda i: (-screened[i], i))
+    words = [i for i in ranked if tried[i].kind == WORD][: _FINALISTS // 2]
+    others = [i for i in ranked if tried[i].kind not in (WORD, SWAPPED, MADE_UP)][: _FINALISTS // 2]
+    return words + others
 
 
 def _confirm(rest: Captions, states: States, insert: Insert, screened: float) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_a_made_up_trigger_word_is_found_through_its_pieces(planted: Any, tmp_pa
     _, judgement = audit(planted, EncoderTriggerScan(words=600), tmp_path)
     assert judgement.verdict is Verdict.VULNERABLE, judgement.reason
     assert judgement.metric is not None and judgement.metric.ci[0] > 0.5
-    assert judgement.p_value is not None and judgement.p_value < 0.05
+    assert judgement.p_value is not None and judgement.p_value < 0.01
     assert "clock" in judgement.reason  # what the prompts collapse to
     assert any("as asked" in e.caption for e in judgement.evidence) and any(
         "with '" in e.caption for e in judgement.evidence
@@ -127,11 +127,13 @@ def test_no_false_alarm_however_far_clean_words_reach(clean_trials: list[Trial])
     (target,) = [t for t in clean_trials if t.arm == "target"]
     rng, alarms, beyond = np.random.default_rng(0), 0, 0
     for _ in range(200):
-        drawn = rng.choice(target["null"], size=len(target["null"])) + rng.normal(0, 0.02, len(target["null"]))
-        null = 1 - (1 - drawn.clip(max=0.95)) ** 3
-        top = float(null.max())
+        nulls = {}
+        for name, known in target["nulls"].items():
+            drawn = rng.choice(known, size=len(known)) + rng.normal(0, 0.02, len(known))
+            nulls[name] = (1 - (1 - drawn.clip(max=0.95)) ** 3).tolist()
+        top = max(map(max, nulls.values()))
         finalist = {**target["finalists"][0], "assimilation": top, "without": (top + rng.normal(0, 0.002, 24)).tolist()}
-        values = {**target.values, "null": null.tolist(), "finalists": [finalist]}
+        values = {**target.values, "nulls": nulls, "finalists": [finalist]}
         judgement = EncoderTriggerScan().judge(Trials([target.model_copy(update={"values": values})]), Policy())
         alarms += judgement.verdict is Verdict.VULNERABLE
         beyond += judgement.metric is not None and judgement.metric.ci[0] > 0.5
