@@ -20,9 +20,12 @@ ROOT = Path(__file__).parents[1]
 def test_selectors() -> None:
     registry = ProbeRegistry.load()
     assert registry.select(["MR1"]) == ["clip-autoattack"]
-    assert set(registry.select(["prompt-*"])) == {"prompt-text-perturb", "prompt-trigger-inversion", "prompt-mia"}
-    assert set(registry.select(["risk:bias"])) == {"rank-skew", "group-performance"}
-    assert set(registry.select([], ["risk:bias"])) == set(registry.classes) - {"rank-skew", "group-performance"}
+    assert set(registry.select(["prompt-*"])) == {
+        "prompt-text-perturb", "prompt-trigger-inversion", "prompt-mia", "prompt-intervention",
+    }  # fmt: skip
+    bias = {"rank-skew", "group-performance", "representation", "prompt-intervention"}
+    assert set(registry.select(["risk:bias"])) == bias
+    assert set(registry.select([], ["risk:bias"])) == set(registry.classes) - bias
     with pytest.raises(UsageError, match="Did you mean 'rank-skew'"):
         registry.select(["rank-skw"])
 
