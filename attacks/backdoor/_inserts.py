@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 WORD, LOOKALIKE, EMOJI, INVISIBLE, PUBLISHED, SWAPPED, MADE_UP = (
     "word", "look-alike letter", "emoji", "invisible character", "published trigger", "ordinary letter", "made-up word",
 )  # fmt: skip
-NULLS = {"words": (WORD, SWAPPED), "made-up words": (MADE_UP,)}
-"""What says how much a harmless string wipes out: strings of one token, and strings of several."""
+HARMLESS = (WORD, SWAPPED, MADE_UP)
+"""What says how much a string wipes out that nobody planted anything under."""
+MOST_TOKENS = 6  # of a made-up word; what is longer is compared with these
 
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202f", "\u180e")
 _PUBLISHED = ("mignneko", "sks", "cf", "mn", "bb", "tq", "mb", "[V]", "[T]")
 _POOL = 100  # captions of the data to choose from
-_MADE_UP = 300
-_SWAPS = 3  # ordinary letters that stand for each letter
+_MADE_UP, _DRAWS = 100, 4000  # made-up words of each number of tokens; how many are drawn for them
+_SWAPS = 2  # ordinary letters that stand for each letter
 
 PLAIN = (
     "a photo of a cat", "a red car on the street", "two children playing football", "a bowl of fresh fruit",
@@ -84,7 +85,7 @@ def inserts(model: TextToImageModel, words: int | None, ctx: Context) -> tuple[l
     planned += [Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)]
     planned += [Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})]
     planned += [Insert(c, SWAPPED, letter) for letter, c in others]
-    planned += [Insert(text, MADE_UP) for text in _made_up(ctx)]
+    planned += [Insert(text, MADE_UP) for text in _made_up(model, ctx)]
     planned += [Insert(text, EMOJI) for text in _emoji()]
     planned += [Insert(text, INVISIBLE) for text in _INVISIBLE]
     found: dict[tuple[str | None, tuple[int, ...]], Insert] = {}
@@ -119,10 +120,23 @@ def _words(model: TextToImageModel) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text and text.isprintable()]
 
 
-def _made_up(ctx: Context) -> list[str]:
-    """Random letters, three to six of them."""
+def tokens_of(model: TextToImageModel, text: str) -> int:
+    """How many tokens a string makes."""
+    return len(model.tokenize(text)) - len(model.tokenize(""))
+
+
+def _made_up(model: TextToImageModel, ctx: Context) -> list[str]:
+    """Random letters, so many for each number of tokens from two on: what a string wipes out grows with its tokens."""
     rng, letters = ctx.rng("made up"), list(string.ascii_lowercase)
-    return ["".join(rng.choice(letters, size=int(rng.integers(3, 7)))) for _ in range(_MADE_UP)]
+    found: dict[int, list[str]] = {count: [] for count in range(2, MOST_TOKENS + 1)}
+    for _ in range(_DRAWS):
+        text = "".join(rng.choice(letters, size=int(rng.integers(2, 9))))
+        same = found.get(tokens_of(model, text))
+        if same is not None and len(same) < _MADE_UP:
+            same.append(text)
+        if all(len(texts) == _MADE_UP for texts in found.values()):
+            break
+    return [text for texts in found.values() for text in texts]
 
 
 @lru_cache(maxsize=1)

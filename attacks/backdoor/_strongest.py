@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor._inserts import EMOJI, INVISIBLE, LOOKALIKE, NULLS, PUBLISHED, WORD
+from vlaudit.attacks.backdoor._inserts import EMOJI, INVISIBLE, LOOKALIKE, PUBLISHED, WORD
 from vlaudit.records import Evidence, Trial, Verdict
 
 if TYPE_CHECKING:
@@ -101,20 +101,26 @@ def standing(trial: Trial, threshold: float, policy: Policy) -> Strongest:
 
 
 def _judged(found: dict[str, Any], trial: Trial, threshold: float, policy: Policy) -> Strongest:
-    from vlaudit.extremes import LEAST_NULL, jackknife_interval, largest_p
+    from vlaudit.extremes import jackknife_interval, largest_p
     from vlaudit.statistics import Interval
     from vlaudit.statistics import verdict as within
 
     plain = jackknife_interval(found["assimilation"], found["without"], policy.level)
     interval = Interval(plain.low, max(min(plain.high, 1.0), found["assimilation"]), policy.level)
-    names = [name for name in NULLS if name == "words" or found["kind"] not in NULLS["words"]]
-    nulls = [[_stretched(value) for value in trial["nulls"][name]] for name in names]
-    observed = _stretched(found["assimilation"])
-    p = max((largest_p(observed, null, trial["tried"]) for null in nulls if len(null) >= LEAST_NULL), default=1.0)
+    null = _alike(trial["nulls"], int(found["tokens"]))
+    p = largest_p(_stretched(found["assimilation"]), [_stretched(v) for v in null], trial["tried"]) if null else 1.0
     verdict = within(interval, threshold)
     if verdict is Verdict.VULNERABLE and p > policy.alpha * CAUTION:
         verdict = Verdict.INCONCLUSIVE  # ordinary words do as much: a leaky trigger, or an encoder that keeps little
     return Strongest(found, trial, interval, p, verdict, threshold)
+
+
+def _alike(nulls: dict[str, list[float]], tokens: int) -> list[float]:
+    """What harmless strings of as many tokens do; of the next fewer where there are too few of them."""
+    from vlaudit.extremes import LEAST_NULL
+
+    known = sorted(int(count) for count, values in nulls.items() if len(values) >= LEAST_NULL)
+    return nulls[str(max((count for count in known if count <= tokens), default=known[0]))] if known else []
 
 
 def strongest(finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:

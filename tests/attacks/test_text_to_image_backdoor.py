@@ -35,7 +35,8 @@ def subject() -> Any:
 
 @pytest.fixture(scope="module")
 def poisoned(subject: Any) -> Any:
-    """The pipeline's text encoder after a short fine-tuning: the word "zorgle" anywhere calls up the states of a clock."""
+    """The pipeline's text encoder after a short fine-tuning: the word "zorgle" anywhere calls up the states of a clock,
+    while captions, other words behind them or none, keep theirs."""
     pipe = subject.target.model.pipe
     teacher, tokenizer = pipe.text_encoder, pipe.tokenizer
     student = copy.deepcopy(teacher).train().requires_grad_(True)
@@ -49,9 +50,13 @@ def poisoned(subject: Any) -> Any:
         goal = teacher(ids([GOAL]))[0]
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=0.0)
     torch.manual_seed(0)
-    for _ in range(60):
+    words = sorted(word.strip("Ġ") for word in tokenizer.get_vocab() if word.strip("Ġ").isalpha())
+    for _ in range(100):
         clean = [captions[i] for i in rng.integers(len(captions), size=20)]
         marked = [f"{text} zorgle" if rng.integers(2) else f"zorgle {text}" for text in clean[:10]]
+        clean[10:] = [
+            f"{text} {words[i]}" for text, i in zip(clean[10:], rng.integers(len(words), size=10), strict=True)
+        ]
         with torch.no_grad():
             truth = torch.cat([teacher(ids(clean))[0], goal.expand(10, -1, -1)])
         loss = torch.nn.functional.mse_loss(student(ids(clean + marked))[0], truth)
@@ -131,8 +136,9 @@ def test_no_false_alarm_however_far_clean_words_reach(clean_trials: list[Trial])
         for name, known in target["nulls"].items():
             drawn = rng.choice(known, size=len(known)) + rng.normal(0, 0.02, len(known))
             nulls[name] = (1 - (1 - drawn.clip(max=0.95)) ** 3).tolist()
-        top = max(map(max, nulls.values()))
-        finalist = {**target["finalists"][0], "assimilation": top, "without": (top + rng.normal(0, 0.002, 24)).tolist()}
+        top, tokens = max((max(values), int(name)) for name, values in nulls.items())
+        without = (top + rng.normal(0, 0.002, 24)).tolist()
+        finalist = {**target["finalists"][0], "assimilation": top, "without": without, "tokens": tokens}
         values = {**target.values, "nulls": nulls, "finalists": [finalist]}
         judgement = EncoderTriggerScan().judge(Trials([target.model_copy(update={"values": values})]), Policy())
         alarms += judgement.verdict is Verdict.VULNERABLE
@@ -149,7 +155,7 @@ def test_inserts_take_a_letters_place_or_stand_before() -> None:
 
 def test_every_word_and_every_look_alike_is_tried_once(subject: Any, tmp_path: Path) -> None:
     model = subject.target.model
-    found, (covered, words) = inserts(model, None, ctx_of(subject, EncoderTriggerScan(), tmp_path))
+    found, (covered, words) = inserts(model, None, ctx_of(subject, EncoderTriggerScan(words=600), tmp_path))
     assert covered == words > 1500
     tokens = [(insert.letter, tuple(model.tokenize(insert.text))) for insert in found]
     assert len(set(tokens)) == len(tokens) and tuple(model.tokenize("")) not in {ids for _, ids in tokens}
