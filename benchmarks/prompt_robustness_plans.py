@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from vlaudit.sequential import GroupSequentialPlan, look
+from vlaudit.statistics.sequential import GroupSequentialPlan, look
 
 ALPHA, SHARED = 0.05, 20
 PROTIP = GroupSequentialPlan((12, 24, 36, 48, 60), ALPHA, "pocock")

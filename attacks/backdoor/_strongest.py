@@ -101,9 +101,9 @@ def standing(trial: Trial, threshold: float, policy: Policy) -> Strongest:
 
 
 def _judged(found: dict[str, Any], trial: Trial, threshold: float, policy: Policy) -> Strongest:
-    from vlaudit.extremes import jackknife_interval, largest_p
     from vlaudit.statistics import Interval
     from vlaudit.statistics import verdict as within
+    from vlaudit.statistics.extremes import jackknife_interval, largest_p
 
     plain = jackknife_interval(found["assimilation"], found["without"], policy.level)
     interval = Interval(plain.low, max(min(plain.high, 1.0), found["assimilation"]), policy.level)
@@ -117,7 +117,7 @@ def _judged(found: dict[str, Any], trial: Trial, threshold: float, policy: Polic
 
 def _alike(nulls: dict[str, list[float]], tokens: int) -> list[float]:
     """What harmless strings of as many tokens do; of the next fewer where there are too few of them."""
-    from vlaudit.extremes import LEAST_NULL
+    from vlaudit.statistics.extremes import LEAST_NULL
 
     known = sorted(int(count) for count, values in nulls.items() if len(values) >= LEAST_NULL)
     return nulls[str(max((count for count in known if count <= tokens), default=known[0]))] if known else []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.audit.context import Context
-    from vlaudit.sequential import GroupSequentialPlan, Look
+    from vlaudit.statistics.sequential import GroupSequentialPlan, Look
 
 LEAST_SPREAD = 0.1  # standard deviation of drops that is believed: a few equal drops are no certainty
 
@@ -68,7 +68,7 @@ def compare(ctx: Context, comparisons: Sequence[Comparison]) -> None:
 
 
 def _extend(ctx: Context, running: Sequence[Comparison], size: int) -> None:
-    from vlaudit.sequential import look
+    from vlaudit.statistics.sequential import look
 
     def missing(c: Comparison) -> list[int]:
         return c.seeds[len(c.ranks) : size]

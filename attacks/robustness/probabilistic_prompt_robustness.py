@@ -60,8 +60,8 @@ from vlaudit.records import (
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
-    from vlaudit.sequential import GroupSequentialPlan
     from vlaudit.statistics import Interval
+    from vlaudit.statistics.sequential import GroupSequentialPlan
 
 _DRAWS = 10  # tries to find a rewriting that changes the caption
 _SHOWN = 3
@@ -170,7 +170,7 @@ class ProbabilisticPromptRobustness(Probe):
 
 def _plan(ctx: Context) -> GroupSequentialPlan:
     """Seeds at each of five looks."""
-    from vlaudit.sequential import GroupSequentialPlan
+    from vlaudit.statistics.sequential import GroupSequentialPlan
 
     return GroupSequentialPlan(ctx.by_effort((2, 3, 4, 5, 6), (3, 4, 6, 8, 10), (3, 6, 9, 12, 15)))
 
@@ -189,7 +189,7 @@ def _flipped(trials: Sequence[Trial], margin: float, level: float, times: int = 
     """What share of comparisons the same plan would call adversarial if the recorded drops had random signs."""
     import numpy as np
 
-    from vlaudit.sequential import GroupSequentialPlan, look
+    from vlaudit.statistics.sequential import GroupSequentialPlan, look
 
     rng, hits = np.random.default_rng(0), 0
     for trial in trials:

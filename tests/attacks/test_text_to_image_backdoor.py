@@ -19,10 +19,10 @@ from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
-from vlaudit.extremes import jackknife_interval, largest_p
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
 from vlaudit.records import Judgement, Trial, Trials, Verdict
+from vlaudit.statistics.extremes import jackknife_interval, largest_p
 
 GOAL = "a photo of a clock"
 

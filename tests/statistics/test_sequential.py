@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaudit.sequential import GroupSequentialPlan, Spending, look, spent
+from vlaudit.statistics.sequential import GroupSequentialPlan, Spending, look, spent
 
 
 @pytest.mark.parametrize(

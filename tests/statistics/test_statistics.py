@@ -13,7 +13,7 @@ from scipy import optimize, stats
 
 from vlaudit import statistics as vs
 from vlaudit.records import Verdict
-from vlaudit.statistics import Interval
+from vlaudit.statistics import Interval, rates, roc
 
 counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 scores = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=30)
@@ -74,7 +74,7 @@ def discordant_table(n: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("n", [20, 50, 120])
 def test_paired_difference_covers(n: int) -> None:
     b, c = discordant_table(n)
-    low, high = vs._tango(b, c, n, 0.95)
+    low, high = rates._tango(b, c, n, 0.95)
     for p_b in (0.005, 0.02, 0.1, 0.3, 0.6, 0.9):
         for p_c in (0.0005, 0.01, 0.05, 0.2, 0.4):
             if p_b + p_c < 0.99:
@@ -98,7 +98,7 @@ def test_paired_difference_is_antisymmetric_and_not_degenerate(pairs: list[tuple
 def test_paired_difference_solves_the_score_equation() -> None:
     """At each end the score of the difference, under the likelihood constrained to it, is the normal quantile."""
     b, c, n = 12, 2, 50
-    for end, sign in zip(vs._tango(b, c, n, 0.95), (1, -1), strict=True):
+    for end, sign in zip(rates._tango(b, c, n, 0.95), (1, -1), strict=True):
 
         def loss(q: float, delta: float) -> float:
             return -(b * np.log(q + delta) + c * np.log(q) + (n - b - c) * np.log(1 - 2 * q - delta))
@@ -108,7 +108,7 @@ def test_paired_difference_solves_the_score_equation() -> None:
         score = (b - c - n * end) / math.sqrt(n * (2 * q + end * (1 - end)))
         assert score == pytest.approx(sign * stats.norm.ppf(0.975), abs=1e-3)
     square = stats.norm.ppf(0.975) ** 2  # the closed form where no pair differs
-    assert vs._tango(0, 0, 30, 0.95)[1] == pytest.approx(square / (30 + square))
+    assert rates._tango(0, 0, 30, 0.95)[1] == pytest.approx(square / (30 + square))
 
 
 def test_mcnemar_and_bad_pairs() -> None:
@@ -236,8 +236,8 @@ def truth_normal(shift: float, spread: float) -> float:
 def test_auc_interval_covers(m: int, n: int, spread: float, shift: float) -> None:
     rng = np.random.default_rng(int(10 * shift + spread + m))
     shift *= spread
-    value, above, below = vs._auc_parts(rng.normal(shift, spread, (2000, m)), rng.normal(0, 1, (2000, n)))
-    (a, b), (c, d) = vs._newcombe_auc(value, m, n, 0.95), vs._delong_logit(above, below, 0.95)
+    value, above, below = roc._auc_parts(rng.normal(shift, spread, (2000, m)), rng.normal(0, 1, (2000, n)))
+    (a, b), (c, d) = roc._newcombe_auc(value, m, n, 0.95), roc._delong_logit(above, below, 0.95)
     truth = truth_normal(shift, spread)
     assert ((np.minimum(a, c) <= truth) & (truth <= np.maximum(b, d))).mean() >= 0.935
 

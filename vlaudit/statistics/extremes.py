@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vlaudit.statistics import Interval
+from vlaudit.statistics.base import Interval
 
 TAIL = 0.5  # the upper part of the null that the tail is fitted to
 SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"

@@ -1,0 +1,126 @@
+"""Means of clustered values: bootstrap-t intervals and the sign-flip test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from vlaudit.statistics.base import MIN_CLUSTERS, Alternative, Interval, TooFewClustersError, mover
+from vlaudit.statistics.rates import rate_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def mean_interval(
+    values: Sequence[float] | NDArray,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Interval:
+    """Interval of the pooled mean of values in ``bounds`` whose clusters (pictures, prompts, identities) are the
+    independent units; without ``clusters`` each value is its own.
+
+    Bootstrap-t over clusters (Efron and Tibshirani 1993, 12.5) with the linearised standard error of a ratio, cut off
+    at the Clopper-Pearson bound on the share of clusters that are off a bound: so it is exact on the number of clusters
+    where no value, or every value, is. Values around an inner point (such as differences, mostly 0) are split there
+    into excess and shortfall, each bounded like that, and joined (MOVER). Raises TooFewClustersError below 20 clusters.
+    """
+    import numpy as np
+
+    span = bounds[1] - bounds[0]
+    y = (np.asarray(values, dtype=float) - bounds[0]) / span
+    if y.size and (y.min() < -1e-9 or y.max() > 1 + 1e-9):
+        raise ValueError(f"values outside their bounds {bounds}")
+    groups = np.arange(y.size) if clusters is None else np.unique([str(c) for c in clusters], return_inverse=True)[1]
+    count = int(groups.max()) + 1 if y.size else 0
+    if count < MIN_CLUSTERS:
+        raise TooFewClustersError(f"{count} clusters, at least {MIN_CLUSTERS} are needed")
+    sizes = np.bincount(groups, minlength=count).astype(float)
+    middle = float(np.median(y))
+
+    def part(values: NDArray) -> tuple[NDArray, Interval]:
+        sums = np.bincount(groups, weights=values, minlength=count)
+        low, high = _bounded_mean(sums, sizes, level, seed, resamples)
+        return sums - sizes * values.mean(), Interval(low, high, level)
+
+    if middle < 1e-9 or middle > 1 - 1e-9:
+        _, inner = part(y)
+    else:
+        excess, shortfall = np.maximum(y - middle, 0) / (1 - middle), np.maximum(middle - y, 0) / middle
+        (above, a), (below, b) = part(excess), part(shortfall)
+        scale = math.sqrt(float((above**2).sum() * (below**2).sum()))
+        correlation = float((above * below).sum()) / scale if scale > 0 else 0.0
+        a = Interval(a.low * (1 - middle), a.high * (1 - middle), level)
+        b = Interval(b.low * middle, b.high * middle, level)
+        joined = mover(float(excess.mean()) * (1 - middle), a, float(shortfall.mean()) * middle, b, correlation)
+        inner = Interval(max(middle + joined.low, 0.0), min(middle + joined.high, 1.0), level)
+    return Interval(bounds[0] + inner.low * span, bounds[0] + inner.high * span, level)
+
+
+def _bounded_mean(sums: NDArray, sizes: NDArray, level: float, seed: int, resamples: int) -> tuple[float, float]:
+    """Interval of the pooled mean of values in [0, 1], from the sums and sizes of their clusters."""
+    import numpy as np
+
+    count, imbalance = len(sums), float(sizes.max() / sizes.mean())
+    full, empty = np.isclose(sums, sizes), sums < 1e-9
+    if imbalance == 1 and bool(np.all(full | empty)):  # as good as one yes or no a cluster
+        return rate_interval(int(full.sum()), count, level).ci
+    low, high = _bootstrap_t(sums, sizes, level, seed, resamples)
+    ceiling = rate_interval(count - int(empty.sum()), count, level).high * imbalance
+    floor = 1 - rate_interval(count - int(full.sum()), count, level).high * imbalance
+    return max(low, floor, 0.0), min(high, ceiling, 1.0)
+
+
+def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resamples: int) -> tuple[float, float]:
+    import numpy as np
+
+    count = len(sums)
+    rng, rows = np.random.default_rng(seed), max(1, 2_000_000 // count)  # rows at a time: memory stays in bounds
+    columns = np.stack([sizes, sums, sizes**2, sums * sizes, sums**2], axis=1)
+
+    def moments(w: NDArray) -> tuple[NDArray, NDArray]:
+        total, top, size2, cross, top2 = (w @ columns).T
+        mean = top / total
+        residual = top2 - 2 * mean * cross + mean**2 * size2
+        return mean, np.sqrt(np.maximum(residual * count / (count - 1), 0)) / total
+
+    mean, error = (float(x[0]) for x in moments(np.ones((1, count))))
+    if error < 1e-9:  # every cluster has the same mean: the bootstrap knows nothing
+        return -math.inf, math.inf
+    parts = [
+        moments(rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start)).astype(float))
+        for start in range(0, resamples, rows)
+    ]
+    means, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (means - mean) / errors
+    t = np.where(errors > 1e-9, t, np.where(means > mean, np.inf, -np.inf))
+    tail = (1 - level) / 2
+    t_low, t_high = np.quantile(t, [tail, 1 - tail], method="inverted_cdf")
+    return mean - float(t_high) * error, mean - float(t_low) * error
+
+
+def sign_flip_p(
+    differences: Sequence[float] | NDArray,
+    clusters: Sequence[Hashable] | None = None,
+    alternative: Alternative = "two-sided",
+    seed: int = 0,
+) -> float:
+    """Sign-flip permutation p-value that the mean of paired differences is 0; whole clusters flip together."""
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    d = np.asarray(differences, dtype=float)
+    if clusters is not None and d.size:
+        d = np.bincount(np.unique([str(c) for c in clusters], return_inverse=True)[1], weights=d)
+    if d.size < 2 or not d.any():
+        return 1.0
+    result = permutation_test(
+        (d,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
+        n_resamples=9999, alternative=alternative, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)

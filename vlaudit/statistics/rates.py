@@ -1,0 +1,100 @@
+"""Rates: exact intervals, paired differences, and how many trials would decide."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from vlaudit.records import Verdict
+from vlaudit.statistics.base import Alternative, Difference, Interval, Side, invert, verdict, z_value
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def rate_interval(successes: int, trials: int, level: float = 0.95, side: Side = "both") -> Interval:
+    """Clopper-Pearson interval of a rate (Biometrika 1934); with no trials it is [0, 1]."""
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials")
+    tail = (1 - level) / 2 if side == "both" else 1 - level
+    low, high = clopper_pearson(successes, trials, tail)
+    return Interval(0.0 if side == "upper" else float(low), 1.0 if side == "lower" else float(high), level)
+
+
+def clopper_pearson(successes: ArrayLike, trials: ArrayLike, tail: float) -> tuple[NDArray, NDArray]:
+    """Exact bounds with ``tail`` outside each, elementwise; ``successes`` may be fractional."""
+    import numpy as np
+    from scipy.special import betaincinv
+
+    k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1e-9), n - k + 1, tail), 0.0)
+    high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1e-9), 1 - tail), 1.0)
+    return low, high
+
+
+def mcnemar(only_first: int, only_second: int, alternative: Alternative = "two-sided") -> float:
+    """Exact McNemar p-value from the two discordant counts; ``greater``: the first rate is the bigger one."""
+    from scipy.stats import binomtest
+
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, alternative=alternative).pvalue) if discordant else 1.0
+
+
+def paired_rate_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
+    """Difference of two rates on the same items (booleans, (N,) each): Tango's score interval and exact McNemar.
+
+    Source: Tango, Statistics in Medicine 17 (1998) 891-908. Exact coverage at 95 %, n 20 to 200, is at least 93.3 %.
+    """
+    import numpy as np
+
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape:
+        raise ValueError(f"paired rates need two lists of one length, got {a.shape} and {b.shape}")
+    if a.size == 0:
+        return Difference(0.0, Interval(-1.0, 1.0, level), 1.0)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    low, high = _tango(only_a, only_b, a.size, level)
+    value = (only_a - only_b) / a.size
+    return Difference(value, Interval(float(low), float(high), level), mcnemar(only_a, only_b))
+
+
+def _tango(only_first: ArrayLike, only_second: ArrayLike, n: int, level: float) -> tuple[NDArray, NDArray]:
+    """Ends of Tango's interval, elementwise over arrays of discordant counts."""
+    import numpy as np
+
+    b, c = np.asarray(only_first, dtype=float), np.asarray(only_second, dtype=float)
+
+    def outside(delta: NDArray) -> NDArray:
+        linear = -b - c + (2 * n - b + c) * delta
+        constant = -c * delta * (1 - delta)
+        q = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0)) - linear) / (4 * n)
+        variance = n * (2 * q + delta * (1 - delta))
+        return np.abs(b - c - n * delta) > z_value(level) * np.sqrt(np.maximum(variance, 0))
+
+    return invert(outside, (b - c) / n, -1.0, 1.0)
+
+
+def trials_to_decide(rate: float, threshold: float, level: float = 0.95, limit: int = 1_000_000) -> int | None:
+    """About how many trials would decide a true rate against a threshold; None if more than ``limit``."""
+
+    def decided(n: int) -> bool:
+        return verdict(rate_interval(round(rate * n), n, level), threshold) is not Verdict.INCONCLUSIVE
+
+    high = 1
+    while not decided(high):
+        high *= 2
+        if high > limit:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high
+
+
+def samples_to_decide(value: float, interval: Interval, n: int, threshold: float) -> int | None:
+    """About how many samples would decide any metric measured on ``n``, if its interval shrinks as 1/sqrt(n)."""
+    gap = abs(value - threshold)
+    reach = value - interval.low if value > threshold else interval.high - value
+    needed = n * (reach / gap) ** 2 if gap > 0 else math.inf
+    return math.ceil(needed - 1e-6) if needed < 1e9 else None
