@@ -213,7 +213,8 @@ def _show_plan(plan: Plan, device: Any) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("target", "probe", "cases", "arms", "passes forward", "backward", "time"):
-        table.add_column(column, justify="left" if column in ("target", "probe") else "right")
+        is_name = column in ("target", "probe")
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold")
     total = 0.0
     for planned in plan.planned:
         name = Text(clean(planned.target))
