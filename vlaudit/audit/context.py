@@ -63,6 +63,11 @@ class ArtifactStore:
 
         return self.put_image(np.asarray(tiled(images, columns)), caption, sensitive=sensitive)
 
+    def put_text(self, text: str, caption: str, *, sensitive: bool = False) -> Evidence:
+        """What was asked or written. Texts whose captions agree before ``" | "`` stand in one row of the report, and the
+        words in which they differ from the first are marked."""
+        return self.put(text.encode("utf-8", "replace"), "txt", "text", caption, sensitive)
+
     def put_json(self, value: Any, caption: str) -> Evidence:
         """Plot data or a table."""
         content = json.dumps(value, sort_keys=True, allow_nan=False).encode()

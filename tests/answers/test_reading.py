@@ -1,0 +1,87 @@
+"""What is read off written answers, and that what is unreadable is never taken for anything."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlaudit.answers import (
+    ReaderError,
+    carry,
+    choice_of,
+    labelled,
+    reader_error,
+    refuses,
+    same,
+    says,
+    yes_no,
+)
+from vlaudit.statistics import Interval
+
+CHOICES = ["farmer", "cook", "factory worker", "pilot"]
+
+
+@pytest.mark.parametrize("reader", ["choice", "yes-no", "phrase", "refusal"])
+def test_the_readers_err_on_few_of_the_labelled_answers(reader):
+    error = reader_error(reader)
+    assert error.positives >= 50 and error.negatives >= 50, "too few to bound the error"
+    assert error.positive_bound <= 0.1 and error.negative_bound <= 0.06
+    assert len(set(labelled(reader))) == len(labelled(reader)), "an answer counts once"
+
+
+@pytest.mark.parametrize("answer", ["", " ", "...", "\ufffd\ufffd", "<unk> <unk>", "?", "the the the"])
+def test_what_says_nothing_is_nothing(answer):
+    assert choice_of(answer, CHOICES) is None
+    assert yes_no(answer) is None
+    assert not refuses(answer), "an empty answer is no refusal"
+    assert not says(answer, "blue")
+    assert not same(answer, answer) or any(letter.isalpha() for letter in answer)
+
+
+def test_negation_hedges_and_several_choices():
+    assert choice_of("It is not a cook, it is a pilot.", CHOICES) == 3
+    assert choice_of("It is not a cook.", CHOICES) is None
+    assert choice_of("It could be a cook.", CHOICES) is None
+    assert choice_of("a cook or a pilot", CHOICES) is None
+    assert choice_of("It has a pan like a cook. The answer is pilot.", CHOICES) == 3
+
+
+def test_the_longest_choice_covers_the_shorter():
+    assert choice_of("a factory worker", ["worker", "factory worker"]) == 1
+    assert choice_of("a worker", ["worker", "factory worker"]) == 0
+    assert choice_of("No, it is a cook.", ["no", "yes"]) == 0
+
+
+def test_markup_and_patterns_in_a_choice_are_text():
+    assert choice_of("it is c++ (17)", ["c++ (17)", ".*"]) == 0
+    assert choice_of("anything", [".*", "b"]) is None
+
+
+@given(st.text(max_size=80), st.lists(st.text(max_size=12), min_size=2, max_size=5))
+def test_any_text_can_be_read(answer, choices):
+    index = choice_of(answer, choices)
+    assert index is None or 0 <= index < len(choices)
+    yes_no(answer), refuses(answer), says(answer, choices[0]), same(answer, choices[0])
+
+
+@given(st.sampled_from(CHOICES), st.sampled_from(["{}", "A {}.", "It is a {}", "the answer is {}", "**{}**"]))
+def test_a_named_choice_is_read(choice, wording):
+    assert CHOICES[choice_of(wording.format(choice), CHOICES)] == choice  # type: ignore[index]
+
+
+def test_an_interval_is_widened_by_the_bounds_and_never_narrowed():
+    error = ReaderError(false_positives=0, negatives=100, false_negatives=0, positives=100)
+    wide = carry(Interval(0.5, 0.6), error)
+    assert wide.low == pytest.approx((0.5 - 0.0295) / (1 - 0.0295), abs=1e-3)
+    assert wide.high == pytest.approx(0.6 / (1 - 0.0295), abs=1e-3)
+    assert carry(Interval(0.0, 1.0), error).ci == (0.0, 1.0)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 60), st.integers(0, 60))
+def test_carrying_an_error_covers_what_the_reader_saw(true, share, false_positives, false_negatives):
+    """Whatever rates within the bounds the reader errs at, the true rate lies in the widened interval."""
+    error = ReaderError(false_positives, 100, false_negatives, 100)
+    seen = true * (1 - share * error.negative_bound) + (1 - true) * share * error.positive_bound
+    wide = carry(Interval(seen, seen), error)
+    assert wide.low - 1e-9 <= true <= wide.high + 1e-9
