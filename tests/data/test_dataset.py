@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlaudit.data.dataset import DataError, Dataset, Example, load_dataset, read_captions, read_labels
+from vlaudit.data.dataset import DataError, Dataset, Example, load_dataset
+from vlaudit.data.text_files import read_captions, read_labels
 
 
 def picture(path: Path, shade: int = 0) -> Path:

@@ -178,7 +178,8 @@ class Loader:
 
     def load_data(self, spec: TargetSpec, family: Family) -> tuple[Dataset, list[str]]:
         """The data of a target and its labels in order. Raises UsageError for data that cannot be audited."""
-        from vlaudit.data.dataset import Dataset, load_dataset, read_captions, read_labels
+        from vlaudit.data.dataset import Dataset, load_dataset
+        from vlaudit.data.text_files import read_captions, read_labels
 
         draws = family is Family.TEXT_TO_IMAGE
         if spec.captions and not draws:

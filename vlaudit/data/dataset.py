@@ -12,19 +12,15 @@ for; the order of the examples depends on the names alone. Only what the metadat
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlaudit.data.images import SUFFIXES, DataError, open_picture, picture_of
+from vlaudit.data.images import DataError, open_picture, picture_of
 from vlaudit.errors import did_you_mean
 from vlaudit.files import file_sha256
 
@@ -33,13 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-BUNDLED = ("roles", "kinds", "things", "captions")  # --data zoo:NAME
-SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 TEXT_COLUMNS = ("text", "question", "answer", "choices", "pair")
 DEFAULT_QUESTION = "What is this?"  # asked where the data bring none; the labels are the choices
-_METADATA = ("metadata.csv", "metadata.jsonl")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_MARKUP = re.compile(r"<[a-zA-Z/!?][^>]*>|[\x00-\x08\x0b-\x1f\x7f]")
 _YES, _NO = {"1", "true", "yes", "member"}, {"0", "false", "no", "non-member", "nonmember"}
 
 
@@ -194,13 +185,16 @@ class Dataset:
 
 
 def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | None = None) -> Dataset:
-    """Read a data set: a folder, or ``zoo:roles``, ``zoo:kinds``, ``zoo:things``, ``zoo:captions``.
+    """Read a data set: a folder, or a bundled set ``zoo:NAME``.
 
     ``groups``: attribute columns to compare. ``members``: ``train`` (that split against the others) or a column of
     yes and no. Raises DataError, one sentence for whatever is wrong.
     """
+    from vlaudit.data.bundled import read_bundled
+    from vlaudit.data.folder import read_folder
+
     name = str(source)
-    examples = list(_bundled(name) if name.startswith("zoo:") else _folder(Path(source)))
+    examples = list(read_bundled(name) if name.startswith("zoo:") else read_folder(Path(source)))
     columns = sorted({column for example in examples for column in example.attributes})
     for group in groups:
         if group not in columns:
@@ -216,229 +210,6 @@ def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | 
                 "Both are needed to compare.",
             )
     return Dataset(name, examples, tuple(groups))
-
-
-def read_labels(path: Path) -> list[str]:
-    """Labels from a text file, one a line, in that order. Raises DataError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The labels file '{path}' cannot be read as text.", "Give a UTF-8 file with one label a line."
-        ) from error
-    labels = [line.strip() for line in lines if line.strip()]
-    if len(labels) < 2:
-        raise DataError(f"The labels file '{path}' has {len(labels)} labels.", "Give at least two, one a line.")
-    twice = [label for label, count in Counter(labels).items() if count > 1]
-    if twice:
-        raise DataError(f"The labels file '{path}' names '{twice[0]}' twice.", "Name every label once.")
-    return [_check_label(label, str(path)) for label in labels]
-
-
-def read_captions(path: Path) -> tuple[str, ...]:
-    """Captions from a text file, one a line, or from the ``text`` column of a CSV; empty lines and repetitions are
-    left out. Raises DataError."""
-    if path.suffix.lower() == ".csv":
-        lines = [row.get("text", "") for _, row in _csv_rows(path, _text_of(path), "text")]
-    else:
-        lines = _text_of(path).splitlines()
-    captions = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not captions:
-        raise DataError(f"The captions file '{path}' holds no caption.", "Write one a line.")
-    for number, caption in enumerate(captions, 1):
-        if _CONTROLS.search(caption):
-            raise DataError(f"Caption {number} of '{path}' holds control characters.", "Captions are plain text.")
-    return captions
-
-
-# --- bundled sets --------------------------------------------------------------------------------------------------
-
-
-def _bundled(source: str) -> Iterator[Example]:
-    from vlaudit.data import emoji
-
-    name = source.removeprefix("zoo:")
-    if name not in BUNDLED:
-        raise DataError(f"There are no bundled data '{source}'.", did_you_mean(name, list(BUNDLED)))
-    label = {
-        "roles": lambda row: row.role,
-        "kinds": emoji.kind_of,
-        "things": lambda row: row.name,
-        "captions": emoji.painted_concept,
-    }[name]
-    if name == "captions":
-        rows, splits = zip(*emoji.painted(), strict=True)
-    else:
-        rows = {"roles": emoji.roles, "kinds": emoji.kinds, "things": emoji.things}[name](("train", "test"))
-        splits = tuple(row.split for row in rows)
-    for row, split, pixels in zip(rows, splits, emoji.load_pictures(rows), strict=True):
-        attributes = {"style": row.style, "gender": row.gender, "tone": row.tone, "identity": row.unified}
-        texts = {"text": emoji.painted_caption(row)} if name == "captions" else {}
-        yield Example(f"{split}/{row.style}/{row.unified}", pixels, label(row), split, attributes, texts)
-
-
-# --- folders -------------------------------------------------------------------------------------------------------
-
-
-def _folder(root: Path) -> Iterator[Example]:
-    if not root.is_dir():
-        raise DataError(
-            f"The data folder '{root}' does not exist." if not root.exists() else f"'{root}' is not a folder.",
-            "Give a folder of pictures, see --data in vlaudit scan --help.",
-        )
-    children = _subfolders(root)
-    splits = [child for child in children if child.name in SPLITS]
-    if _metadata_file(root):
-        yield from _from_metadata(root, root, "")
-    elif splits:
-        others = [child.name for child in children if child not in splits]
-        if others:
-            raise DataError(
-                f"The data folder '{root}' has the split '{splits[0].name}' beside the folder '{others[0]}'.",
-                "Put every class folder into a split, or none.",
-            )
-        for split in splits:
-            yield from _split(root, split, SPLITS[split.name])
-    else:
-        yield from _split(root, root, "")
-
-
-def _split(root: Path, folder: Path, split: str) -> Iterator[Example]:
-    """One split: its metadata, or a folder a label."""
-    if _metadata_file(folder):
-        yield from _from_metadata(root, folder, split)
-        return
-    classes = _subfolders(folder)
-    if not classes:
-        loose = "its pictures lie loose in it" if _pictures(folder) else "it holds no pictures"
-        raise DataError(
-            f"The data folder '{folder}' has no labels: {loose}.",
-            "Put the pictures of each label into a folder of that name, or add a metadata.csv.",
-        )
-    for child in classes:
-        label = _check_label(child.name, f"folder name in {folder}")
-        pictures = _pictures(child)
-        if not pictures:
-            raise DataError(
-                f"The class folder '{child}' holds no pictures.",
-                f"Add some ({', '.join(sorted(SUFFIXES))}), or remove the folder.",
-            )
-        for path in pictures:
-            yield Example(path.relative_to(root).as_posix(), _inside(root, path), label, split)
-
-
-def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
-    file = _metadata_file(folder)
-    assert file is not None
-    rows = list(_rows(file))
-    if not rows:
-        raise DataError(f"'{file}' lists no pictures.", "Add rows, or remove the file to use class folders.")
-    any_labelled = any(row.get("label") for _, row in rows)
-    seen: Counter[str] = Counter()
-    for line, row in rows:
-        where = f"'{file}', line {line}"
-        name = row.pop("file_name", "")
-        if not name:
-            raise DataError(f"{where} has no file_name.", "Every row needs the path of its picture.")
-        path = _inside(root, folder / name, where)
-        if not path.is_file():
-            raise DataError(
-                f"The picture '{folder / name}' of {where} does not exist.", "Restore it, or take its row out."
-            )
-        parts = list(Path(name).parts[:-1])
-        own_split = SPLITS[parts.pop(0)] if not split and parts and parts[0] in SPLITS else split
-        label = row.pop("label", "")
-        if any_labelled and not label:
-            raise DataError(f"{where} has no label, other rows have one.", "Label every row, or none.")
-        label = label or (parts[0] if parts else "")
-        texts = {column: row.pop(column) for column in TEXT_COLUMNS if column in row}
-        example_id = (folder.relative_to(root) / name).as_posix()
-        seen[example_id] += 1
-        if seen[example_id] > 1:
-            if not texts:
-                raise DataError(f"{where} lists the picture '{name}' again.", "List every picture once.")
-            example_id += f"#{seen[example_id]}"  # several questions about one picture
-        yield Example(example_id, path, _check_label(label, where) if label else None, own_split, row, texts)
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells as text of each row."""
-    text = _text_of(file)
-    if file.suffix == ".csv":
-        yield from _csv_rows(file, text, "file_name")
-        return
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row: Any = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"'{file}', line {line}, is not JSON ({error}).", "Write one object a line.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"'{file}', line {line}, is not a JSON object.", "Write one object a line.")
-        present = {key: value for key, value in row.items() if value is not None}
-        yield line, {key: value if isinstance(value, str) else json.dumps(value) for key, value in present.items()}
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read as UTF-8 text.", "Save it as UTF-8.") from error
-
-
-def _csv_rows(file: Path, text: str, needed: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        if needed not in (reader.fieldnames or ()):
-            cure = "Add it, with paths relative to the file." if needed == "file_name" else "Add it to its heading."
-            raise DataError(f"'{file}' has no column {needed}.", cure)
-        for cells in reader:
-            if None in cells or None in cells.values():
-                raise DataError(
-                    f"'{file}', line {reader.line_num}, has more or fewer cells than the heading.",
-                    "Quote cells that hold commas.",
-                )
-            yield reader.line_num, {column: cell.strip() for column, cell in cells.items()}
-    except csv.Error as error:
-        raise DataError(f"'{file}' is not a CSV table ({error}).", "Save it as CSV with commas.") from error
-
-
-def _metadata_file(folder: Path) -> Path | None:
-    found = [folder / name for name in _METADATA if (folder / name).is_file()]
-    if len(found) > 1:
-        raise DataError(f"The data folder '{folder}' has both a metadata.csv and a metadata.jsonl.", "Keep one.")
-    return found[0] if found else None
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """All picture files below a folder, sorted by their path."""
-    return sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
-
-
-def _inside(root: Path, path: Path, where: str = "") -> Path:
-    """The path itself, if neither ``..`` nor a link leads out of the data folder."""
-    if "\0" in str(path) or not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(
-            f"The picture '{path}'{' of ' + where if where else ''} lies outside the data folder '{root}'.",
-            "Copy it into the folder.",
-        )
-    return path
-
-
-def _check_label(label: str, where: str) -> str:
-    if _MARKUP.search(label):
-        raise DataError(
-            f"The label {label[:60]!r} ({where}) holds markup or control characters.",
-            "Labels are plain text: write what a caption would say.",
-        )
-    return label
 
 
 def _is_member(example: Example, members: str, columns: list[str], name: str) -> bool | None:
