@@ -66,7 +66,7 @@ def questions() -> tuple[Question, ...]:
 def _units() -> list[tuple[list[Emoji], str]]:
     """Pairs and single pictures, each with its split."""
     held_back = [row for row in load_table() if row.split != "pretrain" and label_of(row) and row.gender != "person"]
-    cells: dict[str, dict[tuple[str, ...], list[Emoji]]] = {label: {} for label in LABELS}
+    cells: dict[str, dict[tuple[str, str], list[Emoji]]] = {label: {} for label in LABELS}
     for row in held_back:
         key = (row.style, row.tone) if row.role else (row.style, row.unified)
         cells[label_of(row)].setdefault(key, []).append(row)
