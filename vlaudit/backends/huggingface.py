@@ -1,4 +1,7 @@
-"""Checkpoints of transformers, ``hf:REPO_OR_DIR``: the config says the family, whose own module loads them."""
+"""Checkpoints of transformers, ``hf:REPO_OR_DIR``: the config says the family, whose own module loads them.
+
+A folder that peft wrote (an adapter) is loaded with the base model that it names.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlaudit.backends.adapters import CONFIG, adapter_weights, base_of, is_adapter
 from vlaudit.backends.base import Backend, local_folder
 from vlaudit.errors import ModelError, UsageError, first_line
 from vlaudit.files import folder_files, pick_weights, refuse_code
@@ -24,28 +28,38 @@ class HuggingFaceBackend(Backend):
     """``hf:…``"""
 
     def is_remote(self, argument: str) -> bool:
-        return local_folder(argument) is None
+        folder = local_folder(argument)
+        return folder is None or (is_adapter(folder) and local_folder(base_of(folder)) is None)
 
     def family(self, argument: str) -> Family:
-        folder = local_folder(argument)
-        return _family(argument, _config(folder or _download(argument, ["config.json"])))
+        folder = local_folder(argument) or _download(argument, ["config.json", CONFIG])
+        if is_adapter(folder):
+            base = base_of(folder)
+            folder = local_folder(base) or _download(base, ["config.json"])
+        return _family(argument, _config(folder))
 
     def files(self, argument: str) -> list[Path]:
         folder = local_folder(argument)
-        return folder_files(folder) if folder else []
+        if folder is None:
+            return []
+        base = local_folder(base_of(folder)) if is_adapter(folder) else None
+        return [*(folder_files(base) if base else []), *folder_files(folder)]
 
     def load(self, argument: str, device: torch.device) -> Model:
-        folder = local_folder(argument) or _download(argument)
+        folder, adapter = local_folder(argument) or _download(argument), None
+        if is_adapter(folder):
+            base, adapter = base_of(folder), folder
+            folder = local_folder(base) or _download(base)
         family = _family(argument, _config(folder))
         weights = pick_weights(folder)
-        refuse_code(weights)
+        refuse_code([*weights, *([adapter_weights(adapter)] if adapter else [])])
         if family is Family.GENERATION:
             from vlaudit.backends.transformers_generation import load_generator
 
-            return load_generator(argument, folder, weights, device)
+            return load_generator(argument, folder, weights, device, adapter)
         from vlaudit.backends.transformers_matching import load_matcher
 
-        return load_matcher(argument, folder, weights, device)
+        return load_matcher(argument, folder, weights, device, adapter)
 
 
 def _config(folder: Path) -> dict[str, object]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlaudit.backends.adapters import adapter_weights, merge
 from vlaudit.backends.transformers_batches import ROWS, Batch, Batcher, common
 from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import Reader
@@ -342,8 +343,11 @@ class TransformersGenerator(GenerationModel):
             )
 
 
-def load_generator(argument: str, folder: Path, weights: list[Path], device: torch.device) -> TransformersGenerator:
-    """Load an image-text-to-text model from a folder whose weights were found to be safe. Raises ModelError."""
+def load_generator(
+    argument: str, folder: Path, weights: list[Path], device: torch.device, adapter: Path | None = None
+) -> TransformersGenerator:
+    """Load an image-text-to-text model from a folder whose weights were found to be safe, with an adapter in it where
+    there is one. Raises ModelError."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BlipForQuestionAnswering
     from transformers.utils import logging
 
@@ -364,4 +368,11 @@ def load_generator(argument: str, folder: Path, weights: list[Path], device: tor
             "The folder needs the config, weights and processor that save_pretrained writes.",
         ) from error
     refuse_random(argument, report)
-    return TransformersGenerator(f"hf:{argument}", model, processor, weights, folder_files(folder), device)
+    files = folder_files(folder)
+    if adapter:
+        model, weights, files = (
+            merge(model, adapter),
+            [*weights, adapter_weights(adapter)],
+            [*files, *folder_files(adapter)],
+        )
+    return TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)

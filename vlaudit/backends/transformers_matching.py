@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from vlaudit.backends.adapters import adapter_weights, merge
 from vlaudit.backends.base import pad, soft_tokens
 from vlaudit.backends.open_clip import from_special_mask
 from vlaudit.errors import ModelError, first_line
@@ -87,8 +88,11 @@ class TransformersModel(MatchingModel):
         return self._table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
 
 
-def load_matcher(argument: str, folder: Path, weights: list[Path], device: torch.device) -> TransformersModel:
-    """Load a dual encoder from a folder whose weights were found to be safe. Raises ModelError with the cure."""
+def load_matcher(
+    argument: str, folder: Path, weights: list[Path], device: torch.device, adapter: Path | None = None
+) -> TransformersModel:
+    """Load a dual encoder from a folder whose weights were found to be safe, with an adapter in it where there is one.
+    Raises ModelError with the cure."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
@@ -110,7 +114,14 @@ def load_matcher(argument: str, folder: Path, weights: list[Path], device: torch
         ) from error
     refuse_random(argument, report)
     processor = _image_processor(folder, int(model.config.vision_config.image_size))
-    return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, folder_files(folder), device)
+    files = folder_files(folder)
+    if adapter:
+        model, weights, files = (
+            merge(model, adapter),
+            [*weights, adapter_weights(adapter)],
+            [*files, *folder_files(adapter)],
+        )
+    return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
 
 
 def refuse_random(argument: str, report: dict[str, Any]) -> None:
