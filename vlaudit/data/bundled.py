@@ -60,6 +60,18 @@ def _questions() -> Iterator[Example]:
         yield replace(example, id=f"{example.id}/{asked.kind}", texts=texts)
 
 
+def _canaries() -> Iterator[Example]:
+    from vlaudit.data.canaries import canaries
+
+    for row in canaries():
+        example = _example(row.picture, row.picture.role, "")
+        yield replace(
+            example,
+            attributes=example.attributes | {"copies": str(row.copies)},
+            texts={"question": row.question, "answer": row.answer},
+        )
+
+
 def _by_matcher_split(rows: Sequence[Emoji], label: Callable[[Emoji], str]) -> Iterator[Example]:
     for row in rows:
         yield _example(row, label(row), row.split)
@@ -69,7 +81,11 @@ def _example(row: Emoji, label: str, split: str) -> Example:
     from vlaudit.data.emoji import load_pictures
 
     attributes = {"style": row.style, "gender": row.gender, "tone": row.tone, "identity": row.unified}
-    return Example(f"{split}/{row.style}/{row.unified}", load_pictures([row])[0], label, split, attributes)
+    name = f"{row.style}/{row.unified}"
+    return Example(f"{split}/{name}" if split else name, load_pictures([row])[0], label, split, attributes)
 
 
-READERS = {"roles": _roles, "kinds": _kinds, "things": _things, "captions": _captions, "questions": _questions}
+READERS: dict[str, Callable[[], Iterator[Example]]] = {
+    "roles": _roles, "kinds": _kinds, "things": _things, "captions": _captions, "questions": _questions,
+    "canaries": _canaries,
+}  # fmt: skip
