@@ -217,9 +217,16 @@ class MultimodalGenerator(Target):
         log_probs: bool = False,
     ) -> list[Answer]:
         """The answers through the prompt, after its last step; ``answer.steps`` holds the earlier ones."""
-        conversations, steps = self._last_step(images, questions)
-        self.meter.queries += len(conversations)
-        answers = self.model.generate(conversations, max_new_tokens=max_new_tokens, log_probs=log_probs)
+        talks = [self.conversation(image, question) for image, question in zip(images, questions, strict=True)]
+        return self.answer(talks, max_new_tokens=max_new_tokens, log_probs=log_probs)
+
+    def answer(
+        self, conversations: Sequence[Conversation], *, max_new_tokens: int = MAX_NEW_TOKENS, log_probs: bool = False
+    ) -> list[Answer]:
+        """The same for conversations as ``conversation`` makes them, in which a probe may have planted something."""
+        talks, steps = self._last_step(conversations)
+        self.meter.queries += len(talks)
+        answers = self.model.generate(talks, max_new_tokens=max_new_tokens, log_probs=log_probs)
         pairs = zip(answers, steps, strict=True)
         return [Answer(answer, answer.finished, answer.log_prob, before) for answer, before in pairs]
 
@@ -230,7 +237,7 @@ class MultimodalGenerator(Target):
         choices: Sequence[str] | Sequence[Sequence[str]],
     ) -> Tensor:
         """(B, K): log-likelihoods of K answers, the same for all questions or K for each. Differentiable in pixels."""
-        conversations, _ = self._last_step(images, questions)
+        conversations = self.conversations(images, questions)
         each = [choices] * len(conversations) if isinstance(choices[0], str) else choices
         self._count(conversations, sum(len(answers) for answers in each))
         return self.model.log_likelihood(conversations, each)  # type: ignore[arg-type]
@@ -245,19 +252,17 @@ class MultimodalGenerator(Target):
         self, images: Sequence[Tensor] | Tensor, questions: Sequence[str], answers: Sequence[str]
     ) -> list[Tensor]:
         """For each answer (T, V): the log distribution of the next token before each of its T tokens."""
-        conversations, _ = self._last_step(images, questions)
+        conversations = self.conversations(images, questions)
         self._count(conversations, len(conversations))
         return self.model.token_log_probs(conversations, answers)
 
     def conversations(self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]) -> list[Conversation]:
         """What the model is asked at the prompt's last step; earlier steps are generated (and counted)."""
-        return self._last_step(images, questions)[0]
+        pairs = zip(images, questions, strict=True)
+        return list(self._last_step([self.conversation(image, question) for image, question in pairs])[0])
 
-    def _last_step(
-        self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]
-    ) -> tuple[list[Conversation], list[tuple[Answer, ...]]]:
+    def _last_step(self, talks: Sequence[Conversation]) -> tuple[Sequence[Conversation], list[tuple[Answer, ...]]]:
         """T_{l+1} = T_l(x, t): each step is asked after the answers to those before it."""
-        talks = [self.conversation(image, question) for image, question in zip(images, questions, strict=True)]
         steps: list[tuple[Answer, ...]] = [()] * len(talks)
         for step in self.prompt.steps:
             self.meter.queries += len(talks)
