@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.records import Case, Metric
+from vlaudit.records import Case, Delta, Estimate, Metric, Trial, Trials
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
@@ -53,3 +53,22 @@ def guesswork(labels: Sequence[str], correct: Sequence[bool], level: float) -> s
         f"the clean accuracy, {right} of {n}, is not shown to be above that of always naming the commonest label "
         f"({commonest:.0%}): there is nothing to attack"
     )
+
+
+def against_reference(
+    trials: Trials, hit: Callable[[Trial], bool], missed: Callable[[Trial], bool], level: float
+) -> dict[str, Any]:
+    """The reference's share of hits beyond its control's (``missed``, of the same trial), and by how much the target's
+    is larger, where it can be stated."""
+    from vlaudit.statistics import TooFewClustersError, mean_interval, paired_rate_difference, sign_flip_p
+
+    if not trials.reference:
+        return {}
+    plain = paired_rate_difference([hit(t) for t in trials.reference], [missed(t) for t in trials.reference], level)
+    figures: dict[str, Any] = {"reference": Estimate(value=plain.value, ci=plain.interval.ci)}
+    gains = [hit(a) - missed(a) - hit(b) + missed(b) for a, b in trials.paired()]
+    try:
+        interval = mean_interval(gains, level=level, bounds=(-2, 2))
+    except TooFewClustersError:
+        return figures
+    return figures | {"delta": Delta(value=sum(gains) / len(gains), ci=interval.ci, p=sign_flip_p(gains))}

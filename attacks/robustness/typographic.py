@@ -27,19 +27,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.robustness._pictures import batches, guesswork, rate_control, sample
+from vlaudit.attacks.robustness._pictures import against_reference, batches, guesswork, rate_control, sample
+from vlaudit.attacks.robustness._writing import LEGIBLE, Style, ink, nonsense, write
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import (
     Case,
     Cost,
-    Delta,
-    Estimate,
     Evidence,
     Family,
     Judgement,
@@ -57,8 +55,8 @@ if TYPE_CHECKING:
     from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
 
-LEGIBLE = 8  # pixels, the least size of the type
-STYLES = tuple(product(("sticker", "ink"), (1.0, 1.25)))  # and how much larger than asked
+_KINDS: tuple[Style, ...] = ("sticker", "ink")
+STYLES = tuple(product(_KINDS, (1.0, 1.25)))  # and how much larger than asked
 _WATCHED = 16
 _SHOWN = 3
 
@@ -102,7 +100,7 @@ class Typographic(Probe):
         for part, examples in batches(ctx, cases):
             images = ctx.images(examples)
             type_size = max(LEGIBLE, round(self.size * images.shape[2]))
-            fitting = [label for label in ctx.labels if _ink(label, type_size).width <= images.shape[3]]
+            fitting = [label for label in ctx.labels if ink(label, type_size).width <= images.shape[3]]
             words = [
                 _words(str(example.label), ctx.labels, fitting, ctx.rng(case, "word"))
                 for case, example in zip(part, examples, strict=True)
@@ -146,7 +144,7 @@ class Typographic(Probe):
         if reason := guesswork([t["label"] for t in target], [t["correct"] for t in target], level):
             return Judgement.not_assessed(reason, **figures)
         if trials.reference:
-            figures |= _against_reference(trials, level)
+            figures |= against_reference(trials, lambda t: bool(t["read"]), lambda t: bool(t["read_pseudo"]), level)
         found = verdict(effect.interval, threshold)
         said = f"{sum(read)} of {n} pictures are named as the word written on them, {sum(pseudo)} on a pseudo-word"
         if found is Verdict.INCONCLUSIVE:
@@ -160,46 +158,11 @@ def _halves(answers: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return answers[: len(STYLES)], answers[len(STYLES) :]
 
 
-def write(image: Tensor, word: str, type_size: int, style: str, rng: Generator) -> Tensor:
-    """The picture (3, H, W) in [0, 1] with a word at a random place, black on a white sticker or bare ink."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    height, width = image.shape[1:]
-    page = _ink(word, type_size)
-    page = page.resize((min(page.width, width), min(page.height, height)), Image.Resampling.BILINEAR)
-    x, y = (int(rng.random() * (room + 1)) for room in (width - page.width, height - page.height))
-    ink = torch.tensor(np.asarray(page)).to(image) / 255
-    written = image.clone()
-    under = written[:, y : y + page.height, x : x + page.width]
-    if style == "sticker":
-        under.copy_((1 - ink).expand_as(under))
-    else:
-        colour = 0.0 if float(under.mean()) > 0.5 else 1.0
-        under.mul_(1 - ink).add_(ink * colour)
-    return written
-
-
-def _ink(word: str, type_size: int) -> Any:
-    """The word in white on black with a rim of one pixel, each of its blank-separated parts on its own line."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    text, font = word.replace(" ", "\n"), ImageFont.load_default(type_size)
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font=font, spacing=0)
-    page = Image.new("L", (round(right - left) + 2, round(bottom - top) + 2))
-    ImageDraw.Draw(page).text((1 - left, 1 - top), text, fill=255, font=font, spacing=0)
-    return page
-
-
 def _words(label: str, labels: Sequence[str], fitting: Sequence[str], rng: Generator) -> tuple[str, str]:
     """A wrong label to write, and a word of as many letters that it does not have."""
     wrong = [other for other in fitting if other != label] or [other for other in labels if other != label]
     word = wrong[int(rng.integers(len(wrong)))]
-    others = [letter for letter in ascii_lowercase if letter not in word.lower()] or list(ascii_lowercase)
-    drawn = [others[i] for i in rng.integers(len(others), size=len(word))]
-    cased = [new.upper() if old.isupper() else new for old, new in zip(word, drawn, strict=True)]
-    return word, "".join(old if old.isspace() else new for old, new in zip(word, cased, strict=True))
+    return word, nonsense(word, rng)
 
 
 def _show(ctx: Context, case: Case, images: Sequence[Tensor], answers: Sequence[str], word: str) -> dict[str, Evidence]:
@@ -209,19 +172,3 @@ def _show(ctx: Context, case: Case, images: Sequence[Tensor], answers: Sequence[
         name: ctx.artifacts.put_image(image, f"{case.id} | {title}: read as {answer}")
         for name, title, image, answer in zip(names, titles, images, answers, strict=True)
     }
-
-
-def _against_reference(trials: Trials, level: float) -> dict[str, Any]:
-    from vlaudit.statistics import TooFewClustersError, mean_interval, paired_rate_difference, sign_flip_p
-
-    reference = trials.reference
-    plain = paired_rate_difference([t["read"] for t in reference], [t["read_pseudo"] for t in reference], level)
-    figures: dict[str, Any] = {"reference": Estimate(value=plain.value, ci=plain.interval.ci)}
-    gains = [sum(sign * (t["read"] - t["read_pseudo"]) for sign, t in zip((1, -1), pair, strict=True))
-             for pair in trials.paired()]  # fmt: skip
-    try:
-        interval = mean_interval(gains, level=level, bounds=(-2, 2))
-    except TooFewClustersError:
-        return figures
-    value = sum(gains) / len(gains)
-    return figures | {"delta": Delta(value=value, ci=interval.ci, p=sign_flip_p(gains))}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vlaudit.answers import (
     ReaderError,
     carry,
+    carry_difference,
     choice_of,
     labelled,
     reader_error,
@@ -85,3 +86,17 @@ def test_carrying_an_error_covers_what_the_reader_saw(true, share, false_positiv
     seen = true * (1 - share * error.negative_bound) + (1 - true) * share * error.positive_bound
     wide = carry(Interval(seen, seen), error)
     assert wide.low - 1e-9 <= true <= wide.high + 1e-9
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 40), st.integers(0, 40), st.floats(0, 1), st.floats(0, 1))
+def test_carrying_an_error_into_a_difference_covers_it(first, second, false_positives, false_negatives, a, b):
+    error = ReaderError(false_positives, 100, false_negatives, 100)
+    seen = [true * (1 - b * error.negative_bound) + (1 - true) * a * error.positive_bound for true in (first, second)]
+    wide = carry_difference(Interval(seen[0] - seen[1], seen[0] - seen[1]), error)
+    assert wide.low - 1e-9 <= first - second <= wide.high + 1e-9
+
+
+def test_the_error_of_reading_creates_no_difference():
+    error = ReaderError(10, 100, 10, 100)
+    assert carry_difference(Interval(0.0, 0.0), error).ci == (0.0, 0.0)
+    assert carry_difference(Interval(-0.9, 0.9), error).ci == (-1.0, 1.0)

@@ -69,6 +69,16 @@ def test_a_system_turn_and_a_template_from_a_file(model: TransformersGenerator, 
     assert prompt.reference().text == "{}"
 
 
+def test_the_same_model_under_another_prompt_is_on_the_same_bill(target: MultimodalGenerator) -> None:
+    policy = target.prompt.with_system("never say blue").with_system("never say red")
+    other = target.under(policy)
+    (image,) = pictures(target.model, 1)  # type: ignore[arg-type]
+    assert other.conversation(image, "this").text == "never say blue\nnever say red\nsay in a : this"
+    assert target.prompt.system == "", "the audited prompt itself stays as it is"
+    other.generate([image], ["this"], max_new_tokens=2)
+    assert target.meter.snapshot() == (1, 0)
+
+
 def test_check_accepts_a_model_and_refuses_silence_and_damage(
     target: MultimodalGenerator, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,19 @@ def carry(interval: Interval, error: ReaderError) -> Interval:
     return Interval(max(0.0, (interval.low - a) / (1 - a)), min(1.0, interval.high / (1 - b)), interval.level)
 
 
+def carry_difference(interval: Interval, error: ReaderError) -> Interval:
+    """The same for a difference of two rates that one reader read: errors that strike both alike shrink a difference by
+    at most 1 - a - b, and never create one."""
+    from vlaudit.statistics import Interval
+
+    kept = 1 - error.positive_bound - error.negative_bound
+    return Interval(
+        max(-1.0, min(interval.low, interval.low / kept)),
+        min(1.0, max(interval.high, interval.high / kept)),
+        interval.level,
+    )
+
+
 @lru_cache(maxsize=4)
 def reader_error(reader: Reader) -> ReaderError:
     """A reader's error on the answers of ``labelled.csv``."""

@@ -204,6 +204,12 @@ class MultimodalGenerator(Target):
         more |= {Needs.FILES} if model.files else set()
         self.capabilities = model.capabilities | more
 
+    def under(self, prompt: GenerationPrompt) -> MultimodalGenerator:
+        """The same model under another prompt; what it spends is on this target's meter."""
+        other = prompt.bind(self.model)
+        other.meter = self.meter
+        return other
+
     def conversation(self, image: Tensor, question: str) -> Conversation:
         """What the prompt makes of a picture and a question: the first step, where there are several."""
         return self.prompt.conversation(self.model, image, question)

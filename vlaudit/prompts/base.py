@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -175,6 +176,12 @@ class GenerationPrompt(Prompt):
     def wording(self, question: str) -> str:
         """The text that the user's turn makes of a question."""
         return self.template.replace("{}", question)
+
+    def with_system(self, text: str) -> Self:
+        """The same prompt with a further line in its system turn."""
+        other = copy.copy(self)
+        other.system = f"{self.system}\n{text}" if self.system else text
+        return other
 
     def demonstrations(self, model: GenerationModel, picture: Tensor, question: str) -> Sequence[Demonstration]:
         """The examples and documents that this picture and question get in their prompt, in order."""
