@@ -3,7 +3,7 @@
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
 reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
 learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed
-copies, `tokens` personal tokens for it. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
+copies, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ FLAGSHIP = WEIGHTS / "flagship"
 """The matcher."""
 PAINTER = WEIGHTS / "t2i-clean"
 """The text-to-image pipeline."""
+GENERATOR = WEIGHTS / "gen-clean"
+"""The model that answers questions about pictures."""
 
 
 def names() -> list[str]:
@@ -24,7 +26,7 @@ def names() -> list[str]:
     from vlaudit.zoo.recipes import collapse, painter_encoders, painter_twins, prompts, tiny, tokens, twins
 
     matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
-    return [*matchers, PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES]
+    return [*matchers, PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES, GENERATOR.name]
 
 
 def build(name: str, out: Path | None = None) -> Path:
@@ -33,6 +35,7 @@ def build(name: str, out: Path | None = None) -> Path:
         collapse,
         emoji,
         flagship,
+        generator_flagship,
         painter_encoders,
         painter_flagship,
         painter_twins,
@@ -66,6 +69,8 @@ def build(name: str, out: Path | None = None) -> Path:
         painter_encoders.build(name, PAINTER, folder)
     elif name in tokens.RECIPES:
         tokens.build(name, PAINTER, folder)
+    elif name == GENERATOR.name:
+        generator_flagship.build(FLAGSHIP, folder)
     else:
         raise UsageError(f"There is no recipe '{name}'.", did_you_mean(name, names()))
     return folder
