@@ -23,7 +23,8 @@ plot; anything else (number, text, flag) stands in the controls table under its 
 ``Metric.unit``: ``"share"`` is shown in percent; any other text follows the number.
 
 Evidence captions: pictures whose captions agree before a ``" | "`` form one row under that heading, in the order given:
-``"farmer, test/0042 | clean"``, ``"farmer, test/0042 | attacked: read as judge"``, ``"farmer, test/0042 | change x16"``
+``"farmer, test/0042 | clean"``, ``"farmer, test/0042 | attacked: read as judge"``, ``"farmer, test/0042 | change x16"``. Texts of the same heading stand below them, and the words in which they differ from the
+heading's first text are marked.
 """
 
 from __future__ import annotations

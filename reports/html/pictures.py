@@ -16,7 +16,6 @@ MAX_PICTURES = 60
 MAX_BYTES = 5_000_000  # of the embedded files together, before base64
 MAX_FILE = 64_000_000  # a larger file is not even read
 MAX_SIDE = 768  # pixels; a larger picture is embedded smaller
-MAX_TEXT = 4_000  # characters shown of a text
 SHOWN_WIDTH, MAX_ZOOM = 544, 4  # a small picture is enlarged by a whole factor, its pixels kept sharp
 ROW_WIDTH = 760  # a row of small pictures is enlarged together, if by less than twice it wraps
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -44,14 +43,6 @@ class PictureRow:
     pictures: list[Picture]
 
 
-@dataclass(frozen=True)
-class TextFile:
-    caption: str
-    path: str
-    text: str
-    sensitive: bool
-
-
 class RefusedError(Exception):
     """An evidence file that must not be shown; the message says why."""
 
@@ -76,15 +67,10 @@ def read_evidence(evidence: Evidence, audit_dir: Path) -> bytes:
     return content
 
 
-def read_text(evidence: Evidence, audit_dir: Path) -> TextFile:
-    """A text file's beginning, or the reason why it is not shown."""
-    try:
-        text = read_evidence(evidence, audit_dir).decode("utf-8", errors="replace")
-    except RefusedError as refusal:
-        text = f"(not shown: {refusal})"
-    if len(text) > MAX_TEXT:
-        text = f"{text[:MAX_TEXT]}\n… ({len(text):,} characters in all)"
-    return TextFile(evidence.caption, evidence.path, text, evidence.sensitive)
+def heading_of(evidence: Evidence) -> tuple[str, str]:
+    """The row that a piece of evidence belongs to, empty for none, and its own caption."""
+    heading, bar, caption = evidence.caption.partition(" | ")
+    return (heading, caption) if bar else ("", heading)
 
 
 @dataclass
@@ -149,8 +135,8 @@ def _in_rows(evidence: Iterable[Evidence]) -> Iterator[tuple[str, list[tuple[Evi
     grouped: dict[str, list[tuple[Evidence, str]]] = {}
     for item in evidence:
         if item.kind == "image":
-            heading, bar, caption = item.caption.partition(" | ")
-            grouped.setdefault(heading if bar else "", []).append((item, caption if bar else heading))
+            heading, caption = heading_of(item)
+            grouped.setdefault(heading, []).append((item, caption))
     yield from grouped.items()
 
 

@@ -34,11 +34,10 @@ from vlaudit.reports.html.pictures import (
     Gallery,
     PictureRow,
     RefusedError,
-    TextFile,
     read_evidence,
-    read_text,
 )
 from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
+from vlaudit.reports.html.transcripts import Exhibit, exhibits
 
 GENERAL_LIMITS = (
     "An audit shows the presence of flaws, not their absence: attacks that were not tried may still work.",
@@ -116,8 +115,8 @@ class Card:
         return self._details[1]
 
     @cached_property
-    def texts(self) -> list[TextFile]:
-        return [read_text(item, self.audit_dir) for item in self.finding.evidence if item.kind == "text"]
+    def exhibits(self) -> list[Exhibit]:
+        return exhibits(self.rows, self.finding.evidence, self.audit_dir)
 
     @property
     def comparison(self) -> str:

@@ -185,6 +185,32 @@ def test_evidence_texts_and_plot_data_are_shown(report: Report, audit_dir: Path)
     assert 'aria-label="height by label"' in text
 
 
+def test_words_that_differ_from_the_first_text_of_a_row_are_marked(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    said = ["it is a cook.", "it is <b>a</b> pilot.", "it is a cook."]
+    texts = [store.put_text(text, f"test/1 | {name}") for text, name in zip(said, "abc", strict=True)]
+    alone = store.put_text("it is a judge", "of its own")
+    text = render(with_evidence(report, noise(store, 0), *texts, alone), audit_dir)
+    assert "<pre>it is a cook.</pre>" in text and "<pre>it is a judge</pre>" in text
+    assert "it is <mark>&lt;b&gt;</mark>a" in text and "<mark>cook" not in text and "<mark>pilot</mark>." in text
+    assert text.index(">test/1</p>") < text.index("it is a cook.")
+
+
+def test_texts_stand_with_the_pictures_of_their_heading(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    picture = store.put_image(torch.rand(3, 8, 8), "test/1 | attacked")
+    text = render(with_evidence(report, picture, store.put_text("a cook", "test/1 | answer")), audit_dir)
+    assert text.count(">test/1</p>") == 1, "one row, not two"
+
+
+def test_a_long_text_is_cut_and_not_compared(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    texts = [store.put_text(f"{word} " * 20_000, f"long | {word}") for word in ("one", "two")]
+    start = time.process_time()
+    text = render(with_evidence(report, *texts), audit_dir)
+    assert time.process_time() - start < 2 and "characters in all" in text and "<mark>" not in text
+
+
 def test_two_hundred_findings_stay_small_and_fast(many_findings: Report, audit_dir: Path) -> None:
     render(many_findings.model_copy(update={"findings": []}), audit_dir)  # imports and templates are loaded once
     start = time.process_time()

@@ -1,0 +1,83 @@
+"""Written evidence side by side: the texts of a row, and the words in which they differ from its first one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from vlaudit.records import Evidence
+from vlaudit.reports.html.pictures import Picture, PictureRow, RefusedError, heading_of, read_evidence
+
+MAX_TEXT = 4_000  # characters shown of a text
+MAX_WORDS = 800  # of a text that is compared: the time grows with the square
+
+_WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A text in pieces, each with whether the row's first text has it differently."""
+
+    caption: str
+    path: str
+    pieces: list[tuple[str, bool]]
+    sensitive: bool = False
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Pictures and texts to be seen side by side."""
+
+    heading: str
+    pictures: list[Picture]
+    transcripts: list[Transcript]
+
+
+def exhibits(rows: Iterable[PictureRow], evidence: Iterable[Evidence], audit_dir: Path) -> list[Exhibit]:
+    """The rows of pictures in their order, each with the texts of the same heading; then the rows of texts alone."""
+    texts = dict(_rows(evidence, audit_dir))
+    shown = [Exhibit(row.heading, row.pictures, texts.pop(row.heading, [])) for row in rows]
+    return shown + [Exhibit(heading, [], transcripts) for heading, transcripts in texts.items()]
+
+
+def _rows(evidence: Iterable[Evidence], audit_dir: Path) -> Iterator[tuple[str, list[Transcript]]]:
+    grouped: dict[str, list[tuple[Evidence, str]]] = {}
+    for item in evidence:
+        if item.kind == "text":
+            heading, caption = heading_of(item)
+            grouped.setdefault(heading, []).append((item, caption))
+    for heading, items in grouped.items():
+        texts = [_read(item, audit_dir) for item, _ in items]
+        first = texts[0] if heading else None  # texts without a heading have nothing in common
+        yield (
+            heading,
+            [
+                Transcript(caption, item.path, marked(first, text), item.sensitive)
+                for (item, caption), text in zip(items, texts, strict=True)
+            ],
+        )
+
+
+def marked(first: str | None, text: str) -> list[tuple[str, bool]]:
+    """``text`` in pieces: what stands in ``first`` too, and what does not."""
+    if first is None:
+        return [(text, False)]
+    old, new = _WORDS.findall(first), _WORDS.findall(text)
+    if max(len(old), len(new)) > MAX_WORDS:
+        return [(text, False)]
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    return [
+        ("".join(new[start:end]), kind != "equal") for kind, _, _, start, end in matcher.get_opcodes() if start < end
+    ]
+
+
+def _read(evidence: Evidence, audit_dir: Path) -> str:
+    """A text file's beginning, or the reason why it is not shown."""
+    try:
+        text = read_evidence(evidence, audit_dir).decode("utf-8", errors="replace")
+    except RefusedError as refusal:
+        return f"(not shown: {refusal})"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}\n… ({len(text):,} characters in all)"
