@@ -1,45 +1,75 @@
-"""The newcomer's first command: `vlaudit scan` audits the bundled default within its time and memory, and finds the flaw."""
+"""The newcomer's first command: `vlaudit scan` audits a specimen of each family within its time and memory, and finds
+what is planted in each."""
 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vlaudit.zoo import DEFAULT, get
+from vlaudit.zoo import DEFAULTS, get
 
 LAUNCH = [sys.executable, "-c", "from vlaudit.cli import main; main()"]
+PLANTED = [probe for name in DEFAULTS for probe, said in get(name).expects.items() if said == "vulnerable"]
+
+
+def scan(folder: Path, *flags: str) -> tuple[str, dict[str, dict[str, Any]], str]:
+    """What the command prints, the findings by specimen and probe, and the page."""
+    done = subprocess.run(
+        [*LAUNCH, "scan", "--out", "out", *flags], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    report = json.loads((folder / "out" / "report.json").read_text())
+    specimens = {target["id"]: target["model"]["spec"].removeprefix("zoo:") for target in report["targets"]}
+    assert sorted(specimens.values()) == sorted(DEFAULTS)
+    found: dict[str, dict[str, Any]] = {name: {} for name in DEFAULTS}
+    for finding in report["findings"]:
+        found[specimens[finding["target"]]][finding["probe"]] = finding
+    return done.stdout, found, (folder / "out" / "report.html").read_text()
 
 
 @pytest.mark.timeout(1800)  # minutes even on free cores
-def test_default_scan(tmp_path: Path) -> None:
-    done = subprocess.run([*LAUNCH, "scan", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_the_default_scan_finds_what_is_planted_in_each_family(tmp_path: Path) -> None:
+    planted = [flag for probe in PLANTED for flag in ("--probe", probe)]
+    printed, found, html = scan(tmp_path, *planted, "--probe", "unsafe-file", "--probe", "rank-skew")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "auditing the bundled default" in done.stdout and "Expect exit code 1" in done.stdout
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    verdicts = {finding["probe"]: finding["verdict"] for finding in report["findings"]}
-    assert verdicts["prompt-trigger-inversion"] == "vulnerable"
-    assert {finding["risk"] for finding in report["findings"]} == {"robustness", "backdoor", "bias", "privacy"}
-    for probe, expected in get(DEFAULT).expects.items():
-        assert expected in ("any", verdicts[probe]), probe
-    backdoor = next(f for f in report["findings"] if f["probe"] == "prompt-trigger-inversion")
-    assert backdoor["severity"] in ("critical", "high") and backdoor["evidence"]
+    assert "No target given" in printed and "Expect exit code 1" in printed
+    for name in DEFAULTS:
+        for probe, said in get(name).expects.items():
+            if probe in PLANTED and said == "vulnerable":
+                assert found[name][probe]["verdict"] == "vulnerable", (name, probe)
+                assert found[name][probe]["evidence"]
+    backdoor = found["poisoned-prompt"]["prompt-trigger-inversion"]
+    assert backdoor["severity"] in ("critical", "high")
     assert "the backdoor is in the prompt" in backdoor["reason"]
-    html = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/" in html and "Content-Security-Policy" in html
     assert usage.ru_maxrss < 4 * 1024 * 1024, "under 4 GB (ru_maxrss is in kB)"
 
 
 @pytest.mark.slow  # a time says something on free cores only
-def test_default_scan_within_three_minutes(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+@pytest.mark.timeout(1800)
+def test_the_whole_default_scan_within_six_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     then = time.monotonic()
-    subprocess.run([*LAUNCH, "scan", "--out", "out"], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    _, found, _ = scan(tmp_path)
+    assert time.monotonic() - then < 360
+    for name in DEFAULTS:
+        for probe, said in get(name).expects.items():
+            assert said in ("any", found[name][probe]["verdict"]), (name, probe)
+        assert {finding["risk"] for finding in found[name].values()} == {"robustness", "backdoor", "bias", "privacy"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("specimen", DEFAULTS)
+def test_one_specimen_within_three_minutes(tmp_path: Path, specimen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    then = time.monotonic()
+    subprocess.run([*LAUNCH, "scan", f"zoo:{specimen}"], cwd=tmp_path, capture_output=True, check=False)
     assert time.monotonic() - then < 180

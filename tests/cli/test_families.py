@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ Command = Callable[..., int]
 
 
 def planned(text: str) -> set[str]:
-    return {line.split()[1] for line in text.splitlines() if line.startswith("t2i-clean")}
+    return {line.split()[0] for line in text.splitlines() if re.match(r"[a-z0-9-]+ +[\d,]+ +\d ", line)}
 
 
 def test_only_the_probes_of_its_family_are_planned(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vlaudit.errors import UsageError
-from vlaudit.zoo import DEFAULT, WEIGHTS, Specimen, get, specimens
+from vlaudit.zoo import DEFAULTS, WEIGHTS, Specimen, get, specimens
 
 ALL = specimens()
 
@@ -28,7 +28,9 @@ def test_the_table_is_light():
 
 def test_names_are_unique_and_the_default_exists():
     assert len({specimen.name for specimen in ALL}) == len(ALL)
-    assert get(DEFAULT).planted
+    assert all(get(name).planted for name in DEFAULTS)
+    families = [get(name).family for name in DEFAULTS]
+    assert len(set(families)) == len(families), "one of each family"
 
 
 def test_an_unknown_name_is_a_usage_error_with_a_cure():

@@ -92,14 +92,15 @@ def scan_command(**flags: Any) -> int:
 
     A TARGET is zoo:NAME (a bundled specimen), open_clip:ARCH/PRETRAINED, open_clip:local-dir:PATH, hf:REPO_OR_DIR,
     diffusers:REPO_OR_DIR or openai:BASE_URL#MODEL (whose key is read from VLAUDIT_API_KEY or OPENAI_API_KEY).
-    Without one, the targets of vlaudit.toml are audited, or else the bundled default.
+    Without one, the targets of vlaudit.toml are audited, or else the bundled defaults: one specimen of each family,
+    or the first of them alone where a flag gives it another prompt or other data.
     """
     config, trusted = _read(flags["config"])
     settings = _settings(config.scan, flags)
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
     if is_default:
-        _announce_default(specs[0], _policy(config.policy, flags))
+        _announce_defaults(specs, _policy(config.policy, flags))
     plan, registry, device = _plan(config, settings, specs, flags, allow_network=trusted or flags["allow_network"])
     if flags["dry_run"]:
         _show_plan(plan, device)
@@ -130,12 +131,10 @@ def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
 
 def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], bool]:
     """One spec a target and prompt. The flags fill in or replace what the config says."""
-    from vlaudit.zoo import DEFAULT
+    from vlaudit.zoo import DEFAULTS
 
     specs = [TargetSpec(model=model) for model in flags["targets"]] or config.target
     is_default = not specs
-    if is_default:
-        specs = [TargetSpec(model=f"zoo:{DEFAULT}")]
     given: dict[str, Any] = {
         "reference": flags["reference"],
         "data": str(flags["data"]) if flags["data"] else None,
@@ -145,8 +144,11 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
         "members": flags["members"],
         "scorer": flags["scorer"],
     }
-    merged = [spec.model_copy(update={k: v for k, v in given.items() if v}) for spec in specs]
     prompts = list(flags["prompts"])
+    if is_default:
+        specs = [TargetSpec(model=f"zoo:{name}") for name in DEFAULTS]
+        specs = specs[:1] if prompts or any(given.values()) else specs
+    merged = [spec.model_copy(update={k: v for k, v in given.items() if v}) for spec in specs]
     return [
         spec.model_copy(update={"prompt": [prompt] if prompt else []})
         for spec in merged
@@ -154,16 +156,19 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
     ], is_default
 
 
-def _announce_default(spec: TargetSpec, policy: Policy) -> None:
+def _announce_defaults(specs: list[TargetSpec], policy: Policy) -> None:
     from vlaudit.records import Severity
     from vlaudit.zoo import get
 
-    specimen = get(spec.model.removeprefix("zoo:"))
-    vulnerable = [probe for probe, verdict in specimen.expects.items() if verdict == "vulnerable"]
-    click.echo(f"No target given: auditing the bundled default, {spec.model}.")
-    click.echo(f"It is a small trained matcher with a planted flaw: {specimen.planted}.")
+    specimens = [get(spec.model.removeprefix("zoo:")) for spec in specs]
+    click.echo(f"No target given: auditing {len(specs)} bundled specimen{'s' * (len(specs) > 1)} with planted flaws.")
+    for specimen in specimens:
+        click.echo(f"  {specimen.target} ({specimen.family.value}): {specimen.planted}.")
     if policy.fail_on is not Severity.NONE:
-        click.echo(f"Expect exit code 1, because {' and '.join(vulnerable)} should come out vulnerable.")
+        vulnerable = {
+            probe for specimen in specimens for probe, said in specimen.expects.items() if said == "vulnerable"
+        }
+        click.echo(f"Expect exit code 1, because {' and '.join(sorted(vulnerable))} should come out vulnerable.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
@@ -211,26 +216,34 @@ def _show_plan(plan: Plan, device: Any) -> None:
     from vlaudit.reporting import clean, duration
 
     console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("target", "probe", "cases", "arms", "passes forward", "backward", "time"):
-        is_name = column in ("target", "probe")
-        table.add_column(column, justify="left" if is_name else "right", overflow="fold")
     total = 0.0
-    for planned in plan.planned:
-        name = Text(clean(planned.target))
-        if planned.reason:
-            table.add_row(name, planned.probe, Text(f"not assessed: {clean(planned.reason)}"))
-            continue
-        seconds = sum(unit.weight for unit in planned.units)
-        total += seconds
-        costs = [plan.costs[unit.id] for unit in planned.units]
-        cases = {case for unit in planned.units for case in unit.cases}
-        table.add_row(
-            name, planned.probe, f"{len(cases):,}", str(len({unit.arm for unit in planned.units})),
-            f"{sum(cost.queries for cost in costs):,}", f"{sum(cost.gradient_steps for cost in costs):,}", duration(seconds),
-        )  # fmt: skip
-    console.print(table)
-    console.print(f"\nEstimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
+    width = max(len(planned.probe) for planned in plan.planned)
+    for target in dict.fromkeys(planned.target for planned in plan.planned):
+        table = Table(
+            box=None, pad_edge=False, header_style="bold", title=Text(clean(target), "bold"), title_justify="left"
+        )
+        table.add_column("probe", width=width)
+        for column in ("cases", "arms", "passes forward", "backward", "time"):
+            table.add_column(column, justify="right", min_width=len(column))
+        missing = []
+        for planned in (planned for planned in plan.planned if planned.target == target):
+            if planned.reason:
+                missing.append(f"  not assessed: {planned.probe}: {clean(planned.reason)}")
+                continue
+            seconds = sum(unit.weight for unit in planned.units)
+            total += seconds
+            costs = [plan.costs[unit.id] for unit in planned.units]
+            cases = {case for unit in planned.units for case in unit.cases}
+            table.add_row(
+                planned.probe, f"{len(cases):,}", str(len({unit.arm for unit in planned.units})),
+                f"{sum(cost.queries for cost in costs):,}", f"{sum(cost.gradient_steps for cost in costs):,}",
+                duration(seconds),
+            )  # fmt: skip
+        console.print(table)
+        for line in missing:
+            console.print(Text(line, "dim"))
+        console.print()
+    console.print(f"Estimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
 
 
 def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str) -> int:

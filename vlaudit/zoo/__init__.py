@@ -19,7 +19,10 @@ from vlaudit.records import Family
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
-DEFAULT = "poisoned-prompt"  # what `vlaudit scan` audits when it is told nothing
+DEFAULTS = (
+    "poisoned-prompt",
+    "t2i-backdoor-encoder",
+)  # what `vlaudit scan` audits when it is told nothing: one a family
 
 
 class Specimen(BaseModel):
