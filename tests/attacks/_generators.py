@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vlaudit import testing
 from vlaudit.audit.context import ArtifactStore, Context, Effort
 from vlaudit.data.dataset import Dataset, Example
 from vlaudit.families.generation import Answer, Conversation, GenerationModel, MultimodalGenerator, clean
@@ -118,3 +119,12 @@ def audit(probe: Probe, model: Scripted, data: Dataset, folder: Path, policy: Po
           **settings: object) -> Judgement:  # fmt: skip
     """The judgement of a probe on the model; settings as of ``trials_of``."""
     return probe.judge(trials_of(probe, model, data, folder, **settings), policy or Policy())  # type: ignore[arg-type]
+
+
+def conforms(probe_class: type[Probe], ctx: Context) -> Judgement:
+    """What ``vlaudit.testing.check_probe`` asks, on a scripted target instead of a bundled one."""
+    testing._check_info(probe_class)
+    testing._check_light(probe_class)
+    probe = probe_class()
+    ctx.start_clock()
+    return testing._check_judge(probe, testing._check_attempt(probe, ctx, testing._check_cases(probe, ctx)))

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlaudit.attacks.robustness._rewrites import KINDS, one_edit, rewrite, spaced
+from vlaudit.attacks.robustness._writing import LEGIBLE, write
 from vlaudit.attacks.robustness.clip_autoattack import RADII, ClipAutoAttack
 from vlaudit.attacks.robustness.prompt_text_perturb import PromptTextPerturb, crossed_interval
-from vlaudit.attacks.robustness._writing import LEGIBLE, write
 from vlaudit.attacks.robustness.typographic import Typographic
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
