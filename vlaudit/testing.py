@@ -29,16 +29,20 @@ from vlaudit.records import TARGET, Case, Judgement, Trial, Trials, Verdict
 HEAVY = ("torch", "transformers", "open_clip", "scipy", "fairlearn", "sklearn")
 
 
-def check_probe(probe_class: type[Probe], *, target: str = "zoo:tiny-clean", cases: int = 6) -> Judgement:
+def check_probe(
+    probe_class: type[Probe], *, target: str = "zoo:tiny-clean", cases: int = 6, data: str | None = None,
+    groups: Sequence[str] = (),
+) -> Judgement:  # fmt: skip
     """Check a probe against its contract on a small target, and return its judgement there.
 
-    target: any TARGET that carries its own data, by default the smallest specimen; ``cases``: how many are attempted.
+    target: any TARGET, by default the smallest specimen; ``cases``: how many are attempted; ``data`` and ``groups``: as of
+    ``vlaudit scan``, for a target that does not carry its own.
     Raises AssertionError with a sentence that says what is wrong.
     """
     probe = probe_class()
     _check_info(probe_class)
     _check_light(probe_class)
-    subject = _subject(target)
+    subject = _subject(TargetSpec(model=target, data=data, groups=list(groups)))
     reason = missing(probe, subject)
     assert reason is None, f"{target} cannot run {probe.info.id}: {reason}. Name another target."
     with tempfile.TemporaryDirectory() as folder:
@@ -50,10 +54,10 @@ def check_probe(probe_class: type[Probe], *, target: str = "zoo:tiny-clean", cas
         return _check_judge(probe, trials)
 
 
-def _subject(target: str) -> Subject:
+def _subject(spec: TargetSpec) -> Subject:
     import torch
 
-    (subject,), _ = Loader(torch.device("cpu"), allow_network=False).subjects([TargetSpec(model=target)])
+    (subject,), _ = Loader(torch.device("cpu"), allow_network=False).subjects([spec])
     return subject
 
 
