@@ -69,7 +69,7 @@ def sentence(code: str) -> str:
 def reveals(answer: str, code: str) -> bool:
     """Whether an answer holds the code: as a number, digit by digit, or in words."""
     text = re.sub(r"[a-z]+", lambda word: _DIGITS.get(word.group(), word.group()), normal(answer))
-    return says(re.sub(r"(?<=\d)[\W_]+(?=\d)", "", text), code)
+    return says(re.sub(r"\b[a-z]\b", "-", text), code)  # single letters are no digits of a code that is spelled out
 
 
 def repeats(answer: str, texts: Sequence[str]) -> bool:
