@@ -28,13 +28,15 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.policy import Policy
+from vlaudit.records import Place
 
 FILE_NAME = "vlaudit.toml"
 PATH_OPTIONS = {"file", "pool"}  # of the prompts' key=value that are paths
+_TARGET = re.compile(r"\s*\[\[\s*[\"']?target[\"']?\s*\]\]")
 Effort = Literal["quick", "standard", "thorough"]
 
 
@@ -54,6 +56,12 @@ class TargetSpec(Closed):
     captions: str | None = Field(None, description="file of captions to draw, one a line (text-to-image)")
     members: str | None = Field(None, description="'train', or the column that marks the prompt's training pictures")
     scorer: str | None = Field(None, description="matching model that says what a generated picture shows")
+    _declared: Place | None = PrivateAttr(None)  # no part of what is audited
+
+    @property
+    def declared(self) -> Place | None:
+        """Where a config names it; null where the command line does."""
+        return self._declared
 
 
 class ScanSettings(Closed):
@@ -95,7 +103,8 @@ class Request(Closed):
 def read_config(path: Path, *, trusted: bool) -> Config:
     """Read a config file; ``trusted`` when the user named it. Raises UsageError with the offending key and a cure."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"The config file '{path}' cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -106,7 +115,20 @@ def read_config(path: Path, *, trusted: bool) -> Config:
         raise _explain(path, error) from error
     folder = path.resolve().parent
     targets = [_resolve_paths(target, folder, trusted) for target in config.target]
+    for target, place in zip(targets, _places(path, text, len(targets)), strict=True):
+        target._declared = place
     return config.model_copy(update={"target": targets})
+
+
+def _places(path: Path, text: str, count: int) -> list[Place | None]:
+    """Where a config declares each of its targets; null where the file lies outside the current folder, or its tables
+    cannot be told apart by their headers."""
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if _TARGET.match(line)]
+    try:
+        file = path.resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        return [None] * count
+    return [Place(file=file, line=line) for line in lines] if len(lines) == count else [None] * count
 
 
 def _explain(path: Path, error: ValidationError) -> UsageError:

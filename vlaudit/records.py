@@ -266,6 +266,13 @@ class DataInfo(Record):
     sha256: str | None = None
 
 
+class Place(Record):
+    """A line of a file that a repository may hold."""
+
+    file: str  # relative to the folder that the audit was started in, with forward slashes
+    line: int
+
+
 class TargetInfo(Record):
     """One audited target: a model under a prompt, with the data it was audited on."""
 
@@ -277,6 +284,7 @@ class TargetInfo(Record):
     reference_note: str | None = None
     data: DataInfo | None = None
     scorer: str | None = None  # what names the pictures that a text-to-image target draws
+    declared: Place | None = None  # the table of vlaudit.toml that names it; null where the command line does
     wordings: list[str] = Field(default_factory=list)  # the first texts that its prompt makes of the captions
     error: str | None = None  # why it could not be loaded
 

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 class HTMLReporter:
-    """Renders ``page.html`` with the style, the script and the pictures inside."""
+    """One page for people: offline, with the pictures inside."""
 
     name = "html"
     extension = "html"

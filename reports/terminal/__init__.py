@@ -43,7 +43,7 @@ WIDTH = 100  # columns of a rendering that goes to a file
 
 
 class TerminalReporter:
-    """``render`` gives plain text; ``print`` writes to a console in its colours and width."""
+    """Plain text, as a scan prints it."""
 
     name = "terminal"
     extension = "txt"

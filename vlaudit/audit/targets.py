@@ -67,7 +67,7 @@ class Loader:
         references: dict[str, Subject] = {}
         for spec in specs:
             subject = self._subject(spec)
-            if any(other.spec == spec for other in targets):
+            if any(other.spec.model_dump() == spec.model_dump() for other in targets):
                 raise UsageError(
                     f"The target '{spec.model}' with prompt {spec.prompt} is named twice.", "Name it once."
                 )
@@ -113,6 +113,7 @@ class Loader:
                 model=ModelInfo(spec=spec.model),
                 prompt=PromptInfo(id=named, method="unknown"),
                 data=_data_info(data, labels, family),
+                declared=spec.declared,
                 error=str(error),
             )
             return Subject(info.id, spec, info, data, labels, files, error=error)
@@ -255,6 +256,7 @@ def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels:
         id=_slug(spec.model, prompt.id),
         family=model.family,
         model=ModelInfo(spec=spec.model, sha256=model.sha256 or None),
+        declared=spec.declared,
         prompt=prompt.info(),
         data=_data_info(data, labels, model.family),
         scorer=(spec.scorer or DEFAULT) if model.family is Family.TEXT_TO_IMAGE else None,

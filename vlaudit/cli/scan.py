@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.render import reporter_names
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
@@ -77,6 +78,13 @@ Exit codes:
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]"
 )
 @click.option(
+    "--format",
+    "formats",
+    default="html",
+    show_default=True,
+    help="Reports to write beside report.json, comma-separated (see vlaudit list reporters).",
+)
+@click.option(
     "--fail-on",
     type=click.Choice(["none", "low", "medium", "high", "critical"]),
     help="Lowest severity that gives exit code 1. [default: high]",
@@ -97,6 +105,7 @@ def scan_command(**flags: Any) -> int:
     """
     config, trusted = _read(flags["config"])
     settings = _settings(config.scan, flags)
+    reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
     if is_default:
@@ -250,7 +259,7 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
     from rich.console import Console
 
     from vlaudit.audit.run import environment, open_audit, run_audit
-    from vlaudit.cli.render import write_html
+    from vlaudit.cli.render import write_reports
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
 
@@ -261,8 +270,8 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
         plan, journal, manifest, registry, terminal.progress(console), batch_size=settings.batch_size,
         max_seconds=flags["max_time"], debug="--debug" in sys.argv,
     )  # fmt: skip
-    path = write_html(outcome.report, out)
-    click.echo(f"Report: {path}")
+    for path in write_reports(outcome.report, out, flags["formats"]):
+        click.echo(f"Report: {path}")
     if outcome.interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
     terminal.print(outcome.report, console)

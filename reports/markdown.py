@@ -1,0 +1,137 @@
+"""A Markdown summary that fits a CI step summary (1 MiB) and a pull-request comment (65,536 characters).
+
+Headline, what a pipeline makes of it, a risk matrix, the findings worst first, and the details of those that are vulnerable.
+GitHub-flavoured. Labels, captions and reasons are escaped: no markup, link, mention or HTML of theirs survives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlaudit.records import Finding, Report, Risk, Verdict
+from vlaudit.reporting import (
+    SYMBOLS,
+    WORDS,
+    clean,
+    counts_text,
+    headline,
+    interval,
+    number,
+    one_line,
+    p_text,
+    worst_first,
+    worst_verdict,
+)
+
+MAX_SIZE = 60_000  # bytes, so that the same text fits a comment too
+MAX_CELL = 160  # characters of a table's cell
+
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:^$&=\"'/])")
+_MENTION = "@<!-- -->"
+
+
+class MarkdownReporter:
+    """A Markdown summary for step summaries and pull requests."""
+
+    name = "markdown"
+    extension = "md"
+
+    def render(self, report: Report, audit_dir: Path) -> str:
+        text = "\n".join((*_top(report), *_matrix(report), *_table(report))) + "\n"
+        closing = f"\n{escape(report.tool.name)} {escape(report.tool.version)}, audit {escape(report.audit.id)}, "
+        closing += f"seed {report.audit.seed}, {escape(report.audit.effort)} effort. An audit shows flaws, not their absence.\n"
+        left_out = 0
+        for finding in worst_first(report.findings):
+            block = _detail(finding) if finding.verdict is Verdict.VULNERABLE else ""
+            if block and len((text + block + closing).encode()) > MAX_SIZE - 200:
+                left_out += 1
+                continue
+            text += block
+        if left_out:
+            text += f"\n{left_out} more in the HTML report.\n"
+        return _cut(text, MAX_SIZE - len(closing.encode())) + closing
+
+
+def escape(text: str, limit: int = MAX_CELL) -> str:
+    """Text as literal Markdown on one line, cut at ``limit`` characters."""
+    return _PUNCTUATION.sub(r"\\\1", one_line(text, limit)).replace("@", _MENTION)
+
+
+def code(text: str, limit: int = 300) -> str:
+    """Text as inline code: fenced by more backticks than it holds, table bars escaped."""
+    flat = one_line(text, limit).replace("|", "\\|")
+    fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
+    pad = " " if "`" in flat else ""
+    return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def _top(report: Report) -> Iterator[str]:
+    outcome, pipeline = headline(report)
+    yield f"### vlaudit: {outcome}"
+    yield ""
+    yield f"{pipeline} {counts_text(report.findings)}."
+    if not report.audit.complete:
+        yield ""
+        yield "**The audit did not finish: do not read it as a pass.**"
+    yield ""
+
+
+def _matrix(report: Report) -> Iterator[str]:
+    risks = list(Risk)
+    yield f"| target | {' | '.join(risk.value for risk in risks)} |"
+    yield f"|---|{'---|' * len(risks)}"
+    for target in report.targets:
+        cells = []
+        for risk in risks:
+            verdict = worst_verdict(f for f in report.findings if f.risk is risk and f.target == target.id)
+            cells.append(f"{SYMBOLS[verdict]} {WORDS[verdict]}" if verdict else "")
+        if target.error:
+            cells = ["could not be loaded"] + [""] * (len(risks) - 1)
+        yield f"| {escape(target.id)} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _table(report: Report) -> Iterator[str]:
+    yield "| verdict | severity | probe | target | measured | threshold |"
+    yield "|---|---|---|---|---|---|"
+    for finding in worst_first(report.findings)[:200]:
+        metric = finding.metric
+        unit = metric.unit if metric else ""
+        figures = f"{escape(metric.name)} {escape(interval(metric, unit))}" if metric else escape(finding.reason)
+        threshold = escape(number(finding.threshold, unit)) if finding.threshold is not None else ""
+        severity = finding.severity.value if finding.verdict is Verdict.VULNERABLE else ""
+        yield (
+            f"| {SYMBOLS[finding.verdict]} {WORDS[finding.verdict]} | {severity} | {escape(finding.title)} "
+            f"({escape(finding.code)}) | {escape(finding.target)} | {figures} | {threshold} |"
+        )
+    if len(report.findings) > 200:
+        yield f"\n{len(report.findings) - 200} more in the HTML report."
+    yield ""
+
+
+def _detail(finding: Finding) -> str:
+    facts = [escape(finding.reason, 1_000)]
+    if finding.metric and finding.reference:
+        facts.append(f"Under the reference prompt: {escape(interval(finding.reference, finding.metric.unit))}.")
+    if finding.p_value is not None:
+        facts.append(f"{escape(p_text(finding.p_value))}.")
+    facts.append(f"Severity: {escape(finding.severity_derivation, 400)}.")
+    facts.append(f"Reproduce: {code(finding.reproduce)}")
+    summary = f"{SYMBOLS[finding.verdict]} {_html(finding.title)} on {_html(finding.target)}"
+    body = "\n\n".join(facts)
+    return f"\n<details><summary>{summary}</summary>\n\n{body}\n\n</details>\n"
+
+
+def _html(text: str) -> str:
+    flat = one_line(text, MAX_CELL)
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", _MENTION)
+
+
+def _cut(text: str, size: int) -> str:
+    """At most ``size`` bytes of whole lines."""
+    if len(text.encode()) <= size:
+        return text
+    kept = text.encode()[: size - 40].decode(errors="ignore").rpartition("\n")[0]
+    return f"{clean(kept)}\n\n(cut; see the HTML report)\n"
