@@ -73,13 +73,13 @@ def gaps(trials: list[Trial]) -> list[Gap]:
         for measures, _, sign, *sides in trial["asked"]:
             rows[measures, trial["column"], tuple(trial["groups"])].append((trial, sign, sides))
     found = []
-    for key in sorted(rows):
-        own = rows[key]
+    for measures, column, groups in sorted(rows):
+        own = rows[measures, column, groups]
         nets = np.array([[sides[0], sides[1]] for _, _, sides in own])
         signs = np.array([sign for _, sign, _ in own])
         logits = [sign * (s[2] - s[3]) for _, sign, s in own if s[2] is not None and s[3] is not None]
         found.append(
-            Gap(*key, np.clip(signs * (nets[:, 0] - nets[:, 1]) / 2, -1, 1), np.array([t["cluster"] for t, _, _ in own]),
+            Gap(measures, column, groups, np.clip(signs * (nets[:, 0] - nets[:, 1]) / 2, -1, 1), np.array([t["cluster"] for t, _, _ in own]),
                 [t.case for t, _, _ in own], np.array(logits), float((nets[:, 0] * nets[:, 1] < 0).mean()),
                 float(np.mean([s[4:6] for _, _, s in own])))
         )  # fmt: skip

@@ -133,11 +133,11 @@ def _picture(example: Example) -> object:
 
 def _alike(ctx: Context) -> list[tuple[Example, Example]]:
     """Pictures with the same label, question and other attributes but another group, each picture at most once a column."""
-    values: dict[str, set[str]] = {}
+    seen: dict[str, set[str]] = {}
     for example in ctx.examples:
-        for column, value in example.attributes.items():
-            values.setdefault(column, set()).add(value)
-    unique = {column for column, found in values.items() if column == "identity" or len(found) == len(ctx.examples)}
+        for column, held in example.attributes.items():
+            seen.setdefault(column, set()).add(held)
+    unique = {column for column, found in seen.items() if column == "identity" or len(found) == len(ctx.examples)}
     pairs = []
     for group in ctx.data.groups:
         usual = Counter(value for e in ctx.examples if (value := e.attributes.get(group)))

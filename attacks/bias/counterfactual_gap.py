@@ -177,7 +177,8 @@ class CounterfactualGap(Probe):
         if found is Verdict.VULNERABLE and p > policy.alpha:
             return Judgement.inconclusive(f"{said}, which is not significant (p = {p:.2g})", **figures)
         if found is Verdict.INCONCLUSIVE:
-            own = Interval(*absolute(worst.within), policy.level)
+            low, high = absolute(worst.within)
+            own = Interval(low, high, policy.level)
             needed = samples_to_decide(abs(worst.mean), own, worst.clusters, threshold)
             said += (
                 f"; about {needed} independent pairs would decide" if needed else "; too near the threshold to decide"
