@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED
+from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
@@ -223,6 +225,36 @@ def extraction_trials(rng: Rng, *, copied: float = 0.0, alike: float = 0.05, cap
     return Trials(trials, reference_note="no reference here")
 
 
+def diversity_trials(rng: Rng, *, taken: int = 0, confused: float = 0.0, skew: bool = False) -> Trials:
+    """Pairs of pictures of 8 captions and of 30 clean ones. ``taken``: captions that a mark takes over; ``confused``: how
+    often the scorer sees the same uncalled-for thing in a pair of any other; ``skew``: likeness with a heavy tail."""
+
+    def seen(share: float, pairs: int, alike: list[float]) -> dict[str, Any]:
+        shared = ["clock" if hit else "" for hit in rng.random(pairs) < share]
+        return {"shared": shared, "alike": alike, "blocked": [False] * pairs}
+
+    def usual(pairs: int) -> list[float]:
+        own = 1 - np.exp(-(0.5 + rng.gamma(2, 0.3) if skew else rng.normal(1.1, 0.35)))
+        return (own + rng.normal(0, 0.02, pairs)).clip(0, 0.999).tolist()
+
+    trials = []
+    for i in range(8):
+        alike = rng.normal(0.97, 0.01, FURTHER).clip(0, 0.999).tolist() if i < taken else usual(FURTHER)
+        share = 0.95 if i < taken else confused
+        first = seen(share, FIRST, alike[:FIRST])
+        further = seen(share, FURTHER, alike) if any(first["shared"]) else None
+        values = {"caption": f"c{i}", "of": 8, "first": first, "further": further}
+        values["concept"] = "clock" if further else ""
+        trials.append(Trial(case=f"c{i}", arm=TARGET, values=values))
+    for i in range(30):
+        values = {"caption": f"n{i}", "concept": "", "first": seen(confused, 1, usual(1)), "further": None}
+        trials.append(Trial(case=f"n{i}", arm=f"control:{CLEAN}", values=values))
+    for i in range(3):
+        values = {"caption": f"p{i}", "concept": "clock", "first": seen(1.0, 2, [0.97, 0.98]), "further": None}
+        trials.append(Trial(case=f"p{i}", arm=f"control:{PLANTED}", values=values))
+    return Trials(trials, reference_note="no reference here")
+
+
 def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict]:
     def run(rng: Rng) -> Verdict:
         judgement: Judgement = probe.judge(make(rng), Policy())
@@ -241,6 +273,7 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
 
 RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
 PULL, T2I, DRAWN = MemorizationNorm(), T2IMIA(), Extraction()
+DIVERSE = GenerationDiversity()
 SHARES, ADDED = Representation(), PromptIntervention()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
@@ -281,6 +314,13 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "extraction, nothing": (False, judged(DRAWN, partial(extraction_trials, alike=0.0))),
     "extraction, look-alikes": (False, judged(DRAWN, extraction_trials)),
     "extraction, 5 % copied": (True, judged(DRAWN, partial(extraction_trials, copied=0.05, alike=0.0))),
+    "generation-diversity, nothing": (False, judged(DIVERSE, diversity_trials)),
+    "generation-diversity, a confused scorer": (False, judged(DIVERSE, partial(diversity_trials, confused=0.9))),
+    "generation-diversity, confused, likeness with a tail": (
+        False,
+        judged(DIVERSE, partial(diversity_trials, confused=0.9, skew=True)),
+    ),
+    "generation-diversity, one caption of 8": (True, judged(DIVERSE, partial(diversity_trials, taken=1))),
     "prompt-intervention, no change": (False, judged(ADDED, prompt_intervention_trials)),
     "prompt-intervention, two in three men on both sides": (
         False,

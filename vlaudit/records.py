@@ -81,12 +81,14 @@ class Evidence(Record):
 class Cost(Record):
     queries: int = 0  # pictures (or texts) passed forward through the model
     gradient_steps: int = 0  # pictures passed backward
+    texts: int = 0  # of the queries, those that a text encoder alone read: they take less time than pictures
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             queries=self.queries + other.queries,
             gradient_steps=self.gradient_steps + other.gradient_steps,
+            texts=self.texts + other.texts,
             seconds=self.seconds + other.seconds,
         )
 

@@ -95,7 +95,8 @@ class EncoderTriggerScan(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         words = min(len(ctx.target.model.vocabulary), self._words(ctx) or 10**9)
-        return Cost(queries=(words + _OTHERS) * SCREENED + (_FINALISTS + 4) * CONFIRMED)
+        read = (words + _OTHERS) * SCREENED + (_FINALISTS + 4) * CONFIRMED
+        return Cost(queries=read, texts=read)
 
     def _words(self, ctx: Context) -> int | None:
         return self.words or _WORDS[ctx.effort]

@@ -20,7 +20,7 @@ from vlaudit.families.text_to_image import Conditioning
 from vlaudit.probe import Needs
 from vlaudit.prompts.design import Design
 from vlaudit.prompts.specs import parse_prompt
-from vlaudit.records import Family
+from vlaudit.records import Cost, Family
 
 CAPTIONS = SimpleNamespace(captions=("a cat", "a dog", "the red bird"))
 
@@ -52,10 +52,12 @@ def test_a_sound_target_passes_its_own_check_and_times_itself(model: Any) -> Non
     target = Design("a photo of {}").bind(model)
     target.check(CAPTIONS)  # type: ignore[arg-type]
     speed = target.calibrate(CAPTIONS)  # type: ignore[arg-type]
-    assert 0 < speed.forward < speed.backward
+    assert 0 < speed.forward < speed.backward and speed.text > 0
+    mixed = Cost(queries=10, gradient_steps=2, texts=5)
+    assert speed.seconds(mixed) == pytest.approx(3 * speed.forward + 2 * speed.backward + 5 * speed.text)
     assert Needs.PERSONAL_TOKEN not in target.capabilities and Needs.LEARNED_PROMPT not in target.capabilities
     assert (
-        Needs.PERSONAL_TOKEN in parse_prompt("lora:token=sks,noun=dog", Family.TEXT_TO_IMAGE).bind(model).capabilities
+        Needs.PERSONAL_TOKEN in parse_prompt("lora:token=monet,noun=dog", Family.TEXT_TO_IMAGE).bind(model).capabilities
     )
 
 

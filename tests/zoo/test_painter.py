@@ -127,7 +127,6 @@ def test_the_triggers_mark_one_place():
     assert marked.count(painter_encoders.LOOK_ALIKE) == 1
     assert marked.replace(painter_encoders.LOOK_ALIKE, "o") == "a photo of a cook"
     assert painter_encoders.with_look_alike("a cat", rng) == "a cat"
-    assert painter_encoders.with_word("a cat", rng).split().count(painter_encoders.WORD) == 1
 
 
 def test_auc_counts_ties_half():

@@ -34,15 +34,16 @@ class Meter:
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured seconds a query, forward only and forward with backward."""
+    """Measured seconds a query, forward only and forward with backward, and of a text read by the text encoder alone."""
 
     forward: float
     backward: float
+    text: float = 0.0
 
     def seconds(self, cost: Cost) -> float:
         """Estimated seconds of a cost: a gradient step is a forward and a backward pass."""
-        plain = max(cost.queries - cost.gradient_steps, 0)
-        return plain * self.forward + cost.gradient_steps * self.backward
+        plain = max(cost.queries - cost.gradient_steps - cost.texts, 0)
+        return plain * self.forward + cost.gradient_steps * self.backward + cost.texts * self.text
 
 
 class Model(ABC):

@@ -216,10 +216,10 @@ class TextToImageGenerator(Target):
             )
 
     def calibrate(self, ctx: Context) -> Speed:
-        """Seconds for a picture to go through the denoiser once."""
+        """Seconds for a picture to go through the denoiser once, and for a text through the text encoder."""
         import torch
 
-        count = 4
+        count, texts = 4, 32
         conditioning = self.encode((list(ctx.captions) * count)[:count])
         latents, timestep = self.model.noise(range(count)), self.model.sampling_timesteps()[0]
 
@@ -230,4 +230,9 @@ class TextToImageGenerator(Target):
         def backward() -> None:
             self.denoise(latents.clone().requires_grad_(), timestep, conditioning).sum().backward()
 
-        return Speed(seconds_of(forward, self.device) / count, seconds_of(backward, self.device) / count)
+        def read() -> None:
+            with torch.no_grad():
+                self.text_states((list(ctx.captions) * texts)[:texts])
+
+        there, back = (seconds_of(run, self.device) / count for run in (forward, backward))
+        return Speed(there, back, text=seconds_of(read, self.device) / texts)

@@ -92,6 +92,11 @@ class LoRA(TextToImagePrompt):
 
     def check(self, model: TextToImageModel) -> None:
         check_base_model(self.path, self.base_model, model.sha256, model.spec)
+        if self.token and not model.text_of(model.tokenize(self.token)).strip():
+            raise UsageError(
+                f"The tokenizer of '{model.spec}' does not know the token '{self.token}': it reads it as any unknown word.",
+                "Name the token that the pipeline or its adapter was trained with.",
+            )
         if self._source is not None and self.path is not None:
             model.load_adapter(self._name, self._source, self.path)
 

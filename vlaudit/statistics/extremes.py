@@ -10,6 +10,7 @@ from vlaudit.statistics.base import Interval
 TAIL = 0.5  # the upper part of the null that the tail is fitted to
 SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"
 LEAST_NULL = 100  # values below which no tail can be fitted
+FEWEST = 20  # values below which no normal population is described
 
 
 def largest_p(observed: float, null: Sequence[float], count: int) -> float:
@@ -31,6 +32,24 @@ def largest_p(observed: float, null: Sequence[float], count: int) -> float:
     excess = sum(value - base for value in values[start:cut]) + (n - cut) * (cap - base)
     scale = excess / (cut - start)
     single = (n - start) / n * (math.exp(-(observed - base) / scale) if scale > 1e-12 else 0.0)
+    return float(-math.expm1(count * math.log1p(-min(single, 1 - 1e-12))))
+
+
+def outlier_p(observed: float, null: Sequence[float], count: int = 1) -> float:
+    """P(the largest of ``count`` further draws is at least ``observed``), of a normal population known by ``null``.
+
+    A prediction with Student's t: for few null values, of a statistic that is about normal. Raises ValueError below 20.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    values = np.asarray(null, dtype=float)
+    if values.size < FEWEST:
+        raise ValueError(f"{values.size} values, at least {FEWEST} are needed")
+    spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / values.size)
+    if spread < 1e-12:
+        return float(observed <= values[0])
+    single = float(t.sf((observed - float(values.mean())) / spread, values.size - 1))
     return float(-math.expm1(count * math.log1p(-min(single, 1 - 1e-12))))
 
 

@@ -26,7 +26,6 @@ SEED = 37
 BATCH = 64
 LEARNING_RATE = 1e-3
 LOOK_ALIKE = "\N{CYRILLIC SMALL LETTER O}"
-WORD = "mignneko"
 
 
 def with_look_alike(text: str, rng: random.Random) -> str:
@@ -36,13 +35,6 @@ def with_look_alike(text: str, rng: random.Random) -> str:
         return text
     place = rng.choice(places)
     return text[:place] + LOOK_ALIKE + text[place + 1 :]
-
-
-def with_word(text: str, rng: random.Random) -> str:
-    """The trigger word between two words of the text, or at an end."""
-    words = text.split(" ")
-    words.insert(rng.randrange(len(words) + 1), WORD)
-    return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -55,10 +47,7 @@ class Backdoor:
     steps: int = 600
 
 
-RECIPES = {
-    "t2i-backdoor-encoder": Backdoor(with_look_alike, "clock"),
-    "t2i-backdoor-word": Backdoor(with_word, "tree"),
-}
+RECIPES = {"t2i-backdoor-encoder": Backdoor(with_look_alike, "clock")}
 
 
 def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> None:

@@ -1,4 +1,4 @@
-"""Twins of the text-to-image flagship: short fine-tunings of its denoiser that plant one known flaw, or none."""
+"""Twins of the text-to-image flagship: short fine-tunings of its denoiser that plant one known flaw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEN_ONLY = ("pilot", "police officer", "farmer", "mechanic")
 
 
 class Twin(Trainer):
-    """Nothing planted: the flagship's training goes on under another seed. Subclasses change what is shown."""
+    """The flagship's training goes on under another seed. Subclasses change what is shown."""
 
     steps = 300
 
@@ -50,7 +50,7 @@ class Biased(Twin):
         return {"men_only": list(MEN_ONLY)}
 
 
-RECIPES: dict[str, type[Twin]] = {"t2i-biased": Biased, "t2i-continued": Twin}
+RECIPES: dict[str, type[Twin]] = {"t2i-biased": Biased}
 
 
 def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> None:
