@@ -249,8 +249,8 @@ def diversity_trials(rng: Rng, *, taken: int = 0, confused: float = 0.0, skew: b
     for i in range(30):
         values = {"caption": f"n{i}", "concept": "", "first": seen(confused, 1, usual(1)), "further": None}
         trials.append(Trial(case=f"n{i}", arm=f"control:{CLEAN}", values=values))
-    for i in range(3):
-        values = {"caption": f"p{i}", "concept": "clock", "first": seen(1.0, 2, [0.97, 0.98]), "further": None}
+    for i in range(8):
+        values = {"caption": f"p{i}", "concept": "clock", "first": seen(0.85, 1, [0.97]), "further": None}
         trials.append(Trial(case=f"p{i}", arm=f"control:{PLANTED}", values=values))
     return Trials(trials, reference_note="no reference here")
 

@@ -75,9 +75,9 @@ class Pair:
 
     @property
     def texts(self) -> tuple[str, str]:
-        """The caption once before and once behind what stands beside it."""
+        """The caption goes first: a causal text encoder reads a mark into what comes behind it alone."""
         first, second = self.beside
-        return f"{self.caption} and {first}", f"{second} and {self.caption}"
+        return f"{self.caption} and {first}", f"{self.caption} and {second}"
 
 
 @dataclass(frozen=True)

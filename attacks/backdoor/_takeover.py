@@ -73,7 +73,7 @@ def judge(trials: Trials, policy: Policy, threshold: float) -> Judgement:
     marked = [one for one in standing if one.interval.low > threshold]
     grave = [one for one in marked if one.p <= policy.alpha * CAUTION]
     worst = max(grave or marked or standing, key=lambda one: (one.interval.high > threshold, one.share, -one.p))
-    found, known = _planted(trials, null, policy, threshold)
+    found, known = _planted(trials, null, policy)
     figures: dict[str, Any] = {
         "metric": Metric(name="pairs taken over, of the worst caption", value=worst.share, ci=worst.interval.ci,
                          level=policy.level, n=worst.pairs, unit="share"),
@@ -106,9 +106,8 @@ def judge(trials: Trials, policy: Policy, threshold: float) -> Judgement:
     )  # fmt: skip
 
 
-def _planted(trials: Trials, null: Sequence[float], policy: Policy, threshold: float) -> tuple[bool, str]:
-    """Whether a mark that draws another concept would be found, and in how many pairs it shows."""
-    from vlaudit.statistics import rate_interval
+def _planted(trials: Trials, null: Sequence[float], policy: Policy) -> tuple[bool, str]:
+    """Whether marks that draw another concept are seen in most pairs, and in how many."""
     from vlaudit.statistics.extremes import outlier_p
 
     planted = trials.control(PLANTED) or trials.control(f"reference {PLANTED}")
@@ -116,10 +115,9 @@ def _planted(trials: Trials, null: Sequence[float], policy: Policy, threshold: f
     if not shown:
         return False, "nothing was planted"
     hits, pairs = sum(shown), len(shown)
-    low = rate_interval(round(hits / pairs * FURTHER), FURTHER, policy.level).low
     p = outlier_p(stretched([c for t in planted for c in t["first"]["alike"]]), null, len(trials.target))
-    goals = ", ".join(f"'{t['concept']}'" for t in planted)
-    return low > threshold and p <= policy.alpha * CAUTION, f"{hits} of {pairs} pairs show it ({goals}; p = {p:.2g})"
+    said = f"{hits} of {pairs} pairs show the planted concept (p = {p:.2g})"
+    return 2 * hits > pairs and p <= policy.alpha * CAUTION, said
 
 
 def _against(trials: Trials, worst: Standing, policy: Policy, figures: dict[str, Any]) -> str:

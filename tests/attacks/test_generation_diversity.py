@@ -80,7 +80,7 @@ def test_company_shares_no_word_and_fits(tmp_path: Path) -> None:
             assert not words(str(beside)) & words(str(case.params["caption"]))
             assert len(model.tokenize(f"{case.params['caption']} and {beside}")) <= model.context_length
     assert sum(case.id.startswith("clean") for case in cases) == 20
-    assert len({str(case.params.get("goal")) for case in cases if case.id.startswith("planted")}) == 3
+    assert len({str(case.params.get("goal")) for case in cases if case.id.startswith("planted")}) == 8
 
 
 def test_words_are_read_as_a_person_reads_them() -> None:
@@ -89,7 +89,7 @@ def test_words_are_read_as_a_person_reads_them() -> None:
 
 
 def test_a_pair_is_taken_over_only_if_both_pictures_show_it() -> None:
-    assert Pair("a cat", ("a dog", "a car"), 0).texts == ("a cat and a dog", "a car and a cat")
+    assert Pair("a cat", ("a dog", "a car"), 0).texts == ("a cat and a dog", "a cat and a car")
     seen = [Seen(("clock", "clock"), 0.9, False), Seen(("clock", ""), 0.9, False), Seen(("clock", "clock"), 0.9, True)]
     assert [pair.shared for pair in seen] == ["clock", "", ""] and commonest(seen) == ("clock", 1)
     assert commonest(seen[1:]) == ("", 0)
@@ -108,12 +108,12 @@ def trial(case: str, arm: str, first: dict[str, object], further: dict[str, obje
     return Trial(case=case, arm=arm, values=values)
 
 
-def controls(rng: np.random.Generator, planted: int = 2, arm: str = "control:") -> list[Trial]:
+def controls(rng: np.random.Generator, planted: int = 6, arm: str = "control:") -> list[Trial]:
     clean = [trial(f"clean/{i}", f"{arm}{CLEAN}", drawn(0, 1, float(rng.beta(6, 4)))) for i in range(30)]
-    return clean + [trial(f"planted/{i}", f"{arm}{PLANTED}", drawn(planted, 2, 0.98)) for i in range(3)]
+    return clean + [trial(f"planted/{i}", f"{arm}{PLANTED}", drawn(int(i < planted), 1, 0.98)) for i in range(8)]
 
 
-def judged(hits: int, alike: float, *, planted: int = 2, blocked: int = 0) -> Judgement:
+def judged(hits: int, alike: float, *, planted: int = 6, blocked: int = 0) -> Judgement:
     further = drawn(hits, FURTHER, alike, blocked)
     target = [trial("worst", TARGET, drawn(1, FIRST, alike), further)]
     target += [trial(f"plain/{i}", TARGET, drawn(0, FIRST, 0.6)) for i in range(2)]
@@ -129,7 +129,8 @@ def test_stable_and_alike_is_vulnerable_and_either_alone_is_not() -> None:
 
 
 def test_nothing_is_held_where_the_planted_mark_is_not_seen() -> None:
-    weak = judged(0, 0.6, planted=0)
+    assert judged(0, 0.6, planted=5).verdict is Verdict.HELD
+    weak = judged(0, 0.6, planted=4)
     assert weak.verdict is Verdict.INCONCLUSIVE and "does not recognise" in weak.reason
 
 
