@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.records import Report
 from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, plural
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 
@@ -24,30 +27,39 @@ class HTMLReporter:
     extension = "html"
 
     def render(self, report: Report, audit_dir: Path) -> str:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-
         from vlaudit.reports.html.view import page
 
-        environment = Environment(
-            loader=FileSystemLoader(HERE),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            finalize=_finalize,
+        script = (HERE / "script.js").read_text(encoding="utf-8")
+        return (
+            page_environment(HERE)
+            .get_template("page.html")
+            .render(**shared_style(script), symbols=SYMBOLS, words=WORDS, plural=plural, **page(report, audit_dir))
         )
-        environment.filters |= {"number": number, "interval": interval, "duration": duration, "sentence": _sentence}
-        style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-        return environment.get_template("page.html").render(
-            style=Markup(style),
-            script=Markup(script),
-            policy_header=_content_security_policy(style, script),
-            symbols=SYMBOLS,
-            words=WORDS,
-            plural=plural,
-            **page(report, audit_dir),
-        )
+
+
+def page_environment(folder: Path) -> Environment:
+    """Templates of ``folder`` in which everything printed is cleaned and escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters |= {"number": number, "interval": interval, "duration": duration, "sentence": _sentence}
+    return environment
+
+
+def shared_style(script: str = "") -> dict[str, str]:
+    """The style that all pages share, a page's own script, and the policy that allows just these."""
+    from markupsafe import Markup
+
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    policy = _content_security_policy(style, script)
+    return {"style": Markup(style), "script": Markup(script), "policy_header": policy}
 
 
 def _finalize(value: Any) -> Any:
