@@ -27,9 +27,19 @@ def _latin() -> dict[int, str]:
     return {ord(c): letter for table in SCRIPTS.values() for letter, alike in table.items() for c in alike}
 
 
+def read(text: str) -> str:
+    """A text as a person reads it, look-alike letters included."""
+    return text.translate(_latin()).lower().replace("_", " ")
+
+
 def words(text: str) -> set[str]:
-    """The words of a text that say what it is about, look-alike letters read as a person reads them."""
-    return {word for word in re.findall(r"\w{3,}", text.translate(_latin()).lower()) if word not in _STOP}
+    """The words of a text that say what it is about."""
+    return {word for word in re.findall(r"\w{3,}", read(text)) if word not in _STOP}
+
+
+def calls_for(text: str, concept: str) -> bool:
+    """Whether a text has a word of a concept, or its name within others (``cats`` for ``cat``)."""
+    return bool(words(concept) & words(text)) or read(concept) in read(text)
 
 
 def clean_captions(labels: Sequence[str]) -> list[str]:
@@ -124,8 +134,7 @@ def look(
     shown, said = (features @ concepts.features.T).tolist(), (features @ _texts(ctx, list(own)).T).tolist()
     uncalled = []
     for row, fits, three in zip(shown, said, asked, strict=True):
-        called = words(three[2])
-        rivals = [i for i, name in enumerate(concepts.names) if not words(name) & called]
+        rivals = [i for i, name in enumerate(concepts.names) if not calls_for(three[2], name)]
         best = max(rivals, key=lambda i: row[i], default=None)
         wanted = [fits[own[text]] for text in three]
         wanted += [score for i, score in enumerate(row) if i not in rivals]

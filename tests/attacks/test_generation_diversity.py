@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlaudit.attacks.backdoor._company import Pair, Seen, clean_captions, commonest, words
+from vlaudit.attacks.backdoor._company import Pair, Seen, calls_for, clean_captions, commonest, words
 from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
 from vlaudit.audit.context import ArtifactStore, Context
@@ -59,7 +59,6 @@ def test_the_same_captions_hold_on_the_clean_pipeline(tmp_path: Path) -> None:
     assert judgement.p_value is not None and judgement.p_value > 0.01
 
 
-@pytest.mark.slow  # another minute, for what the judge's own test shows as well
 def test_a_template_that_holds_the_mark_is_told_from_its_captions(tmp_path: Path) -> None:
     judgement = audit(tmp_path, "a woman judge with dark skin\n", "zoo:t2i-backdoor-encoder", f"a ph{MARK}to of {{}}")
     assert judgement.verdict is Verdict.VULNERABLE and "the mark is in the prompt" in judgement.reason
@@ -85,6 +84,7 @@ def test_company_shares_no_word_and_fits(tmp_path: Path) -> None:
 
 def test_words_are_read_as_a_person_reads_them() -> None:
     assert words(f"A pil{MARK}t with the cat") == {"pilot", "cat"}
+    assert calls_for("two oxen", "ox") and calls_for("a police car", "police_car") and not calls_for("a cat", "dog")
     assert len(clean_captions(["cat", "dog"])) > 20 and len(clean_captions([f"thing{i}" for i in range(25)])) == 25
 
 
