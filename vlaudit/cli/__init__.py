@@ -18,6 +18,7 @@ COMMANDS = {
     "scan": "vlaudit.cli.scan",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
+    "diff": "vlaudit.cli.folder",
     "list": "vlaudit.cli.inspect",
     "explain": "vlaudit.cli.inspect",
     "selftest": "vlaudit.cli.selftest",

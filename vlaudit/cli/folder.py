@@ -1,4 +1,5 @@
-"""Commands on an audit folder: ``report`` renders it, ``judge`` applies a policy to its trials. Neither needs a model."""
+"""Commands on audit folders: ``report`` renders one, ``judge`` applies a policy to its trials, ``diff`` compares two. None needs a
+model."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from pathlib import Path
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.history import Change, History
 
+STYLES = {Change.NEW: "bold red", Change.WORSE: "red", Change.FIXED: "green", Change.BETTER: "green"}
 AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
@@ -65,3 +68,65 @@ def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path
     write_reports(report, audit_dir)
     click.echo(plugin("reporters", "terminal")().render(report, audit_dir))
     return exit_code(report)
+
+
+@click.command("diff")
+@click.argument("before", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@debug_option
+def diff_command(before: Path, after: Path, as_json: bool) -> int:
+    """Compare two audits: what is new, worse, fixed, better, unchanged or no longer tested.
+
+    A figure is worse only if the two estimates differ beyond chance (one-sided 99 %). Exits with 1 if something is new or worse.
+    """
+    import json
+
+    from vlaudit.audit.run import read_report
+    from vlaudit.history import compare
+    from vlaudit.reporting import plural
+
+    history = compare(read_report(before), read_report(after))
+    if as_json:
+        rows = [
+            {
+                "change": c.change.value,
+                "target": c.finding.target,
+                "probe": c.finding.probe,
+                "before": c.before.verdict.value if c.before else None,
+                "after": c.after.verdict.value if c.after else None,
+                "difference": dict(zip(("value", "low", "high"), c.difference, strict=True)) if c.difference else None,
+            }
+            for c in history.comparisons
+        ]
+        click.echo(json.dumps({"caveats": history.caveats, "comparisons": rows}, indent=2))
+    else:
+        _print_history(history)
+        counts = (
+            f"{plural(len(found), 'finding')} {change.value}" for change in Change if (found := history.of(change))
+        )
+        click.echo("; ".join(counts) or "Nothing to compare.")
+    return int(history.regressed)
+
+
+def _print_history(history: History) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from vlaudit.records import Metric
+    from vlaudit.reporting import WORDS, interval, one_line
+
+    console = Console()
+    for caveat in history.caveats:
+        console.print(Text(one_line(caveat), "yellow"))
+    for change in Change:
+        for place, c in enumerate(history.of(change)):
+            if place == 0:
+                console.print(Text(change.value.upper(), STYLES.get(change, "bold")))
+            verdicts = " → ".join(WORDS[finding.verdict] for finding in (c.before, c.after) if finding)
+            said = f"  {c.finding.probe} on {one_line(c.finding.target)}: {verdicts}"
+            if c.difference and c.finding.metric:
+                value, low, high = c.difference
+                apart = Metric(name=c.finding.metric.name, value=value, ci=(low, high), n=c.finding.metric.n)
+                said += f", {interval(apart, c.finding.metric.unit, difference=True)}"
+            console.print(Text(said))

@@ -1,0 +1,129 @@
+"""Two audits compared: noise is not worse, real drops are caught, and what is not comparable is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlaudit.history import Change, compare, difference
+from vlaudit.records import (
+    AuditInfo,
+    DataInfo,
+    Family,
+    Finding,
+    Metric,
+    ModelInfo,
+    PromptInfo,
+    Report,
+    Risk,
+    Severity,
+    TargetInfo,
+    ToolInfo,
+    Verdict,
+)
+from vlaudit.statistics import rate_interval, verdict
+
+
+def share(hits: int, n: int) -> Metric:
+    return Metric(name="changes", value=hits / n, ci=rate_interval(hits, n).ci, n=n, unit="share")
+
+
+def finding(metric: Metric | None, *, probe: str = "p", target: str = "t", **fields: Any) -> Finding:
+    said = fields.pop("verdict", None) or (
+        verdict(rate_interval(round(metric.value * metric.n), metric.n), 0.2) if metric else Verdict.NOT_ASSESSED
+    )
+    return Finding(id=f"{target}/{probe}", probe=probe, code="X1", title=probe, risk=Risk.ROBUSTNESS, target=target,
+                   verdict=said, reason="", severity=Severity.NONE, metric=metric)  # fmt: skip
+
+
+def report(*findings: Finding, targets: tuple[str, ...] = ("t",), data: str = "d", **audit: Any) -> Report:
+    infos = [
+        TargetInfo(id=name, family=Family.MATCHING, model=ModelInfo(spec=f"hf:{name}"), prompt=PromptInfo(id="plain", method="template"),
+                   data=DataInfo(source="x", examples=1, sha256=data))
+        for name in targets
+    ]  # fmt: skip
+    info = AuditInfo(id="a", started="now", complete=True, **audit)
+    return Report(tool=ToolInfo(version="1"), audit=info, targets=infos, findings=list(findings))
+
+
+def change(before: Finding, after: Finding) -> Change:
+    (comparison,) = compare(report(before), report(after)).comparisons
+    return comparison.change
+
+
+def test_noise_is_called_worse_in_at_most_two_of_a_hundred_pairs():
+    rng = np.random.default_rng(0)
+    for rate, n in ((0.05, 100), (0.3, 60), (0.5, 400)):
+        hits = rng.binomial(n, rate, (2_000, 2))
+        metrics = {k: share(int(k), n) for k in np.unique(hits)}
+        worse = np.mean([difference(metrics[a], metrics[b])[1] > 0 for a, b in hits])
+        assert worse <= 0.02, (rate, n)
+
+
+def test_a_drop_of_twenty_points_on_128_pictures_is_caught():
+    rng = np.random.default_rng(1)
+    hits = zip(rng.binomial(128, 0.1, 300), rng.binomial(128, 0.3, 300), strict=True)
+    assert np.mean([difference(share(int(a), 128), share(int(b), 128))[1] > 0 for a, b in hits]) > 0.85
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_the_difference_lies_in_its_interval_and_turns_with_the_order(a: int, b: int):
+    value, low, high = difference(share(a, 50), share(b, 50))
+    assert low <= value <= high
+    assert difference(share(b, 50), share(a, 50)) == pytest.approx((-value, -high, -low))
+
+
+def test_each_kind_of_change():
+    held, bad = finding(share(2, 100)), finding(share(60, 100))
+    assert change(held, bad) is Change.NEW
+    assert change(bad, held) is Change.FIXED
+    assert change(bad, finding(share(95, 100))) is Change.WORSE
+    assert change(finding(share(95, 100)), bad) is Change.BETTER
+    assert change(bad, finding(share(62, 100))) is Change.UNCHANGED
+    assert change(bad, finding(None)) is Change.GONE, "what could not be assessed is not fixed"
+    assert change(finding(None), held) is Change.FIRST
+    undecided = finding(share(20, 100))
+    assert change(bad, undecided) is Change.BETTER and change(undecided, bad) is Change.NEW
+
+
+def test_another_metric_under_the_same_name_of_a_probe_is_not_compared():
+    other = share(90, 100).model_copy(update={"name": "something else"})
+    (comparison,) = compare(report(finding(share(60, 100))), report(finding(other))).comparisons
+    assert comparison.change is Change.UNCHANGED and comparison.difference is None
+
+
+def test_a_model_in_another_folder_is_its_successor_and_said_so():
+    before = report(finding(share(2, 100), target="v1"), targets=("v1",))
+    after = report(finding(share(60, 100), target="v2"), targets=("v2",))
+    history = compare(before, after)
+    assert [c.change for c in history.comparisons] == [Change.NEW]
+    assert any("successor of 'v1'" in caveat for caveat in history.caveats)
+    two = report(finding(share(60, 100), target="v2"), finding(share(60, 100), target="v3"), targets=("v2", "v3"))
+    assert {c.change for c in compare(before, two).comparisons} == {Change.FIRST, Change.GONE}, "two could be it"
+
+
+def test_what_else_differs_is_said():
+    before, after = report(seed=0, effort="quick"), report(seed=1, effort="thorough", data="other")
+    text = " ".join(compare(before, after).caveats)
+    assert "seed differs: 0 before, 1 now" in text and "effort differs" in text and "data of 't' differ" in text
+    assert compare(before, before).caveats == []
+
+
+def test_the_command_exits_with_one_where_something_got_worse(
+    vlaudit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (("a", finding(share(2, 100))), ("b", finding(share(60, 100)))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(report(said).model_dump_json())
+    assert vlaudit("diff", tmp_path / "a", tmp_path / "b") == 1
+    out = capsys.readouterr().out
+    assert "NEW" in out and "held → vulnerable" in out and "+58.0" in out
+    assert vlaudit("diff", tmp_path / "b", tmp_path / "a", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["comparisons"][0]["change"] == "fixed"
