@@ -102,6 +102,7 @@ def _table(report: Report) -> Iterator[str]:
         figures = f"{escape(metric.name)} {escape(interval(metric, unit))}" if metric else escape(finding.reason)
         threshold = escape(number(finding.threshold, unit)) if finding.threshold is not None else ""
         severity = finding.severity.value if finding.verdict is Verdict.VULNERABLE else ""
+        severity += f" ({escape(finding.change)})" if finding.change else ""
         yield (
             f"| {SYMBOLS[finding.verdict]} {WORDS[finding.verdict]} | {severity} | {escape(finding.title)} "
             f"({escape(finding.code)}) | {escape(finding.target)} | {figures} | {threshold} |"

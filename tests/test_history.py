@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaudit.history import Change, compare, difference
+from vlaudit.history import Change, compare, difference, mark
 from vlaudit.records import (
     AuditInfo,
     DataInfo,
@@ -28,6 +28,7 @@ from vlaudit.records import (
     ToolInfo,
     Verdict,
 )
+from vlaudit.reporting import gating
 from vlaudit.statistics import rate_interval, verdict
 
 
@@ -107,6 +108,35 @@ def test_a_model_in_another_folder_is_its_successor_and_said_so():
     assert any("successor of 'v1'" in caveat for caveat in history.caveats)
     two = report(finding(share(60, 100), target="v2"), finding(share(60, 100), target="v3"), targets=("v2", "v3"))
     assert {c.change for c in compare(before, two).comparisons} == {Change.FIRST, Change.GONE}, "two could be it"
+
+
+def test_with_a_baseline_only_what_is_new_or_worse_stops_a_pipeline():
+    old = [finding(share(60, 100), probe=name) for name in ("known", "worse")] + [finding(share(2, 100), probe="new")]
+    later = [
+        finding(share(61, 100), probe="known"),
+        finding(share(95, 100), probe="worse"),
+        finding(share(60, 100), probe="new"),
+    ]
+    grave = [f.model_copy(update={"severity": Severity.HIGH}) for f in later]
+    marked = mark(report(*grave), report(*old), only_new=True)
+    assert {f.probe: f.change for f in marked.findings} == {"known": "unchanged", "worse": "worse", "new": "new"}
+    assert {f.probe for f in gating(marked)} == {"worse", "new"}
+    assert {f.probe for f in gating(mark(report(*grave), report(*old), only_new=False))} == {"known", "worse", "new"}
+
+
+def test_fail_on_new_needs_a_baseline(vlaudit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert vlaudit("scan", "zoo:clean", "--fail-on", "new") == 2
+    assert "--baseline" in capsys.readouterr().err
+
+
+def test_a_scan_says_what_changed_since_its_baseline(vlaudit: Callable[..., int], tmp_path: Path) -> None:
+    scan = ("scan", "zoo:tiny-clean", "--probe", "unsafe-file")
+    assert vlaudit(*scan, "--out", tmp_path / "a") == 0
+    flags = ("--baseline", tmp_path / "a", "--fail-on", "new", "--format", "html,markdown")
+    assert vlaudit(*scan, "--out", tmp_path / "b", *flags) == 0
+    (found,) = json.loads((tmp_path / "b" / "report.json").read_text())["findings"]
+    assert found["change"] == "unchanged"
+    assert "unchanged since the baseline" in (tmp_path / "b" / "report.html").read_text()
 
 
 def test_what_else_differs_is_said():

@@ -76,6 +76,14 @@ def compare(before: Report, after: Report) -> History:
     return History([*notes, *_caveats(before, after, names)], comparisons)
 
 
+def mark(report: Report, baseline: Report, *, only_new: bool) -> Report:
+    """The report with each finding's change since the baseline."""
+    changes = {c.after.id: c.change.value for c in compare(baseline, report).comparisons if c.after}
+    findings = [finding.model_copy(update={"change": changes[finding.id]}) for finding in report.findings]
+    audit = report.audit.model_copy(update={"baseline": baseline.audit.id, "only_new": only_new})
+    return report.model_copy(update={"findings": findings, "audit": audit})
+
+
 def difference(before: Metric, after: Metric) -> tuple[float, float, float]:
     """After minus before, with its lower and upper bound, each one-sided at 99 %."""
     from scipy.stats import norm

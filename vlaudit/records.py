@@ -230,6 +230,7 @@ class Finding(Record):
     reason: str
     severity: Severity
     severity_derivation: str = ""
+    change: str | None = None  # since the baseline: new, worse, unchanged ...; null without one
     metric: Metric | None = None
     threshold: float | None = None
     reference: Estimate | None = None
@@ -308,6 +309,8 @@ class AuditInfo(Record):
     policy: dict[str, JsonValue] = Field(default_factory=dict)
     fail_on: Severity = Severity.HIGH  # the gate that the exit code follows
     strict: bool = False
+    baseline: str | None = None  # id of the audit that the findings are compared with
+    only_new: bool = False  # what the baseline had already does not stop a pipeline
     errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
 
 

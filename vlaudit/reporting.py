@@ -138,6 +138,7 @@ CONCERN = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED, Verdi
 LISTING = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.HELD, Verdict.NOT_ASSESSED)
 """Verdicts in the order of a list of findings."""
 SYMBOLS = {Verdict.VULNERABLE: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_ASSESSED: "–", Verdict.HELD: "✓"}
+GETTING_WORSE = ("new", "worse")
 WORDS = {verdict: verdict.value.replace("-", " ") for verdict in Verdict}
 
 
@@ -194,12 +195,14 @@ def _incomplete(report: Report) -> bool:
 
 
 def gating(report: Report) -> list[Finding]:
-    """The vulnerable findings that stop a release at the audit's ``fail_on``."""
+    """The vulnerable findings that stop a release at the audit's ``fail_on``; with ``only_new``, those of them that the
+    baseline did not have, or that got worse."""
     fail_on = report.audit.fail_on
     if fail_on is Severity.NONE:
         return []
     vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE)
-    return [f for f in worst_first(vulnerable) if f.severity.rank >= fail_on.rank]
+    grave = [f for f in worst_first(vulnerable) if f.severity.rank >= fail_on.rank]
+    return [f for f in grave if f.change in GETTING_WORSE] if report.audit.only_new else grave
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------
@@ -300,4 +303,6 @@ def headline(report: Report) -> tuple[str, str]:
         4: "stops here because a model is missing (exit code 4)",
     }[exit_code(report)]
     gate = f"--fail-on {report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
+    if report.audit.only_new:
+        gate += f" and the baseline {one_line(report.audit.baseline or '', 40)}"
     return " ".join(outcome), f"A pipeline with {gate} {meaning}."

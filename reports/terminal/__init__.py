@@ -108,6 +108,7 @@ def _finding(finding: Finding, *, several_targets: bool) -> Iterator[RenderableT
         (_flat(finding.title), "bold"),
         (f" ({_flat(finding.code)})", "dim"),
         (severity, style),
+        (f"  {_flat(finding.change)} since the baseline" if finding.change else "", "dim"),
         (f"  {_flat(finding.target)}" if several_targets else "", "dim"),
     )
     if finding.metric:

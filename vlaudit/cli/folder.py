@@ -56,7 +56,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
 @debug_option
 def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path, ...]) -> int:
     """Judge the trials of AUDIT_DIR again, under another policy, and rewrite its reports. No model is needed."""
-    from vlaudit.audit.run import judge_folder, write_report
+    from vlaudit.audit.run import judge_folder, read_report, write_report
     from vlaudit.cli.render import write_reports
     from vlaudit.policy import load_policy
     from vlaudit.registry import plugin
@@ -64,6 +64,8 @@ def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path
 
     policy = load_policy(policy_file) if policy_file else None
     report = judge_folder(audit_dir, policy, list(plugins))
+    if read_report(audit_dir).audit.baseline:
+        click.echo("The comparison with the baseline is dropped; see vlaudit diff.", err=True)
     write_report(audit_dir, report)
     write_reports(report, audit_dir)
     click.echo(plugin("reporters", "terminal")().render(report, audit_dir))

@@ -19,6 +19,7 @@ from vlaudit.policy import Policy
 
 if TYPE_CHECKING:
     from vlaudit.audit.plan import Plan
+    from vlaudit.records import Report
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -86,8 +87,13 @@ Exit codes:
 )
 @click.option(
     "--fail-on",
-    type=click.Choice(["none", "low", "medium", "high", "critical"]),
-    help="Lowest severity that gives exit code 1. [default: high]",
+    type=click.Choice(["none", "low", "medium", "high", "critical", "new"]),
+    help="Lowest severity that gives exit code 1; new: only what --baseline did not have. [default: high]",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Earlier audit to compare with: each finding says whether it is new, worse or unchanged.",
 )
 @click.option("--strict", is_flag=True, default=None, help="Exit 3 when a finding is inconclusive or not assessed.")
 @click.option("--gate", type=click.Choice(["none", "holm"]), help="holm: vulnerable only if adjusted p < alpha too.")
@@ -106,6 +112,7 @@ def scan_command(**flags: Any) -> int:
     config, trusted = _read(flags["config"])
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
+    baseline = _baseline(flags)
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
     if is_default:
@@ -114,7 +121,7 @@ def scan_command(**flags: Any) -> int:
     if flags["dry_run"]:
         _show_plan(plan, device)
         return 0
-    return _run(plan, registry, device, settings, flags, command)
+    return _run(plan, registry, device, settings, flags, command, baseline)
 
 
 def _read(path: Path | None) -> tuple[Config, bool]:
@@ -213,7 +220,7 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
 
 def _policy(policy: Policy, flags: dict[str, Any]) -> Policy:
     """The config's policy with the flags that were given on top."""
-    given = {name: flags[name] for name in ("gate", "fail_on", "strict") if flags[name] is not None}
+    given = {name: flags[name] for name in ("gate", "fail_on", "strict") if flags[name] not in (None, "new")}
     return Policy.model_validate(policy.model_dump() | given)
 
 
@@ -255,11 +262,24 @@ def _show_plan(plan: Plan, device: Any) -> None:
     console.print(f"Estimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
 
 
-def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str) -> int:
+def _baseline(flags: dict[str, Any]) -> Report | None:
+    """The report to compare with. Raises UsageError where there is none."""
+    from vlaudit.audit.run import read_report
+
+    if flags["baseline"] is None:
+        if flags["fail_on"] == "new":
+            raise UsageError("--fail-on new needs something to compare with.", "Add --baseline AUDIT_DIR.")
+        return None
+    return read_report(flags["baseline"])
+
+
+def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str,
+         baseline: Report | None) -> int:  # fmt: skip
     from rich.console import Console
 
-    from vlaudit.audit.run import environment, open_audit, run_audit
+    from vlaudit.audit.run import environment, open_audit, run_audit, write_report
     from vlaudit.cli.render import write_reports
+    from vlaudit.history import mark
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
 
@@ -270,9 +290,13 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
         plan, journal, manifest, registry, terminal.progress(console), batch_size=settings.batch_size,
         max_seconds=flags["max_time"], debug="--debug" in sys.argv,
     )  # fmt: skip
-    for path in write_reports(outcome.report, out, flags["formats"]):
+    report = outcome.report
+    if baseline is not None:
+        report = mark(report, baseline, only_new=flags["fail_on"] == "new")
+        write_report(out, report)
+    for path in write_reports(report, out, flags["formats"]):
         click.echo(f"Report: {path}")
     if outcome.interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
-    terminal.print(outcome.report, console)
-    return 130 if outcome.interrupted else exit_code(outcome.report)
+    terminal.print(report, console)
+    return 130 if outcome.interrupted else exit_code(report)
