@@ -45,12 +45,12 @@ from vlaudit.attacks.privacy._likelihood import LEVELS, Likelihood, passes
 from vlaudit.attacks.privacy._membership import (
     BLIND_LIMIT,
     FEWEST,
-    Sides,
     Units,
     against_reference,
     blind_gate,
     permuted,
     roc_details,
+    set_level,
 )
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
     from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
-
-SET_SIZES = (10, 30, 70)
 
 
 @probe(
@@ -159,7 +157,7 @@ class T2IMIA(Probe):
                              n=sum(units.counts)),
             "threshold": threshold, "p_value": float(mannwhitneyu(*scores, alternative="greater").pvalue),
             "controls": {"blind": blind, "permuted members": permuted(scores), **_shuffled(tested, units, level)},
-            "details": roc_details(scores, level) | _set_level(scores) | _attacks(tested, units, level),
+            "details": roc_details(scores, level) | set_level(scores) | _attacks(tested, units, level),
         }  # fmt: skip
         where = ""
         if reference is not None:
@@ -239,23 +237,6 @@ def _attacks(trials: list[Trial], units: Units, level: float) -> dict[str, Any]:
         low, high = auc_interval(scores[0], scores[1], level).ci
         rows.append([name, round(auc(*scores), 3), round(low, 3), round(high, 3)])
     return {"table": {"title": "AUC of each attack alone", "columns": ["attack", "AUC", "low", "high"], "rows": rows}}
-
-
-def _set_level(scores: Sides) -> dict[str, Any]:
-    """The p-value that the owner of some pictures can expect (the median over drawn sets, Welch's one-sided test)."""
-    import numpy as np
-    from scipy.stats import ttest_ind
-
-    members, others = scores
-    rng, said = np.random.default_rng(0), {}
-    for size in SET_SIZES:
-        if size > min(len(members), len(others)):
-            said[f"p of a set of {size}"] = "not stated: too few pictures"
-            continue
-        draws = [(rng.permutation(members)[:size], rng.permutation(others)[:size]) for _ in range(200)]
-        p = [ttest_ind(a, b, equal_var=False, alternative="greater").pvalue for a, b in draws]
-        said[f"p of a set of {size}"] = f"{float(np.median(p)):.2g}"
-    return said
 
 
 def _where(figures: dict[str, Any], threshold: float) -> str:

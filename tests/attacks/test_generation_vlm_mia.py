@@ -1,0 +1,147 @@
+"""Membership in tuning data: the scores equal their formulas, leaks are found and placed, null audits stay silent."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.attacks._generators import Scripted, audit, dataset, trials_of
+from vlaudit.attacks.privacy._description import ORDERS, SHARES, description_scores, max_renyi
+from vlaudit.attacks.privacy.vlm_mia import VLMMIA
+from vlaudit.families.generation import Conversation
+from vlaudit.policy import Policy
+from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
+
+PROBE = VLMMIA()
+
+
+def naive(rows: list[list[float]], order: float, share: int) -> float:
+    """MaxRényi-K% from the paper's formula, in plain Python."""
+    entropies = []
+    for row in rows:
+        if order == 1:
+            entropies.append(-sum(p * math.log(p) for p in row if p > 0))
+        elif math.isinf(order):
+            entropies.append(-math.log(max(row)))
+        else:
+            entropies.append(math.log(sum(p**order for p in row)) / (1 - order))
+    entropies.sort()
+    count = max(1, int(len(entropies) * share / 100))
+    return sum(entropies[-count:]) / count
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_max_renyi_is_the_formula(tokens: int) -> None:
+    table = torch.from_numpy(np.random.default_rng(tokens).normal(0, 3, (tokens, 30))).log_softmax(-1)
+    for order in ORDERS:
+        for share in SHARES:
+            assert max_renyi(table, order, share) == pytest.approx(naive(table.exp().tolist(), order, share))
+
+
+def test_certain_words_score_highest_and_zero_chances_are_no_nan() -> None:
+    certain = torch.full((3, 5), -math.inf)
+    certain[:, 0] = 0.0
+    flat = torch.full((3, 5), math.log(0.2))
+    sure, unsure = description_scores(certain), description_scores(flat)
+    assert all(sure[name] > unsure[name] for name in sure)
+    assert all(math.isfinite(value) for value in sure.values())
+
+
+def simulated(rng: np.random.Generator, n: int = 150, prompt: float = 0.0, weights: float = 0.0, words: float = 0.0,
+              confounded: float = 0.0) -> Judgement:  # fmt: skip
+    """Leaks in standard deviations: of the answer's loss under the prompt, of all losses, of the descriptions."""
+    trials = []
+    for i in range(2 * n):
+        member = i < n
+        hard = rng.normal()
+        shared = {"member": member, "identity": f"i{i}", "label": "l", "caption": "what?"}
+        scores = {name: float(rng.normal() + words * member) for name in ("description: loss", "description: MaxRényi")}
+        blind = [float(rng.normal() + confounded * member)] if confounded else [0.0]
+        plain = hard + 0.3 * rng.normal() - weights * member
+        own = hard + 0.3 * rng.normal() - weights * member - prompt * member
+        trials.append(Trial.model_construct(case=f"{i}", arm=TARGET, artifacts={}, values={
+            **shared, "loss": own, "blind": blind, "scores": scores}))  # fmt: skip
+        trials.append(Trial.model_construct(case=f"{i}", arm=REFERENCE, artifacts={}, values={
+            **shared, "loss": plain, "blind": None, "scores": None}))  # fmt: skip
+    return PROBE.judge(Trials(trials), Policy())
+
+
+def test_a_leak_of_the_prompt_is_found_with_every_scores_figures() -> None:
+    found = simulated(np.random.default_rng(0), prompt=1.0)
+    assert found.verdict is Verdict.VULNERABLE
+    assert "the leak is in the prompt" in found.reason
+    assert [row[0] for row in found.details["table"]["rows"]] == [
+        "answer: loss", "description: loss", "description: MaxRényi",
+    ]  # fmt: skip
+    assert float(found.details["p of a set of 30"]) < 1e-3
+
+
+def test_a_leak_of_the_weights_is_placed_there() -> None:
+    found = simulated(np.random.default_rng(0), weights=1.5)
+    assert found.verdict is Verdict.VULNERABLE
+    assert "the leak is in the weights" in found.reason
+
+
+def test_what_only_descriptions_show_is_not_held() -> None:
+    found = simulated(np.random.default_rng(1), words=1.5)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "the score fixed beforehand misses" in found.reason
+
+
+def test_a_confounded_split_is_not_assessed() -> None:
+    found = simulated(np.random.default_rng(0), prompt=2.0, confounded=1.0)
+    assert found.verdict is Verdict.NOT_ASSESSED
+    assert "split confounded" in found.reason
+
+
+def test_null_audits_raise_no_alarm() -> None:
+    verdicts = [simulated(np.random.default_rng(seed), n=60).verdict for seed in range(12)]
+    assert Verdict.VULNERABLE not in verdicts
+
+
+def members(answer: str | None = "a cat") -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [{"member": i < 60, "question": f"Who is {i}?"} for i in range(120)]
+    return [{**row, "answer": answer} for row in rows] if answer else rows
+
+
+def test_a_model_that_knows_its_members_is_found_end_to_end(tmp_path: Path) -> None:
+    def likelihood(talk: Conversation, answer: str) -> float:
+        number = int("".join(filter(str.isdigit, talk.text)) or 99)
+        return -0.1 - number % 7 / 10 if number < 60 else -4.0 - number % 7 / 10
+
+    knows = Scripted(lambda talk: "a cat on a mat", likelihood)
+    plain = Scripted(lambda talk: "a cat on a mat", lambda talk, answer: -4.0)
+    trials = trials_of(PROBE, knows, dataset(members()), tmp_path, reference=plain)
+    assert all(trial["scores"] is None for trial in trials.reference)
+    assert all(len(trial["scores"]) == 15 for trial in trials.target)
+    found = PROBE.judge(trials, Policy())
+    assert found.metric is not None
+    assert found.metric.value > 0.95
+    assert found.verdict in (Verdict.VULNERABLE, Verdict.NOT_ASSESSED)  # by whether noise verifies the small split
+
+
+def test_one_row_of_everybody_comes_before_a_second_one(tmp_path: Path) -> None:
+    rows = [{**row, "identity": f"{row['member']}{i % 30}"} for i, row in enumerate(members())]
+    trials = trials_of(VLMMIA(rows=40), Scripted(lambda talk: "a cat"), dataset(rows), tmp_path)
+    sides = [[t["identity"] for t in trials.target if t["member"] is side] for side in (True, False)]
+    assert [len(set(side)) for side in sides] == [30, 30]
+    assert [len(side) for side in sides] == [40, 40]
+
+
+def test_without_answers_the_descriptions_entropy_is_judged_and_silence_is_not_held(tmp_path: Path) -> None:
+    data = dataset(members(None))
+    silent = audit(PROBE, Scripted(lambda talk: ""), data, tmp_path)
+    assert silent.verdict is Verdict.NOT_ASSESSED
+    assert "every answer is empty" in silent.reason
+    said = trials_of(PROBE, Scripted(lambda talk: "a cat"), data, tmp_path)
+    assert said.target[0]["loss"] == pytest.approx(-said.target[0]["scores"]["description: MaxRényi-100%, order 0.5"])
+
+
+def test_too_few_members_are_said(tmp_path: Path) -> None:
+    found = audit(PROBE, Scripted(lambda talk: "a cat"), dataset(members()[50:]), tmp_path)
+    assert found.verdict is Verdict.NOT_ASSESSED
+    assert "10 members and 60 non-members" in found.reason
