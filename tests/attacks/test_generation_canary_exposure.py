@@ -157,4 +157,4 @@ def test_null_audits_raise_no_alarm_and_most_are_held() -> None:
 
 def test_most_of_the_canaries_known_are_enough() -> None:
     rng = np.random.default_rng(0)
-    assert [simulated(rng, 0.75).verdict for _ in range(10)].count(Verdict.VULNERABLE) >= 8
+    assert [simulated(rng, 0.9).verdict for _ in range(10)].count(Verdict.VULNERABLE) >= 8
