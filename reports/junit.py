@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vlaudit.records import Finding, Report, Verdict
-from vlaudit.reporting import clean, gating, interval
+from vlaudit.reporting import clean, gating, interval, suppression_text
 
 COUNTED = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
 MAX_MESSAGE = 500  # characters of an attribute; the whole reason is in the element
@@ -57,6 +57,8 @@ def _case(suite: ElementTree.Element, finding: Finding, stopping: set[str]) -> N
     )
     if finding.id in stopping:
         _outcome(case, "failure", finding.code, _sentence(finding))
+    elif finding.suppressed and finding.verdict is Verdict.VULNERABLE:
+        _outcome(case, "skipped", "", suppression_text(finding))
     elif finding.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED):
         _outcome(case, "skipped", "", f"{finding.verdict.value}: {finding.reason}")
     out = ElementTree.SubElement(case, "system-out")

@@ -21,6 +21,7 @@ from vlaudit.reporting import (
     number,
     one_line,
     p_text,
+    suppression_text,
     worst_first,
     worst_verdict,
 )
@@ -103,6 +104,7 @@ def _table(report: Report) -> Iterator[str]:
         threshold = escape(number(finding.threshold, unit)) if finding.threshold is not None else ""
         severity = finding.severity.value if finding.verdict is Verdict.VULNERABLE else ""
         severity += f" ({escape(finding.change)})" if finding.change else ""
+        severity += " suppressed" if finding.suppressed else ""
         yield (
             f"| {SYMBOLS[finding.verdict]} {WORDS[finding.verdict]} | {severity} | {escape(finding.title)} "
             f"({escape(finding.code)}) | {escape(finding.target)} | {figures} | {threshold} |"
@@ -114,6 +116,8 @@ def _table(report: Report) -> Iterator[str]:
 
 def _detail(finding: Finding) -> str:
     facts = [escape(finding.reason, 1_000)]
+    if finding.suppressed:
+        facts.append(f"Suppressed: {escape(suppression_text(finding), 400)}.")
     if finding.metric and finding.reference:
         facts.append(f"Under the reference prompt: {escape(interval(finding.reference, finding.metric.unit))}.")
     if finding.p_value is not None:

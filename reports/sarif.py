@@ -3,7 +3,7 @@
 Sources: the OASIS standard (sarif-v2.1.0), and what GitHub reads of it (docs.github.com, "SARIF support for code scanning").
 Weights lie outside the repository, so a result points at the table of ``vlaudit.toml`` that names the target, or at that file's
 first line where the command line named it. Fingerprints hold what is audited and by which probe, never figures, seeds or
-times: a finding that stays is the same alert. Inconclusive and not-assessed findings are counted as notifications of the run.
+times: a finding that stays is the same alert. Suppressed findings are left out: code scanning would show them as open. Inconclusive and not-assessed findings are counted as notifications of the run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class SARIFReporter:
 
     def render(self, report: Report, audit_dir: Path) -> str:
         targets = {target.id: target for target in report.targets}
-        vulnerable = [f for f in worst_first(report.findings) if f.verdict is Verdict.VULNERABLE][:MAX_RESULTS]
+        vulnerable = [f for f in worst_first(report.findings) if f.verdict is Verdict.VULNERABLE and not f.suppressed][
+            :MAX_RESULTS
+        ]
         rules = {finding.probe: _rule(finding) for finding in reversed(vulnerable)}  # the worst finding says how grave
         order = {probe: index for index, probe in enumerate(rules)}
         run = {
@@ -127,6 +129,8 @@ def _invocation(report: Report) -> dict[str, Any]:
     notes = [
         {"level": "error", "message": {"text": one_line(error, MAX_TEXT)}} for error in report.audit.errors if error
     ]
+    if suppressed := [f for f in report.findings if f.suppressed]:
+        notes.append({"level": "note", "message": {"text": f"Suppressed and left out: {len(suppressed)}."}})
     if undecided:
         text = f"Not passes: {counts_text(undecided, skip_zeros=True)}."
         notes.append({"level": "note", "message": {"text": text}})

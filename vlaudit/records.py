@@ -216,6 +216,15 @@ class Judgement(Record):
         return cls(verdict=Verdict.INCONCLUSIVE, reason=reason, **figures)
 
 
+class Suppression(Record):
+    """Why a finding does not stop a pipeline for now."""
+
+    reason: str
+    owner: str
+    expires: str  # ISO date
+    ticket: str = ""
+
+
 class Finding(Record):
     """The judged claim of one probe on one target, as it stands in ``report.json``."""
 
@@ -230,6 +239,7 @@ class Finding(Record):
     reason: str
     severity: Severity
     severity_derivation: str = ""
+    suppressed: Suppression | None = None
     change: str | None = None  # since the baseline: new, worse, unchanged ...; null without one
     metric: Metric | None = None
     threshold: float | None = None

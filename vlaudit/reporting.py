@@ -196,11 +196,11 @@ def _incomplete(report: Report) -> bool:
 
 def gating(report: Report) -> list[Finding]:
     """The vulnerable findings that stop a release at the audit's ``fail_on``; with ``only_new``, those of them that the
-    baseline did not have, or that got worse."""
+    baseline did not have, or that got worse. Suppressed ones stop nothing."""
     fail_on = report.audit.fail_on
     if fail_on is Severity.NONE:
         return []
-    vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE)
+    vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE and f.suppressed is None)
     grave = [f for f in worst_first(vulnerable) if f.severity.rank >= fail_on.rank]
     return [f for f in grave if f.change in GETTING_WORSE] if report.audit.only_new else grave
 
@@ -257,6 +257,15 @@ def interval(
     sign = "+" if difference else ""
     middle, low, high = (f"{value:{sign},.{digits}f}".replace("-", "−") for value in values)
     return f"{middle}{_NBSP}{name} [{low}, {high}]" if name else f"{middle} [{low}, {high}]"
+
+
+def suppression_text(finding: Finding) -> str:
+    """``accepted by ada until 2027-03-01: no text in our pictures (SEC-42)``, or nothing."""
+    said = finding.suppressed
+    if said is None:
+        return ""
+    ticket = f" ({said.ticket})" if said.ticket else ""
+    return f"accepted by {said.owner} until {said.expires}: {said.reason}{ticket}"
 
 
 def p_text(p: float | None) -> str:

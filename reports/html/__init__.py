@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.records import Report
-from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, plural
+from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,7 +33,14 @@ class HTMLReporter:
         return (
             page_environment(HERE)
             .get_template("page.html")
-            .render(**shared_style(script), symbols=SYMBOLS, words=WORDS, plural=plural, **page(report, audit_dir))
+            .render(
+                **shared_style(script),
+                symbols=SYMBOLS,
+                words=WORDS,
+                plural=plural,
+                suppression_text=suppression_text,
+                **page(report, audit_dir),
+            )
         )
 
 

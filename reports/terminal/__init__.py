@@ -24,6 +24,7 @@ from vlaudit.reporting import (
     p_text,
     plural,
     risk_order,
+    suppression_text,
     worst_first,
 )
 
@@ -111,6 +112,8 @@ def _finding(finding: Finding, *, several_targets: bool) -> Iterator[RenderableT
         (f"  {_flat(finding.change)} since the baseline" if finding.change else "", "dim"),
         (f"  {_flat(finding.target)}" if several_targets else "", "dim"),
     )
+    if finding.suppressed:
+        yield _hanging("", suppression_text(finding), 6)
     if finding.metric:
         yield _hanging("", _figures(finding), 6)
     yield _hanging("", finding.reason, 6)

@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "vlaudit.cli.setup",
     "init": "vlaudit.cli.setup",
     "schema": "vlaudit.cli.setup",
+    "validate": "vlaudit.cli.setup",
     "zoo": "vlaudit.cli.setup",
 }
 

@@ -20,7 +20,9 @@ from vlaudit.policy import Policy
 if TYPE_CHECKING:
     from vlaudit.audit.plan import Plan
     from vlaudit.records import Report
+    from vlaudit.suppressions import Entry
 
+IGNORE_FILE = ".vlaudit-ignore.toml"
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -97,6 +99,9 @@ Exit codes:
 )
 @click.option("--strict", is_flag=True, default=None, help="Exit 3 when a finding is inconclusive or not assessed.")
 @click.option("--gate", type=click.Choice(["none", "holm"]), help="holm: vulnerable only if adjusted p < alpha too.")
+@click.option(
+    "--ignore-file", type=FILE, help=f"Accepted findings. Default: {IGNORE_FILE} in this folder, if there is one."
+)
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
 @click.option("--max-time", callback=_seconds, metavar="10m", help="End in order after this time.")
 @click.option("--allow-network", is_flag=True, help="Let a config that was found, not named, reach remote models.")
@@ -113,6 +118,7 @@ def scan_command(**flags: Any) -> int:
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
     baseline = _baseline(flags)
+    accepted = _accepted(flags["ignore_file"])
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
     if is_default:
@@ -121,7 +127,7 @@ def scan_command(**flags: Any) -> int:
     if flags["dry_run"]:
         _show_plan(plan, device)
         return 0
-    return _run(plan, registry, device, settings, flags, command, baseline)
+    return _run(plan, registry, device, settings, flags, command, baseline, accepted)
 
 
 def _read(path: Path | None) -> tuple[Config, bool]:
@@ -262,6 +268,13 @@ def _show_plan(plan: Plan, device: Any) -> None:
     console.print(f"Estimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
 
 
+def _accepted(path: Path | None) -> list[Entry]:
+    from vlaudit.suppressions import read_suppressions
+
+    found = path or Path(IGNORE_FILE)
+    return read_suppressions(found) if path or found.is_file() else []
+
+
 def _baseline(flags: dict[str, Any]) -> Report | None:
     """The report to compare with. Raises UsageError where there is none."""
     from vlaudit.audit.run import read_report
@@ -274,7 +287,7 @@ def _baseline(flags: dict[str, Any]) -> Report | None:
 
 
 def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str,
-         baseline: Report | None) -> int:  # fmt: skip
+         baseline: Report | None, accepted: list[Entry]) -> int:  # fmt: skip
     from rich.console import Console
 
     from vlaudit.audit.run import environment, open_audit, run_audit, write_report
@@ -282,6 +295,7 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
     from vlaudit.history import mark
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
+    from vlaudit.suppressions import suppress
 
     out = flags["out"] or Path("vlaudit-out") / datetime.now().strftime("%Y%m%d-%H%M%S")
     journal, manifest = open_audit(out, plan, command, environment(str(device)))
@@ -290,10 +304,12 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
         plan, journal, manifest, registry, terminal.progress(console), batch_size=settings.batch_size,
         max_seconds=flags["max_time"], debug="--debug" in sys.argv,
     )  # fmt: skip
-    report = outcome.report
+    report, warnings = suppress(outcome.report, accepted)
     if baseline is not None:
         report = mark(report, baseline, only_new=flags["fail_on"] == "new")
-        write_report(out, report)
+    write_report(out, report)
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
     for path in write_reports(report, out, flags["formats"]):
         click.echo(f"Report: {path}")
     if outcome.interrupted:

@@ -1,0 +1,112 @@
+"""``.vlaudit-ignore.toml``: findings that somebody has accepted for a while, with a reason. Torch-free.
+
+    [[ignore]]
+    probe = "typographic"                  # id or code
+    target = "matcher~*"                   # id of the target; * stands for anything
+    reason = "no text in the product's pictures"
+    owner = "ada@example.org"
+    expires = 2027-03-01                   # within a year
+    ticket = "SEC-42"                      # optional
+
+A suppressed finding keeps its verdict and is shown in every report; it does not stop a pipeline. One that has expired is not
+applied, and one that matches nothing is named: both are warnings.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.records import Finding, Report, Suppression
+
+LONGEST = timedelta(days=366)
+
+
+class Entry(BaseModel):
+    """One ``[[ignore]]`` table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    probe: str = Field(min_length=1)
+    target: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+    owner: str = Field(min_length=1)
+    expires: date
+    ticket: str = ""
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether a finding is meant."""
+        return self.probe in (finding.probe, finding.code) and fnmatchcase(finding.target, self.target)
+
+    def __str__(self) -> str:
+        return f"{self.probe} on {self.target} ({self.owner}, until {self.expires})"
+
+
+def read_suppressions(path: Path, today: date | None = None) -> list[Entry]:
+    """The entries of a file, expired ones too. Raises UsageError with the offending entry and a cure."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The file '{path}' cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The file '{path}' is not TOML: {error}.") from error
+    if unknown := set(raw) - {"ignore"}:
+        raise UsageError(f"The file '{path}' has an unknown entry '{min(unknown)}'.", "Write [[ignore]] tables.")
+    tables = raw.get("ignore", [])
+    if not isinstance(tables, list):
+        raise UsageError(f"The file '{path}' has one [ignore] table.", "Write [[ignore]], with two brackets.")
+    return [_entry(path, number, table, today or _today()) for number, table in enumerate(tables, 1)]
+
+
+def suppress(report: Report, entries: Sequence[Entry], today: date | None = None) -> tuple[Report, list[str]]:
+    """The report with the suppressions that hold, and a warning for each that has expired or matches nothing."""
+    today = today or _today()
+    warnings = []
+    findings = list(report.findings)
+    for entry in entries:
+        covered = [index for index, finding in enumerate(findings) if entry.covers(finding)]
+        if entry.expires < today:
+            warnings.append(f"The suppression of {entry} has expired: what it covered counts again.")
+        elif not covered:
+            warnings.append(f"The suppression of {entry} matches no finding of this audit.")
+        else:
+            said = Suppression(
+                reason=entry.reason, owner=entry.owner, expires=entry.expires.isoformat(), ticket=entry.ticket
+            )
+            for index in covered:
+                findings[index] = findings[index].model_copy(update={"suppressed": said})
+    return report.model_copy(update={"findings": findings}), warnings
+
+
+def _entry(path: Path, number: int, table: object, today: date) -> Entry:
+    try:
+        entry = Entry.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"[[ignore]] {number} of '{path}'"
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                f"{where} has an unknown entry '{key}'.", did_you_mean(key, list(Entry.model_fields))
+            ) from error
+        if first["type"] == "missing":
+            raise UsageError(
+                f"{where} has no '{key}'.", "A suppression needs probe, target, reason, owner and expires."
+            ) from error
+        raise UsageError(f"{where} has a bad '{key}': {first['msg']}.") from error
+    if entry.expires > today + LONGEST:
+        raise UsageError(
+            f"[[ignore]] {number} of '{path}' expires on {entry.expires}, more than a year from now.",
+            "Accept a risk for a year at most, and look again then.",
+        )
+    return entry
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
