@@ -1,0 +1,83 @@
+"""What probes of generation models share: a sample of questions whose answers are known, and what an answer names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlaudit.answers import choice_of, same, says
+from vlaudit.data.dataset import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.audit.context import Context
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a picture, the right answer, and the choices where there are some."""
+
+    example: Example
+    question: str
+    answer: str
+    choices: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return self.example.id
+
+    @property
+    def picture(self) -> str:
+        """What questions about one picture (or one identity) have in common."""
+        return self.example.attributes.get("identity") or self.example.id.partition("#")[0]
+
+    def read(self, said: str) -> str | None:
+        """The choice that an answer names, or the answer itself where there are no choices; None if unreadable."""
+        if not self.choices:
+            return said.strip() or None
+        index = choice_of(said, self.choices)
+        return None if index is None else self.choices[index]
+
+    def right(self, said: str) -> bool:
+        """Whether an answer is the right one."""
+        read = self.read(said)
+        return read is not None and (same(read, self.answer) or (not self.choices and says(said, self.answer)))
+
+    def wrong(self) -> list[str]:
+        """The choices that are not right."""
+        return [choice for choice in self.choices if not same(choice, self.answer)]
+
+
+def asked(ctx: Context, examples: Sequence[Example]) -> list[Asked]:
+    """The examples whose right answer is known, as questions."""
+    known = [example for example in examples if example.answer]
+    choices = ctx.choices(known)
+    return [
+        Asked(example, example.question, example.answer or "", tuple(options))
+        for example, options in zip(known, choices, strict=True)
+    ]
+
+
+def sample(ctx: Context, count: int) -> list[Asked]:
+    """At most ``count`` questions of the audit, drawn without replacement, about as many different pictures as possible, in
+    the order of the data set."""
+    known, seen = asked(ctx, ctx.data.questions), Counter[str]()
+    turns: list[tuple[int, int, int]] = []
+    for i in ctx.rng("questions").permutation(len(known)).tolist():
+        turns.append((seen[known[i].picture], len(turns), i))
+        seen[known[i].picture] += 1
+    return [known[i] for i in sorted(i for *_, i in sorted(turns)[:count])]
+
+
+def by_id(ctx: Context, ids: Sequence[str]) -> list[Asked]:
+    """The questions of these ids, in their order."""
+    found = {example.id: example for example in ctx.data.questions}
+    return asked(ctx, [found[name] for name in ids])
+
+
+def pictures(ctx: Context, questions: Sequence[Asked]) -> list[Tensor]:
+    """The pictures that the questions are about."""
+    return ctx.pictures([question.example for question in questions])
