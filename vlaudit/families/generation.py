@@ -230,7 +230,7 @@ class MultimodalGenerator(Target):
         self, conversations: Sequence[Conversation], *, max_new_tokens: int = MAX_NEW_TOKENS, log_probs: bool = False
     ) -> list[Answer]:
         """The same for conversations as ``conversation`` makes them, in which a probe may have planted something."""
-        talks, steps = self._last_step(conversations)
+        talks, steps = self.last_step(conversations)
         self.meter.queries += len(talks)
         answers = self.model.generate(talks, max_new_tokens=max_new_tokens, log_probs=log_probs)
         pairs = zip(answers, steps, strict=True)
@@ -265,9 +265,9 @@ class MultimodalGenerator(Target):
     def conversations(self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]) -> list[Conversation]:
         """What the model is asked at the prompt's last step; earlier steps are generated (and counted)."""
         pairs = zip(images, questions, strict=True)
-        return list(self._last_step([self.conversation(image, question) for image, question in pairs])[0])
+        return list(self.last_step([self.conversation(image, question) for image, question in pairs])[0])
 
-    def _last_step(self, talks: Sequence[Conversation]) -> tuple[Sequence[Conversation], list[tuple[Answer, ...]]]:
+    def last_step(self, talks: Sequence[Conversation]) -> tuple[Sequence[Conversation], list[tuple[Answer, ...]]]:
         """T_{l+1} = T_l(x, t): each step is asked after the answers to those before it."""
         steps: list[tuple[Answer, ...]] = [()] * len(talks)
         for step in self.prompt.steps:

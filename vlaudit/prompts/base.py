@@ -188,12 +188,16 @@ class GenerationPrompt(Prompt):
         return ()
 
     def conversation(self, model: GenerationModel, picture: Tensor, question: str) -> Conversation:
+        """What the model reads of a picture and a question."""
+        return self.compose(picture, question, self.demonstrations(model, picture, question))
+
+    def compose(self, picture: Tensor, question: str, context: Sequence[Demonstration]) -> Conversation:
         """System turn, a pair of turns for each demonstration, and the user's turn: documents, picture, text."""
         from vlaudit.families.generation import Conversation, Turn
 
         turns = [Turn("system", (self.system,))] if self.system else []
         documents: list[str | Tensor] = []
-        for shown in self.demonstrations(model, picture, question):
+        for shown in context:
             seen = () if shown.picture is None else (shown.picture,)
             if shown.answer is None:
                 documents += [*seen, f"Context: {shown.question}\n"]
