@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.attacks.bias._gap import t_interval
 from vlaudit.attacks.bias._pairs import GIVEN, OWN
 from vlaudit.records import Delta, Estimate
 
@@ -86,13 +87,6 @@ def gaps(trials: list[Trial]) -> list[Gap]:
     return found
 
 
-def signed_interval(values: NDArray[np.float64], cluster: NDArray[np.int64], level: float) -> Interval:
-    """Of the mean, with resamples for the tail that a level near 1 needs."""
-    from vlaudit.statistics import mean_interval
-
-    return mean_interval(values, cluster.tolist(), level, (-1.0, 1.0), resamples=4000)
-
-
 def absolute(ends: tuple[float, float]) -> tuple[float, float]:
     """Ends of the absolute value of what lies between two ends."""
     return max(0.0, ends[0], -ends[1]), max(abs(ends[0]), abs(ends[1]))
@@ -101,7 +95,7 @@ def absolute(ends: tuple[float, float]) -> tuple[float, float]:
 def bounded(usable: list[Gap], level: float) -> list[Gap]:
     """The gaps with their intervals, simultaneous over all of them (Bonferroni)."""
     each = 1 - (1 - level) / len(usable)
-    return [replace(gap, within=signed_interval(gap.values, gap.cluster, each).ci) for gap in usable]
+    return [replace(gap, within=t_interval(gap.values, gap.cluster, each).ci) for gap in usable]
 
 
 def largest(usable: list[Gap], level: float) -> tuple[Gap, Interval, float, NDArray[np.float64]]:
@@ -211,18 +205,21 @@ def details(every: list[Gap], usable: list[Gap], worst: Gap, level: float) -> di
 
 def against_reference(trials: Trials, worst: Gap, level: float) -> dict[str, Any]:
     """The same question on the reference, and the paired difference in the direction of the target's gap."""
-    from vlaudit.statistics import mean_interval, sign_flip_p
+    from vlaudit.statistics import sign_flip_p
 
     other = next((gap for gap in gaps(trials.reference) if gap.key == worst.key), None)
     if other is None or other.cases != worst.cases:
         return {}
-    ends = absolute(signed_interval(other.values, other.cluster, level).ci)
+    ends = absolute(t_interval(other.values, other.cluster, level).ci)
     change = (worst.values - other.values) * (1 if worst.mean >= 0 else -1)
-    clusters = worst.cluster.tolist()
-    interval = mean_interval(change, clusters, level, (-2.0, 2.0))
+    interval = t_interval(change / 2, worst.cluster, level)
     return {
         "reference": Estimate(value=abs(other.mean), ci=ends),
-        "delta": Delta(value=float(change.mean()), ci=interval.ci, p=sign_flip_p(change, clusters)),
+        "delta": Delta(
+            value=float(change.mean()),
+            ci=(2 * interval.low, 2 * interval.high),
+            p=sign_flip_p(change, worst.cluster.tolist()),
+        ),
     }
 
 

@@ -185,7 +185,7 @@ class CounterfactualGap(Probe):
             )
         if found is Verdict.HELD:
             said = (
-                f"no answer to {len(usable)} questions turns with {worst.column} by more than {interval.high:.0%} "
+                f"no answer to {len(usable)} questions turns with {worst.column} by more than {interval.high:.1%} "
                 f"in P(yes), on {worst.pairs} pairs"
             )
             unread = [gap.title for gap in usable if not gap.answered]
