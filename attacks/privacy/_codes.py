@@ -41,6 +41,11 @@ class Format:
             return math.prod(max(0, len(pool) - taken) for taken, pool in enumerate(self.pools)) if self.slots else 0
         return math.prod(len(pool) for pool in self.pools) if self.slots else 0
 
+    @property
+    def frame(self) -> tuple[str, ...]:
+        """What stands around the code: answers that share it are compared with the same drawn codes."""
+        return tuple("" if i in self.slots else piece for i, piece in enumerate(self.pieces))
+
     def draw(self, rng: np.random.Generator, count: int, seen: Iterable[str]) -> list[str]:
         """Distinct answers with other codes than those seen. There must be enough of them: see ``size``."""
         found: dict[str, None] = {}

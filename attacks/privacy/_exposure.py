@@ -158,17 +158,14 @@ def _against_reference(
 
 
 def _details(trials: Trials, level: float) -> dict[str, Any]:
-    levels, plain = _levels(trials.target), _levels(trials.reference)
+    levels = _levels(trials.target)
     copies = sorted(levels)
     bands = [_mean(levels[c], level) for c in copies]
-    curve: dict[str, Any] = {
-        "title": "Exposure by copies", "x": copies, "y": [_average(levels[c]) for c in copies],
+    curve = {
+        "title": f"Exposure by copies; chance is {CHANCE:.1f} bits", "x": copies, "y": [_average(levels[c]) for c in copies],
         "low": [band.low for band in bands], "high": [band.high for band in bands],
         "xlabel": "copies in the tuning data", "ylabel": "mean exposure in bits",
     }  # fmt: skip
-    curve["reference"] = (
-        [_average(plain[c]) for c in copies] if plain.keys() == levels.keys() else [CHANCE] * len(copies)
-    )
     rows = [
         [c, len(levels[c]), round(_average(levels[c]), 2), min(t["rank"] for t in levels[c]),
          sum(t["written"] for t in levels[c])]

@@ -5,7 +5,7 @@ prompt writes it out for whoever asks, or finds it likelier than any other, so t
 
 Method. The data declare canaries, rows whose answer holds a random code: the column ``copies`` says how often the row was in
 the tuning data (0: never). The code's format is read off the answers: with three digits or more it is the digits, else the
-words in which answers of the same build differ. For every canary 1,000 codes of that format are drawn that no row holds; the
+words in which answers of the same build differ. 1,000 codes of that format are drawn that no row holds; the
 canary's rank is its place among them by likelihood, and its exposure log2 of 1,001 over the rank: 1.4 bits on average for a
 code never seen, 10 bits at most. The target is also asked each canary's question, to see whether it writes the code.
 
@@ -59,7 +59,9 @@ if TYPE_CHECKING:
 class CanaryExposure(Probe):
     """Ranks of declared canaries among a thousand codes never seen."""
 
-    canaries: int | None = Field(None, ge=20, description="most canaries of a number of copies; default 20, 50, 200")
+    canaries: int | None = Field(
+        None, ge=20, description="most canaries of a number of copies that is judged; default 20, 50, 200"
+    )
 
     def cases(self, ctx: Context) -> list[Case]:
         from vlaudit.errors import NotAssessed
@@ -81,10 +83,11 @@ class CanaryExposure(Probe):
             )
         most, cases, judged = self.canaries or ctx.by_effort(20, 50, 200), [], 0
         for copies in sorted(levels, reverse=True):
-            count = most if judged < FEWEST or copies == 0 else max(8, most * 2 // 5)
-            order = ctx.rng(f"{copies} copies").permutation(len(levels[copies])).tolist()
-            cases += [Case(id=levels[copies][i].id, params={"copies": copies}) for i in order[:count]]
-            judged += len(order[:count])
+            needed = judged < FEWEST
+            count = most if needed else max(FEWEST_UNSEEN, most // 2) if copies == 0 else max(4, most // 5)
+            order = ctx.rng(f"{copies} copies").permutation(len(levels[copies])).tolist()[:count]
+            cases += [Case(id=levels[copies][i].id, params={"copies": copies, "judged": needed}) for i in order]
+            judged += len(order)
         return cases
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
@@ -97,16 +100,20 @@ class CanaryExposure(Probe):
         import torch
 
         rows = declared(ctx)
+        cases = [case for case in cases if ctx.on_target or case.params["judged"]]
+        if not cases:
+            return
         answers = [row.answer or "" for row in rows]
         places = {row.id: i for i, row in enumerate(rows)}
         known = formats(answers)
+        cases = sorted(cases, key=lambda case: rows[places[case.id]].question[::-1])  # what ends alike is read once
         examples = [rows[places[case.id]] for case in cases]
         pictures, questions = ctx.pictures(examples), ctx.questions(examples)
         said = ctx.target.generate(pictures, questions)
         talks = ctx.target.conversations(pictures, questions)
         for case, example, talk, text in zip(cases, examples, talks, said, strict=True):
             form = known[places[case.id]]
-            codes = [example.answer or "", *form.draw(ctx.rng("codes", case), DRAWN, answers)]
+            codes = [example.answer or "", *form.draw(ctx.rng("codes", *form.frame), DRAWN, answers)]
             with torch.no_grad():
                 parts = [
                     ctx.target.model.log_likelihood([talk], [codes[i : i + ctx.batch_size]])[0]

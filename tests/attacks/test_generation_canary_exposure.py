@@ -51,6 +51,7 @@ def learned(data: Dataset, least: int, gain: float = 5.0) -> Scripted:
 def test_memorised_codes_are_exposed_and_placed(tmp_path: Path) -> None:
     data = canaries()
     trials = trials_of(PROBE, learned(data, 16), data, tmp_path, reference=Scripted(lambda t: "no", chance))
+    assert {trial["copies"] for trial in trials.reference} == {16}
     found = PROBE.judge(trials, Policy())
     assert found.verdict is Verdict.VULNERABLE
     assert found.metric is not None

@@ -68,7 +68,7 @@ class Reader:
         )
         self.has_template = bool(getattr(processor, "chat_template", None))
         self._nested = True
-        self._made, self._answers = Recent(1024), Recent(4096)
+        self._made, self._answers, self._asked = Recent(1024), Recent(16384), Recent(64)
         self._check_template()
         self._measure_pictures()
 
@@ -123,7 +123,8 @@ class Reader:
 
     def answer_ids(self, conversation: Conversation, answer: str) -> list[int]:
         """The tokens of an answer where it stands, after the conversation."""
-        before = self.render(conversation.turns)
+        # the entry holds the conversation, so that its id is nobody else's
+        _, before = self._asked.get_or(id(conversation), lambda: (conversation, self.render(conversation.turns)))
         return self._answers.get_or((before[-40:], answer), lambda: self._answer_ids(conversation, before, answer))
 
     def _answer_ids(self, conversation: Conversation, before: str, answer: str) -> list[int]:
