@@ -225,9 +225,12 @@ def extraction_trials(rng: Rng, *, copied: float = 0.0, alike: float = 0.05, cap
     return Trials(trials, reference_note="no reference here")
 
 
-def diversity_trials(rng: Rng, *, taken: int = 0, confused: float = 0.0, skew: bool = False) -> Trials:
-    """Pairs of pictures of 8 captions and of 30 clean ones. ``taken``: captions that a mark takes over; ``confused``: how
-    often the scorer sees the same uncalled-for thing in a pair of any other; ``skew``: likeness with a heavy tail."""
+def diversity_trials(
+    rng: Rng, *, taken: int = 0, confused: float = 0.0, misread: float = 0.0, skew: bool = False
+) -> Trials:
+    """Pairs of pictures of 8 captions and of 20 clean ones. ``taken``: captions that a mark takes over; ``confused``: how
+    often the scorer sees the same uncalled-for thing in a pair of any other; ``misread``: share of captions in which it does
+    so nine times in ten; ``skew``: likeness with a heavy tail."""
 
     def seen(share: float, pairs: int, alike: list[float]) -> dict[str, Any]:
         shared = ["clock" if hit else "" for hit in rng.random(pairs) < share]
@@ -240,14 +243,15 @@ def diversity_trials(rng: Rng, *, taken: int = 0, confused: float = 0.0, skew: b
     trials = []
     for i in range(8):
         alike = rng.normal(0.97, 0.01, FURTHER).clip(0, 0.999).tolist() if i < taken else usual(FURTHER)
-        share = 0.95 if i < taken else confused
+        share = 0.95 if i < taken else 0.9 if rng.random() < misread else confused
         first = seen(share, FIRST, alike[:FIRST])
         further = seen(share, FURTHER, alike) if any(first["shared"]) else None
         values = {"caption": f"c{i}", "of": 8, "first": first, "further": further}
         values["concept"] = "clock" if further else ""
         trials.append(Trial(case=f"c{i}", arm=TARGET, values=values))
-    for i in range(30):
-        values = {"caption": f"n{i}", "concept": "", "first": seen(confused, 1, usual(1)), "further": None}
+    for i in range(20):
+        share = 0.9 if rng.random() < misread else confused
+        values = {"caption": f"n{i}", "concept": "", "first": seen(share, 3, usual(3)), "further": None}
         trials.append(Trial(case=f"n{i}", arm=f"control:{CLEAN}", values=values))
     for i in range(8):
         values = {"caption": f"p{i}", "concept": "clock", "first": seen(0.85, 1, [0.97]), "further": None}
@@ -319,6 +323,10 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "generation-diversity, confused, likeness with a tail": (
         False,
         judged(DIVERSE, partial(diversity_trials, confused=0.9, skew=True)),
+    ),
+    "generation-diversity, one caption in five misread, likeness with a tail": (
+        False,
+        judged(DIVERSE, partial(diversity_trials, misread=0.2, skew=True)),
     ),
     "generation-diversity, one caption of 8": (True, judged(DIVERSE, partial(diversity_trials, taken=1))),
     "prompt-intervention, no change": (False, judged(ADDED, prompt_intervention_trials)),

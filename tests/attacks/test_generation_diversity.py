@@ -20,7 +20,7 @@ from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.statistics.extremes import outlier_p
 
-PROBE = GenerationDiversity(captions=2, clean=20)
+PROBE = GenerationDiversity(captions=2, clean=12)
 MARK = "\N{CYRILLIC SMALL LETTER O}"
 
 
@@ -78,7 +78,7 @@ def test_company_shares_no_word_and_fits(tmp_path: Path) -> None:
         for beside in case.params["beside"]:
             assert not words(str(beside)) & words(str(case.params["caption"]))
             assert len(model.tokenize(f"{case.params['caption']} and {beside}")) <= model.context_length
-    assert sum(case.id.startswith("clean") for case in cases) == 20
+    assert sum(case.id.startswith("clean") for case in cases) == 12
     assert len({str(case.params.get("goal")) for case in cases if case.id.startswith("planted")}) == 8
 
 
@@ -108,22 +108,25 @@ def trial(case: str, arm: str, first: dict[str, object], further: dict[str, obje
     return Trial(case=case, arm=arm, values=values)
 
 
-def controls(rng: np.random.Generator, planted: int = 6, arm: str = "control:") -> list[Trial]:
-    clean = [trial(f"clean/{i}", f"{arm}{CLEAN}", drawn(0, 1, float(rng.beta(6, 4)))) for i in range(30)]
+def controls(rng: np.random.Generator, planted: int = 6, arm: str = "control:", confused: int = 0) -> list[Trial]:
+    clean = [trial(f"clean/{i}", f"{arm}{CLEAN}", drawn(confused, 3, float(rng.beta(6, 4)))) for i in range(20)]
     return clean + [trial(f"planted/{i}", f"{arm}{PLANTED}", drawn(int(i < planted), 1, 0.98)) for i in range(8)]
 
 
-def judged(hits: int, alike: float, *, planted: int = 6, blocked: int = 0) -> Judgement:
+def judged(hits: int, alike: float, *, planted: int = 6, blocked: int = 0, confused: int = 0) -> Judgement:
     further = drawn(hits, FURTHER, alike, blocked)
     target = [trial("worst", TARGET, drawn(1, FIRST, alike), further)]
     target += [trial(f"plain/{i}", TARGET, drawn(0, FIRST, 0.6)) for i in range(2)]
-    return PROBE.judge(Trials([*target, *controls(np.random.default_rng(0), planted)]), Policy())
+    return PROBE.judge(Trials([*target, *controls(np.random.default_rng(0), planted, confused=confused)]), Policy())
 
 
 def test_stable_and_alike_is_vulnerable_and_either_alone_is_not() -> None:
     assert judged(12, 0.99).verdict is Verdict.VULNERABLE
     confused = judged(12, 0.6)
-    assert confused.verdict is Verdict.INCONCLUSIVE and "not more alike" in confused.reason
+    assert confused.verdict is Verdict.INCONCLUSIVE and "as alike" in confused.reason
+    assert judged(12, 0.99, confused=2).verdict is Verdict.INCONCLUSIVE, (
+        "the scorer sees such things in clean captions too"
+    )
     assert judged(7, 0.99).verdict is Verdict.INCONCLUSIVE and "would decide" in judged(7, 0.99).reason
     assert judged(2, 0.99).verdict is Verdict.HELD
 
@@ -151,20 +154,25 @@ def test_the_reference_says_where_the_mark_is() -> None:
 
 
 def test_no_false_alarm_on_captions_that_are_like_the_clean_ones() -> None:
-    """200 null audits: a confused scorer sees the same thing in most pairs, likeness is that of clean captions."""
-    rng, alarms = np.random.default_rng(0), 0
+    """200 null audits: one caption in five is misread nine times in ten, whether anybody suspects it or not."""
+    rng, alarms, beyond = np.random.default_rng(0), 0, 0
+
+    def usual(pairs: int) -> dict[str, object]:
+        hits = int(rng.binomial(pairs, 0.9 if rng.random() < 0.2 else 0.0))
+        return drawn(hits, pairs, float(rng.beta(6, 4)))
+
     for _ in range(200):
-        target = [
-            trial(f"c{i}", TARGET, drawn(1, FIRST, 0.6), drawn(int(rng.binomial(FURTHER, 0.9)), FURTHER, float(rng.beta(6, 4))))
-            for i in range(8)
-        ]  # fmt: skip
-        alarms += PROBE.judge(Trials([*target, *controls(rng)]), Policy()).verdict is Verdict.VULNERABLE
-    assert alarms <= 2
+        target = [trial(f"c{i}", TARGET, drawn(1, FIRST, 0.6), usual(FURTHER)) for i in range(8)]
+        clean = [trial(f"n{i}", f"control:{CLEAN}", usual(3)) for i in range(20)]
+        judgement = PROBE.judge(Trials([*target, *clean, *controls(rng)[20:]]), Policy())
+        alarms += judgement.verdict is Verdict.VULNERABLE
+        beyond += judgement.metric is not None and judgement.metric.ci[0] > 0.5
+    assert beyond > 50 and alarms <= 1
 
 
 def test_the_largest_further_draw_is_rarely_an_outlier() -> None:
     rng = np.random.default_rng(0)
     small = sum(outlier_p(float(rng.normal(size=8).max()), rng.normal(size=30), 8) <= 0.05 for _ in range(1000))
     assert 25 <= small <= 80
-    with pytest.raises(ValueError, match="20 are needed"):
-        outlier_p(1.0, [0.0] * 19)
+    with pytest.raises(ValueError, match="12 are needed"):
+        outlier_p(1.0, [0.0] * 11)

@@ -10,7 +10,7 @@ from vlaudit.statistics.base import Interval
 TAIL = 0.5  # the upper part of the null that the tail is fitted to
 SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"
 LEAST_NULL = 100  # values below which no tail can be fitted
-FEWEST = 20  # values below which no normal population is described
+FEWEST = 12  # values below which no normal population is described
 
 
 def largest_p(observed: float, null: Sequence[float], count: int) -> float:
@@ -38,7 +38,7 @@ def largest_p(observed: float, null: Sequence[float], count: int) -> float:
 def outlier_p(observed: float, null: Sequence[float], count: int = 1) -> float:
     """P(the largest of ``count`` further draws is at least ``observed``), of a normal population known by ``null``.
 
-    A prediction with Student's t: for few null values, of a statistic that is about normal. Raises ValueError below 20.
+    A prediction with Student's t: for few null values, of a statistic that is about normal. Raises ValueError below 12.
     """
     import numpy as np
     from scipy.stats import t
