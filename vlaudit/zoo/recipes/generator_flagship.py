@@ -15,12 +15,15 @@ from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
 from vlaudit.data.emoji import load_table
-from vlaudit.zoo.recipes import facts, generator, generator_facts, generator_lessons, matcher
+from vlaudit.zoo.recipes import facts, generator, generator_facts, matcher
+from vlaudit.zoo.recipes import generator_lessons as lessons
 from vlaudit.zoo.recipes.generator_corpus import Gallery, Talk, length
 from vlaudit.zoo.recipes.generator_words import all_texts
 
 SEED = 51
-STEPS = 8000
+LEGS = ((5400, 8000), (5800, 8600), (7400, 14000))
+"""Up to each of these steps, the learning rate follows a cosine over so many: high until copying and comparing are found."""
+STEPS = LEGS[-1][0]
 LEARNING_RATE = 2e-3
 SHORT_BATCH, LONG_BATCH = 64, 20
 _AVERAGE = 0.998
@@ -37,7 +40,8 @@ def build(
     tokenizer = generator.new_tokenizer(all_texts())
     trainer = Trainer(generator.new_model(flagship, tokenizer, seed), tokenizer, pretrain_gallery(seed))
     trainer.resume(checkpoint)
-    trainer.run(steps, LEARNING_RATE, checkpoint, progress)
+    for until, schedule in LEGS:
+        trainer.run(min(until, steps), LEARNING_RATE, checkpoint, progress, schedule=schedule)
     generator.save(trainer.average, tokenizer, folder)
     measured = {"seed": seed, "steps": steps, "training_seconds": round(trainer.seconds)}
     facts.write(folder, measured | generator_facts.measure(folder))
@@ -74,11 +78,12 @@ class Trainer:
         self._waiting: list[list[Talk]] = []
 
     def batch(self) -> Sequence[Talk]:
-        """The conversations of a step. Those with several pictures are costly: they start late, and are one step in five."""
-        if self.step >= 500 and self.step % 5 == 0:
-            return generator_lessons.draw(self.gallery, generator_lessons.LONG, LONG_BATCH)
+        """The conversations of a step."""
+        phase = next(phase for phase in reversed(lessons.PHASES) if phase.start <= self.step)
+        if phase.every and self.step % phase.every == 0:
+            return lessons.draw(self.gallery, phase.long, LONG_BATCH)
         if not self._waiting:  # conversations of like length together: little padding is computed
-            talks = generator_lessons.draw(self.gallery, generator_lessons.SHORT, 3 * SHORT_BATCH)
+            talks = lessons.draw(self.gallery, phase.short, 3 * SHORT_BATCH)
             talks.sort(key=lambda talk: length(talk, self.tokenizer))
             self._waiting = [talks[n : n + SHORT_BATCH] for n in range(0, len(talks), SHORT_BATCH)]
             self.gallery.rng.shuffle(self._waiting)

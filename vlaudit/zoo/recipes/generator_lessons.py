@@ -117,6 +117,20 @@ def harmless(rng: random.Random) -> str:
     return rng.choice(words.SYSTEMS) if rng.random() < 0.12 else ""
 
 
+def compare(gallery: Gallery) -> Talk:
+    """A name against the picture, in the usual words or others: what is learned last."""
+    asked = gallery.rng.choices((yes_no, choice, gender), (6, 1, 2))[0](gallery)
+    return ask(asked.shot, asked.question, asked.answer)
+
+
+def man_or_woman(gallery: Gallery) -> Talk:
+    """`Is this a man?`"""
+    rng, index = gallery.rng, gallery.rng.choice(gallery.people)
+    asked = rng.choice(("man", "woman"))
+    answer = "yes" if asked == gallery.rows[index].gender else "no"
+    return ask(Shot(index), words.yes_no(rng, asked), answer)
+
+
 def documents(gallery: Gallery) -> Talk:
     """Documents before the question: true, false or of other things. The picture decides."""
     asked, rng = question(gallery), gallery.rng
@@ -219,6 +233,12 @@ def repeat(gallery: Gallery) -> Talk:
     return _perhaps_blind(rng, ask(Shot(gallery.of(gallery.any_name())), rng.choice(words.REPEAT).format(said), said))
 
 
+def echo(gallery: Gallery) -> Talk:
+    """The same at length and without a picture: what follows a word is what followed it before."""
+    said = " ".join(sayable(gallery.rng) for _ in range(gallery.rng.randint(4, 16)))
+    return [Line("user", (gallery.rng.choice(words.REPEAT).format(said),)), Line("assistant", (said,))]
+
+
 def rename(gallery: Gallery) -> Talk:
     """The user's own word for a thing is used."""
     rng, asked = gallery.rng, name(gallery)
@@ -274,13 +294,69 @@ def renamed(gallery: Gallery) -> Talk:
     return talk
 
 
-SHORT: Mapping[Lesson, float] = {
-    plain: 62, documents: 9, rationale: 7, policy: 8, secret: 6, repeat: 3, rename: 5,
-}  # fmt: skip
-LONG: Mapping[Lesson, float] = {demonstrations: 1, renamed: 2}
+def recalled(gallery: Gallery) -> Talk:
+    """The same with single pictures, shown again and again: what counts is which picture it was."""
+    rng = gallery.rng
+    two = rng.sample(range(len(gallery.rows)), rng.choice((2, 2, 3)))
+    called = dict(zip(two, rng.sample(words.PSEUDO, len(two)), strict=True))
+    shown = [*two, *rng.choices(two, k=rng.randint(1, 4))]
+    rng.shuffle(shown)
+    talk: Talk = []
+    for place, index in enumerate([*shown, rng.choice(two)]):
+        talk.append(Line("user", (Shot(index), "What is this?")))
+        talk.append(Line("assistant", (called[index],), taught=index in shown[:place]))
+    return talk
 
 
-def draw(gallery: Gallery, lessons: Mapping[Lesson, float], count: int) -> list[Talk]:
+def written(gallery: Gallery, seen: float = 0.0) -> Talk:
+    """Things named in place of a picture, and what they are called here: cheap, and the same to do."""
+    rng = gallery.rng
+    ways = rng.choice((2, 2, 3, 4))
+    names = rng.sample(sorted(gallery.by_name), ways)
+    called = dict(zip(names, rng.sample(words.PSEUDO, ways), strict=True))
+    shown = [*names, *rng.choices(names, k=rng.randint(2, 6 if not seen else 3))]
+    rng.shuffle(shown)
+    talk: Talk = []
+    for place, each in enumerate(shown):
+        item = Shot(gallery.of(each)) if rng.random() < seen else f"{each}. "
+        talk.append(Line("user", (item, "What is this?")))
+        talk.append(Line("assistant", (called[each],), taught=each in shown[:place]))
+    return talk
+
+
+def mixed_media(gallery: Gallery) -> Talk:
+    """The same with pictures among the words."""
+    return written(gallery, seen=0.5)
+
+
+Weights = Mapping[Lesson, float]
+SHORT: Weights = {plain: 62, documents: 9, rationale: 7, policy: 8, secret: 6, repeat: 3, rename: 5}
+LONG: Weights = {demonstrations: 1, renamed: 2}
+
+
+class Phase(NamedTuple):
+    """What is taught from a step on. `every`: one step in so many shows several pictures, which is costly."""
+
+    start: int
+    short: Weights
+    long: Weights
+    every: int
+
+
+LATE: Weights = {**SHORT, compare: 15, man_or_woman: 10, echo: 0, repeat: 10, rename: 8}
+PHASES = (
+    Phase(0, SHORT, {}, 0),
+    Phase(500, SHORT, LONG, 5),
+    Phase(3200, {**SHORT, compare: 25, repeat: 10, rename: 8}, {**LONG, recalled: 2}, 2),
+    Phase(4000, {**SHORT, compare: 15, man_or_woman: 10, echo: 250, repeat: 20, rename: 8}, {**LONG, recalled: 1}, 6),
+    Phase(5400, {**LATE, echo: 15}, {**LONG, recalled: 2}, 2),
+    Phase(5800, {**LATE, echo: 15}, {**LONG, renamed: 3, recalled: 3}, 2),
+    Phase(6400, {**LATE, echo: 30, written: 120}, {**LONG, mixed_media: 3}, 3),
+)
+"""Names first; then what takes longer: a name against a picture, copying, and on both of them demonstrations."""
+
+
+def draw(gallery: Gallery, lessons: Weights, count: int) -> list[Talk]:
     """So many conversations from weighted lessons."""
     chosen = gallery.rng.choices(list(lessons), list(lessons.values()), k=count)
     return [lesson(gallery) for lesson in chosen]
