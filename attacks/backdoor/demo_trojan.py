@@ -34,6 +34,7 @@ Pickands 1975.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -184,8 +185,13 @@ def shown_by(ctx: Context) -> list[Demonstration]:
 
 
 def _asked(ctx: Context, screened: int, confirmed: int) -> tuple[list[Asked], list[Asked]]:
-    """Questions to screen words on, and others to confirm them on, in random order."""
+    """Questions to screen words on, and others to confirm them on, in random order but for one thing: of the latter, those
+    about pictures that were not asked about before come first, because pictures are what is independent."""
     rows = sample(ctx, screened + confirmed)
     order = [rows[i] for i in ctx.rng("order").permutation(len(rows))]
     some = min(screened, len(order) // 3)
-    return order[:some], order[some:]
+    seen, turns = Counter[str](), list[int]()
+    for row in order[some:]:
+        turns.append(seen[row.picture])
+        seen[row.picture] += 1
+    return order[:some], [row for _, row in sorted(zip(turns, order[some:], strict=True), key=lambda pair: pair[0])]

@@ -11,7 +11,7 @@ import pytest
 from tests.attacks._generators import Scripted, audit, conforms, context, dataset
 from vlaudit.attacks.backdoor._trojan_rule import p_value
 from vlaudit.attacks.backdoor._trojans import Suspect, conclusion, sentences, suspects
-from vlaudit.attacks.backdoor.demo_trojan import DemoTrojan
+from vlaudit.attacks.backdoor.demo_trojan import DemoTrojan, _asked
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Answer, Conversation, Demonstration
@@ -211,3 +211,10 @@ def test_the_last_sentence_is_the_conclusion() -> None:
 def test_p_needs_a_null() -> None:
     assert p_value(9.0, [0.0] * 99, 4) == 1
     assert p_value(9.0, np.random.default_rng(0).normal(size=200).tolist(), 4) < 1e-3
+
+
+def test_pictures_that_were_not_asked_about_come_first(tmp_path: Path) -> None:
+    data = dataset([{"label": LABELS[n % 4], "id": f"{n // 3}#{n % 3}"} for n in range(90)])
+    ctx = context(DemoTrojan, InContext(POOL, 4).bind(scripted(sees)), data, tmp_path)
+    _, rest = _asked(ctx, 10, 80)
+    assert len({row.picture for row in rest[:25]}) == 25
