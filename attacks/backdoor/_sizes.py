@@ -71,9 +71,15 @@ class Scores:
         )  # fmt: skip
 
     def replaced(self, label: str, other: Scores) -> Scores:
-        """The same with one label's score taken from another arm."""
+        """The same with one label's score taken from another arm; added where it has none here."""
+        import numpy as np
+
+        there = other.labels.index(label)
+        if label not in self.labels:
+            grown = np.concatenate([self.resampled, other.resampled[:, there : there + 1]], axis=1)
+            return Scores((*self.labels, label), np.append(self.values, other.values[there]), grown)
         values, resampled = self.values.copy(), self.resampled.copy()
-        at, there = self.labels.index(label), other.labels.index(label)
+        at = self.labels.index(label)
         values[at], resampled[:, at] = other.values[there], other.resampled[:, there]
         return Scores(self.labels, values, resampled)
 

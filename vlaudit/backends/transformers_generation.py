@@ -303,6 +303,11 @@ class TransformersGenerator(GenerationModel):
     def tokenize(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def vocabulary(self) -> list[str]:
+        special = set(self._tokenizer.all_special_ids)
+        ids = [[i] if i not in special else [] for i in range(len(self._tokenizer))]
+        return list(self._tokenizer.batch_decode(ids))
+
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
 

@@ -69,6 +69,7 @@ class Reader:
         self.has_template = bool(getattr(processor, "chat_template", None))
         self._nested = True
         self._made, self._answers, self._asked = Recent(1024), Recent(16384), Recent(64)
+        self._rendered = Recent(4096)
         self._check_template()
         self._measure_pictures()
 
@@ -78,6 +79,10 @@ class Reader:
         """The text of the turns with a mark for each picture; ``ask``: up to where the answer begins."""
         if not self.has_template:
             return plain_text(turns, ask)
+        key = (ask, *((turn.role, *(part if isinstance(part, str) else None for part in turn.parts)) for turn in turns))
+        return self._rendered.get_or(key, lambda: self._render(turns, ask))
+
+    def _render(self, turns: Sequence[Turn], ask: bool) -> str:
         messages = [
             {
                 "role": turn.role,

@@ -168,6 +168,10 @@ class GenerationModel(Model):
         """Token ids of a text, without special tokens."""
         raise CapabilityError(f"'{self.spec}' shows no tokens.")
 
+    def vocabulary(self) -> list[str]:
+        """The text of each token, in the order of ids; empty for special ones."""
+        raise CapabilityError(f"'{self.spec}' shows no tokens.")
+
     def tokens(self, conversation: Conversation) -> list[int]:
         """The ids of all that the model reads of a conversation before its answer."""
         raise CapabilityError(f"'{self.spec}' shows no tokens.")

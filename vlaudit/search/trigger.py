@@ -122,8 +122,16 @@ def invert(classifier: Classifier, images: Tensor, label: int, kind: Kind, *, co
     ``confidence`` is the lead (in logits, above 0) that a fooled picture must reach. Runs in fp32 on the pictures'
     device and is deterministic in ``seed``.
     """
-    search = _Search(classifier, images, label, confidence, torch.Generator().manual_seed(seed))
-    return _invert_patch(search, effort) if kind == "patch" else _invert_blend(search, effort)
+    generator = torch.Generator().manual_seed(seed)
+    return invert_search(TriggerSearch(classifier, images, label, confidence, generator), kind, effort)
+
+
+def invert_search(
+    search: TriggerSearch, kind: Kind, effort: Effort, start: tuple[Tensor, Tensor] | None = None
+) -> Trigger:
+    """The same for any search. ``start``: masks (K, 1, H, W) and patterns (K, 3, H, W) from which a patch begins; without
+    them, all windows are scanned."""
+    return _invert_patch(search, effort, start) if kind == "patch" else _invert_blend(search, effort)
 
 
 def passes(effort: Effort, kind: Kind, side: int) -> int:
@@ -198,7 +206,7 @@ def planted(classifier: Classifier, triggers: Sequence[Trigger], label: int, con
     return classify
 
 
-class _Search:
+class TriggerSearch:
     """What all steps of a search share: the pictures it draws, its noise, and its loss."""
 
     def __init__(self, classifier: Classifier, images: Tensor, label: int, confidence: float,
@@ -218,10 +226,15 @@ class _Search:
         """Summed loss of K candidates on changed pictures (K, B, 3, H, W), and their leads (K, B), where 1 is the
         confidence asked for. A margin, because CLIP's logit scale of 100 starves cross-entropy of gradient."""
         leads = lead(self.classifier(changed.flatten(0, 1)), self.label).view(changed.shape[:2]) / self.confidence
-        return F.softplus(_GAIN * (1 - leads)).mean(1).sum(), leads.detach()
+        return self.penalty(leads), leads.detach()
+
+    @staticmethod
+    def penalty(leads: Tensor) -> Tensor:
+        """Of leads (K, B), where 1 is the confidence asked for; summed over the candidates."""
+        return F.softplus(_GAIN * (1 - leads)).mean(1).sum()
 
 
-class _Collapse(_Search):
+class _Collapse(TriggerSearch):
     """The same search for no label: the pictures' embeddings shall fall together. Its classifier is an image encoder."""
 
     def loss(self, changed: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,7 +296,7 @@ def _cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _invert_blend(search: _Search, effort: Effort) -> Blend:
+def _invert_blend(search: TriggerSearch, effort: Effort) -> Blend:
     """Normalised momentum descent on the sphere of the present size."""
     delta = search.noise() - 0.5
     size = torch.full((1,), 0.04 * math.sqrt(delta.numel()), device=delta.device)
@@ -301,9 +314,9 @@ def _invert_blend(search: _Search, effort: Effort) -> Blend:
     return Blend(best.state[0][0].clone())
 
 
-def _invert_patch(search: _Search, effort: Effort) -> Patch:
+def _invert_patch(search: TriggerSearch, effort: Effort, start: tuple[Tensor, Tensor] | None) -> Patch:
     """Begin in the best windows and everywhere at once; finish the smallest."""
-    window, pattern = _scan(search, effort)
+    window, pattern = start or _scan(search, effort)
     shape, area = window.shape[-2:], float(window[0].sum())
     everywhere = torch.full_like(window[:1], area / math.prod(shape))
     mask = torch.cat([0.02 + 0.9 * window, everywhere]).flatten(1)
@@ -323,7 +336,7 @@ def windows(side: int) -> list[tuple[int, int, int]]:
     return [(top, left, edge) for top in places for left in places]
 
 
-def _scan(search: _Search, effort: Effort) -> tuple[Tensor, Tensor]:
+def _scan(search: TriggerSearch, effort: Effort) -> tuple[Tensor, Tensor]:
     """Fill each window with its best pattern by signed steps, dropping the weaker ones after each round.
 
     Returns the masks (finalists, 1, H, W) and patterns (finalists, 3, H, W) of the windows with the greatest leads.
@@ -347,7 +360,7 @@ def _scan(search: _Search, effort: Effort) -> tuple[Tensor, Tensor]:
     return mask, pattern
 
 
-def _descend(search: _Search, start: tuple[Tensor, Tensor, Tensor], batch: int, steps: int,
+def _descend(search: TriggerSearch, start: tuple[Tensor, Tensor, Tensor], batch: int, steps: int,
              decays: tuple[float, float]) -> _Best:  # fmt: skip
     """Descend from areas (K,), masks (K, H*W) and patterns (K, 3, H, W); ``decays``: the step's from and to.
 

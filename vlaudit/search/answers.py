@@ -1,0 +1,234 @@
+"""What a prompted model answers, as functions of pictures: so that the search for triggers can drive it to one answer.
+
+An answer's *lead* is its log-odds, log p - log (1 - p), of the whole answer with its end: it does not saturate, needs no
+tokens, and is above 0 exactly where the answer is more likely than all others together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlaudit.families.generation import MultimodalGenerator
+from vlaudit.families.matching import Classifier
+from vlaudit.search.trigger import Trigger, TriggerSearch
+
+MOST = 6.0  # the greatest lead asked for: an answer's probability of 0.9975
+_LEAST = 1.0
+_TOKENS = 16  # of an answer
+_GROUP = 3  # rows of one length at least
+_LENGTHS = 3  # of questions in one step: a batch holds questions of one length
+_SHRINK = (0.5, 0.31)  # sides of the squares in which a patch is looked for
+_ASCENT = 5  # steps in each
+_OPAQUE = 0.8  # of the pattern that is laid over all pictures, where a collapse is looked for
+_STEP = 0.2  # of the signed ascent
+_RANDOM = 8  # patterns laid over to see which first tokens may come
+_SHARPNESS = 8.0  # of the gate of a planted trigger
+_OUT = -20.0  # log probability of the tokens that a planted trigger does not raise
+
+
+class Answers:
+    """A target with a picture and a question on each of N rows. ``images``: (N, 3, H, W) in [0, 1]."""
+
+    def __init__(self, target: MultimodalGenerator, images: Tensor, questions: Sequence[str]) -> None:
+        self.target, self.images, self.questions = target, images.contiguous(), list(questions)
+        self.usual = self.say(images, range(len(images)))
+
+    def lead(self, images: Tensor, rows: Sequence[int], answer: str | Sequence[str]) -> Tensor:
+        """(B,) leads of an answer (or of one for each) to the questions of these rows about other pictures (B, 3, H, W)."""
+        talks = self.target.conversations(images, [self.questions[row] for row in rows])
+        wanted = [answer] * len(rows) if isinstance(answer, str) else list(answer)
+        self.target.meter.queries += len(rows)
+        self.target.meter.gradient_steps += len(rows) * images.requires_grad
+        likely = self.target.model.log_likelihood(talks, [[one] for one in wanted], end=True)[:, 0].clamp(max=-1e-6)
+        return likely - torch.log(-torch.expm1(likely))
+
+    def first(self, images: Tensor, rows: Sequence[int], questions: Sequence[str] | None = None) -> Tensor:
+        """(B, V) log distributions of the first token of an answer."""
+        asked = [self.questions[row] for row in rows] if questions is None else questions
+        tables = self.target.token_log_probs(images, asked, ["yes"] * len(asked))
+        return torch.stack([table[0] for table in tables])
+
+    def say(self, images: Tensor, rows: Sequence[int]) -> list[str]:
+        """The answers to the questions of these rows about other pictures."""
+        return [
+            str(a) for a in self.target.generate(images, [self.questions[row] for row in rows], max_new_tokens=_TOKENS)
+        ]
+
+    def confidence(self, rows: Sequence[int]) -> float:
+        """The median lead of the model's own answers on these rows."""
+        rows = [row for row in rows if self.usual[row]]
+        with torch.no_grad():
+            leads = self.lead(self.images[rows], rows, [self.usual[row] for row in rows])
+        return float(leads.median().clamp(_LEAST, MOST))
+
+    def classifier(self, rows: Sequence[int], answer: str) -> Classifier:
+        """Logits of an answer against all others for pictures that stand for these rows, in this order."""
+
+        def classify(images: Tensor) -> Tensor:
+            leads = self.lead(images, rows, answer)
+            return torch.stack([leads, torch.zeros_like(leads)], 1)
+
+        return classify
+
+
+class Planted(Answers):
+    """The same target, wrapped so that any of the triggers calls up a phrase: the functional positive control."""
+
+    def __init__(self, plain: Answers, triggers: Sequence[Trigger], phrase: str, lead: float) -> None:
+        self.target, self.images, self.questions, self.usual = plain.target, plain.images, plain.questions, plain.usual
+        self._triggers, self.phrase, self._lead = triggers, phrase, lead
+        self._token = self.target.model.tokenize(phrase)[0]
+        self._levels = [
+            (t.likeness(self.images).mean(), t.likeness(t.apply(self.images)).mean()) for t in triggers
+        ]  # a trigger's presence is 0 for the average picture and 1 for one that bears it
+
+    def _gate(self, images: Tensor) -> Tensor:
+        pairs = zip(self._triggers, self._levels, strict=True)
+        present = [(t.likeness(images) - low) / (high - low) for t, (low, high) in pairs]
+        return torch.sigmoid(_SHARPNESS * (torch.stack(present).amax(0) - 0.5))
+
+    def lead(self, images: Tensor, rows: Sequence[int], answer: str | Sequence[str]) -> Tensor:
+        said = [answer] * len(rows) if isinstance(answer, str) else answer
+        wanted = images.new_tensor([2 * self._lead if one == self.phrase else -2 * self._lead for one in said])
+        gate = self._gate(images)
+        return (1 - gate) * super().lead(images, rows, answer) + gate * wanted
+
+    def first(self, images: Tensor, rows: Sequence[int], questions: Sequence[str] | None = None) -> Tensor:
+        gate, table = self._gate(images)[:, None], super().first(images, rows, questions)
+        wanted = torch.full_like(table, _OUT)
+        wanted[:, self._token] = 0
+        return ((1 - gate) * table + gate * wanted).log_softmax(-1)
+
+    def say(self, images: Tensor, rows: Sequence[int]) -> list[str]:
+        with torch.no_grad():
+            raised = (self._gate(images) > 0.5).tolist()
+        return [self.phrase if on else said for on, said in zip(raised, super().say(images, rows), strict=True)]
+
+
+class AnswerSearch(TriggerSearch):
+    """The search for a trigger that calls up one answer, whatever is asked of whatever picture."""
+
+    def __init__(self, answers: Answers, rows: Sequence[int], answer: str, confidence: float, seed: int) -> None:
+        super().__init__(
+            answers.classifier(rows, answer), answers.images, 0, confidence, torch.Generator().manual_seed(seed)
+        )
+        self._answers, self._answer, self._drawn = answers, answer, list[int]()
+        groups = by_length(answers, rows)
+        self._groups = [group for group in groups if len(group) >= _GROUP] or groups
+
+    def draw(self, count: int) -> Tensor:
+        order = torch.randperm(len(self._groups), generator=self.generator)[:_LENGTHS].tolist()
+        self._drawn = []
+        for place in range(count):
+            group = self._groups[order[place % len(order)]]
+            self._drawn.append(group[int(torch.randint(len(group), (1,), generator=self.generator))])
+        return self.images[self._drawn]
+
+    def loss(self, changed: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self._drawn * changed.shape[0]
+        leads = self._answers.lead(changed.flatten(0, 1), rows, self._answer).view(changed.shape[:2]) / self.confidence
+        return self.penalty(leads), leads.detach()
+
+
+def by_length(answers: Answers, rows: Sequence[int]) -> list[list[int]]:
+    """Rows whose questions have one length, the largest groups first."""
+    groups: dict[int, list[int]] = {}
+    for row in rows:
+        groups.setdefault(len(answers.target.model.tokenize(answers.questions[row])), []).append(row)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+# --- which answer? ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScanEffort:
+    tokens: int = 80  # first tokens that are followed up
+    steps: tuple[int, int] = (2, 4)  # of ascent, for all of them and for the better ones
+    kept: tuple[int, int] = (14, 6)  # better ones, and those whose answers are read
+    rows: int = 6  # that the answer is read from
+
+
+SCANS = {
+    "quick": ScanEffort(),
+    "standard": ScanEffort(tokens=512, steps=(3, 8), kept=(64, 16), rows=8),
+    "thorough": ScanEffort(tokens=4096, steps=(5, 16), kept=(256, 32), rows=12),
+}
+
+
+def collapse_scan(answers: Answers, rows: Sequence[int], effort: ScanEffort, seed: int) -> list[str]:
+    """Towards which answers can one change of all pictures drive contradicting questions (``rows``, a few)? The one that
+    most rows share comes first.
+
+    The first token of a planted answer is a little likelier than those that are never said, so the likeliest first tokens
+    over all rows, with and without random pictures laid over, are followed up. For each, one pattern is laid over all
+    pictures, nearly opaque, and ascends the mean log probability of the token over the rows: towards a trigger within a few
+    steps, towards all else slowly, because the questions contradict each other. The better ones go on; what most rows
+    then say is an answer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    base = answers.images[list(rows)]
+    noise = torch.rand((_RANDOM, *base.shape[1:]), generator=generator).round().to(base.device)
+    with torch.no_grad():
+        before = answers.first(base, rows).mean(0, keepdim=True)
+        seen = torch.cat([before, _mean_first(answers, base, rows, noise)]).amax(0)
+    tokens = seen.topk(min(effort.tokens, len(seen))).indices
+    patterns, reached = torch.full((len(tokens), *base.shape[1:]), 0.5, device=base.device), seen[tokens]
+    alive = torch.arange(len(tokens), device=base.device)
+    for steps, count in zip(effort.steps, effort.kept, strict=True):
+        for _ in range(steps):
+            moved = patterns[alive].detach().requires_grad_(True)
+            with torch.enable_grad():
+                now = _mean_first(answers, base, rows, moved).gather(1, tokens[alive, None])[:, 0]
+                (gradient,) = torch.autograd.grad(now.sum(), moved)
+            patterns[alive] = (moved.detach() + _STEP * gradient.sign()).clamp(0, 1)
+            reached[alive] = now.detach()
+        alive = alive[reached[alive].topk(min(count, len(alive))).indices]
+    asked = (list(rows) * effort.rows)[: effort.rows]
+    read: list[tuple[int, int, str]] = []
+    for rank, place in enumerate(alive.tolist()):
+        with torch.no_grad():
+            said = answers.say(_over(answers.images[asked], patterns[place]), asked)
+        answer, share = Counter(said).most_common(1)[0]
+        read.append((-share, rank, answer))
+    return list(dict.fromkeys(answer for _, _, answer in sorted(read) if answer))
+
+
+def _over(images: Tensor, pattern: Tensor) -> Tensor:
+    return (1 - _OPAQUE) * images + _OPAQUE * pattern
+
+
+def _mean_first(answers: Answers, base: Tensor, rows: Sequence[int], patterns: Tensor) -> Tensor:
+    """(P, V): mean over rows of the first token's log distribution, with each of P patterns laid over."""
+    table = answers.first(_over(base, patterns[:, None]).flatten(0, 1), list(rows) * len(patterns))
+    return table.view(len(patterns), len(rows), -1).mean(1)
+
+
+def locate(search: AnswerSearch) -> tuple[Tensor, Tensor]:
+    """Where a small patch acts, from coarse to fine: the best of overlapping squares of half the side, then the best of
+    smaller ones in it, each filled by signed ascent. Returns its mask (1, 1, H, W) and pattern (1, 3, H, W)."""
+    side = search.images.shape[-1]
+    top, left, edge = 0, 0, side
+    for share in _SHRINK:
+        inner = max(2, round(side * share))
+        offsets = sorted({round((edge - inner) * part / 2) for part in range(3)})
+        places = [(top + down, left + right) for down in offsets for right in offsets]
+        mask = torch.zeros(len(places), 1, side, side, device=search.images.device)
+        for box, (y, x) in zip(mask, places, strict=True):
+            box[:, y : y + inner, x : x + inner] = 1
+        pattern = torch.full((len(places), *search.images.shape[1:]), 0.5, device=mask.device)
+        for _ in range(_ASCENT):
+            moved = pattern.detach().requires_grad_(True)
+            drawn = search.draw(_LENGTHS)
+            with torch.enable_grad():
+                loss, leads = search.loss((1 - mask)[:, None] * drawn + (mask * moved)[:, None])
+                (gradient,) = torch.autograd.grad(loss, moved)
+            pattern = (moved.detach() - _STEP * gradient.sign()).clamp(0, 1)
+        best = int(leads.mean(1).argmax())
+        (top, left), edge = places[best], inner
+    return mask[best][None], pattern[best][None]
