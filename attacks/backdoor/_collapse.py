@@ -83,20 +83,21 @@ class Bench:
         said = self.ctx.target.generate(self.answers.images[list(rows)], asked, max_new_tokens=16)
         return [str(answer) for answer in said]
 
-    @property
-    def rows(self) -> list[int]:
-        """A few rows with different questions and answers, for the scan."""
+    def some_rows(self, count: int) -> list[int]:
+        """A few rows with different questions and answers."""
         chosen: list[int] = []
         for kind in (0, 5, 1, 2, 3, 4):  # places in the panel: its own question, yes or no, one or the other, ...
             taken = {self.answers.usual[row] for row in chosen}
             mine = [row for row in self.searched if row % PANEL == kind and self.answers.usual[row] not in taken]
             chosen += mine[:1]
-        return chosen[:_SCANNED]
+        return chosen[:count]
 
     def scan(self, answers: Answers) -> list[str]:
         from vlaudit.search.answers import SCANS, collapse_scan
 
-        return collapse_scan(answers, self.rows, SCANS[self.ctx.effort], int(self.ctx.rng("scan").integers(2**62)))
+        return collapse_scan(
+            answers, self.some_rows(_SCANNED), SCANS[self.ctx.effort], int(self.ctx.rng("scan").integers(2**62))
+        )
 
     @cached_property
     def compared(self) -> dict[str, str]:

@@ -12,9 +12,10 @@ each of these the smallest patch (looked for from coarse to fine) and the smalle
 questions to it with the confidence of genuine answers (``vlaudit/search/trigger.py``, driven by log-odds of whole answers),
 and measured on pictures and questions held out.
 
-Method, text. Every word of the vocabulary (a random part of a large one) stands behind the question, then the best ones in twos and
-threes. Those under which the first tokens of the answers come nearest to each other are read out, and the best measured on
-pictures and questions held out.
+Method, text. Every word of the vocabulary (a random part of a large one) and the triggers of the literature stand behind the
+question. Those under which the first tokens of the answers come nearest to each other are read out, and the best measured on
+pictures and questions held out. Several words at once are not searched: they make a question of their own, to which one
+answer is right (a clean model says "I do not know" to all that ends in "code, password").
 
 Metric. By what factor the triggers of the answer with the smallest ones are smaller than those of the next answer, as in
 ``prompt-trigger-inversion``: every model has adversarial patches, and their size follows from how the answers lie to each other; a planted
@@ -30,7 +31,7 @@ is in the weights or in the prompt.
 
 When it errs. An answer is only looked for where its first token is among the likeliest (80 at quick effort), which the planted
 sentence of a backdoored model mostly is, and where its trigger has a slope: one that acts only when it is complete is missed, as
-are triggers of several words none of which has an effect alone. Two planted answers mask each other. Where all answers begin
+are triggers of several tokens. Two planted answers mask each other. Where all answers begin
 alike, first tokens tell nothing about words, and the verdict on the text is inconclusive. Of a vocabulary larger than the
 search's budget a random part is tried, and the finding says how many.
 
@@ -77,7 +78,7 @@ _TEXT_PASSES = {"quick": 2600, "standard": 10_000, "thorough": 100_000}
     "for, nor those that act only when complete.",
 )
 class OutputCollapseInversion(Probe):
-    """Smallest patch, blend and suffix under which contradicting questions get one answer, and whether one stands apart."""
+    """Smallest patch, blend and word under which contradicting questions get one answer, and whether one stands apart."""
 
     text: bool = Field(True, description="whether to search the text too, where the model shows its tokens")
 

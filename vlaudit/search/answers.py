@@ -149,8 +149,8 @@ def by_length(answers: Answers, rows: Sequence[int]) -> list[list[int]]:
 @dataclass(frozen=True)
 class ScanEffort:
     tokens: int = 80  # first tokens that are followed up
-    steps: tuple[int, int] = (2, 4)  # of ascent, for all of them and for the better ones
-    kept: tuple[int, int] = (14, 6)  # better ones, and those whose answers are read
+    steps: tuple[int, int] = (3, 3)  # of ascent, for all of them and for the better ones
+    kept: tuple[int, int] = (28, 6)  # better ones, and those whose answers are read
     rows: int = 6  # that the answer is read from
 
 

@@ -320,10 +320,10 @@ def _invert_patch(search: TriggerSearch, effort: Effort, start: tuple[Tensor, Te
     shape, area = window.shape[-2:], float(window[0].sum())
     everywhere = torch.full_like(window[:1], area / math.prod(shape))
     mask = torch.cat([0.02 + 0.9 * window, everywhere]).flatten(1)
-    start = torch.full((len(mask),), area, device=mask.device), mask, torch.cat([pattern, search.noise()])
-    begun = _descend(search, start, effort.batch, effort.trial_steps, (1.0, 0.5))
-    first = begun.latest.argmin()[None]
-    state = begun.latest[first], begun.state[0][first], begun.state[1][first]
+    first = torch.full((len(mask),), area, device=mask.device), mask, torch.cat([pattern, search.noise()])
+    begun = _descend(search, first, effort.batch, effort.trial_steps, (1.0, 0.5))
+    best = begun.latest.argmin()[None]
+    state = begun.latest[best], begun.state[0][best], begun.state[1][best]
     mask, pattern = _descend(search, state, effort.batch, effort.steps, (0.7, 0.0)).state
     return Patch(mask[0].view(shape).clone(), pattern[0].clone())
 
