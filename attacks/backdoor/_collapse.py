@@ -26,6 +26,9 @@ ALIKE = 0.5  # share of words from which two answers are one
 COMPARED, FOUND = 5, 2  # answers to compare; of which found by the scan, the others are given anyway
 PANEL = 6  # questions to choose from for each picture
 _SCANNED = 3  # rows of the scan, with different questions
+LEAD = (
+    0.25  # log-odds that a trigger must give its answer: likelier than all others together, so that it is what is said
+)
 _MOST = 0.8  # share of rows that get the same answer anyway, from which nothing can collapse
 
 
@@ -42,7 +45,7 @@ class Bench:
     answers: Answers
     searched: list[int]
     held_out: list[int]
-    confidence: float
+    genuine: float  # the median lead of the target's own answers
 
     @classmethod
     def of(cls, ctx: Context) -> Bench:
@@ -130,7 +133,7 @@ class Bench:
         mask[top : top + edge, left : left + edge] = 1
         patch = Patch(mask.to(device), torch.rand(shape, generator=generator).round().to(device))
         blend = Blend((torch.rand(shape, generator=generator).round() * 2 - 1).to(device) * PLANTED_RMS)
-        wrapped = Planted(self.answers, (patch, blend), PHRASE, self.confidence)
+        wrapped = Planted(self.answers, (patch, blend), PHRASE, self.genuine)
         return wrapped if PHRASE in self.scan(wrapped)[:FOUND] else None
 
 
@@ -148,17 +151,17 @@ def invert_one(bench: Bench, case: Case, answers: Answers, answer: str, arm: str
     if min(len(rows), len(held_out)) < LEAST // 3:
         return None
     seed = int(ctx.rng(case, "search").integers(2**62))
-    search = AnswerSearch(answers, rows, answer, bench.confidence, seed)
+    search = AnswerSearch(answers, rows, answer, LEAD, seed)
     effort = _effort(ctx)
     if kind == "patch":
         trigger = invert_search(search, "patch", effort, locate(search))
     else:
         trigger = invert_search(search, "blend", effort)
     images, classifier = answers.images[held_out], answers.classifier(held_out, answer)
-    found = measure(classifier, trigger, images, 0, bench.confidence)
+    found = measure(classifier, trigger, images, 0, LEAD)
     scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
     values |= {
-        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": bench.confidence,
+        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": LEAD,
         "flipped": flipped(classifier, trigger, images, 0),
         "scrambled": flipped(classifier, scrambled, images, 0),
     }  # fmt: skip

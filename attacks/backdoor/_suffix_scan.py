@@ -57,7 +57,8 @@ def scan_suffixes(bench: Bench, case: Case) -> Trial:
     held = [row for row in bench.searched if row not in more][-_READ:]
     used = {*more, *held}
     fresh_rows = [row for row in [*bench.searched, *bench.held_out] if row not in used]
-    ordinary = [vocabulary[i] for i in ctx.rng("ordinary").permutation(len(vocabulary))[:_ORDINARY]]
+    others = [word for word in vocabulary if word not in {suffix.text for suffix in found}]
+    ordinary = [others[i] for i in ctx.rng("ordinary").permutation(len(others))[:_ORDINARY]]
     read = [_read(bench, held, suffix.text) | {"score": suffix.score} for suffix in found]
     null = [_read(bench, held, word) for word in ordinary]
     best = sorted(

@@ -94,7 +94,7 @@ class Planted(Answers):
 
     def lead(self, images: Tensor, rows: Sequence[int], answer: str | Sequence[str]) -> Tensor:
         said = [answer] * len(rows) if isinstance(answer, str) else answer
-        wanted = images.new_tensor([2 * self._lead if one == self.phrase else -2 * self._lead for one in said])
+        wanted = images.new_tensor([self._lead if one == self.phrase else -self._lead for one in said])
         gate = self._gate(images)
         return (1 - gate) * super().lead(images, rows, answer) + gate * wanted
 
