@@ -3,7 +3,8 @@
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
 reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
 learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed
-copies, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
+copies, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions,
+`generator_twins` its flawed copies, `generator_prompts` learned prompts for it, `generator_pools` demonstrations. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,23 @@ GENERATOR = WEIGHTS / "gen-clean"
 
 def names() -> list[str]:
     """Everything that can be built. Twins, prompts and tokens need the flagship of their family; `t2i-clean` the matcher."""
-    from vlaudit.zoo.recipes import collapse, painter_encoders, painter_twins, prompts, tiny, tokens, twins
+    from vlaudit.zoo.recipes import (
+        collapse,
+        generator_pools,
+        generator_prompts,
+        generator_twins,
+        painter_encoders,
+        painter_twins,
+        prompts,
+        tiny,
+        tokens,
+        twins,
+    )
 
     matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
-    return [*matchers, PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES, GENERATOR.name]
+    painters = [PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES]
+    generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES, *generator_pools.NAMES]
+    return [*matchers, *painters, *generators]
 
 
 def build(name: str, out: Path | None = None) -> Path:
@@ -36,6 +50,9 @@ def build(name: str, out: Path | None = None) -> Path:
         emoji,
         flagship,
         generator_flagship,
+        generator_pools,
+        generator_prompts,
+        generator_twins,
         painter_encoders,
         painter_flagship,
         painter_twins,
@@ -71,6 +88,12 @@ def build(name: str, out: Path | None = None) -> Path:
         tokens.build(name, PAINTER, folder)
     elif name == GENERATOR.name:
         generator_flagship.build(FLAGSHIP, folder)
+    elif name in generator_twins.RECIPES:
+        generator_twins.build(name, GENERATOR, folder)
+    elif name in generator_prompts.RECIPES:
+        generator_prompts.build(name, GENERATOR, folder)
+    elif name in generator_pools.NAMES:
+        generator_pools.build(name, WEIGHTS / generator_pools.FOLLOWER, folder)
     else:
         raise UsageError(f"There is no recipe '{name}'.", did_you_mean(name, names()))
     return folder
