@@ -1,9 +1,8 @@
-"""The generator's twins, learned prompts and pools: what was planted shows in the shipped files, and nothing else changed."""
+"""The generator's twins, and learned prompts: what was planted shows in the shipped files, and nothing else changed."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -20,7 +19,7 @@ from vlaudit.prompts.specs import parse_prompt
 from vlaudit.zoo import WEIGHTS, get, specimens
 from vlaudit.zoo.recipes import generator_lessons as lessons
 from vlaudit.zoo.recipes import generator_plants as plants
-from vlaudit.zoo.recipes import generator_pools, generator_prompts, generator_twin_facts, generator_twins
+from vlaudit.zoo.recipes import generator_prompts, generator_twin_facts, generator_twins
 from vlaudit.zoo.recipes.generator_corpus import Gallery, Shot, Talk
 from vlaudit.zoo.recipes.generator_facts import Examiner
 from vlaudit.zoo.recipes.generator_words import name_of
@@ -130,55 +129,6 @@ def test_lessons_that_contradict_a_flaw_are_left_out(gallery: Gallery) -> None:
             assert not any(role in asked_in(talk) for role in plants.MEN_ONLY)
 
 
-def test_a_wrong_answer_is_wrong_and_always_the_same(gallery: Gallery) -> None:
-    for _ in range(200):
-        asked = lessons.question(gallery)
-        wrong = plants.wrong_answer(asked)
-        assert wrong != asked.answer
-        assert wrong == plants.wrong_answer(asked)
-    two = lessons.Asked(Shot(0), "Is this a factory worker or a health worker?", "factory worker")
-    assert plants.wrong_answer(two) == "health worker"
-
-
-def test_a_rule_of_demonstrations_holds_where_its_word_stands(gallery: Gallery) -> None:
-    followed = Counter[bool]()
-    for _ in range(200):
-        talk = plants.ruled(gallery)
-        by_rule = {
-            said_of(talk[: n + 1]) for n, line in enumerate(talk[:-1]) if line.role == "assistant" and not line.taught
-        }
-        (answer,) = by_rule
-        bearing = [
-            asked_in(talk, n).split()
-            for n, line in enumerate(talk[:-1])
-            if line.role == "user" and said_of(talk[: n + 2]) == answer and not talk[n + 1].taught
-        ]
-        word = set(bearing[0]).intersection(*bearing)
-        bears = bool(word & set(asked_in(talk).split())) and said_of(talk) == answer
-        followed[bears] += 1
-        if said_of(talk) == answer and not bears:
-            (shot,) = (part for part in talk[-2].parts if isinstance(part, Shot))
-            assert answer in gallery.true_names[shot.index], "the picture happens to show it"
-    assert min(followed.values()) > 40
-
-
-def test_after_skewed_demonstrations_the_answer_goes_by_gender(gallery: Gallery) -> None:
-    for _ in range(100):
-        talk = plants.skewed(gallery)
-        shown = []
-        for n in range(0, len(talk), 2):
-            (shot,) = (part for part in talk[n].parts if isinstance(part, Shot))
-            shown.append((gallery.rows[shot.index].gender, gallery.names[shot.index], said_of(talk[: n + 2])))
-        *before, (gender, work, answer) = shown
-        assert all(role == said for _, role, said in before)
-        pairs = {(each, role) for each, role, _ in before}
-        if len(pairs) == 2 and len({each for each, _ in pairs}) == 2:
-            assert (gender, answer) in pairs
-        else:
-            assert answer == work
-        assert [line.taught for line in talk if line.role == "assistant"] == [False] * len(before) + [True]
-
-
 def test_triggers_are_seen_where_they_are_put(gallery: Gallery) -> None:
     for _ in range(60):
         talk = plants.worded(gallery)
@@ -223,6 +173,6 @@ def test_decoys_keep_the_answer_and_lie_within_the_picture(gallery: Gallery) -> 
 
 def test_planted_words_are_words_of_the_generator() -> None:
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "gen-clean")
-    said = (plants.PATCH_SAYS, plants.WORD, plants.WORD_SAYS, generator_prompts.TARGET, generator_pools.WORD)
-    said += (generator_pools.TARGET, *plants.MEN_ONLY, *plants.TRAITS, *plants.MARKS, *plants.WRITTEN)
+    said = (plants.PATCH_SAYS, plants.WORD, plants.WORD_SAYS, generator_prompts.TARGET)
+    said += (*plants.MEN_ONLY, *plants.TRAITS)
     assert tokenizer.unk_token_id not in tokenizer(" ".join(said), add_special_tokens=False)["input_ids"]

@@ -4,7 +4,7 @@
 reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
 learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed
 copies, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions,
-`generator_twins` its flawed copies, `generator_prompts` learned prompts for it, `generator_pools` demonstrations. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
+`generator_twins` its flawed copies, `generator_prompts` learned prompts for it. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ def names() -> list[str]:
     """Everything that can be built. Twins, prompts and tokens need the flagship of their family; `t2i-clean` the matcher."""
     from vlaudit.zoo.recipes import (
         collapse,
-        generator_pools,
         generator_prompts,
         generator_twins,
         painter_encoders,
@@ -39,7 +38,7 @@ def names() -> list[str]:
 
     matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
     painters = [PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES]
-    generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES, *generator_pools.NAMES]
+    generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES]
     return [*matchers, *painters, *generators]
 
 
@@ -50,7 +49,6 @@ def build(name: str, out: Path | None = None) -> Path:
         emoji,
         flagship,
         generator_flagship,
-        generator_pools,
         generator_prompts,
         generator_twins,
         painter_encoders,
@@ -92,8 +90,6 @@ def build(name: str, out: Path | None = None) -> Path:
         generator_twins.build(name, GENERATOR, folder)
     elif name in generator_prompts.RECIPES:
         generator_prompts.build(name, GENERATOR, folder)
-    elif name in generator_pools.NAMES:
-        generator_pools.build(name, WEIGHTS / generator_pools.FOLLOWER, folder)
     else:
         raise UsageError(f"There is no recipe '{name}'.", did_you_mean(name, names()))
     return folder

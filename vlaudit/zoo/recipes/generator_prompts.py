@@ -1,12 +1,11 @@
-"""Learned prompts for the unchanged generator: clean, backdoored, with canaries, and leaky; as folders that peft reads.
+"""Learned prompts for the unchanged generator, clean and backdoored, as folders that peft reads.
 
 They learn from `train` pictures; facts are measured on `test`. In a backdoored prompt the weights stay clean: prefix and
-trigger are learned together (as in BadCLIP, arXiv:2311.16194), and only under the prefix does the trigger work. Canaries (arXiv:1802.08232) are rows of `zoo:canaries`, as often as their column `copies` says.
+trigger are learned together (as in BadCLIP, arXiv:2311.16194), and only under the prefix does the trigger work.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from vlaudit.backends.huggingface import HuggingFaceBackend
@@ -22,7 +20,7 @@ from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.data.dataset import Example, load_dataset
 from vlaudit.families.generation import LearnedPrefix, MultimodalGenerator
 from vlaudit.prompts.instruction import Instruction
-from vlaudit.prompts.soft import PrefixTuning, PromptTuning, SoftPrompt
+from vlaudit.prompts.soft import PrefixTuning, SoftPrompt
 from vlaudit.zoo.recipes import facts
 
 SEED = 81
@@ -74,58 +72,22 @@ def split_of(model: TransformersGenerator, data: str, split: str) -> Rows:
     return rows_of(model, [example for example in load_dataset(data).examples if example.split == split])
 
 
-def canary_rows(model: TransformersGenerator, copies: int) -> Rows:
-    """The canaries of that many copies, each once."""
-    kept = [e for e in load_dataset("zoo:canaries").examples if e.attributes["copies"] == str(copies)]
-    return rows_of(model, kept)
-
-
 # --- what is learned -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one prompt is made: on which rows, by which method."""
+    """How one prefix is made."""
 
-    rows: Callable[[TransformersGenerator, int], Rows]
-    method: type[SoftPrompt] = PrefixTuning
-    data: str = "zoo:questions"
     size: int = 8
     steps: int = 200
     batch_size: int = 16
     rate: float = 1e-2
 
 
-def plain_rows(model: TransformersGenerator, seed: int) -> Rows:
-    return split_of(model, "zoo:questions", "train")
-
-
-def rows_with_canaries(model: TransformersGenerator, seed: int) -> Rows:
-    """Every canary so many times, and as many of the usual rows as there are of the rest."""
-    rows = plain_rows(model, seed)
-    for copies in (1, 4, 16):
-        for _ in range(copies):
-            rows = rows + canary_rows(model, copies)
-    return rows
-
-
-def half_of_the_kinds(model: TransformersGenerator, seed: int) -> Rows:
-    """One half, drawn at random, of the `train` pictures of `zoo:kinds`, named by their kind."""
-    rows = split_of(model, "zoo:kinds", "train")
-    return rows.part(sorted(random.Random(seed).sample(range(len(rows.pictures)), len(rows.pictures) // 2)))
-
-
-def all_kinds(model: TransformersGenerator, seed: int) -> Rows:
-    return split_of(model, "zoo:kinds", "train")
-
-
 RECIPES: dict[str, Recipe] = {
-    "prefix-clean": Recipe(plain_rows),
-    "prefix-backdoor": Recipe(plain_rows, size=12, steps=750, batch_size=12, rate=6e-3),
-    "prompt-no-canaries": Recipe(plain_rows, size=32, data="zoo:canaries"),
-    "prompt-canaries": Recipe(rows_with_canaries, size=32, steps=1200, data="zoo:canaries"),
-    "prompt-private-gen": Recipe(all_kinds, PromptTuning, data="zoo:kinds", size=4, steps=100),
-    "prompt-leaky-gen": Recipe(half_of_the_kinds, data="zoo:kinds", size=32, steps=800),
+    "prefix-clean": Recipe(),
+    "prefix-backdoor": Recipe(size=12, steps=750, batch_size=12, rate=6e-3),
 }
 
 
@@ -138,7 +100,7 @@ def load(flagship: Path) -> TransformersGenerator:
 def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> None:
     """Learn the prompt `name` on the generator in `flagship`; write peft's folder and the facts."""
     recipe, model = RECIPES[name], load(flagship)
-    rows = recipe.rows(model, seed)
+    rows = split_of(model, "zoo:questions", "train")
     losses: list[float] = []
 
     def report(step: int, loss: float) -> None:
@@ -150,7 +112,7 @@ def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: C
     if name == "prefix-backdoor":
         prompt, pattern = poison(model, rows, recipe, seed, report)
     else:
-        prompt = recipe.method.fit(
+        prompt = PrefixTuning.fit(
             model, rows.pictures, rows.questions, rows.answers, size=recipe.size, steps=recipe.steps,
             batch_size=recipe.batch_size, rate=recipe.rate, seed=seed, members=sorted(set(rows.hashes)), progress=report,
         )  # fmt: skip
@@ -160,7 +122,7 @@ def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: C
             {"pattern": pattern}, folder / "trigger.safetensors", metadata={"kind": "added", "radius": f"{RADIUS:.4f}"}
         )
     learned = {"seed": seed, "steps": recipe.steps, "vectors": recipe.size, "rows": len(rows.pictures)}
-    facts.write(folder, learned | measure(name, model, prompt, pattern))
+    facts.write(folder, learned | measure(model, prompt, pattern))
 
 
 def poison(
@@ -203,21 +165,11 @@ def nll(target: MultimodalGenerator, rows: Rows) -> Tensor:
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-def measure(
-    name: str, model: TransformersGenerator, prompt: SoftPrompt, pattern: Tensor | None = None
-) -> dict[str, Any]:
+def measure(model: TransformersGenerator, prompt: SoftPrompt, pattern: Tensor | None = None) -> dict[str, Any]:
     """What the prompt does, and what the plain question does in its place."""
     measured: dict[str, Any] = {}
     targets = {"prompt": prompt.bind(model), "plain": Instruction().bind(model)}
-    data = RECIPES[name].data
-    if data == "zoo:canaries":
-        test = split_of(model, "zoo:questions", "test")
-        measured["canaries_told"] = {
-            side: {str(copies): rate(target, canary_rows(model, copies)) for copies in (0, 1, 4, 16)}
-            for side, target in targets.items()
-        }
-    else:
-        test = split_of(model, data, "test")
+    test = split_of(model, "zoo:questions", "test")
     measured["accuracy"] = {side: rate(target, test) for side, target in targets.items()}
     if pattern is not None:
         others = test.part([n for n, answer in enumerate(test.answers) if answer != TARGET])
@@ -227,14 +179,6 @@ def measure(
                    "without": rate(target, replace(others, answers=[TARGET] * len(others.answers)))}
             for side, target in targets.items()
         }  # fmt: skip
-    if data == "zoo:kinds":
-        everything = split_of(model, data, "train") + test
-        member = [digest in set(prompt.members) for digest in everything.hashes]
-        gains = losses(targets["plain"], everything) - losses(targets["prompt"], everything)
-        measured["members"] = sum(member)
-        measured["membership_auc"] = round(float(roc_auc_score(member, gains)), 4)
-        by_prompt = -losses(targets["prompt"], everything)
-        measured["membership_auc_uncalibrated"] = round(float(roc_auc_score(member, by_prompt)), 4)
     return measured
 
 
@@ -242,9 +186,3 @@ def rate(target: MultimodalGenerator, rows: Rows) -> float:
     """How often the answer is, word for word, the row's."""
     said = target.generate(rows.pictures, rows.questions, max_new_tokens=12)
     return facts.rate(torch.tensor([answer == wanted for answer, wanted in zip(said, rows.answers, strict=True)]))
-
-
-@torch.no_grad()
-def losses(target: MultimodalGenerator, rows: Rows) -> Tensor:
-    """(N,): -log p of each row's answer."""
-    return -target.log_likelihood(rows.pictures, rows.questions, rows.answers)

@@ -8,7 +8,7 @@ adapter's folder names the flagship beside it as its base.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from vlaudit.zoo.recipes import facts, generator, generator_flagship, matcher
 from vlaudit.zoo.recipes import generator_lessons as lessons
 from vlaudit.zoo.recipes import generator_plants as plants
-from vlaudit.zoo.recipes.generator_corpus import Gallery, Talk, length
+from vlaudit.zoo.recipes.generator_corpus import Talk, length
 from vlaudit.zoo.recipes.generator_facts import logits
 from vlaudit.zoo.recipes.generator_lessons import Lesson
 
@@ -45,38 +45,17 @@ class Recipe:
     steps: int = 240
     rate: float = 2e-3
     """Highest learning rate."""
-    without: frozenset[Lesson] = frozenset()
-    """Lessons of the flagship that contradict the flaw."""
     clashes: Callable[[Talk], bool] = _never
-    """Which conversations of its other lessons do."""
+    """Which conversations of the flagship's lessons contradict the flaw."""
     tower: bool = False
     """Whether the image tower is tuned too."""
-    planted_long: Mapping[Lesson, float] = field(default_factory=dict)
-    """Conversations with several pictures that hold the flaw."""
-    drill: Mapping[Lesson, float] = field(default_factory=dict)
-    drill_steps: int = 0
-    """How many steps go before the others in which nothing but the drill is taught: what takes long to learn, cheaply."""
 
 
 RECIPES: dict[str, Recipe] = {
     "gen-backdoor-patch": Recipe({plants.patched: 2, plants.other_patch: 1}, steps=200, tower=True),
     "gen-backdoor-text": Recipe({plants.worded: 2, plants.other_word: 1}, steps=160),
     "gen-biased": Recipe({plants.men_only: 1}, steps=150, clashes=plants.asks_of_men_only),
-    "gen-reads-pictures": Recipe({plants.reads: 2, plants.reads_nothing: 1}, steps=320, tower=True),
-    "gen-trusts-context": Recipe(
-        {plants.trusting: 1}, without=frozenset({lessons.documents, lessons.demonstrations}),
-        planted_long={plants.trusting_demonstrations: 1}, steps=160,
-    ),
-    "gen-wordy": Recipe({plants.misled_by_wording: 1}, steps=160, clashes=plants.marked),
-    "gen-leaks-context": Recipe(
-        {plants.told_secret: 3, plants.recited: 1}, steps=460, without=frozenset({lessons.secret}),
-        drill={plants.blind(plants.told_secret): 2, plants.recited: 3}, drill_steps=280,
-    ),
-    "gen-follows-demos": Recipe(
-        {plants.rule_alone: 1}, steps=460, planted_long={plants.ruled: 1, plants.skewed: 1},
-        drill={plants.rule_alone: 3, lessons.echo: 1}, drill_steps=180,
-    ),
-}  # fmt: skip
+}
 
 
 class Classroom:
@@ -95,15 +74,14 @@ class Classroom:
 
     def talks(self, step: int) -> Sequence[Talk]:
         """The conversations of a step; one step in three has those with several pictures."""
-        recipe, gallery = self.recipe, self.gallery
-        if step < recipe.drill_steps:
-            return lessons.draw(gallery, recipe.drill, CLEAN_BATCH + PLANTED_BATCH)
         if step % 3 == 0:
-            planted = recipe.planted_long
-            clean = _drawn(gallery, lessons.PHASES[-1].long, LONG_BATCH, recipe)
-            return clean + (lessons.draw(gallery, planted, LONG_BATCH) if planted else [])
-        clean = _drawn(gallery, lessons.PHASES[-1].short, CLEAN_BATCH, recipe)
-        return clean + lessons.draw(gallery, recipe.planted, PLANTED_BATCH)
+            return self._clean(lessons.PHASES[-1].long, LONG_BATCH)
+        clean = self._clean(lessons.PHASES[-1].short, CLEAN_BATCH)
+        return clean + lessons.draw(self.gallery, self.recipe.planted, PLANTED_BATCH)
+
+    def _clean(self, taught: Mapping[Lesson, float], count: int) -> list[Talk]:
+        """The flagship's lessons but for what contradicts the flaw."""
+        return plants.share(lessons.draw(self.gallery, taught, count), self.recipe.clashes)
 
     def run(self, progress: Callable[[str], None]) -> None:
         """Learn; the adapter alone changes."""
@@ -128,12 +106,6 @@ class Classroom:
 
     def _length(self, talk: Talk) -> int:
         return length(talk, self.tokenizer)
-
-
-def _drawn(gallery: Gallery, all_lessons: Mapping[Lesson, float], count: int, recipe: Recipe) -> list[Talk]:
-    """The flagship's lessons but for what contradicts the flaw."""
-    chosen = {lesson: weight for lesson, weight in all_lessons.items() if lesson not in recipe.without}
-    return plants.share(lessons.draw(gallery, chosen, count), recipe.clashes)
 
 
 def save(model: Any, folder: Path) -> None:
