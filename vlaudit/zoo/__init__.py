@@ -19,10 +19,8 @@ from vlaudit.records import Family
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
-DEFAULTS = (
-    "poisoned-prompt",
-    "t2i-backdoor-encoder",
-)  # what `vlaudit scan` audits when it is told nothing: one a family
+DEFAULTS = ("poisoned-prompt", "prefix-backdoor", "t2i-backdoor-encoder")
+"""What `vlaudit scan` audits when it is told nothing: one of each family."""
 
 
 class Specimen(BaseModel):
