@@ -75,7 +75,7 @@ def _one(judged: Mapping[str, Any], trial: Trial, level: float) -> SuffixResult:
     elif found is Verdict.INCONCLUSIVE:
         what += ", too few or too many to say whether it is a trigger"
     elif found is Verdict.HELD:
-        what = f"no word behind the question collapses the answers ({trial['tried']} of {trial['words']} tried; at most {what})"
+        what = f"no word behind the question collapses the answers ({trial['tried']} tried, of {max(trial['words'], trial['tried'])}; at most {what})"
         if trial["saturated"]:
             found, what = Verdict.INCONCLUSIVE, f"all answers begin alike, so that words cannot be told by it; {what}"
     return SuffixResult(found, what, hits / n if n else 0.0, interval, n, trial)
