@@ -181,6 +181,9 @@ def _held(trials: Sequence[Trial], said: str, figures: dict[str, Any]) -> Judgem
     why = (
         f"{free}: it is the policy that holds" if steered > n / 2 else f"{free}: writing of this kind does not steer it"
     )
+    broken = sum(_hits(trials, TEXT))
+    if broken > n / 2:
+        why += f"; sent as text, the same words break the policy on {broken} of {n}: it has no force of its own"
     return Judgement(verdict=Verdict.HELD, reason=f"{said}; {why}", **figures)
 
 
