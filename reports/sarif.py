@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.records import Finding, Place, Report, Severity, TargetInfo, Verdict
-from vlaudit.reporting import clean, counts_text, interval, one_line, worst_first
+from vlaudit.reporting import clean, cleaned, counts_text, interval, one_line, worst_first
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 INFORMATION = "https://arxiv.org/abs/2307.12980"
@@ -58,16 +58,7 @@ class SARIFReporter:
             "results": [_result(f, targets.get(f.target), order[f.probe]) for f in vulnerable],
         }
         document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-        return json.dumps(_cleaned(document), indent=2, ensure_ascii=False) + "\n"
-
-
-def _cleaned(value: Any) -> Any:
-    """Every text without characters that steer or break a reader."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {key: _cleaned(item) for key, item in value.items()}
-    return [_cleaned(item) for item in value] if isinstance(value, list) else value
+        return json.dumps(cleaned(document), indent=2, ensure_ascii=False) + "\n"
 
 
 def _rule(finding: Finding) -> dict[str, Any]:

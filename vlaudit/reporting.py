@@ -131,6 +131,17 @@ def split_details(details: Mapping[str, Any]) -> tuple[list[_Series], dict[str, 
     return series, facts
 
 
+def control_arms(finding: Finding) -> dict[str, Estimate]:
+    """The controls that are the metric on a further arm, by name: those with a ``value`` and a ``ci``."""
+    arms = {}
+    for name, value in finding.controls.items():
+        try:
+            arms[name] = Estimate.model_validate({key: value[key] for key in ("value", "ci")})  # type: ignore[index, call-overload]
+        except (ValidationError, TypeError, KeyError):
+            continue
+    return arms
+
+
 # --- order and counts -------------------------------------------------------------------------------------------------
 
 CONCERN = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED, Verdict.HELD)
@@ -212,11 +223,24 @@ _REORDERING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _UNENCODABLE = "\ud800-\udfff\ufeff\ufffe\uffff"  # lone surrogates and non-characters
 _NBSP = "\u00a0"  # keeps a number and its unit on one line
 _UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}]")
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
+_LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]*)?")
 
 
 def clean(text: str) -> str:
     """Text that cannot steer a terminal, reorder a line or break an encoder: such characters become ``�``."""
     return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value whose texts, names of fields included, are ``clean``; numbers that JSON lacks become texts."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {clean(key): cleaned(item) for key, item in value.items()}
+    return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -283,6 +307,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def web_address(reference: str) -> str:
+    """Where a reference is read, an arXiv id or an https address; empty for anything else (``javascript:`` and so on)."""
+    if arxiv := _ARXIV.fullmatch(reference):
+        return f"https://arxiv.org/abs/{arxiv[1]}"
+    return reference if _LINK.fullmatch(reference) else ""
 
 
 def plural(count: int, noun: str) -> str:

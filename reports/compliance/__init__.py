@@ -86,14 +86,23 @@ def frameworks() -> tuple[Framework, ...]:
     return tuple(Framework.model_validate(row) for row in _read("frameworks.toml")["framework"])
 
 
-@cache
 def crosswalk() -> dict[str, tuple[str, ...]]:
     """The controls (``framework:identifier``) of each probe that the crosswalk names."""
+    return _by_probe("controls")
+
+
+def avid_categories() -> dict[str, tuple[str, ...]]:
+    """The categories of the AVID taxonomy (``S0403``) of each probe that the crosswalk names."""
+    return _by_probe("avid")
+
+
+@cache
+def _by_probe(key: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for threat in _read("crosswalk.toml")["threat"]:
         for probe in threat["probes"]:
-            found.setdefault(probe, []).extend(threat["controls"])
-    return {probe: tuple(dict.fromkeys(controls)) for probe, controls in found.items()}
+            found.setdefault(probe, []).extend(threat.get(key, ()))
+    return {probe: tuple(dict.fromkeys(entries)) for probe, entries in found.items()}
 
 
 def controls_of(finding: Finding) -> set[str]:

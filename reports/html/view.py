@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
@@ -18,6 +15,7 @@ from vlaudit.reporting import (
     Bars,
     Curve,
     Table,
+    control_arms,
     count_verdicts,
     headline,
     interval,
@@ -25,6 +23,7 @@ from vlaudit.reporting import (
     one_line,
     p_text,
     split_details,
+    web_address,
     worst_first,
     worst_verdict,
 )
@@ -47,9 +46,6 @@ GENERAL_LIMITS = (
     "Intervals cover the sampling of cases at the stated level; they do not cover wrong labels in the data.",
 )
 MAX_FACT = 2_000  # characters of a fact that has no better form than JSON
-
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
-_LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]*)?")
 
 
 @dataclass(frozen=True)
@@ -84,13 +80,7 @@ class Card:
 
     @cached_property
     def _control_arms(self) -> dict[str, Estimate]:
-        arms = {}
-        for name, value in self.finding.controls.items():
-            try:
-                arms[name] = Estimate.model_validate({key: value[key] for key in ("value", "ci")})  # type: ignore[index, call-overload]
-            except (ValidationError, TypeError, KeyError):
-                continue
-        return arms
+        return control_arms(self.finding)
 
     @cached_property
     def controls(self) -> list[tuple[str, str]]:
@@ -178,9 +168,7 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
 
 def link(text: str) -> Link:
     """An arXiv id or an https address as a link; anything else as plain text."""
-    if arxiv := _ARXIV.fullmatch(text):
-        return Link(text, f"https://arxiv.org/abs/{arxiv[1]}")
-    return Link(text, text if _LINK.fullmatch(text) else "")
+    return Link(text, web_address(text))
 
 
 def fact(value: Any) -> str:

@@ -26,6 +26,7 @@ from vlaudit.records import (
     Report,
     Risk,
     Severity,
+    Suppression,
     TargetInfo,
     ToolInfo,
     Verdict,
@@ -238,28 +239,41 @@ def hostile() -> str:
     return HOSTILE
 
 
-@pytest.fixture
-def hostile_report(report: Report) -> Report:
-    """The report with ``HOSTILE`` in every string field, nested ones and names of controls included."""
+def poisoned(report: Report, text: str) -> Report:
+    """The report with ``text`` in every string field, nested ones and names of controls included."""
 
     def poison(value: Any, key: str = "") -> Any:
         if isinstance(value, str):
-            return value if key in KEPT else value + HOSTILE
+            return value if key in KEPT else value + text
         if isinstance(value, list):
             return [poison(item) for item in value]
         if isinstance(value, dict):
-            suffix = HOSTILE if key in OPEN_KEYS else ""
+            suffix = text if key in OPEN_KEYS else ""
             return {name + suffix: poison(item, name) for name, item in value.items()}
         return value
 
     raw = poison(report.model_dump(mode="python"))
     for item in raw["findings"]:
-        item["references"] += ["javascript:alert(1)", f"https://example.org/{HOSTILE}", "data:text/html,<script>"]
-        item["details"][HOSTILE] = {HOSTILE: HOSTILE}
-        item["details"].setdefault("bars", {"labels": [HOSTILE], "values": ["<script>"]})  # malformed: shown as a fact
-    raw["targets"][0]["error"] = raw["audit"]["command"] = HOSTILE
-    raw["audit"]["errors"] = [HOSTILE]
+        item["references"] += ["javascript:alert(1)", f"https://example.org/{text}", "data:text/html,<script>"]
+        item["details"][text] = {text: text}
+        item["details"].setdefault("bars", {"labels": [text], "values": ["<script>"]})  # malformed: shown as a fact
+    raw["targets"][0]["error"] = raw["audit"]["command"] = text
+    raw["audit"]["errors"] = [text]
     return Report.model_validate(raw)
+
+
+@pytest.fixture
+def hostile_report(report: Report) -> Report:
+    """The report with ``HOSTILE`` in every string field, nested ones and names of controls included."""
+    return poisoned(report, HOSTILE)
+
+
+@pytest.fixture
+def suppressed_report(report: Report) -> Report:
+    """The report whose findings of bias somebody has accepted for a while."""
+    said = Suppression(reason="groups are not shown to users", owner="ada@example.org", expires="2027-03-01")
+    accepted = [f.model_copy(update={"suppressed": said} if f.risk is Risk.BIAS else {}) for f in report.findings]
+    return report.model_copy(update={"findings": accepted})
 
 
 @pytest.fixture
