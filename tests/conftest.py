@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,3 +146,19 @@ def vlaudit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return run(words)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def browser() -> Any:
+    """A Chromium, offline; the test is skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
+    chromium = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+    if not chromium.exists():
+        pytest.skip(f"no Chromium at {chromium}: install one or set CHROMIUM")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=str(chromium), args=["--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]
+        )
+        yield launched
+        launched.close()

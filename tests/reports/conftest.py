@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -282,19 +281,3 @@ def many_findings(report: Report) -> Report:
     cycle = report.findings * 23
     copies = [item.model_copy(update={"id": f"{item.id}/{i}", "evidence": []}) for i, item in enumerate(cycle[:200])]
     return report.model_copy(update={"findings": copies})
-
-
-@pytest.fixture(scope="session")
-def browser() -> Any:
-    """A Chromium, offline; the test is skipped where there is none."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-    chromium = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-    if not chromium.exists():
-        pytest.skip(f"no Chromium at {chromium}: install one or set CHROMIUM")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=str(chromium), args=["--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]
-        )
-        yield launched
-        launched.close()

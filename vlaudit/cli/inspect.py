@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vlaudit.cli import debug_option
+
+if TYPE_CHECKING:
+    from vlaudit.probe import Probe
 
 
 def _probes() -> list[dict[str, Any]]:
@@ -118,27 +121,27 @@ def explain_command(name: str) -> int:
     raise UsageError(f"Nothing here is called '{name}'.", did_you_mean(name, known))
 
 
-def _explain_probe(probe: Any) -> str:
-    info = probe.info
+def _explain_probe(probe: type[Probe]) -> str:
+    from vlaudit.pages import expected, facts, parameters
+
+    info, said = probe.info, facts(probe.info)
+    threshold = said.pop("threshold", "")
     lines = [
         f"{info.id} ({info.code}): {info.title}",
-        f"risk {info.risk.value}; families {', '.join(sorted(info.families))}; "
-        f"needs {', '.join(sorted(need.value for need in info.needs)) or 'nothing special'}",
+        "; ".join(f"{name} {value}" for name, value in said.items()),
         "",
         probe.documentation(),
         "",
     ]
-    if info.threshold is not None:
-        lines.append(
-            f"Threshold: {info.threshold:g} ({info.threshold_meaning}); override it in the policy's [thresholds]."
-        )
+    if threshold:
+        lines.append(f"Threshold: {threshold}; override it in the policy's [thresholds].")
     if probe.model_fields:
         lines.append("Parameters (set them in vlaudit.toml under [probes." + info.id + "]):")
-        for name, field in probe.model_fields.items():
-            kind = getattr(field.annotation, "__name__", str(field.annotation))
-            lines.append(f"  {name}: {kind} = {field.default!r}  {field.description or ''}".rstrip())
+        lines += [f"  {p.name}: {p.kind} = {p.default}  {p.description}".rstrip() for p in parameters(probe)]
     if info.limits:
         lines += ["", f"What `held` does not prove: {info.limits}"]
+    if known := expected(info.id):
+        lines += ["", f"Specimens: {', '.join(f'{name} ({verdict})' for name, verdict in known.items())}"]
     if info.references:
         lines += ["", f"References: {', '.join(info.references)}"]
     if info.maps:

@@ -1,0 +1,81 @@
+"""What is said of a probe, once: ``vlaudit explain`` prints it, and the documentation site makes a page of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vlaudit.probe import Probe, ProbeInfo
+
+HEADINGS = ("Threat", "Method", "Metric", "Controls", "When it errs", "References")
+"""How the paragraphs of a probe's docstring begin; "Method, text." is a heading too."""
+
+_HEADING = re.compile(rf"((?:{'|'.join(HEADINGS)})(?:, [\w ]+)?)\.\s+")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a docstring; the first one, which says the question, has no title."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A typed field of a probe, settable in ``vlaudit.toml``."""
+
+    name: str
+    kind: str
+    default: str
+    description: str
+
+
+def sections(documentation: str) -> list[Section]:
+    """A docstring cut at its headings. Paragraphs without one belong to the section above."""
+    found: list[Section] = []
+    for paragraph in re.split(r"\n\s*\n", documentation):
+        heading = _HEADING.match(paragraph)
+        if heading:
+            found.append(Section(heading[1], paragraph[heading.end() :]))
+        elif found:
+            found[-1] = Section(found[-1].title, f"{found[-1].text}\n\n{paragraph}")
+        else:
+            found.append(Section("", paragraph))
+    return found
+
+
+def facts(info: ProbeInfo) -> dict[str, str]:
+    """Risk, families, needs and threshold of a probe, in words."""
+    said = {
+        "risk": info.risk.value,
+        "families": ", ".join(sorted(info.families)),
+        "needs": ", ".join(sorted(need.value for need in info.needs)) or "nothing special",
+    }
+    if info.threshold is not None:
+        said["threshold"] = f"{info.threshold:g} ({info.threshold_meaning})"
+    return said
+
+
+def parameters(probe_class: type[Probe]) -> list[Parameter]:
+    """The parameters of a probe, in the order of the class."""
+    return [
+        Parameter(
+            name=name,
+            kind=_name_of_type(field.annotation),
+            default=repr(field.default),
+            description=field.description or "",
+        )
+        for name, field in probe_class.model_fields.items()
+    ]
+
+
+def _name_of_type(annotation: object) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def expected(probe: str) -> dict[str, str]:
+    """The bundled specimens whose ``expects`` names the probe, and the verdict that their recipe fixes."""
+    from vlaudit.zoo import specimens
+
+    return {specimen.name: specimen.expects[probe] for specimen in specimens() if probe in specimen.expects}
