@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlaudit.records import Report
+from vlaudit.reporting import report_json
 
 
 class JSONReporter:
@@ -14,4 +15,4 @@ class JSONReporter:
     extension = "json"
 
     def render(self, report: Report, audit_dir: Path) -> str:
-        return report.model_dump_json(indent=2) + "\n"
+        return report_json(report, indent=2)

@@ -30,7 +30,8 @@ MAX_SIZE = 60_000  # bytes, so that the same text fits a comment too
 MAX_CELL = 160  # characters of a table's cell
 
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:^$&=\"'/])")
-_MENTION = "@<!-- -->"
+_MENTION = re.compile("([@#])")  # of a person or an issue: the sites look for them in what is rendered, escaped or not
+_APART = r"\1<!-- -->"
 
 
 class MarkdownReporter:
@@ -57,12 +58,12 @@ class MarkdownReporter:
 
 def escape(text: str, limit: int = MAX_CELL) -> str:
     """Text as literal Markdown on one line, cut at ``limit`` characters."""
-    return _PUNCTUATION.sub(r"\\\1", one_line(text, limit)).replace("@", _MENTION)
+    return _MENTION.sub(_APART, _PUNCTUATION.sub(r"\\\1", one_line(text, limit)))
 
 
 def code(text: str, limit: int = 300) -> str:
-    """Text as inline code: fenced by more backticks than it holds, table bars escaped."""
-    flat = one_line(text, limit).replace("|", "\\|")
+    """Text as inline code, which no table may hold: fenced by more backticks than it holds."""
+    flat = one_line(text, limit)
     fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
     pad = " " if "`" in flat else ""
     return f"{fence}{pad}{flat}{pad}{fence}"
@@ -70,9 +71,9 @@ def code(text: str, limit: int = 300) -> str:
 
 def _top(report: Report) -> Iterator[str]:
     outcome, pipeline = headline(report)
-    yield f"### vlaudit: {outcome}"
+    yield f"### vlaudit: {escape(outcome, 400)}"
     yield ""
-    yield f"{pipeline} {counts_text(report.findings)}."
+    yield f"{escape(pipeline, 400)} {counts_text(report.findings)}."
     if not report.audit.complete:
         yield ""
         yield "**The audit did not finish: do not read it as a pass.**"
@@ -131,7 +132,7 @@ def _detail(finding: Finding) -> str:
 
 def _html(text: str) -> str:
     flat = one_line(text, MAX_CELL)
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", _MENTION)
+    return _MENTION.sub(_APART, flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def _cut(text: str, size: int) -> str:

@@ -58,7 +58,16 @@ class SARIFReporter:
             "results": [_result(f, targets.get(f.target), order[f.probe]) for f in vulnerable],
         }
         document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-        return json.dumps(cleaned(document), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(_without_links(cleaned(document)), indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_links(value: Any) -> Any:
+    """Every text without what a viewer would show as an embedded link (SARIF 2.1.0, 3.11.6)."""
+    if isinstance(value, str):
+        return value.replace("](", "] (")
+    if isinstance(value, dict):
+        return {key: _without_links(item) for key, item in value.items()}
+    return [_without_links(item) for item in value] if isinstance(value, list) else value
 
 
 def _rule(finding: Finding) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def _rule(finding: Finding) -> dict[str, Any]:
         "properties": {
             "security-severity": SCORES[finding.severity],
             "precision": "high",
-            "tags": [finding.risk.value, *(one_line(tag, 100) for tag in finding.mappings)][:20],
+            "tags": list(dict.fromkeys([finding.risk.value, *(one_line(tag, 100) for tag in finding.mappings)]))[:20],
         },
     }
 

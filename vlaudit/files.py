@@ -16,6 +16,12 @@ from vlaudit.errors import ModelError, UnsafeFileError, UsageError
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
 
 
+def is_unicode(text: str) -> bool:
+    """Whether text can be written as UTF-8. Names of files may hold other bytes, which Python keeps as lone surrogates; JSON may
+    hold such surrogates as escapes."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def folder_files(folder: Path) -> list[Path]:
     """The regular files directly in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file())

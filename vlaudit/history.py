@@ -1,9 +1,12 @@
 """Two audits compared: what is new, fixed, worse, better, unchanged, or no longer tested. Torch-free.
 
-A figure is *worse* only if the difference of the two estimates is positive beyond chance: its one-sided 99 % lower bound, by
-recovering variances from the two intervals (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095), lies above 0. Two audits of the same
-target share their cases, which makes them more alike than the bound assumes, so that noise is called worse in less than 1 of
-100 pairs. What differs between the audits beside the target (seed, effort, data, version) is said first.
+Noise must not stop a release: two audits of the same target, with other seeds even, call anything worse or new in at most 2 of 100
+pairs. So a figure is *worse* only if the difference of the two estimates is positive beyond chance: its lower bound, by recovering
+variances from the two intervals (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095), lies above 0, and the bounds hold for all
+figures of the pair at once (Bonferroni). A verdict that was undecided and is vulnerable now is *new* only by the same rule; where the
+estimates agree, more cases have *established* what was there before. Audits that share their cases are more alike than the bounds
+assume. `benchmarks/history_calibration.py` measures both error and power. What differs between the audits beside the target (seed,
+effort, data, versions) is said first.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ from math import hypot
 
 from vlaudit.records import Finding, Metric, Report, TargetInfo, Verdict
 
-BEYOND_CHANCE = 0.99  # one-sided level at which a difference is one
+NOISE = 0.01  # nominal chance that noise calls anything worse, or anything better: half of what is promised, for approximate intervals
+LIBRARIES = ("python", "torch", "torchvision", "transformers", "diffusers", "open_clip_torch", "numpy", "pillow")
 
 
 class Change(StrEnum):
     """How a finding differs from that of the audit before."""
 
-    NEW = "new"  # vulnerable now, and was not found so before
+    NEW = "new"  # vulnerable now, and was held, not tested or lower before
     WORSE = "worse"
+    ESTABLISHED = "established"  # vulnerable now; undecided before, at an estimate that does not differ beyond chance
     FIXED = "fixed"  # held now, and was vulnerable before
     BETTER = "better"
     UNCHANGED = "unchanged"
@@ -32,7 +37,8 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One probe on one target in both audits. ``difference``: after minus before, with its interval at 98 %."""
+    """One probe on one target in both audits. ``difference``: after minus before, with bounds that hold for all comparisons of
+    the two audits at once: the chance that any lower one fails is 1 %, and so for the upper ones."""
 
     change: Change
     before: Finding | None
@@ -69,7 +75,9 @@ def compare(before: Report, after: Report) -> History:
     target of a family and prompt that is left on each side is taken for the same."""
     names, notes = _same_targets(before, after)
     old = {(names.get(finding.target, finding.target), finding.probe): finding for finding in before.findings}
-    comparisons = [_compare(old.pop((finding.target, finding.probe), None), finding) for finding in after.findings]
+    pairs = [(old.pop((finding.target, finding.probe), None), finding) for finding in after.findings]
+    level = 1 - NOISE / max(sum(_comparable(*pair) for pair in pairs), 1)
+    comparisons = [_compare(*pair, level) for pair in pairs]
     comparisons += [Comparison(Change.GONE, finding, None) for finding in old.values()]
     order = list(Change)
     comparisons.sort(key=lambda c: (order.index(c.change), c.finding.target, c.finding.probe))
@@ -84,12 +92,12 @@ def mark(report: Report, baseline: Report, *, only_new: bool) -> Report:
     return report.model_copy(update={"findings": findings, "audit": audit})
 
 
-def difference(before: Metric, after: Metric) -> tuple[float, float, float]:
-    """After minus before, with its lower and upper bound, each one-sided at 99 %."""
-    from scipy.stats import norm
+def difference(before: Metric, after: Metric, level: float = 1 - NOISE) -> tuple[float, float, float]:
+    """After minus before, with its lower and upper bound, each one-sided at ``level``."""
+    from scipy.special import ndtri
 
     def widened(metric: Metric) -> float:
-        return float(norm.ppf(BEYOND_CHANCE) / norm.ppf((1 + metric.level) / 2))
+        return float(ndtri(level) / ndtri((1 + metric.level) / 2))
 
     value = after.value - before.value
     down = hypot((after.value - after.ci[0]) * widened(after), (before.ci[1] - before.value) * widened(before))
@@ -97,15 +105,21 @@ def difference(before: Metric, after: Metric) -> tuple[float, float, float]:
     return value, value - down, value + up
 
 
-def _compare(before: Finding | None, after: Finding) -> Comparison:
+def _comparable(before: Finding | None, after: Finding) -> bool:
+    """Whether both measured the same metric."""
+    return bool(before and before.metric and after.metric and before.metric.name == after.metric.name)
+
+
+def _compare(before: Finding | None, after: Finding, level: float) -> Comparison:
+    was, now = before is not None and before.verdict is Verdict.VULNERABLE, after.verdict is Verdict.VULNERABLE
     if before is None:
-        return Comparison(Change.FIRST, None, after)
+        return Comparison(Change.NEW if now else Change.FIRST, None, after)
     apart = None
-    if before.metric and after.metric and before.metric.name == after.metric.name:
-        apart = difference(before.metric, after.metric)
-    was, now = before.verdict is Verdict.VULNERABLE, after.verdict is Verdict.VULNERABLE
+    if before.metric and after.metric and _comparable(before, after):
+        apart = difference(before.metric, after.metric, level)
     if now and not was:
-        return Comparison(Change.NEW, before, after, apart)
+        same = before.verdict is Verdict.INCONCLUSIVE and apart is not None and apart[1] <= 0
+        return Comparison(Change.ESTABLISHED if same else Change.NEW, before, after, apart)
     if was and after.verdict is Verdict.HELD:
         return Comparison(Change.FIXED, before, after, apart)
     if after.verdict is Verdict.NOT_ASSESSED and before.verdict is not Verdict.NOT_ASSESSED:
@@ -146,6 +160,10 @@ def _caveats(before: Report, after: Report, names: dict[str, str]) -> Iterator[s
     ):
         if old != new:
             yield f"The {what} differs." if what == "policy" else f"The {what} differs: {old} before, {new} now."
+    for name in LIBRARIES:
+        old, new = before.audit.environment.get(name), after.audit.environment.get(name)
+        if old and new and old != new:
+            yield f"The version of {name} differs: {old} before, {new} now."
     for report, when in ((before, "earlier"), (after, "later")):
         if not report.audit.complete:
             yield f"The {when} audit is partial."

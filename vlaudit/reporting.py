@@ -222,6 +222,7 @@ _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1, but newline and tab
 _REORDERING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _UNENCODABLE = "\ud800-\udfff\ufeff\ufffe\uffff"  # lone surrogates and non-characters
 _NBSP = "\u00a0"  # keeps a number and its unit on one line
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}]")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 _LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]*)?")
@@ -247,6 +248,29 @@ def one_line(text: str, limit: int = 300) -> str:
     """``clean`` text on one line, cut at ``limit`` characters."""
     flat = " ".join(clean(text[: 4 * limit]).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def log_line(text: str, limit: int = 2_000) -> str:
+    """``one_line`` for a terminal or a log: a CI server that reads it sees none of its commands, which GitHub writes as ``::name::``
+    or ``##[name]``, Azure and TeamCity as ``##vso[`` and ``##teamcity[``."""
+    return one_line(text, limit).replace("::", ": :").replace("##", "# #")
+
+
+def report_json(report: Report, indent: int) -> str:
+    """``report.json``. Characters that could steer a terminal or reorder a line are written as escapes, which read back as the same
+    values; lone surrogates, which no reader takes, become ``�``."""
+    from pydantic_core import to_json
+
+    whole = to_json(_without_surrogates(report.model_dump(mode="json")), indent=indent).decode()
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", whole) + "\n"
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return [_without_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def number(value: float, unit: str = "") -> str:

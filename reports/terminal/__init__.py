@@ -19,8 +19,8 @@ from vlaudit.reporting import (
     exit_code,
     headline,
     interval,
+    log_line,
     number,
-    one_line,
     p_text,
     plural,
     risk_order,
@@ -147,7 +147,7 @@ def _figures(finding: Finding) -> str:
 
 
 def _flat(text: str) -> str:
-    return one_line(text, 2_000)
+    return log_line(text)
 
 
 def _text(*parts: str | tuple[str, str]) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from vlaudit.reporting import duration, one_line
+from vlaudit.reporting import duration, log_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +94,7 @@ class LiveProgress:
 
     def unit_started(self, label: str) -> None:
         if self._bar and self._task is not None:
-            self._bar.update(self._task, description=one_line(label, 60))
+            self._bar.update(self._task, description=log_line(label, 60))
 
     def unit_done(self, seconds: float, weight: float = 1.0) -> None:
         self._left.add(seconds, weight)
@@ -104,7 +104,7 @@ class LiveProgress:
     def note(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(one_line(text)))
+        self._console.print(Text(log_line(text)))
 
     def stop(self) -> None:
         if self._bar:
@@ -141,7 +141,7 @@ class LineProgress:
     def note(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(one_line(text)), soft_wrap=True)
+        self._console.print(Text(log_line(text)), soft_wrap=True)
 
     def stop(self) -> None:
         self.note(f"scan: ended after {duration(time.monotonic() - self._started)}")

@@ -1,4 +1,4 @@
-"""The trial generators of ``benchmarks/verdict_calibration.py``, loaded from the checkout."""
+"""The simulations of ``benchmarks/``, loaded from the checkout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-def load() -> ModuleType:
-    name = "verdict_calibration"
+def load(name: str = "verdict_calibration") -> ModuleType:
     if name not in sys.modules:
         path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
         spec = importlib.util.spec_from_file_location(name, path)

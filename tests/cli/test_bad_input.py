@@ -144,6 +144,12 @@ def test_wrong_flags(scan: Callable, data: Path, tmp_path: Path, flags: list[str
     assert not (tmp_path / "out").exists(), "nothing is written for a wrong command"
 
 
+def test_an_argument_that_is_no_text_is_a_usage_error(vlaudit: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vlaudit("scan", "zoo:clean", "--data", os.fsdecode(b"/tmp/\xff")) == 2
+    said = capsys.readouterr().err
+    assert "is not UTF-8" in said and "Rename" in said
+
+
 def test_wrong_targets(vlaudit: Command, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for target, message in {
         "clip": "not a target", "hv:x": "Did you mean 'hf'", "hf:/no/such/folder": "does not exist", "zoo:claen": "Did you mean 'clean'",

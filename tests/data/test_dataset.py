@@ -131,6 +131,16 @@ def test_bad_jsonl(tmp_path: Path, line: str) -> None:
         load_dataset(tmp_path)
 
 
+def test_text_that_cannot_be_written_down_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "cat" / "1.png").rename(os.fsdecode(os.fsencode(tmp_path / "a" / "cat") + b"/\xff.png"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_dataset(tmp_path / "a")
+    picture(tmp_path / "b" / "1.png")
+    (tmp_path / "b" / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "\\ud83d"}')
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        load_dataset(tmp_path / "b")
+
+
 def test_less_than_is_no_markup(tmp_path: Path) -> None:
     assert load_dataset(table(tmp_path, "file_name,label\na.png,a < b > c\n", "a.png")).labels == ["a < b > c"]
 

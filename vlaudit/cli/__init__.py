@@ -12,7 +12,7 @@ from collections.abc import Callable
 import click
 
 from vlaudit import __version__
-from vlaudit.errors import VlauditError, VlauditWarning
+from vlaudit.errors import UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
@@ -70,6 +70,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line in this process and return the exit code."""
     debug = "--debug" in arguments
     try:
+        _check_unicode(arguments)
         code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
@@ -96,6 +97,14 @@ def run(arguments: list[str]) -> int:
         return 3
 
 
+def _check_unicode(arguments: list[str]) -> None:
+    from vlaudit.files import is_unicode
+
+    for argument in arguments:
+        if not is_unicode(argument):
+            raise UsageError(f"The argument '{argument}' is not UTF-8.", "Rename the file or folder that it names.")
+
+
 _python_format: Callable[..., str] = warnings.formatwarning
 
 
@@ -107,9 +116,9 @@ def _format_warning(message: Warning | str, category: type[Warning], *place: obj
 
 
 def _one_line(text: str) -> str:
-    from vlaudit.reporting import one_line
+    from vlaudit.reporting import log_line
 
-    return one_line(text, 600)
+    return log_line(text, 600)
 
 
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")

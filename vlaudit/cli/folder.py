@@ -80,7 +80,8 @@ def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path
 def diff_command(before: Path, after: Path, as_json: bool) -> int:
     """Compare two audits: what is new, worse, fixed, better, unchanged or no longer tested.
 
-    A figure is worse only if the two estimates differ beyond chance (one-sided 99 %). Exits with 1 if something is new or worse.
+    Noise is no change: a figure is worse only if the two estimates differ beyond chance, all comparisons taken together. Exits
+    with 1 if something is new or worse.
     """
     import json
 
@@ -116,17 +117,17 @@ def _print_history(history: History) -> None:
     from rich.text import Text
 
     from vlaudit.records import Metric
-    from vlaudit.reporting import WORDS, interval, one_line
+    from vlaudit.reporting import WORDS, interval, log_line
 
     console = Console()
     for caveat in history.caveats:
-        console.print(Text(one_line(caveat), "yellow"))
+        console.print(Text(log_line(caveat), "yellow"))
     for change in Change:
         for place, c in enumerate(history.of(change)):
             if place == 0:
                 console.print(Text(change.value.upper(), STYLES.get(change, "bold")))
             verdicts = " → ".join(WORDS[finding.verdict] for finding in (c.before, c.after) if finding)
-            said = f"  {c.finding.probe} on {one_line(c.finding.target)}: {verdicts}"
+            said = f"  {log_line(c.finding.probe)} on {log_line(c.finding.target)}: {verdicts}"
             if c.difference and c.finding.metric:
                 value, low, high = c.difference
                 apart = Metric(name=c.finding.metric.name, value=value, ci=(low, high), n=c.finding.metric.n)

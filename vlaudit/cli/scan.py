@@ -292,7 +292,7 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
 
     from vlaudit.audit.run import environment, open_audit, run_audit, write_report
     from vlaudit.cli.render import write_reports
-    from vlaudit.history import mark
+    from vlaudit.history import compare, mark
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
     from vlaudit.suppressions import suppress
@@ -306,6 +306,7 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
     )  # fmt: skip
     report, warnings = suppress(outcome.report, accepted)
     if baseline is not None:
+        warnings += [f"compared with the baseline: {caveat}" for caveat in compare(baseline, report).caveats]
         report = mark(report, baseline, only_new=flags["fail_on"] == "new")
     write_report(out, report)
     for warning in warnings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from vlaudit.data.dataset import TEXT_COLUMNS, Example
 from vlaudit.data.images import SUFFIXES, DataError
 from vlaudit.data.text_files import check_label, metadata_rows
+from vlaudit.files import is_unicode
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -114,7 +115,9 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _inside(root: Path, path: Path, where: str = "") -> Path:
-    """The path itself, if neither ``..`` nor a link leads out of the data folder."""
+    """The path itself, if neither ``..`` nor a link leads out of the data folder, and its name is text."""
+    if not is_unicode(str(path)):
+        raise DataError(f"The name of '{path}' is not UTF-8.", "Rename the file or its folder.")
     if "\0" in str(path) or not path.resolve().is_relative_to(root.resolve()):
         raise DataError(
             f"The picture '{path}'{' of ' + where if where else ''} lies outside the data folder '{root}'.",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.data.images import DataError
+from vlaudit.files import is_unicode
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _MARKUP = re.compile(r"<[a-zA-Z/!?][^>]*>|[\x00-\x08\x0b-\x1f\x7f]")
@@ -65,6 +66,8 @@ def metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             raise DataError(f"'{file}', line {line}, is not JSON ({error}).", "Write one object a line.") from error
         if not isinstance(row, dict):
             raise DataError(f"'{file}', line {line}, is not a JSON object.", "Write one object a line.")
+        if not is_unicode(json.dumps(row, ensure_ascii=False)):
+            raise DataError(f"'{file}', line {line}, holds half of a surrogate pair.", "Write its text as UTF-8.")
         present = {key: value for key, value in row.items() if value is not None}
         yield line, {key: value if isinstance(value, str) else json.dumps(value) for key, value in present.items()}
 

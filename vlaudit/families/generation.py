@@ -25,11 +25,13 @@ CHARACTERS = 64  # of an answer, for each token it may have
 _CONTROLS = {
     code: "\N{REPLACEMENT CHARACTER}" for code in range(0xA0) if code not in (0x09, 0x0A) and not 0x20 <= code < 0x7F
 }
-_CONTROLS |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\N{REPLACEMENT CHARACTER}")
+_CONTROLS |= dict.fromkeys(
+    [*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)], "\N{REPLACEMENT CHARACTER}"
+)
 
 
 def clean(text: str, max_new_tokens: int) -> str:
-    """An answer as data: bounded, stripped, control characters and bidirectional overrides made visible."""
+    """An answer as data: bounded, stripped, control characters, bidirectional overrides and lone surrogates made visible."""
     return text[: CHARACTERS * max_new_tokens].translate(_CONTROLS).strip()
 
 
