@@ -113,6 +113,10 @@ def read_json(text: str) -> Counter[str]:
     return found
 
 
+def read_json_lines(text: str) -> Counter[str]:
+    return sum((read_json(line) for line in text.splitlines()), Counter())
+
+
 def read_sarif(text: str) -> Counter[str]:
     """A message of SARIF may embed links, ``[text](target)``: ours have none."""
     check_sarif(text)
@@ -179,6 +183,7 @@ def read_terminal(text: str) -> Counter[str]:
 READERS: dict[str, Callable[[str], Counter[str]]] = {
     "html": read_html,
     "sarif": read_sarif,
+    "jsonl": read_json_lines,
     "json": read_json,
     "xml": read_xml,
     "md": read_markdown,
