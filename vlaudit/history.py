@@ -161,9 +161,9 @@ def _caveats(before: Report, after: Report, names: dict[str, str]) -> Iterator[s
         if old != new:
             yield f"The {what} differs." if what == "policy" else f"The {what} differs: {old} before, {new} now."
     for name in LIBRARIES:
-        old, new = before.audit.environment.get(name), after.audit.environment.get(name)
-        if old and new and old != new:
-            yield f"The version of {name} differs: {old} before, {new} now."
+        was, now = before.audit.environment.get(name), after.audit.environment.get(name)
+        if was and now and was != now:
+            yield f"The version of {name} differs: {was} before, {now} now."
     for report, when in ((before, "earlier"), (after, "later")):
         if not report.audit.complete:
             yield f"The {when} audit is partial."

@@ -80,7 +80,10 @@ def attacked(report: Report, audit_dir: Path, text: str) -> Report:
     whole = report.model_copy(
         update={"findings": [first, second, *others], "targets": [report.targets[0], target], "audit": audit}
     )
-    return poisoned(whole, text, kept=frozenset({"path", "sha256"}))
+    made = poisoned(whole, text, kept=frozenset({"path", "sha256", "references"}))
+    address = f"https://example.org/{text}"  # whether it is one depends on the text; test_html.py has it
+    findings = [f.model_copy(update={"references": [r for r in f.references if r != address]}) for f in made.findings]
+    return made.model_copy(update={"findings": findings})
 
 
 @pytest.fixture(params=list(ATTACKS))
@@ -146,9 +149,7 @@ class Tags(HTMLParser):
 
 
 def read_html(text: str) -> Counter[str]:
-    found = Tags(text).shape
-    # the addresses that are well-formed links, and fingerprints of texts that are long or not: not the shape
-    return Counter({name: count for name, count in found.items() if not name.startswith("a ")})
+    return Tags(text).shape
 
 
 def read_markdown(text: str) -> Counter[str]:
