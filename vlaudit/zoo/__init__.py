@@ -19,7 +19,7 @@ from vlaudit.records import Family
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
-DEFAULTS = ("poisoned-prompt", "prefix-backdoor", "t2i-backdoor-encoder")
+DEFAULTS = ("poisoned-prompt", "gen-backdoor-patch", "t2i-backdoor-encoder")
 """What `vlaudit scan` audits when it is told nothing: one of each family."""
 
 
