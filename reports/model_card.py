@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vlaudit.errors import UsageError
 from vlaudit.records import Finding, Report, TargetInfo, Verdict
@@ -59,22 +59,19 @@ class ModelCardReporter:
 def merge(readme: str, block: str) -> str:
     """The README with the results and the section of ``block`` in place of those of an earlier audit; all else is kept, but
     comments in its metadata. Raises UsageError for a block of several models, ValueError for metadata that are no YAML."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, ModelCardData
 
     card, new = ModelCard(readme), ModelCard(block)
-    found = new.data.eval_results or []
+    data, found = cast(ModelCardData, card.data), cast(ModelCardData, new.data).eval_results or []
     if len({_said(result, "model") for result in found}) > 1:
         raise UsageError("The block is of several models, a card of one.", "Audit that model alone.")
-    kept = [result for result in card.data.eval_results or [] if not _said(result, "tool").startswith("vlaudit ")]
-    if kept or found:
-        card.data.eval_results = [*kept, *found]
-        card.data.model_name = card.data.model_name or new.data.model_name
-    else:
-        card.data.eval_results = card.data.model_name = None
+    kept = [result for result in data.eval_results or [] if not _said(result, "tool").startswith("vlaudit ")]
+    data.eval_results = [*kept, *found] or None
+    data.model_name = (data.model_name or cast(ModelCardData, new.data).model_name) if kept or found else None
     section = new.text.strip()
     text, replaced = _SECTION.subn(lambda _: section, card.text, count=1)
     card.text = text if replaced else f"{card.text.rstrip()}\n\n{section}\n"
-    return str(card) if card.data.to_dict() else card.text.lstrip("\n")
+    return str(card) if data.to_dict() else card.text.lstrip("\n")
 
 
 def _said(result: EvalResult, key: str) -> str:
