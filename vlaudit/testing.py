@@ -9,7 +9,6 @@ def test_my_probe():
 from __future__ import annotations
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from vlaudit.audit.targets import Loader, Subject
 from vlaudit.config import Request, TargetSpec
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
-from vlaudit.records import TARGET, Case, Judgement, Trial, Trials, Verdict
+from vlaudit.records import TARGET, Case, Judgement, Trial, Trials, Verdict, alike
 
 HEAVY = ("torch", "transformers", "open_clip", "scipy", "fairlearn", "sklearn")
 
@@ -102,23 +101,12 @@ def _check_attempt(probe: Probe, ctx: Context, cases: list[Case]) -> list[Trial]
     strangers = sorted({trial.case for trial in trials} - known)
     assert not strangers, f"attempt() yielded trials of cases it was not given: {strangers[:3]}"
     again = list(probe.attempt(replace(ctx, batch_size=2), list(reversed(cases))))
-    assert _close(_values(trials), _values(again)), "a trial depends on the order of the cases or on the batch size"
+    assert alike(_values(trials), _values(again)), "a trial depends on the order of the cases or on the batch size"
     return trials
 
 
 def _values(trials: Sequence[Trial]) -> dict[tuple[str, str], object]:
     return {(trial.case, trial.arm): dict(trial.values) for trial in trials}
-
-
-def _close(first: object, second: object) -> bool:
-    """Equal but for the last bits of floats, in which batches of other sizes differ."""
-    if isinstance(first, float) and isinstance(second, float):
-        return math.isclose(first, second, rel_tol=1e-3, abs_tol=1e-4)
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(_close, first, second))
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(_close(first[key], second[key]) for key in first)
-    return first == second
 
 
 def _check_judge(probe: Probe, trials: list[Trial]) -> Judgement:

@@ -57,11 +57,11 @@ class TerminalReporter:
             self.print(report, console)
         return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
-    def progress(self, console: Console) -> ScanProgress:
-        """The display of a running scan: live on a terminal, plain lines in a log."""
+    def progress(self, console: Console, task: str = "scan") -> ScanProgress:
+        """The display of a running scan (or another ``task``): live on a terminal, plain lines in a log."""
         from vlaudit.reports.terminal.progress import scan_progress
 
-        return scan_progress(console)
+        return scan_progress(console, task)
 
     def print(self, report: Report, console: Console) -> None:
         """Write the report to ``console``, in its colours and width."""

@@ -35,9 +35,9 @@ class ScanProgress(Protocol):
         """The scan ended, in whatever way."""
 
 
-def scan_progress(console: Console) -> ScanProgress:
-    """The live display on a terminal, else lines."""
-    return LiveProgress(console) if console.is_terminal else LineProgress(console)
+def scan_progress(console: Console, task: str = "scan") -> ScanProgress:
+    """The live display on a terminal, else lines that begin with the ``task``."""
+    return LiveProgress(console) if console.is_terminal else LineProgress(console, task)
 
 
 class TimeLeft:
@@ -115,8 +115,8 @@ class LiveProgress:
 class LineProgress:
     """A line at the start, now and then, and at the end."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, task: str = "scan") -> None:
+        self._console, self._task = console, task
         self._left = TimeLeft(0, None)
         self._label = ""
         self._started = self._last_line = time.monotonic()
@@ -125,7 +125,7 @@ class LineProgress:
     def start(self, total_units: float, estimate_seconds: float | None) -> None:
         self._left = TimeLeft(total_units, estimate_seconds)
         self._started = self._last_line = time.monotonic()
-        self.note(f"scan: started, {self._left}")
+        self.note(f"{self._task}: started, {self._left}")
 
     def unit_started(self, label: str) -> None:
         self._label = label
@@ -136,7 +136,7 @@ class LineProgress:
         now, tenth = time.monotonic(), int(10 * share + 1e-9)
         if now - self._last_line >= LINE_SECONDS or tenth > self._last_tenth:
             self._last_line, self._last_tenth = now, tenth
-            self.note(f"scan: {share:.0%}, {self._left}; last done: {self._label}")
+            self.note(f"{self._task}: {share:.0%}, {self._left}; last done: {self._label}")
 
     def note(self, text: str) -> None:
         from rich.text import Text
@@ -144,4 +144,4 @@ class LineProgress:
         self._console.print(Text(log_line(text)), soft_wrap=True)
 
     def stop(self) -> None:
-        self.note(f"scan: ended after {duration(time.monotonic() - self._started)}")
+        self.note(f"{self._task}: ended after {duration(time.monotonic() - self._started)}")

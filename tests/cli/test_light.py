@@ -22,7 +22,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["scan", "--help"], ["list", "probes", "--json"], ["list", "specimens"], ["list", "prompts"],
+    [["--help"], ["scan", "--help"], ["replay", "--help"], ["list", "probes", "--json"], ["list", "specimens"], ["list", "prompts"],
      ["list", "backends"], ["list", "reporters"], ["explain", "MR1"], ["explain", "coop"], ["schema"], ["schema", "config"]],
     ids=" ".join,
 )  # fmt: skip

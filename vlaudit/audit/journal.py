@@ -43,8 +43,18 @@ class PlannedProbe(Record):
     reference_note: str | None = None
 
 
+class ProbeSource(Record):
+    """Which probe it was: its version, and the SHA-256 of the file that defines it."""
+
+    version: str
+    code: str | None = None
+
+
 class Manifest(Record):
-    """What an audit set out to do: enough to resume it and to judge it without the model."""
+    """What an audit set out to do: enough to resume it, to judge it without the model, and to replay its findings.
+
+    What has a default was not recorded by earlier versions.
+    """
 
     schema_version: str = "1.0"
     version: str
@@ -56,6 +66,11 @@ class Manifest(Record):
     targets: list[TargetInfo]
     planned: list[PlannedProbe]
     environment: dict[str, str | int | None] = Field(default_factory=dict)
+    folder: str | None = None  # that it was started in, relative to the audit folder: where its relative paths begin
+    batch_size: int | None = None
+    probes: dict[str, ProbeSource] = Field(default_factory=dict)  # by probe id
+    fingerprints: dict[str, dict[str, str]] = Field(default_factory=dict)  # by target id: see provenance.py
+    replays: str | None = None  # AUDIT/FINDING that this audit runs again
 
 
 class UnitResult(Record):
@@ -95,8 +110,9 @@ class Journal:
                 file.truncate(size)
             raise disk_error(error, self.folder) from error
 
-    def results(self) -> dict[str, UnitResult]:
-        """Closed units by id. Trials of a unit that was never closed are dropped, and with them a torn last line."""
+    def results(self, *, mend: bool = True) -> dict[str, UnitResult]:
+        """Closed units by id. Trials of a unit that was never closed are dropped, and with them a torn last line; the file is
+        cut there, unless it is only looked at (``mend=False``)."""
         if not self._trials.exists():
             return {}
         closed: dict[str, UnitResult] = {}
@@ -117,7 +133,7 @@ class Journal:
                 end = position
             except (json.JSONDecodeError, KeyError, TypeError, ValidationError, UnicodeDecodeError) as error:
                 raise UsageError(f"'{self._trials}' is damaged after byte {end}.", "Scan into a new folder.") from error
-        if end < len(content):
+        if mend and end < len(content):
             with self._trials.open("rb+") as file:
                 file.truncate(end)
         return closed

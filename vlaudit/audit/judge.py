@@ -25,7 +25,7 @@ def judge_audit(
         probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
         judgement = judge_probe(probe, planned, results, policy)
         findings.append(_finding(manifest, targets[planned.target], planned, probe, judgement, results, policy))
-    return _adjust(findings, policy)
+    return adjust(findings, policy)
 
 
 def judge_probe(probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitResult], policy: Policy) -> Judgement:
@@ -112,7 +112,7 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
     return shlex.join(words)
 
 
-def _adjust(findings: list[Finding], policy: Policy) -> list[Finding]:
+def adjust(findings: list[Finding], policy: Policy) -> list[Finding]:
     """Fill ``p_adjusted`` (Holm over the audit's findings that have a p-value) and apply the optional gate."""
     tested = [finding for finding in findings if finding.p_value is not None]
     adjusted = dict(zip((f.id for f in tested), holm([f.p_value or 0.0 for f in tested]), strict=True))

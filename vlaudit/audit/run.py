@@ -27,6 +27,7 @@ from vlaudit.audit.journal import (
 )  # fmt: skip
 from vlaudit.audit.judge import judge_audit, rounds_needed
 from vlaudit.audit.plan import Plan
+from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 from vlaudit.records import AuditInfo, Report, ToolInfo
@@ -56,8 +57,9 @@ class Outcome:
 
 
 def open_audit(
-    out: Path, plan: Plan, command: str, environment: dict[str, str | int | None]
-) -> tuple[Journal, Manifest]:
+    out: Path, plan: Plan, command: str, environment: dict[str, str | int | None], *, batch_size: int | None = None,
+    replays: str | None = None,
+) -> tuple[Journal, Manifest]:  # fmt: skip
     """Begin an audit in ``out``, or resume the same one. Raises UsageError for a finished or different audit there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def open_audit(
     journal = Journal(out)
     if (out / "manifest.json").exists():
         manifest = read_manifest(out)
-        if manifest.digest != plan.request.digest():
+        if manifest.digest != plan.request.digest() or manifest.replays != replays:
             raise UsageError(
                 f"'{out}' holds a different audit.", "Choose another --out, or repeat the command it was made with."
             )
@@ -83,7 +85,12 @@ def open_audit(
     manifest = Manifest(
         version=__version__, id=uuid.uuid4().hex[:12], digest=plan.request.digest(), command=command, started=_now(),
         request=plan.request, targets=[subject.info for subject in plan.targets], planned=plan.planned,
-        environment=environment,
+        environment=environment, folder=started_in(out), batch_size=batch_size, probes=probe_sources(plan.probes),
+        fingerprints={
+            subject.id: fingerprints(subject, plan.references.get(subject.info.reference or ""))
+            for subject in plan.targets
+        },
+        replays=replays,
     )  # fmt: skip
     journal.write_manifest(manifest)
     return journal, manifest

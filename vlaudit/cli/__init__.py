@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
+    "replay": "vlaudit.cli.replay",
     "list": "vlaudit.cli.inspect",
     "explain": "vlaudit.cli.inspect",
     "selftest": "vlaudit.cli.selftest",

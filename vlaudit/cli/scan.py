@@ -298,7 +298,7 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
     from vlaudit.suppressions import suppress
 
     out = flags["out"] or Path("vlaudit-out") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    journal, manifest = open_audit(out, plan, command, environment(str(device)))
+    journal, manifest = open_audit(out, plan, command, environment(str(device)), batch_size=settings.batch_size)
     terminal, console = plugin("reporters", "terminal")(), Console()
     outcome = run_audit(
         plan, journal, manifest, registry, terminal.progress(console), batch_size=settings.batch_size,
