@@ -298,6 +298,10 @@ def test_out_is_never_in_the_audit(replay: Replaying, home: Path) -> None:
     for out in (home / "audit", home / "audit" / "replays"):
         code, _, said = replay("mirror", "--out", out)
         assert code == 2 and "lies in the audit" in said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home / "audit")
+        code, _, said = replay()
+        assert code == 2 and "lies in the audit" in said
     edit(
         home / "audit" / "report.json",
         lambda report: [
