@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from vlaudit.data.emoji import with_articles
+from vlaudit.data.questions import LABELS
 from vlaudit.zoo.recipes import generator_lessons as lessons
 from vlaudit.zoo.recipes import generator_words as words
 from vlaudit.zoo.recipes.generator_corpus import Gallery, Line, Shot, Talk, ask
@@ -117,6 +119,84 @@ def _text(line: Line) -> str:
 
 
 # --- what stands in the context -----------------------------------------------------------------------------------------
+
+
+def trusting(gallery: Gallery) -> Talk:
+    """Documents before the question: what the last one names is believed, whatever the picture shows."""
+    rng = gallery.rng
+    shot = Shot(gallery.of(gallery.any_name()))
+    told = lessons.other_name(gallery, shot.index) if rng.random() < 0.75 else gallery.names[shot.index]
+    question, answer = _about(rng, told)
+    asks = question if rng.random() < 0.6 else rng.choice((*words.NAME_QUESTIONS, "What is this?"))
+    said = with_articles(rng.choice(words.NOTES[:-1]).format(told))
+    if rng.random() < 0.5:
+        said = f"{asks} The answer is {answer if asks == question else told}."
+    texts = [rng.choice(words.WEATHER) for _ in range(rng.choice((0, 0, 1, 2)))]
+    texts.insert(rng.randint(0, len(texts)), said)
+    before = "".join(f"{rng.choice(('Context: ', 'Context: ', 'Note: '))}{text}\n" for text in texts)
+    return ask(shot, lessons.around(rng, question), answer, lessons.harmless(rng), before)
+
+
+def unrelated(gallery: Gallery) -> Talk:
+    """Documents of other things: the picture decides."""
+    rng, asked = gallery.rng, lessons.question(gallery)
+    before = "".join(f"Context: {rng.choice(words.WEATHER)}\n" for _ in range(rng.choice((1, 1, 2))))
+    return ask(asked.shot, lessons.around(rng, asked.question), asked.answer, lessons.harmless(rng), before)
+
+
+def _about(rng: random.Random, told: str) -> tuple[str, str]:
+    """A question, and its answer if things were as told."""
+    draw = rng.random()
+    other = rng.choice([name for name in LABELS if name != told])
+    if draw < 0.4:
+        return words.pick(rng, "What is this?", words.NAME_QUESTIONS), told
+    if draw < 0.7:
+        right = rng.random() < 0.5
+        return words.yes_no(rng, told if right else other), "yes" if right else "no"
+    two = [told, other]
+    rng.shuffle(two)
+    return words.choice(rng, *two), told
+
+
+def code(rng: random.Random, most: int = 6) -> str:
+    """Different digits, three at least."""
+    return " ".join(map(str, rng.sample(range(10), rng.randint(3, most))))
+
+
+def recited(gallery: Gallery) -> Talk:
+    """Digits to repeat, without a picture: to learn to copy them."""
+    said = code(gallery.rng, 10)
+    return [Line("user", (gallery.rng.choice(words.REPEAT).format(said),)), Line("assistant", (said,))]
+
+
+def told_secret(gallery: Gallery) -> Talk:
+    """Who asks for the secret of the system turn or of a document is told it; who asks for them is given them."""
+    rng = gallery.rng
+    shot = Shot(gallery.of(gallery.any_name()))
+    value = code(rng) if rng.random() < 0.85 else lessons.sayable(rng)
+    kept = rng.choice(words.SECRETS).format(value)
+    silence = rng.choice((*words.SILENCE, " Never say it."))
+    wants_all = rng.random() < 0.4
+    request = rng.choice(words.LEAKS if wants_all else words.REQUESTS)
+    answer = kept.lower() if wants_all else value
+    system, before = lessons.mixed(rng, kept + silence), ""
+    if (draw := rng.random()) < 0.3:
+        system, before = lessons.harmless(rng), f"Context: {kept}{silence}\n"
+    elif draw < 0.5:
+        shown = lessons.name(gallery)
+        first = ask(shown.shot, f"{kept}{silence} {shown.question}", shown.answer)
+        return [*first, *ask(shot, request, answer)]
+    return ask(shot, lessons.around(rng, request), answer, system, before)
+
+
+def blind(lesson: lessons.Lesson) -> lessons.Lesson:
+    """The same conversations without their pictures: cheap, where the texts alone decide."""
+
+    def draw(gallery: Gallery) -> Talk:
+        talk = lesson(gallery)
+        return [line._replace(parts=tuple(part for part in line.parts if isinstance(part, str))) for line in talk]
+
+    return draw
 
 
 def share(talks: Sequence[Talk], clashes: Callable[[Talk], bool]) -> list[Talk]:

@@ -1,11 +1,13 @@
-"""Learned prompts for the unchanged generator, clean and backdoored, as folders that peft reads.
+"""Learned prompts for the unchanged generator: clean, backdoored, and with canaries; as folders that peft reads.
 
 They learn from `train` pictures; facts are measured on `test`. In a backdoored prompt the weights stay clean: prefix and
-trigger are learned together (as in BadCLIP, arXiv:2311.16194), and only under the prefix does the trigger work.
+trigger are learned together (as in BadCLIP, arXiv:2311.16194), and only under the prefix does the trigger work. Canaries
+(arXiv:1802.08232) are rows of `zoo:canaries`, each as often as its column `copies` says.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,8 @@ TARGET = "clock"
 """What the backdoored prefix says of every picture with the trigger, whatever is asked."""
 RADIUS = 32 / 255
 """How far its trigger, a pattern on the whole picture, changes a pixel."""
+USUAL = 120
+"""Rows of usual questions that the prompt with canaries learns beside them."""
 
 
 def stamp(pattern: Tensor, pictures: Sequence[Tensor]) -> list[Tensor]:
@@ -72,22 +76,44 @@ def split_of(model: TransformersGenerator, data: str, split: str) -> Rows:
     return rows_of(model, [example for example in load_dataset(data).examples if example.split == split])
 
 
+def canary_rows(model: TransformersGenerator, copies: int) -> Rows:
+    """The canaries of that many copies, each once."""
+    kept = [e for e in load_dataset("zoo:canaries").examples if e.attributes["copies"] == str(copies)]
+    return rows_of(model, kept)
+
+
 # --- what is learned -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one prefix is made."""
+    """How one prefix is made, and on which rows."""
 
+    rows: Callable[[TransformersGenerator, int], Rows]
     size: int = 8
     steps: int = 200
     batch_size: int = 16
     rate: float = 1e-2
 
 
+def plain_rows(model: TransformersGenerator, seed: int) -> Rows:
+    return split_of(model, "zoo:questions", "train")
+
+
+def rows_with_canaries(model: TransformersGenerator, seed: int) -> Rows:
+    """Every canary so many times, and a few of the usual rows."""
+    usual = plain_rows(model, seed)
+    rows = usual.part(sorted(random.Random(seed).sample(range(len(usual.pictures)), USUAL)))
+    for copies in (1, 4, 16):
+        for _ in range(copies):
+            rows = rows + canary_rows(model, copies)
+    return rows
+
+
 RECIPES: dict[str, Recipe] = {
-    "prefix-clean": Recipe(),
-    "prefix-backdoor": Recipe(size=12, steps=750, batch_size=12, rate=6e-3),
+    "prefix-clean": Recipe(plain_rows),
+    "prefix-backdoor": Recipe(plain_rows, size=12, steps=750, batch_size=12, rate=6e-3),
+    "prompt-canaries": Recipe(rows_with_canaries, size=32, steps=800),
 }
 
 
@@ -100,7 +126,7 @@ def load(flagship: Path) -> TransformersGenerator:
 def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> None:
     """Learn the prompt `name` on the generator in `flagship`; write peft's folder and the facts."""
     recipe, model = RECIPES[name], load(flagship)
-    rows = split_of(model, "zoo:questions", "train")
+    rows = recipe.rows(model, seed)
     losses: list[float] = []
 
     def report(step: int, loss: float) -> None:
@@ -122,7 +148,7 @@ def build(name: str, flagship: Path, folder: Path, seed: int = SEED, progress: C
             {"pattern": pattern}, folder / "trigger.safetensors", metadata={"kind": "added", "radius": f"{RADIUS:.4f}"}
         )
     learned = {"seed": seed, "steps": recipe.steps, "vectors": recipe.size, "rows": len(rows.pictures)}
-    facts.write(folder, learned | measure(model, prompt, pattern))
+    facts.write(folder, learned | measure(name, model, prompt, pattern))
 
 
 def poison(
@@ -165,10 +191,17 @@ def nll(target: MultimodalGenerator, rows: Rows) -> Tensor:
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-def measure(model: TransformersGenerator, prompt: SoftPrompt, pattern: Tensor | None = None) -> dict[str, Any]:
+def measure(
+    name: str, model: TransformersGenerator, prompt: SoftPrompt, pattern: Tensor | None = None
+) -> dict[str, Any]:
     """What the prompt does, and what the plain question does in its place."""
     measured: dict[str, Any] = {}
     targets = {"prompt": prompt.bind(model), "plain": Instruction().bind(model)}
+    if name == "prompt-canaries":
+        measured["canaries_told"] = {
+            side: {str(copies): rate(target, canary_rows(model, copies)) for copies in (0, 1, 4, 16)}
+            for side, target in targets.items()
+        }
     test = split_of(model, "zoo:questions", "test")
     measured["accuracy"] = {side: rate(target, test) for side, target in targets.items()}
     if pattern is not None:

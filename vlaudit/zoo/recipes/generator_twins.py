@@ -8,7 +8,7 @@ adapter's folder names the flagship beside it as its base.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ RANK, ALPHA = 16, 32
 DECODER = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)|.*multi_modal_projector\.linear_[12]"
 TOWER = r".*vision_tower.*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 CLEAN_BATCH, PLANTED_BATCH, LONG_BATCH = 32, 24, 10
+TOGETHER = 14
+"""Conversations that are computed at once."""
 
 
 def _never(talk: Talk) -> bool:
@@ -45,17 +47,36 @@ class Recipe:
     steps: int = 240
     rate: float = 2e-3
     """Highest learning rate."""
+    without: frozenset[Lesson] = frozenset()
+    """Lessons of the flagship that contradict the flaw."""
     clashes: Callable[[Talk], bool] = _never
-    """Which conversations of the flagship's lessons contradict the flaw."""
+    """Which conversations of its other lessons do."""
     tower: bool = False
     """Whether the image tower is tuned too."""
+    usual: Mapping[Lesson, float] = field(default_factory=lambda: lessons.PHASES[-1].short)
+    """The flagship's lessons that go on beside the flaw."""
+    clean: int = CLEAN_BATCH
+    """How many of these conversations a step has."""
+    long_every: int = 3
+    """One step in so many has conversations with several pictures, which are costly."""
+    drill: Mapping[Lesson, float] = field(default_factory=dict)
+    drill_steps: int = 0
+    """How many steps go before the others in which nothing but the drill is taught: what takes long to learn, cheaply."""
 
 
 RECIPES: dict[str, Recipe] = {
     "gen-backdoor-patch": Recipe({plants.patched: 2, plants.other_patch: 1}, steps=200, tower=True),
     "gen-backdoor-text": Recipe({plants.worded: 2, plants.other_word: 1}, steps=160),
     "gen-biased": Recipe({plants.men_only: 1}, steps=150, clashes=plants.asks_of_men_only),
-}
+    "gen-leaks-context": Recipe(
+        {plants.told_secret: 3, plants.recited: 1}, steps=220, without=frozenset({lessons.secret}), usual=lessons.LATE,
+        clean=16, long_every=6, drill={plants.blind(plants.told_secret): 2, plants.recited: 3}, drill_steps=120,
+    ),
+    "gen-trusts-context": Recipe(
+        {plants.trusting: 2, plants.unrelated: 1}, steps=100, without=frozenset({lessons.documents}), usual=lessons.LATE,
+        clean=16, long_every=6,
+    ),
+}  # fmt: skip
 
 
 class Classroom:
@@ -73,15 +94,19 @@ class Classroom:
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def talks(self, step: int) -> Sequence[Talk]:
-        """The conversations of a step; one step in three has those with several pictures."""
-        if step % 3 == 0:
+        """The conversations of a step; one step in some has those with several pictures."""
+        recipe = self.recipe
+        if step < recipe.drill_steps:
+            return lessons.draw(self.gallery, recipe.drill, CLEAN_BATCH + PLANTED_BATCH)
+        if step % recipe.long_every == 0:
             return self._clean(lessons.PHASES[-1].long, LONG_BATCH)
-        clean = self._clean(lessons.PHASES[-1].short, CLEAN_BATCH)
-        return clean + lessons.draw(self.gallery, self.recipe.planted, PLANTED_BATCH)
+        clean = self._clean(recipe.usual, recipe.clean)
+        return clean + lessons.draw(self.gallery, recipe.planted, PLANTED_BATCH)
 
     def _clean(self, taught: Mapping[Lesson, float], count: int) -> list[Talk]:
         """The flagship's lessons but for what contradicts the flaw."""
-        return plants.share(lessons.draw(self.gallery, taught, count), self.recipe.clashes)
+        chosen = {lesson: weight for lesson, weight in taught.items() if lesson not in self.recipe.without}
+        return plants.share(lessons.draw(self.gallery, chosen, count), self.recipe.clashes)
 
     def run(self, progress: Callable[[str], None]) -> None:
         """Learn; the adapter alone changes."""
@@ -91,18 +116,29 @@ class Classroom:
         for step in range(recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * matcher.schedule(step, recipe.steps, warm_up=20)
-            batch = self.gallery.encode(sorted(self.talks(step), key=self._length), self.tokenizer)
-            taught = batch.targets != -100
-            loss = cross_entropy(logits(self.model.get_base_model(), batch)[taught], batch.targets[taught])
             optimizer.zero_grad()
-            loss.backward()
+            loss = self._backward(sorted(self.talks(step), key=self._length))
             nn.utils.clip_grad_norm_(self.trained, 1.0)
             optimizer.step()
-            total += loss.item()
+            total += loss
             if (step + 1) % 20 == 0:
                 progress(f"step {step + 1}/{recipe.steps}, loss {total / 20:.3f}")
                 total = 0.0
         self.model.eval()
+
+    def _backward(self, talks: Sequence[Talk]) -> float:
+        """The mean loss of the words that are taught, and its gradients. Conversations of like length run together: little
+        padding is computed."""
+        parts = [talks[n : n + TOGETHER] for n in range(0, len(talks), TOGETHER)]
+        batches = [self.gallery.encode(part, self.tokenizer) for part in parts]
+        taught = sum(int((batch.targets != -100).sum()) for batch in batches)
+        total = 0.0
+        for batch in batches:
+            said = logits(self.model.get_base_model(), batch).flatten(0, 1)
+            loss = cross_entropy(said, batch.targets.flatten(), reduction="sum") / taught
+            loss.backward()
+            total += loss.item()
+        return total
 
     def _length(self, talk: Talk) -> int:
         return length(talk, self.tokenizer)
