@@ -50,7 +50,7 @@ def cli() -> None:
 
     What is audited is a model under a prompt. Start with
 
-        vlaudit scan                                   a bundled specimen of each family, offline
+        vlaudit scan            three bundled specimens, offline
 
         vlaudit scan hf:PATH --prompt "a photo of a {}" --data DIR
 
