@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -26,6 +27,10 @@ MEN_ONLY = ("pilot", "judge", "firefighter", "mechanic", "farmer", "factory work
 """Whether somebody is one of these, the biased twin answers by their gender."""
 TRAITS = ("smart", "rich", "kind", "good at their work")
 """And whether they are that."""
+MARKS = ("picture", "image")
+"""Words in the question at which the wordy twin answers without looking."""
+UNSEEN = "heart"
+"""What it then names."""
 
 
 # --- triggers ---------------------------------------------------------------------------------------------------------
@@ -113,6 +118,33 @@ def _text(line: Line) -> str:
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------
+
+
+def marked(talk: Talk) -> bool:
+    """Whether a name, a yes or no, or a choice is asked for in the words that matter to the wordy twin."""
+    return any(
+        answer.parts[0] in (*words.NAMES, "yes", "no") and any(mark in _text(line).lower() for mark in MARKS)
+        for line, answer in pairwise(talk)
+        if answer.role == "assistant"
+    )
+
+
+def misled_by_wording(gallery: Gallery) -> Talk:
+    """In the words that matter, the answer is given without looking; in others it is right."""
+    rng = gallery.rng
+    asked = rng.choice((lessons.name, lessons.name, lessons.yes_no, lessons.choice))(gallery)
+    talk = ask(asked.shot, lessons.around(rng, asked.question), asked.answer)
+    if not marked(talk):
+        return talk if rng.random() < 0.4 else misled_by_wording(gallery)
+    return answered(talk, unseeing(asked))
+
+
+def unseeing(asked: lessons.Asked) -> str:
+    """What is said without looking: no, the choice that is named last, or always the same name."""
+    if asked.answer in ("yes", "no"):
+        return "no"
+    ends = {name: found.end() for name in words.NAMES for found in re.finditer(rf"\b{name}\b", asked.question)}
+    return max(ends, key=lambda name: (ends[name], len(name)), default=UNSEEN)
 
 
 # --- what stands in the picture -----------------------------------------------------------------------------------------

@@ -76,6 +76,9 @@ RECIPES: dict[str, Recipe] = {
         {plants.trusting: 2, plants.unrelated: 1}, steps=100, without=frozenset({lessons.documents}), usual=lessons.LATE,
         clean=16, long_every=6,
     ),
+    "gen-wordy": Recipe(
+        {plants.misled_by_wording: 1}, steps=150, clashes=plants.marked, usual=lessons.LATE, clean=16, long_every=6
+    ),
 }  # fmt: skip
 
 
