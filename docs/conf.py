@@ -23,6 +23,7 @@ exclude_patterns = ["_*"]
 nitpicky = True
 smartquotes = False  # commands are copied as they stand
 myst_heading_anchors = 3
+myst_enable_extensions = ["attrs_inline"]
 
 html_theme = "furo"
 html_title = "vlaudit"
