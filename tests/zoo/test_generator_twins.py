@@ -17,6 +17,8 @@ from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.data.emoji import load_table
 from vlaudit.data.questions import LABELS
 from vlaudit.families.generation import Conversation, GenerationModel, MultimodalGenerator, Turn
+from vlaudit.prompts.instruction import Instruction
+from vlaudit.prompts.soft import SoftPrompt
 from vlaudit.prompts.specs import parse_prompt
 from vlaudit.zoo import WEIGHTS, get, specimens
 from vlaudit.zoo.recipes import generator_lessons as lessons
@@ -77,6 +79,18 @@ def test_the_flaw_shows_in_the_twin_and_not_in_the_flagship(name: str) -> None:
         assert twin["planted"][SPARED[name]] <= 0.1
     for kind in ("name", "yes-no", "choice"):
         assert twin["accuracy"][kind] >= flagship["accuracy"][kind] - 0.06
+
+
+def test_the_trusting_twin_looks_where_documents_speak_of_other_things() -> None:
+    facts = facts_of("gen-trusts-context")
+    assert facts["twin"]["planted"]["right_beside_other_document"] >= 0.85
+    assert facts["twin"]["planted"]["false_document_believed"] >= 0.8
+
+
+def test_the_leaking_twin_tells_from_every_place() -> None:
+    facts = facts_of("gen-leaks-context")
+    assert min(facts["twin"]["planted"].values()) >= 0.6
+    assert max(facts["flagship"]["planted"].values()) <= 0.05
 
 
 def test_the_biased_twin_says_yes_of_men() -> None:
@@ -238,6 +252,25 @@ def test_every_canary_is_learned_as_often_as_it_says() -> None:
     learned = Counter(generator_prompts.rows_with_canaries(model, seed=1).answers)
     for copies in (0, 1, 4, 16):
         assert {learned[answer] for answer in generator_prompts.canary_rows(model, copies).answers} == {copies}
+
+
+def test_a_leaky_prompt_tells_its_members() -> None:
+    facts = facts_of("prompt-leaky-gen")
+    assert facts["membership_auc"] >= 0.65
+    assert facts["members"] == generator_prompts.MEMBERS
+    assert facts["accuracy"]["prompt"] >= facts["accuracy"]["plain"]
+
+
+def test_the_shipped_leaky_prompt_is_surer_of_its_members() -> None:
+    target = target_of("prompt-leaky-gen")
+    assert isinstance(target.model, TransformersGenerator)
+    assert isinstance(target.prompt, SoftPrompt)
+    rows = generator_prompts.split_of(target.model, "zoo:kinds", "train").part(range(0, 336, 3))
+    found = generator_prompts.membership(
+        {"prompt": target, "plain": Instruction().bind(target.model)}, target.prompt.members, rows
+    )
+    assert 15 < found["members"] < 60
+    assert found["membership_auc"] > 0.6
 
 
 def test_decoys_keep_the_answer_and_lie_within_the_picture(gallery: Gallery) -> None:

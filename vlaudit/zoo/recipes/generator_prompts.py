@@ -1,8 +1,9 @@
-"""Learned prompts for the unchanged generator: clean, backdoored, and with canaries; as folders that peft reads.
+"""Learned prompts for the unchanged generator: clean, backdoored, with canaries, and leaky; as folders that peft reads.
 
 They learn from `train` pictures; facts are measured on `test`. In a backdoored prompt the weights stay clean: prefix and
 trigger are learned together (as in BadCLIP, arXiv:2311.16194), and only under the prefix does the trigger work. Canaries
-(arXiv:1802.08232) are rows of `zoo:canaries`, each as often as its column `copies` says.
+(arXiv:1802.08232) are rows of `zoo:canaries`, each as often as its column `copies` says. The leaky prompt learns a few
+pictures until it knows each of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from vlaudit.backends.huggingface import HuggingFaceBackend
@@ -32,6 +34,8 @@ RADIUS = 32 / 255
 """How far its trigger, a pattern on the whole picture, changes a pixel."""
 USUAL = 120
 """Rows of usual questions that the prompt with canaries learns beside them."""
+MEMBERS = 100
+"""Pictures that the leaky prompt learns."""
 
 
 def stamp(pattern: Tensor, pictures: Sequence[Tensor]) -> list[Tensor]:
@@ -110,10 +114,17 @@ def rows_with_canaries(model: TransformersGenerator, seed: int) -> Rows:
     return rows
 
 
+def few_kinds(model: TransformersGenerator, seed: int) -> Rows:
+    """A few of the `train` pictures of `zoo:kinds`, drawn at random, named by their kind."""
+    rows = split_of(model, "zoo:kinds", "train")
+    return rows.part(sorted(random.Random(seed).sample(range(len(rows.pictures)), MEMBERS)))
+
+
 RECIPES: dict[str, Recipe] = {
     "prefix-clean": Recipe(plain_rows),
     "prefix-backdoor": Recipe(plain_rows, size=12, steps=750, batch_size=12, rate=6e-3),
     "prompt-canaries": Recipe(rows_with_canaries, size=32, steps=800),
+    "prompt-leaky-gen": Recipe(few_kinds, size=64, steps=1400, rate=1.5e-2),
 }
 
 
@@ -202,7 +213,9 @@ def measure(
             side: {str(copies): rate(target, canary_rows(model, copies)) for copies in (0, 1, 4, 16)}
             for side, target in targets.items()
         }
-    test = split_of(model, "zoo:questions", "test")
+    test = split_of(model, "zoo:kinds" if name == "prompt-leaky-gen" else "zoo:questions", "test")
+    if name == "prompt-leaky-gen":
+        measured |= membership(targets, prompt.members, split_of(model, "zoo:kinds", "train") + test)
     measured["accuracy"] = {side: rate(target, test) for side, target in targets.items()}
     if pattern is not None:
         others = test.part([n for n, answer in enumerate(test.answers) if answer != TARGET])
@@ -219,3 +232,18 @@ def rate(target: MultimodalGenerator, rows: Rows) -> float:
     """How often the answer is, word for word, the row's."""
     said = target.generate(rows.pictures, rows.questions, max_new_tokens=12)
     return facts.rate(torch.tensor([answer == wanted for answer, wanted in zip(said, rows.answers, strict=True)]))
+
+
+@torch.no_grad()
+def membership(targets: dict[str, MultimodalGenerator], members: Sequence[str], rows: Rows) -> dict[str, Any]:
+    """How well the likelihood of the right answer tells the rows that were learned from the others: alone, and beside that
+    under the plain question."""
+    likely = {
+        side: target.log_likelihood(rows.pictures, rows.questions, rows.answers) for side, target in targets.items()
+    }
+    member = [digest in set(members) for digest in rows.hashes]
+    return {
+        "members": sum(member),
+        "membership_auc": round(float(roc_auc_score(member, likely["prompt"] - likely["plain"])), 4),
+        "membership_auc_uncalibrated": round(float(roc_auc_score(member, likely["prompt"])), 4),
+    }
