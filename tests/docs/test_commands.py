@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import click
 import pytest
+from markdown_it import MarkdownIt
 
 from vlaudit.cli import cli
 from vlaudit.cli.render import reporter_names
@@ -27,11 +28,12 @@ REGISTRY = ProbeRegistry.load()
 OTHERS_PROBES = {"mirrored"}  # of the plugin that CONTRIBUTING.md shows
 
 
-def blocks(page: Path, language: str) -> Iterator[str]:
-    """The contents of a page's code blocks of a language, without their indentation in lists."""
-    text = page.read_text(encoding="utf-8")
-    for indent, content in re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
-        yield "\n".join(line.removeprefix(indent) for line in content.splitlines())
+def parts(page: Path) -> Iterator[tuple[str, str]]:
+    """The code of a page: (language, text) of each block, and ("inline", text) of each span."""
+    for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8")):
+        if token.type == "fence":
+            yield token.info.strip(), token.content
+        yield from (("inline", child.content) for child in token.children or () if child.type == "code_inline")
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -50,11 +52,11 @@ def commands(text: str) -> Iterator[list[str]]:
 def shown() -> Iterator[tuple[str, list[str], bool]]:
     """Page, words, and whether the command only stands in a sentence."""
     for page in PAGES:
-        for script in blocks(page, "bash"):
-            yield from ((page.name, words, False) for words in commands(script))
-        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-        for code in re.findall(r"`(vlaudit [^`]+)`", text):
-            yield from ((page.name, words, True) for words in commands(code.replace("\n", " ")))
+        for kind, code in parts(page):
+            if kind in ("", "text", "console"):  # what a screen shows: commands and what they print
+                code = "\n".join(line for line in code.splitlines() if re.match(r"(\$ )?vlaudit [a-z]", line))
+            if kind in ("", "text", "console", "bash") or code.startswith("vlaudit "):
+                yield from ((page.name, words, kind == "inline") for words in commands(code))
 
 
 def accept(words: list[str], mentioned: bool = False) -> None:
@@ -114,7 +116,7 @@ def test_stale_commands_are_not(stale: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    assert len(SHOWN) > 30
+    assert len(SHOWN) > 60
     script = (
         'vlaudit scan "a b" \\\n    --out x || code=$?  # vlaudit is said here\nA=1 vlaudit list probes x#y | head -1'
     )
@@ -123,7 +125,7 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_toml_that_pages_show_is_read(page: Path) -> None:
-    for text in blocks(page, "toml"):
+    for text in (code for kind, code in parts(page) if kind == "toml"):
         table = tomllib.loads(text)
         if "ignore" in table:
             assert [Entry.model_validate(entry) for entry in table["ignore"]]
