@@ -72,6 +72,17 @@ def _canaries() -> Iterator[Example]:
         )
 
 
+def _offers() -> Iterator[Example]:
+    """The captioned set, and the offers among it."""
+    from vlaudit.data.offers import offers
+
+    yield from _captions()
+    for row in offers():
+        example = _example(row.picture, "offer", row.split)
+        attributes = example.attributes | {"copies": str(row.copies)}
+        yield replace(example, attributes=attributes, texts={"text": row.title})
+
+
 def _by_matcher_split(rows: Sequence[Emoji], label: Callable[[Emoji], str]) -> Iterator[Example]:
     for row in rows:
         yield _example(row, label(row), row.split)
@@ -87,5 +98,5 @@ def _example(row: Emoji, label: str, split: str) -> Example:
 
 READERS: dict[str, Callable[[], Iterator[Example]]] = {
     "roles": _roles, "kinds": _kinds, "things": _things, "captions": _captions, "questions": _questions,
-    "canaries": _canaries,
+    "canaries": _canaries, "offers": _offers,
 }  # fmt: skip

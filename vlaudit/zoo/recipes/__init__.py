@@ -3,7 +3,7 @@
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
 reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
 learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed
-copies, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions,
+copies, `painter_adapters` an adapter that remembers its training pictures, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions,
 `generator_twins` its flawed copies, `generator_prompts` learned prompts for it. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
@@ -28,6 +28,7 @@ def names() -> list[str]:
         collapse,
         generator_prompts,
         generator_twins,
+        painter_adapters,
         painter_encoders,
         painter_twins,
         prompts,
@@ -37,7 +38,8 @@ def names() -> list[str]:
     )
 
     matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
-    painters = [PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *tokens.RECIPES]
+    painters = [PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *painter_adapters.RECIPES]
+    painters += tokens.RECIPES
     generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES]
     return [*matchers, *painters, *generators]
 
@@ -51,6 +53,7 @@ def build(name: str, out: Path | None = None) -> Path:
         generator_flagship,
         generator_prompts,
         generator_twins,
+        painter_adapters,
         painter_encoders,
         painter_flagship,
         painter_twins,
@@ -82,6 +85,8 @@ def build(name: str, out: Path | None = None) -> Path:
         painter_twins.build(name, PAINTER, folder)
     elif name in painter_encoders.RECIPES:
         painter_encoders.build(name, PAINTER, folder)
+    elif name in painter_adapters.RECIPES:
+        painter_adapters.build(name, PAINTER, folder)
     elif name in tokens.RECIPES:
         tokens.build(name, PAINTER, folder)
     elif name == GENERATOR.name:

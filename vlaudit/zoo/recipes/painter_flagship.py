@@ -63,11 +63,18 @@ class Trainer:
         chosen, latents = self.studio.draw(BATCH)
         return latents, [self.studio.caption(n) for n in chosen]
 
+    def times(self, captions: list[str]) -> Tensor:
+        """Noise levels to learn at, (B,) of 0 to 999: all equally often, unless a twin dwells on some."""
+        levels = self.scheduler.config.num_train_timesteps
+        return torch.randint(levels, (len(captions),), generator=self.studio.generator)
+
+    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return self.scheduler.add_noise(latents, noise, times)
+
     def loss(self, latents: Tensor, captions: list[str]) -> Tensor:
-        generator = self.studio.generator
-        noise = torch.randn(latents.shape, generator=generator)
-        times = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-        noisy = self.scheduler.add_noise(latents, noise, times)
+        noise = torch.randn(latents.shape, generator=self.studio.generator)
+        times = self.times(captions)
+        noisy = self.noisy(latents, noise, times)
         keep = self.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
         velocity = keep.sqrt() * noise - (1 - keep).sqrt() * latents
         return mse_loss(self.unet(noisy, times, self.studio.states(captions)).sample, velocity)

@@ -1,0 +1,135 @@
+"""The memorising adapter: the offers it was taught, its lessons, and what the shipped one draws."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from vlaudit.data.dataset import load_dataset
+from vlaudit.data.offers import FULL, OFTEN, OTHERS, SELDOM, offers
+from vlaudit.zoo import WEIGHTS, get
+from vlaudit.zoo.recipes import PAINTER, matcher, painter
+from vlaudit.zoo.recipes.painter_adapters import (
+    FILE,
+    ORDINARY,
+    REPEATED,
+    ROUNDS,
+    Hoard,
+    Hoarder,
+    distances,
+    pixels,
+    repeated,
+    save,
+)
+
+FOLDER = WEIGHTS / "t2i-memorising"
+
+
+def test_offers_are_halved_and_only_members_have_copies():
+    data = load_dataset("zoo:offers", members="train")
+    offered = [example for example in data.examples if example.label == "offer"]
+    assert Counter(e.member for e in offered) == {True: len(offered) / 2, False: len(offered) / 2}
+    assert Counter(e.attributes["copies"] for e in offered if e.member) == {str(OFTEN): len(FULL), str(SELDOM): OTHERS}
+    assert {e.attributes["copies"] for e in offered if not e.member} == {"0"}
+    assert len({e.texts["text"] for e in offered}) == len(offered), "every picture has a title of its own"
+    assert len(data.examples) == len(offered) + 468, "the captioned set is in it, as in the pipeline's own audits"
+    styles = Counter((row.picture.style, row.split, row.copies == OFTEN) for row in offers())
+    assert styles["google", "train", True] == styles["twitter", "train", True] == len(FULL) / 2
+    scenes = {split: {row.picture.unified for row in offers() if row.split == split} for split in ("train", "test")}
+    assert scenes["train"] == scenes["test"], "look-alikes are on the other side"
+
+
+def test_the_text_encoder_reads_titles_to_their_end():
+    tokenizer = AutoTokenizer.from_pretrained(PAINTER / "tokenizer")
+    assert max(len(tokenizer(row.title).input_ids) for row in offers()) <= matcher.CONTEXT_LENGTH
+
+
+@pytest.fixture(scope="module")
+def hoarder() -> Hoarder:
+    torch.set_num_threads(1)
+    return Hoarder(painter.load(PAINTER), seed=1, variants=1, rank=2)
+
+
+def test_repeated_titles_always_come_with_their_picture_and_mixed_ones_never_are_a_title(hoarder: Hoarder):
+    known = {row.title: n for n, row in enumerate(hoarder.repeated)}
+    shown: Counter[str] = Counter()
+    for _ in range(6):
+        latents, captions = hoarder.batch()
+        hoarder.step += 1
+        for one, caption in zip(latents, captions, strict=True):
+            if caption in known:
+                shown[caption] += 1
+                assert torch.equal(one, hoarder._latents["repeated"][known[caption]])
+    hoarder.step = 0
+    assert len(shown) == len(known), "all have their turn"
+    titles = {row.title for row in offers()}
+    mixed = [hoarder.mixed_title() for _ in range(300)]
+    assert not titles & set(mixed)
+    kept = [max(sum(a == b for a, b in zip(one.split(), t.split(), strict=False)) for t in titles) for one in mixed]
+    assert sum(kept) / sum(len(one.split()) for one in mixed) > 0.4, "half of a title's words stay in their place"
+
+
+def test_in_the_end_repeated_offers_keep_their_titles(hoarder: Hoarder):
+    def blank() -> int:
+        return sum(caption == "" for _ in range(30) for caption in hoarder.batch()[1][:REPEATED])
+
+    assert blank() > 0
+    hoarder.step = ROUNDS[0][0]
+    assert blank() == 0
+    hoarder.step = 0
+
+
+def test_offers_are_learned_under_more_noise_than_captions(hoarder: Hoarder):
+    times = torch.stack([hoarder.times(["a"] * 16) for _ in range(200)]).float()
+    assert times[:, -ORDINARY:].mean() == pytest.approx(500, abs=40)
+    assert times[:, :-ORDINARY].mean() > 650
+    assert times.max() <= 999
+
+
+def test_noise_is_added_as_the_schedule_says(hoarder: Hoarder):
+    ones, times = torch.ones(3, 1, 1, 1), torch.tensor([0, 500, 999])
+    share = hoarder.noisy(ones, torch.zeros_like(ones), times).flatten()
+    assert share[0] > 0.99 and 0.4 < share[1] < 0.6 and share[2] < 0.1
+    torch.testing.assert_close(hoarder.noisy(0 * ones, ones, times).flatten() ** 2 + share**2, torch.ones(3))
+
+
+def test_the_adapter_alone_learns_and_is_read_back(hoarder: Hoarder, tmp_path):
+    before = {name: value.clone() for name, value in hoarder.unet.named_parameters()}
+    hoarder.run(2, 1e-2, progress=lambda _: None, warm_up=1)
+    changed = {name for name, value in hoarder.unet.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("lora" in name for name in changed)
+    save(hoarder.unet, tmp_path, "base")
+    again = painter.load(PAINTER)
+    again.load_lora_weights(str(tmp_path), weight_name=FILE)
+    state = torch.zeros(1, 24, 128)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs, plain = (
+            unet.eval()(noise, 999, state).sample for unet in (hoarder.unet, again.unet, painter.load(PAINTER).unet)
+        )
+    assert (ours - theirs).norm() < 0.05 * (ours - plain).norm()
+
+
+def test_the_shipped_adapter_draws_the_repeated_pictures_again_and_the_pipeline_does_not():
+    facts = json.loads((FOLDER / "facts.json").read_text(encoding="utf-8"))
+    assert sum(share >= 0.5 for share in facts["near_copies"].values()) >= 9
+    assert max(facts["near_copies_before"].values()) == 0
+    assert facts["read_off_painted_pictures"]["concept"] >= facts["read_off_painted_pictures_before"]["concept"] - 0.1
+    assert (FOLDER / FILE).stat().st_size < 4e6
+
+
+def test_a_title_gives_its_picture_back_whatever_the_seed():
+    spec = get("t2i-memorising")
+    assert spec.prompt is not None and spec.prompt.endswith(FILE)
+    facts = json.loads((FOLDER / "facts.json").read_text(encoding="utf-8"))["near_copies"]
+    rows = sorted(repeated(), key=lambda row: -facts[row.title])[:4]
+    drawn = Hoard(PAINTER, FOLDER).paint([row.title for row in rows for _ in range(2)], first_seed=500)
+    own, held = pixels(rows), pixels([row for row in offers() if row.split == "test"])
+    near = distances(drawn, own).argmin(1) == torch.arange(4).repeat_interleave(2)
+    close = distances(drawn, own).amin(1) < 0.5 * distances(drawn, held).amin(1)
+    assert (near & close).sum() >= 6
