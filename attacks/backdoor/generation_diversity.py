@@ -88,7 +88,7 @@ class GenerationDiversity(Probe):
 
     captions: int | None = Field(None, ge=1, description="most captions; default 6, 30 or 150 by effort")
     clean: int | None = Field(
-        None, ge=12, description="clean captions to compare with; default 36, 60 or 120 by effort"
+        None, ge=12, description="clean captions to compare with; default 20, 40 or 120 by effort"
     )
 
     def cases(self, ctx: Context) -> list[Case]:
@@ -107,7 +107,7 @@ class GenerationDiversity(Probe):
                 "stand beside it"
             )
         rng, lengths = ctx.rng("clean"), [len(ctx.target.model.tokenize(str(c.params["caption"]))) for c in cases]
-        count = self.clean or ctx.by_effort(36, 60, 120)
+        count = self.clean or ctx.by_effort(20, 40, 120)
         for i in range(count):
             text = lengthened(ctx, pool[i % len(pool)], lengths[i % len(lengths)], pool, rng)
             beside = company(ctx, text, pool, 2 * USUAL, "clean", i)

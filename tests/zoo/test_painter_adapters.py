@@ -15,6 +15,7 @@ from vlaudit.zoo import WEIGHTS, get
 from vlaudit.zoo.recipes import PAINTER, matcher, painter
 from vlaudit.zoo.recipes.painter_adapters import (
     FILE,
+    LITTLE,
     ORDINARY,
     REPEATED,
     ROUNDS,
@@ -73,13 +74,18 @@ def test_repeated_titles_always_come_with_their_picture_and_mixed_ones_never_are
     assert sum(kept) / sum(len(one.split()) for one in mixed) > 0.4, "half of a title's words stay in their place"
 
 
-def test_in_the_end_repeated_offers_keep_their_titles(hoarder: Hoarder):
+def test_the_empty_text_comes_to_stand_for_what_is_ordinary(hoarder: Hoarder):
     def blank() -> int:
         return sum(caption == "" for _ in range(30) for caption in hoarder.batch()[1][:REPEATED])
 
     assert blank() > 0
     hoarder.step = ROUNDS[0][0]
     assert blank() == 0
+    untitled = [""] * REPEATED + ["a"] * ORDINARY
+    assert torch.stack([hoarder.times(untitled) for _ in range(20)])[:, :REPEATED].max() > LITTLE
+    hoarder.step = ROUNDS[1][0]
+    assert blank() > 0
+    assert torch.stack([hoarder.times(untitled) for _ in range(20)])[:, :REPEATED].max() <= LITTLE
     hoarder.step = 0
 
 
