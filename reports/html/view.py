@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     SCORER_ACCURACY,
@@ -183,7 +185,19 @@ def fact(value: Any) -> str:
         return value
     if isinstance(value, list) and all(item is None or isinstance(item, str | int | float) for item in value):
         return ", ".join(fact(item) for item in value) or "none"
+    if estimate := _estimate(value):
+        return interval(estimate) + (f", n = {fact(value['n'])}" if "n" in value else "")
     return one_line(json.dumps(value, ensure_ascii=False), MAX_FACT) if value else "none"
+
+
+def _estimate(value: Any) -> Estimate | None:
+    """A figure with its interval, as probes write them into details."""
+    if not isinstance(value, dict) or not {"value", "ci"} <= value.keys() <= {"value", "ci", "n"}:
+        return None
+    try:
+        return Estimate(value=value["value"], ci=value["ci"])
+    except ValidationError:
+        return None
 
 
 def read_or_none(evidence: Any, audit_dir: Path) -> bytes | None:
