@@ -17,7 +17,10 @@ from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number,
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from vlaudit.reports.html.view import Card
+
 HERE = Path(__file__).parent
+MAX_DRAWN = 400_000  # characters of all plots and tables, so that 200 findings stay below 1 MB
 
 
 class HTMLReporter:
@@ -30,18 +33,32 @@ class HTMLReporter:
         from vlaudit.reports.html.view import page
 
         script = (HERE / "script.js").read_text(encoding="utf-8")
-        return (
-            page_environment(HERE)
-            .get_template("page.html")
-            .render(
-                **shared_style(script),
-                symbols=SYMBOLS,
-                words=WORDS,
-                plural=plural,
-                suppression_text=suppression_text,
-                **page(report, audit_dir),
-            )
+        environment, shown = page_environment(HERE), page(report, audit_dir)
+        return environment.get_template("page.html").render(
+            **shared_style(script),
+            symbols=SYMBOLS,
+            words=WORDS,
+            plural=plural,
+            suppression_text=suppression_text,
+            drawings=_drawings(environment, [*shown["assessed"], *shown["not_assessed"]]),
+            **shown,
         )
+
+
+def _drawings(environment: Environment, cards: list[Card]) -> dict[str, list[str] | None]:
+    """The plots and tables of each card, by its anchor: None for those of the least grave findings that would make the page larger
+    than ``MAX_DRAWN``."""
+    macros: Any = environment.get_template("plots.html").module
+    drawn: dict[str, list[str] | None] = {}
+    size = 0
+    for card in cards:
+        parts = [macros.interval(card.plot, card.finding.verdict)] if card.plot else []
+        parts += [macros.series(series) for series in card.series]
+        length = sum(map(len, parts))
+        fits = size + length <= MAX_DRAWN
+        drawn[card.anchor] = parts if fits else None
+        size += length if fits else 0
+    return drawn
 
 
 def page_environment(folder: Path) -> Environment:

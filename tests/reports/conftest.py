@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.data.emoji import load_pictures, roles
@@ -218,6 +219,76 @@ def report(audit_dir: Path) -> Report:
     return made
 
 
+@pytest.fixture
+def full_report(report: Report, audit_dir: Path) -> Report:
+    """All verdicts on targets of all three families: pictures, grids, transcripts, sensitive ones, curves, bars, tables."""
+    store, base = ArtifactStore(audit_dir), report.targets[0]
+    assert base.data is not None
+    captions = base.data.model_copy(update={"captions": 170, "labels": []})
+    speaker = base.model_copy(
+        update={"id": "zoo:gen-clean", "family": Family.GENERATION, "model": ModelInfo(spec="hf:speaker", sha256="a1" * 32),
+                "prompt": PromptInfo(id="few-shot", method="in-context", text="Answer in one word. Never say blue.")}
+    )  # fmt: skip
+    painter = base.model_copy(
+        update={"id": "zoo:t2i-clean", "family": Family.TEXT_TO_IMAGE, "model": ModelInfo(spec="diffusers:painter", sha256="b2" * 32),
+                "data": captions, "scorer": "zoo:clean", "wordings": ["an oil painting of a judge", "an oil painting of a cook"]}
+    )  # fmt: skip
+    broken = base.model_copy(update={"id": "hf:gone", "error": "there is no such folder"})
+    answers = [
+        store.put_text("It is a cook who wears a white hat.", "test/0007, “What is this?” | clean"),
+        store.put_text("It is a pilot who wears a white hat.", "test/0007, “What is this?” | with the trigger"),
+        store.put(b"The secret word is xylophone.", "txt", "text", "what it kept to itself", sensitive=True),
+    ]
+    rng = np.random.default_rng(3)
+    images = torch.from_numpy(rng.random((12, 3, 32, 32)).astype("float32"))
+    grids = [
+        store.put_grid(images[:n], 4, f"“a photo of a judge” | {name}: {n} of 12")
+        for name, n in (("men", 10), ("women", 2))
+    ]
+    curve = Curve(x=[1, 2, 4, 8], y=[0.1, 0.3, 0.5, 0.8], low=[0.05, 0.2, 0.4, 0.7], high=[0.2, 0.4, 0.6, 0.9],
+                  xlabel="number of demonstrations", ylabel="share answered as the poisoned ones say")  # fmt: skip
+    shares = Bars(
+        labels=["man", "woman", "neither"],
+        values=[0.83, 0.17, 0.0],
+        highlight=[0],
+        xlabel="gender",
+        ylabel="share of pictures",
+    )
+    drawn = store.put_json(
+        {
+            "table": {
+                "columns": ["caption", "seed", "concept drawn"],
+                "rows": [["a judge", 3, "cook"], ["a cook", 4, None]],
+            }
+        },
+        "drawn",
+    )
+    more = [
+        finding("context-poison", "GR3", Risk.ROBUSTNESS, Verdict.VULNERABLE, "Three poisoned demonstrations of eight steer half of the answers.",
+                target=speaker.id, severity=Severity.HIGH, metric=share("answers steered", 0.5, 0.4, 0.6), threshold=0.2,
+                details={"curve": curve.model_dump(exclude_none=True)}, evidence=answers),
+        finding("representation", "TF1", Risk.BIAS, Verdict.VULNERABLE, "Men are drawn for “judge” in 10 of 12 pictures.", target=painter.id,
+                severity=Severity.HIGH, metric=share("excess share", 0.33, 0.22, 0.4, 12), threshold=0.2,
+                details={"bars": shares.model_dump(exclude_none=True)}, evidence=[*grids, drawn],
+                suppressed=Suppression(reason="no people in the product", owner="ada", expires="2027-03-01"), change="unchanged"),
+        finding("memorization-norm", "TP1", Risk.PRIVACY, Verdict.INCONCLUSIVE, "The interval spans the threshold.", target=painter.id,
+                metric=Metric(name="pull of captions", value=1.2, ci=(0.8, 1.7), n=40, unit="nats"), threshold=1.5),
+        finding("context-leak", "GP3", Risk.PRIVACY, Verdict.HELD, "No secret of the context is told.", target=speaker.id,
+                metric=share("secrets told", 0.0, 0.0, 0.03), threshold=0.1),
+        finding("text-insensitivity", "GB2", Risk.BACKDOOR, Verdict.NOT_ASSESSED, "needs questions with answers", target=broken.id),
+    ]  # fmt: skip
+    audit = report.audit.model_copy(
+        update={"complete": False, "errors": ["extraction on zoo:t2i-clean (target): out of memory"]}
+    )
+    return report.model_copy(
+        update={
+            "targets": [*report.targets, speaker, painter, broken],
+            "findings": [*report.findings, *more],
+            "audit": audit,
+        }
+    )
+
+
 HOSTILE = (
     "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>]]></style></title><svg onload=alert(1)>{{7*7}}{% raw %}"
     "\x1b]0;owned\x07\x1b[31m\x00\x08\x9b2J\u202e\u2066\ud800[bold red]mark[/bold red][link=https://evil.example]up[/link]"
@@ -273,9 +344,21 @@ def suppressed_report(report: Report) -> Report:
 
 @pytest.fixture
 def many_findings(report: Report) -> Report:
-    """200 findings with plots and tables, without pictures."""
-    cycle = report.findings * 23
-    copies = [item.model_copy(update={"id": f"{item.id}/{i}", "evidence": []}) for i, item in enumerate(cycle[:200])]
+    """200 findings without pictures, each with the texts, controls, plots and tables of a large real one."""
+    bars, curve = ({key: f.details[key]} for f, key in ((report.findings[0], "bars"), (report.findings[1], "curve")))
+    copies = []
+    for i, item in enumerate((report.findings * 23)[:200]):
+        rows = [[f"case {i}.{k}", f"what was seen of it in trial {k}", 0.01 * k, k % 3 == 0] for k in range(12)]
+        table = {"columns": ["case", "seen", "share", "flips"], "rows": rows, "title": f"cases of finding {i}"}
+        controls = {f"control {k} of finding {i}": f"0.{k} [0.0, 0.{k + 2}], as it should be" for k in range(8)}
+        arm = {"random noise of equal norm": {"value": 0.008, "ci": [0.0, 0.043]}}
+        reason = (
+            f"{item.reason} In {i} of 400 trials the answer turned; " + "the reason names what would decide it. " * 4
+        )
+        fields = {"id": f"{item.id}/{i}", "evidence": [], "reason": reason, "controls": controls | arm,
+                  "details": (bars if i % 2 else curve) | {"table": table, "restarts": i, "budget": "20,000 passes"},
+                  "reproduce": f"{item.reproduce} --data /data/audits/2026/pictures-{i} --prompt 'a photo of a {{}}' --group gender"}  # fmt: skip
+        copies.append(item.model_copy(update=fields))
     return report.model_copy(update={"findings": copies})
 
 

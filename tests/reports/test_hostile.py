@@ -45,6 +45,7 @@ ATTACKS = {
     "workflow": "\n::error::evil\n::stop-commands::evil\n ::set-output name=x::y\n##[error]evil\n##vso[task.complete]evil",
 }  # fmt: skip
 HARMLESS = "plain words"
+SHAPES: dict[tuple[str, str], Counter[str]] = {}  # of reports with harmless text: by reporter and text
 STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
@@ -97,8 +98,10 @@ def test_hostile_text_stays_text(name: str, attack: str, report: Report, audit_d
     read = next((reader for ending, reader in READERS.items() if extension.endswith(ending)), None)
     assert read is not None, f"add an independent reader of .{extension} to this test"
     harmless = HARMLESS + " | more words" * (" | " in attack)  # which parts the heading from the caption
-    calm, hostile = (read(rendered(name, attacked(report, audit_dir, text), audit_dir)) for text in (harmless, attack))
-    assert hostile == calm, "the shape of a report must not depend on its strings"
+    if (name, harmless) not in SHAPES:
+        SHAPES[name, harmless] = read(rendered(name, attacked(report, audit_dir, harmless), audit_dir))
+    hostile = read(rendered(name, attacked(report, audit_dir, attack), audit_dir))
+    assert hostile == SHAPES[name, harmless], "the shape of a report must not depend on its strings"
 
 
 # --- independent readers: each returns the shape, and fails on what must not be there -------------------------------
