@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vlaudit.reports.html.view import Card
 
 HERE = Path(__file__).parent
-MAX_DRAWN = 400_000  # characters of all plots and tables, so that 200 findings stay below 1 MB
+MAX_DRAWN = 330_000  # characters of all plots and tables, so that 200 findings stay below 1 MB
 
 
 class HTMLReporter:

@@ -28,7 +28,6 @@ MODELS = (
 BLOCKED = (*MODELS, "scipy", "fairlearn", "sklearn")
 BLOCK = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
 WITHOUT_MODELS = f"import sys\nfor name in {MODELS!r}: sys.modules[name] = None\n"
-BARE = "import click, rich, pydantic"  # what every command needs
 HEAVY = {"scan", "selftest", "replay", "zoo", "doctor"}  # run or load models, or look whether these can be imported
 AUDITS = {  # commands on an audit folder: its formats, another audit, and judging it again, which computes intervals
     **{f"report {name}": ["report", "AUDIT", "--format", name] for name in plugins("reporters")},
@@ -100,30 +99,27 @@ def test_commands_on_audits_need_no_model(name: str, audit: Path, tmp_path: Path
 
 
 def seconds(script: str) -> float:
-    """CPU seconds of a fresh interpreter, which a busy machine leaves as they are; the least of three."""
-    found = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run(script).returncode in (0, 1, 3)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(found)
+    """CPU seconds of a fresh interpreter, which a busy machine leaves nearly as they are."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run(script).returncode in (0, 1, 3)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list", "probes"], ["explain", "MR1"], *AUDITS.values()], ids=" ".join)
 def test_commands_start_in_about_a_second(words: list[str], audit: Path, tmp_path: Path) -> None:
-    """By the time that importing click, rich and pydantic takes, which is about 0.3 s on a free core."""
+    """By the time that importing click, rich and pydantic takes, which is about 0.3 s on a free core; one of three tries counts."""
     words = [word.replace("AUDIT", str(audit)) for word in words]
-    took = seconds(
-        f"import os\nos.chdir({str(tmp_path)!r})\nimport sys\nfrom vlaudit.cli import run\nsys.exit(run({words!r}))"
-    )
-    print(words[0], took / bare())
-    assert took < SLOWEST * bare()
+    script = f"import os, sys\nos.chdir({str(tmp_path)!r})\nfrom vlaudit.cli import run\nsys.exit(run({words!r}))"
+    tries: list[float] = []
+    while not tries or (min(tries) >= SLOWEST and len(tries) < 3):
+        tries.append(seconds(script) / bare())
+    assert min(tries) < SLOWEST
 
 
 @cache
 def bare() -> float:
-    return seconds(BARE)
+    return min(seconds("import click, rich.console, pydantic") for _ in range(3))
 
 
 def test_report_validates_against_the_printed_schema(tmp_path: Path) -> None:
