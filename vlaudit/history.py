@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from math import hypot
+from statistics import NormalDist
 
 from vlaudit.records import Finding, Metric, Report, TargetInfo, Verdict
 
+_quantile = NormalDist().inv_cdf
 NOISE = 0.01  # nominal chance that noise calls anything worse, or anything better: half of what is promised, for approximate intervals
 LIBRARIES = ("python", "torch", "torchvision", "transformers", "diffusers", "open_clip_torch", "numpy", "pillow")
 
@@ -94,10 +96,9 @@ def mark(report: Report, baseline: Report, *, only_new: bool) -> Report:
 
 def difference(before: Metric, after: Metric, level: float = 1 - NOISE) -> tuple[float, float, float]:
     """After minus before, with its lower and upper bound, each one-sided at ``level``."""
-    from scipy.special import ndtri
 
     def widened(metric: Metric) -> float:
-        return float(ndtri(level) / ndtri((1 + metric.level) / 2))
+        return _quantile(level) / _quantile((1 + metric.level) / 2)
 
     value = after.value - before.value
     down = hypot((after.value - after.ci[0]) * widened(after), (before.ci[1] - before.value) * widened(before))
