@@ -130,6 +130,10 @@ class ProbeRegistry:
         left_out = set().union(*(self._match(s) for s in skip))
         return [name for name in self.classes if name in chosen - left_out]
 
+    def named(self, selectors: Iterable[str]) -> set[str]:
+        """Ids of the probes that a selector names by id or code, not as one of a group."""
+        return set().union(*(self._match(s) for s in selectors if not set(s) & set(":*?[")))
+
     def _match(self, selector: str) -> set[str]:
         kind, _, value = selector.partition(":")
         infos = [c.info for c in self.classes.values()]

@@ -112,6 +112,7 @@ def test_model_that_yields_nan(scan: Callable, data: Path, tiny_clip: Path, tmp_
     weights = load_file(folder / "model.safetensors")
     weights["visual_projection.weight"] = torch.full_like(weights["visual_projection.weight"], float("nan"))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert scan(data, "--dry-run", model=folder)[0] == 4
     code, _ = scan(data, model=folder)
     assert code == 4
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -26,6 +26,19 @@ def test_only_the_probes_of_its_family_are_planned(
     assert not probes & {"clip-autoattack", "prompt-trigger-inversion", "rank-skew"}
 
 
+def test_a_group_of_probes_is_narrowed_to_the_family_and_a_name_is_not(
+    vlaudit: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert vlaudit("scan", "zoo:tiny-clean", "--dry-run", "--probe", "risk:privacy", "--probe", "GP3") == 0
+    shown = capsys.readouterr().out
+    assert "not assessed: prompt-mia" in shown, "of its family, though it lacks members"
+    assert "not assessed: context-leak" in shown, "asked for by name"
+    assert "vlm-mia" not in shown and "extraction" not in shown, "of the group, for others"
+    assert vlaudit("scan", "zoo:tiny-clean", "--dry-run", "--probe", "family:text-to-image", "--skip", "SC1") == 0
+    assert "not assessed: extraction" in capsys.readouterr().out, "a group with nothing for the target says why"
+
+
 def test_a_probe_asked_for_by_name_says_why_it_cannot_run(vlaudit: Command, tmp_path: Path) -> None:
     assert vlaudit("scan", "zoo:t2i-clean", "--probe", "MR1", "--out", tmp_path / "out") == 3, "nothing was assessed"
     (finding,) = json.loads((tmp_path / "out" / "report.json").read_text())["findings"]

@@ -126,7 +126,7 @@ def scan_command(**flags: Any) -> int:
     plan, registry, device = _plan(config, settings, specs, flags, allow_network=trusted or flags["allow_network"])
     if flags["dry_run"]:
         _show_plan(plan, device)
-        return 0
+        return 4 if any(target.error for target in plan.targets) else 0
     return _run(plan, registry, device, settings, flags, command, baseline, accepted)
 
 
@@ -214,9 +214,10 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
 
     device = pick_device(settings.device)
     targets, references = Loader(device, allow_network=allow_network).subjects(specs)
-    if not settings.probe:  # all probes means all that are made for these targets
-        families = {target.info.family for target in targets}
-        chosen = [name for name in chosen if registry.get(name).info.families & families]
+    families = {target.info.family for target in targets}
+    named = registry.named(settings.probe)  # one by one; all others are those made for these targets
+    made_for = [name for name in chosen if name in named or registry.get(name).info.families & families]
+    chosen = made_for or chosen
     request = Request(
         targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
         effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
