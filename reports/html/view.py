@@ -187,6 +187,8 @@ def fact(value: Any) -> str:
         return ", ".join(fact(item) for item in value) or "none"
     if estimate := _estimate(value):
         return interval(estimate) + (f", n = {fact(value['n'])}" if "n" in value else "")
+    if isinstance(value, dict) and value:
+        return one_line("; ".join(f"{name}: {fact(item)}" for name, item in value.items()), MAX_FACT)
     return one_line(json.dumps(value, ensure_ascii=False), MAX_FACT) if value else "none"
 
 

@@ -76,6 +76,13 @@ def test_the_same_audit_renders_the_same_page(report: Report, audit_dir: Path) -
     assert render(report, audit_dir) == render(Report.model_validate_json(report.model_dump_json()), audit_dir)
 
 
+def test_facts_are_words_and_short_numbers() -> None:
+    assert (
+        fact({"label": "pilot", "p": 0.0030257763, "over": [1.7319753, 1.48]})
+        == "label: pilot; p: 0.00303; over: 1.73, 1.48"
+    )
+
+
 def test_only_its_own_script_and_style_may_run(report: Report, audit_dir: Path) -> None:
     text = render(report, audit_dir)
     policy = next(a["content"] for t, a in Page(text).tags if a.get("http-equiv") == "Content-Security-Policy")
