@@ -310,5 +310,5 @@ def test_a_text_to_image_target_names_its_captions_and_its_scorer_with_its_error
 def test_a_figure_among_the_facts_is_written_with_its_interval() -> None:
     assert fact({"value": 0.6172, "ci": [0.5272, 0.7017], "n": 1128}) == "0.617 [0.527, 0.702], n = 1,128"
     assert fact({"value": -0.5, "ci": [-1, 0]}) == "−0.50 [−1.00, 0.00]"
-    assert fact({"value": 1, "ci": [0, 1], "of": 3}) == '{"value": 1, "ci": [0, 1], "of": 3}'
-    assert fact({"value": "<b>", "ci": [0, 1]}) == '{"value": "<b>", "ci": [0, 1]}'
+    assert fact({"value": 1, "ci": [0, 1], "of": 3}) == "value: 1; ci: 0, 1; of: 3"
+    assert fact({"value": "<b>", "ci": [0, 1]}) == "value: <b>; ci: 0, 1"
