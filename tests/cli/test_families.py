@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vlaudit.cli import new_folder
+
 Command = Callable[..., int]
 
 
@@ -58,3 +60,10 @@ def test_captions_and_scorers_are_for_pipelines_that_draw(
     assert vlaudit("scan", "zoo:t2i-clean", "--prompts", captions, "--probe", "unsafe-file", "--out", out) == 0
     (target,) = json.loads((out / "report.json").read_text())["targets"]
     assert target["data"]["examples"] > 0
+
+
+def test_two_runs_within_a_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        new_folder("-again").mkdir(parents=True)  # fails where the folder is there
+    assert len(list((tmp_path / "vlaudit-out").glob("*-again*"))) == 3

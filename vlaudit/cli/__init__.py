@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 
 import click
 
@@ -96,6 +99,13 @@ def run(arguments: list[str]) -> int:
         click.echo(f"Error: vlaudit failed with {type(error).__name__}: {_one_line(str(error))}", err=True)
         click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
         return 3
+
+
+def new_folder(suffix: str = "") -> Path:
+    """``vlaudit-out/TIMESTAMP`` that is not there yet, for what is not told where to write."""
+    stamp = Path("vlaudit-out") / f"{datetime.now():%Y%m%d-%H%M%S}{suffix}"
+    names = itertools.chain([stamp], (stamp.with_name(f"{stamp.name}-{count}") for count in itertools.count(2)))
+    return next(folder for folder in names if not folder.exists())
 
 
 def _check_unicode(arguments: list[str]) -> None:

@@ -6,13 +6,12 @@ import contextlib
 import re
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import debug_option, new_folder
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def _out(out: Path | None, audit_dir: Path, finding: str) -> Path:
     """Where the new run goes: never into the audit that it checks."""
     if out is None:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", finding)[:40]
-        out = Path("vlaudit-out") / f"{datetime.now():%Y%m%d-%H%M%S}-replay-{name}"
+        out = new_folder(f"-replay-{name}")
     if out.exists() and not out.is_dir():
         raise UsageError(f"'{out}' is a file.", "Give a folder to --out.")
     if out.resolve().is_relative_to(audit_dir.resolve()):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import debug_option, new_folder
 from vlaudit.cli.render import reporter_names
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
 from vlaudit.errors import UsageError
@@ -298,7 +297,7 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
     from vlaudit.reporting import exit_code
     from vlaudit.suppressions import suppress
 
-    out = flags["out"] or Path("vlaudit-out") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = flags["out"] or new_folder()
     journal, manifest = open_audit(out, plan, command, environment(str(device)), batch_size=settings.batch_size)
     terminal, console = plugin("reporters", "terminal")(), Console()
     outcome = run_audit(
