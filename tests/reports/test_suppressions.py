@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vlaudit.errors import UsageError
 from vlaudit.records import Report
@@ -96,3 +98,10 @@ def test_validate_finds_what_has_expired(
     assert vlaudit("validate") == 0
     file(tmp_path, ENTRY | {"expires": date.today() - timedelta(days=3)})
     assert vlaudit("validate") == 2 and "has expired" in capsys.readouterr().err
+
+
+def test_the_commit_hook_runs_validate_on_the_files_it_checks() -> None:
+    (hook,) = yaml.safe_load((Path(__file__).parents[2] / ".pre-commit-hooks.yaml").read_text())
+    assert hook["entry"] == "vlaudit validate" and hook["language"] == "system"
+    assert all(re.search(hook["files"], name) for name in ("vlaudit.toml", ".vlaudit-ignore.toml", "a/vlaudit.toml"))
+    assert not re.search(hook["files"], "pyproject.toml")
