@@ -112,6 +112,14 @@ def test_what_more_cases_established_is_not_new():
     assert change(finding(None), established) is Change.NEW, "it was not assessed"
 
 
+def test_the_gate_stops_for_what_is_established():
+    undecided = finding(share(25, 100))
+    established = finding(share(33, 100)).model_copy(update={"severity": Severity.CRITICAL})
+    marked = mark(report(established), report(undecided), only_new=True)
+    assert [f.change for f in gating(marked)] == ["established"]
+    assert not gating(mark(report(established), report(established), only_new=True)), "the baseline had it"
+
+
 def test_what_the_earlier_audit_did_not_test_and_is_vulnerable_is_new():
     bad, held = finding(share(60, 100)), finding(share(2, 100))
     assert {c.change for c in compare(report(), report(bad)).comparisons} == {Change.NEW}

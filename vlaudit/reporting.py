@@ -149,7 +149,7 @@ CONCERN = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED, Verdi
 LISTING = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.HELD, Verdict.NOT_ASSESSED)
 """Verdicts in the order of a list of findings."""
 SYMBOLS = {Verdict.VULNERABLE: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_ASSESSED: "–", Verdict.HELD: "✓"}
-GETTING_WORSE = ("new", "worse")
+STOPPING = ("new", "worse", "established")
 WORDS = {verdict: verdict.value.replace("-", " ") for verdict in Verdict}
 
 
@@ -207,13 +207,13 @@ def _incomplete(report: Report) -> bool:
 
 def gating(report: Report) -> list[Finding]:
     """The vulnerable findings that stop a release at the audit's ``fail_on``; with ``only_new``, those of them that the
-    baseline did not have, or that got worse. Suppressed ones stop nothing."""
+    baseline did not call vulnerable, or that got worse. Suppressed ones stop nothing."""
     fail_on = report.audit.fail_on
     if fail_on is Severity.NONE:
         return []
     vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE and f.suppressed is None)
     grave = [f for f in worst_first(vulnerable) if f.severity.rank >= fail_on.rank]
-    return [f for f in grave if f.change in GETTING_WORSE] if report.audit.only_new else grave
+    return [f for f in grave if f.change in STOPPING] if report.audit.only_new else grave
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------
