@@ -5,8 +5,8 @@ figure is *worse* only if the difference of the two estimates is positive beyond
 the two intervals (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095), lies above 0, and the bounds hold for all figures of the pair at
 once (Bonferroni). A verdict that was undecided and is vulnerable now is *new* only by the same rule; where the estimates agree, more
 cases have *established* what was there before: no change of the target, but a flaw that nobody has accepted, which stops a release
-like a new one. Audits that share their cases are more alike than the bounds assume. `benchmarks/history_calibration.py` measures both error and power. What differs between the audits beside the target (seed,
-effort, data, versions) is said first.
+like a new one. Audits that share their cases are more alike than the bounds assume. `benchmarks/history_calibration.py` measures both
+error and power. What differs between the audits beside the target (seed, effort, data, versions) is said first.
 """
 
 from __future__ import annotations
