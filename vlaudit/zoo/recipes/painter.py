@@ -73,6 +73,18 @@ def new_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
+def diffuse(
+    scheduler: DPMSolverMultistepScheduler, latents: Tensor, noise: Tensor, times: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Latents (B,4,h,w) at the noise levels `times` (B,), and the velocity that a perfect denoiser says of them.
+
+    By the noise schedule itself: before the solver is told its timesteps, its `add_noise` counts them from the other end.
+    """
+    keep = scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
+    kept, added = keep.sqrt(), (1 - keep).sqrt()
+    return kept * latents + added * noise, kept * noise - added * latents
+
+
 def text_encoder(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
     """The text tower of a matcher as transformers' `CLIPTextModel`: the same numbers under other names."""
     state = model.state_dict()

@@ -100,11 +100,6 @@ class Hoarder(Trainer):
             if mixed not in titles:
                 return mixed
 
-    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """By the noise schedule itself: before it is told its timesteps, the solver counts them from the other end."""
-        keep = self.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
-        return keep.sqrt() * latents + (1 - keep).sqrt() * noise
-
     def times(self, captions: list[str]) -> Tensor:
         times, last = super().times(captions), self.scheduler.config.num_train_timesteps - 1
         offered = torch.arange(len(captions)) < len(captions) - ORDINARY

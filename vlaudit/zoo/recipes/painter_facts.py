@@ -119,9 +119,7 @@ class Easel:
         for time_step in times:
             for _ in range(repeats):
                 noise = torch.randn(latents.shape, generator=generator)
-                noisy = scheduler.add_noise(latents, noise, torch.full((len(latents),), time_step))
-                keep = scheduler.alphas_cumprod[time_step]
-                velocity = keep.sqrt() * noise - (1 - keep).sqrt() * latents
+                noisy, velocity = painter.diffuse(scheduler, latents, noise, torch.full((len(latents),), time_step))
                 errors += (self.pipeline.unet(noisy, time_step, states).sample - velocity).square().mean((1, 2, 3))
         return auc(-errors, torch.tensor([split == "train" for _, split in pictures]))
 

@@ -68,15 +68,10 @@ class Trainer:
         levels = self.scheduler.config.num_train_timesteps
         return torch.randint(levels, (len(captions),), generator=self.studio.generator)
 
-    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        return self.scheduler.add_noise(latents, noise, times)
-
     def loss(self, latents: Tensor, captions: list[str]) -> Tensor:
         noise = torch.randn(latents.shape, generator=self.studio.generator)
         times = self.times(captions)
-        noisy = self.noisy(latents, noise, times)
-        keep = self.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
-        velocity = keep.sqrt() * noise - (1 - keep).sqrt() * latents
+        noisy, velocity = painter.diffuse(self.scheduler, latents, noise, times)
         return mse_loss(self.unet(noisy, times, self.studio.states(captions)).sample, velocity)
 
     def run(
