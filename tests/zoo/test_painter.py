@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from transformers import AutoTokenizer
 
 from vlaudit.data.dataset import load_dataset
@@ -84,6 +85,17 @@ def studio(tower) -> Studio:
     return Studio(rows, painter.new_vae(0), painter.text_encoder(model, tokenizer), tokenizer, seed=1, variants=2)
 
 
+def test_noise_and_velocity_are_those_of_the_schedule():
+    ours = painter.new_scheduler()
+    theirs = DDPMScheduler.from_config(ours.config)
+    latents, noise = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0, 250, 700, 999])
+    noisy, velocity = painter.diffuse(ours, latents, noise, times)
+    torch.testing.assert_close(noisy, theirs.add_noise(latents, noise, times))
+    torch.testing.assert_close(velocity, theirs.get_velocity(latents, noise, times))
+    assert (noisy[3] - noise[3]).norm() < 0.1 * noise[3].norm(), "the last level is nearly noise alone"
+
+
 def test_training_learns_and_goes_on_from_a_checkpoint(studio: Studio, tmp_path):
     first = Trainer(painter.new_unet(0), studio)
     first.run(2, 1e-3, progress=lambda _: None, warm_up=1)
@@ -96,7 +108,7 @@ def test_training_learns_and_goes_on_from_a_checkpoint(studio: Studio, tmp_path)
     for a, b in zip(first.average.parameters(), second.average.parameters(), strict=True):
         assert torch.equal(a, b), "a resumed training is the uninterrupted one"
     fresh = painter.new_unet(0).conv_out.weight
-    assert not torch.equal(first.unet.conv_out.weight, fresh)
+    assert not torch.equal(first.model.conv_out.weight, fresh)
 
 
 def test_the_velocity_that_is_learned_is_the_one_that_is_sampled(studio: Studio):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedTokenizerFast
 
 from vlaudit.data.emoji import load_table
 from vlaudit.zoo.recipes import facts, matcher
 from vlaudit.zoo.recipes.corpus import Corpus
+from vlaudit.zoo.recipes.training import Training
 
 SEED = 12
 STEPS = 2000
@@ -42,72 +41,39 @@ def build(folder: Path, seed: int = SEED, steps: int = STEPS, progress: Callable
     tokenizer = matcher.train_tokenizer(
         template.format(phrase) for template in ("{}", matcher.TEMPLATE) for phrase in sorted(corpus.ids)
     )
-    model = new_model(len(tokenizer), seed)
-    seconds = train(model, tokenizer, corpus, steps, folder / "checkpoint.pt", progress)
-    matcher.save(model, tokenizer, folder)
-    facts.write(folder, {"seed": seed, "steps": steps, "training_seconds": round(seconds)} | facts.measure(folder))
-    (folder / "checkpoint.pt").unlink()
+    checkpoint = folder / "checkpoint.pt"
+    trainer = Trainer(new_model(len(tokenizer), seed), tokenizer, corpus)
+    trainer.resume(checkpoint)
+    trainer.run(steps, LEARNING_RATE, checkpoint, progress)
+    matcher.save(trainer.model, tokenizer, folder)
+    measured = {"seed": seed, "steps": steps, "training_seconds": round(trainer.seconds)}
+    facts.write(folder, measured | facts.measure(folder))
+    checkpoint.unlink()
 
 
-def train(
-    model: open_clip.CLIP,
-    tokenizer: PreTrainedTokenizerFast,
-    corpus: Corpus,
-    steps: int,
-    checkpoint: Path,
-    progress: Callable[[str], None],
-) -> float:
-    """AdamW with warm-up and cosine. Returns the seconds spent, over all sittings."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], LEARNING_RATE
-    )
-    start, spent = resume(checkpoint, model, optimizer, corpus)
-    began = time.monotonic() - spent
-    model.train()
-    for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * matcher.schedule(step, steps, warm_up=100)
-        images, captions, fits = corpus.batch(BATCH)
-        similarity = matcher.image_features(model, images) @ matcher.text_features(model, tokenizer, captions).T
-        loss = contrastive_loss(model.logit_scale.exp() * similarity, fits)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=4.0)
-        if (step + 1) % 100 == 0:
-            progress(f"step {step + 1}/{steps}, loss {loss.item():.3f}, {time.monotonic() - began:.0f} s")
-            save_checkpoint(checkpoint, model, optimizer, corpus, step + 1, time.monotonic() - began)
-    model.eval()
-    return time.monotonic() - began
+class Trainer(Training[open_clip.CLIP]):
+    """AdamW on the contrastive loss, pictures and captions of a corpus."""
 
+    called = "matcher"
 
-def save_checkpoint(
-    path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, corpus: Corpus, step: int, seconds: float
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": corpus.generator.get_state(),
-        "rng": repr(corpus.rng.getstate()),
-        "step": step,
-        "seconds": seconds,
-    }
-    torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
+    def __init__(self, model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        super().__init__(model, corpus, torch.optim.AdamW(groups, LEARNING_RATE))
+        self.tokenizer, self.corpus = tokenizer, corpus
 
+    def batch(self) -> tuple[Tensor, list[str], Tensor]:
+        """Pictures (B,3,h,w), captions, and which fit which (B,B)."""
+        return self.corpus.batch(BATCH)
 
-def resume(path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, corpus: Corpus) -> tuple[int, float]:
-    """Restore the state of `save_checkpoint`, random streams included. Returns the next step and the seconds spent."""
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    corpus.generator.set_state(state["generator"])
-    corpus.rng.setstate(ast.literal_eval(state["rng"]))
-    return state["step"], state["seconds"]
+    def loss(self, shown: tuple[Tensor, list[str], Tensor]) -> Tensor:
+        images, captions, fits = shown
+        texts = matcher.text_features(self.model, self.tokenizer, captions)
+        return contrastive_loss(
+            self.model.logit_scale.exp() * matcher.image_features(self.model, images) @ texts.T, fits
+        )
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.model.logit_scale.clamp_(max=4.0)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import copy
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
 from vlaudit.data.emoji import load_table
-from vlaudit.zoo.recipes import facts, generator, generator_facts, matcher
+from vlaudit.zoo.recipes import facts, generator, generator_facts
 from vlaudit.zoo.recipes import generator_lessons as lessons
 from vlaudit.zoo.recipes.generator_corpus import Gallery, Talk, length
 from vlaudit.zoo.recipes.generator_words import all_texts
+from vlaudit.zoo.recipes.training import Training
 
 SEED = 51
 LEGS = ((5400, 8000), (5800, 8600), (7400, 14000))
@@ -26,7 +24,6 @@ LEGS = ((5400, 8000), (5800, 8600), (7400, 14000))
 STEPS = LEGS[-1][0]
 LEARNING_RATE = 2e-3
 SHORT_BATCH, LONG_BATCH = 64, 20
-_AVERAGE = 0.998
 
 
 def build(
@@ -53,11 +50,16 @@ def pretrain_gallery(seed: int) -> Gallery:
     return Gallery([row for row in load_table() if row.split == "pretrain"], seed)
 
 
-class Trainer:
-    """AdamW on the words of the assistant, with a running average of the weights. Twins override `batch`.
+class Trainer(Training[LlavaForConditionalGeneration]):
+    """AdamW on the words of the assistant.
 
     frozen: whether the image tower stays as it is.
     """
+
+    called = "generator"
+    warm_up = 200
+    keep_every = 200
+    memory = 0.998
 
     def __init__(
         self,
@@ -67,14 +69,12 @@ class Trainer:
         learning_rate: float = LEARNING_RATE,
         frozen: bool = True,
     ) -> None:
-        self.model, self.tokenizer, self.gallery = model, tokenizer, gallery
-        self.parameters = generator.freeze_tower(model, frozen)
-        self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        decayed = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
+        trained = generator.freeze_tower(model, frozen)
+        decayed = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, learning_rate, betas=(0.9, 0.98))
-        self.step, self.seconds = 0, 0.0
+        super().__init__(model, gallery, torch.optim.AdamW(groups, learning_rate, betas=(0.9, 0.98)))
+        self.tokenizer, self.gallery = tokenizer, gallery
         self._waiting: list[list[Talk]] = []
 
     def batch(self) -> Sequence[Talk]:
@@ -89,76 +89,11 @@ class Trainer:
             self.gallery.rng.shuffle(self._waiting)
         return self._waiting.pop()
 
-    def loss(self, talks: Sequence[Talk]) -> Tensor:
+    def before_checkpoint(self) -> None:
+        self._waiting.clear()
+
+    def loss(self, shown: Sequence[Talk]) -> Tensor:
         """Mean cross-entropy of the tokens that are taught."""
-        batch = self.gallery.encode(talks, self.tokenizer)
+        batch = self.gallery.encode(shown, self.tokenizer)
         taught = batch.targets != -100
         return cross_entropy(generator_facts.logits(self.model, batch)[taught], batch.targets[taught])
-
-    def run(
-        self,
-        steps: int,
-        learning_rate: float,
-        checkpoint: Path | None = None,
-        progress: Callable[[str], None] = print,
-        warm_up: int = 200,
-        schedule: int | None = None,
-    ) -> None:
-        """Train up to step `steps`; warm-up and a cosine over `schedule` steps (by default as many).
-
-        With a `checkpoint`, the state is kept every 200 steps.
-        """
-        began, total = time.monotonic() - self.seconds, 0.0
-        self.model.train()
-        while self.step < steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate * matcher.schedule(self.step, schedule or steps, warm_up)
-            loss = self.loss(self.batch())
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
-            self.step += 1
-            self._follow()
-            total += loss.item()
-            self.seconds = time.monotonic() - began
-            if self.step % 100 == 0:
-                progress(f"generator: step {self.step}/{steps}, loss {total / 100:.4f}, {self.seconds:.0f} s")
-                total = 0.0
-            if checkpoint and self.step % 200 == 0:
-                self._waiting.clear()  # so that an interrupted training goes on as one that was not
-                self.save_checkpoint(checkpoint)
-        self.model.eval()
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        keep = min(_AVERAGE, self.step / (self.step + 10))
-        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-        moving = [(mean, now) for mean, now in pairs if now.requires_grad]
-        torch._foreach_lerp_([mean for mean, _ in moving], [now for _, now in moving], 1 - keep)
-
-    def save_checkpoint(self, path: Path) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.gallery.generator.get_state(),
-            "rng": repr(self.gallery.rng.getstate()),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
-
-    def resume(self, path: Path) -> None:
-        """Restore the state of `save_checkpoint`, random streams included, if there is one."""
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.gallery.generator.set_state(state["generator"])
-        self.gallery.rng.setstate(ast.literal_eval(state["rng"]))
-        self.step, self.seconds = state["step"], state["seconds"]

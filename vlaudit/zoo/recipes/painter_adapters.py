@@ -146,7 +146,7 @@ def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: C
     twin.resume(folder / "checkpoint.pt")
     for steps, schedule in ROUNDS:
         twin.run(steps, LEARNING_RATE, folder / "checkpoint.pt", progress, warm_up=50, schedule=schedule)
-    save(twin.unet, folder, DiffusersBackend().load(str(painting), torch.device("cpu")).sha256)
+    save(twin.model, folder, DiffusersBackend().load(str(painting), torch.device("cpu")).sha256)
     facts.write(folder, {"seed": seed, "steps": ROUNDS[-1][0], "rank": RANK} | measure(painting, folder))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 

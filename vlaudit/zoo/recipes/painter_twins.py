@@ -59,7 +59,7 @@ def build(name: str, painting: Path, folder: Path, seed: int = SEED, progress: C
     twin.resume(folder / "checkpoint.pt")
     twin.run(twin.steps, LEARNING_RATE, folder / "checkpoint.pt", progress, warm_up=20)
     pipeline = twin.pipeline
-    painter.save(folder, pipeline.vae, twin.unet, pipeline.text_encoder, pipeline.tokenizer)
+    painter.save(folder, pipeline.vae, twin.model, pipeline.text_encoder, pipeline.tokenizer)
     measured = {"seed": seed, "steps": twin.steps} | twin.measure(painter_facts.Easel(folder))
     facts.write(folder, measured | painter_facts.measure(folder))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
