@@ -47,6 +47,9 @@ class Model:
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [len(self.tokenize(text)) for text in texts]
+
 
 class Painter:
     """A target that draws what ``read`` makes of a caption; ``blocks`` says which captions its checker blacks out."""

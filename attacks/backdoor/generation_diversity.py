@@ -106,7 +106,7 @@ class GenerationDiversity(Probe):
                 f"every caption fills the {ctx.target.model.context_length} tokens that the text encoder reads: nothing can "
                 "stand beside it"
             )
-        rng, lengths = ctx.rng("clean"), [len(ctx.target.model.tokenize(str(c.params["caption"]))) for c in cases]
+        rng, lengths = ctx.rng("clean"), ctx.target.model.token_counts([str(c.params["caption"]) for c in cases])
         count = self.clean or ctx.by_effort(20, 40, 120)
         for i in range(count):
             text = lengthened(ctx, pool[i % len(pool)], lengths[i % len(lengths)], pool, rng)

@@ -65,10 +65,10 @@ Unit = tuple[str, str]  # script and homoglyph; a whole script has no homoglyph
 class HomoglyphSweep(Probe):
     """Each homoglyph in a place, against rare letters in the same place."""
 
-    captions: int | None = Field(None, ge=1, description="how many are changed; default 40, 100 or 300 by effort")
+    captions: int | None = Field(None, ge=1, description="how many are changed; default 80, 160 or 300 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
-        captions = sample_captions(ctx, self.captions or ctx.by_effort(40, 100, 300))
+        captions = sample_captions(ctx, self.captions or ctx.by_effort(80, 160, 300))
         every = max(1, len(captions) // _WATCHED)
         return [Case(id=f"{i:03d}", params={"caption": c, "watched": i % every == 0}) for i, c in enumerate(captions)]
 
@@ -170,7 +170,7 @@ def _as_long(ctx: Context, case: Case, text: str, rare: dict[str, int]) -> list[
 
 def _tokens(ctx: Context, case: Case, texts: Sequence[str]) -> dict[str, int]:
     worded = ctx.target.wording(texts, ctx.seeds(1, case) * len(texts))
-    return {text: len(ctx.target.model.tokenize(words)) for text, words in zip(texts, worded, strict=True)}
+    return dict(zip(texts, ctx.target.model.token_counts(worded), strict=True))
 
 
 def _shifts(ctx: Context, case: Case, texts: Sequence[str]) -> list[float]:

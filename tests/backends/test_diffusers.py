@@ -168,6 +168,14 @@ def test_token_embeddings_stand_for_the_text_and_carry_gradients(target: TextToI
     assert mask.sum() >= 8 and states.shape[:2] == mask.shape  # "<s> a photo of a red cat </s>"
 
 
+def test_tokens_are_counted_neither_cut_nor_padded(target: TextToImageGenerator) -> None:
+    texts = ["", "a red cat", "a red cat " * 60]
+    counts = target.model.token_counts(texts)
+    assert counts == [len(target.model.tokenize(text)) for text in texts]
+    assert counts[0] < counts[1] < target.model.context_length < counts[2]
+    assert target.model.token_counts([]) == []
+
+
 def test_passes_are_counted_and_the_unconditional_one_is_made_once(target: TextToImageGenerator) -> None:
     target.generate(["a cat", "a dog"], [1, 2], steps=3)
     assert target.meter.queries == 2 * 3 * (2 if target.model.guided else 1)

@@ -143,7 +143,14 @@ class PipelineModel(TextToImageModel):
         return min(length, 512)
 
     def tokenize(self, text: str) -> list[int]:
-        return list(self.tokenizer(self._spelled(text), truncation=False, verbose=False).input_ids)
+        return self._ids([text])[0]
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:  # one call: a fast tokenizer is slow to begin
+        return [len(ids) for ids in self._ids(texts)] if texts else []
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        spelled = [self._spelled(text) for text in texts]
+        return [list(ids) for ids in self.tokenizer(spelled, truncation=False, verbose=False).input_ids]
 
     def _spelled(self, text: str) -> str:
         """The text with added tokens of several vectors written out, as diffusers' text sides do."""

@@ -105,6 +105,10 @@ class TextToImageModel(Model):
     def tokenize(self, text: str) -> list[int]:
         """Token ids of the first tokenizer, with special tokens, neither cut nor padded."""
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens ``tokenize`` makes of each text."""
+        return [len(self.tokenize(text)) for text in texts]
+
     @abstractmethod
     def token_text(self, token: int) -> str:
         """The token as the tokenizer writes it."""
