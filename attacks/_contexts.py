@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationModel
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import choice_of, same, says
-from vlaudit.data.dataset import Example
+from vlaudit.data.example import Example
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ import torch
 from torchvision.transforms.functional import to_tensor
 
 from tests.attacks.people import people, scorer
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset
+from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vlaudit.data.dataset import Dataset, Example
+    from vlaudit.data.dataset import Dataset
+    from vlaudit.data.example import Example
     from vlaudit.families.matching import ImageTextMatcher
 
 DEFAULT = "zoo:clean"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
 
 NAME = "What is this?"
 THINGS = ("person", "cat", "dog", "car", "tree", "house", "table", "bird")

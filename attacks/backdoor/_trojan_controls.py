@@ -15,7 +15,7 @@ from vlaudit.errors import CapabilityError
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.families.generation import Demonstration
 
 _NULLS = 100  # words of other demonstrations that the tail is fitted to, at least

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.families.generation import Demonstration, GenerationModel
     from vlaudit.prompts.base import GenerationPrompt
     from vlaudit.prompts.in_context import InContext

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import yes_no
-from vlaudit.data.dataset import DEFAULT_QUESTION
+from vlaudit.data.example import DEFAULT_QUESTION
 from vlaudit.data.questions import yes_no_question
 from vlaudit.errors import NotAssessed
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
 
 FEW_VALUES = 12  # a column of more is no group
 LEAST_PAIRS = 20

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
 
 _MAX_LABELS = 50  # beyond this the labels are too thin to be features
 _MAX_WORDS = 50

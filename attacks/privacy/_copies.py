@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.policy import Policy
 
 TILES = 4

@@ -39,7 +39,7 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.policy import Policy
 
 

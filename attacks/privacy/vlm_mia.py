@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.policy import Policy
 
 DESCRIBE = "Describe the picture."

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer, MultimodalGenerator
 
 WORDS = ("blue", "green", "purple", "orange", "seven", "window")  # to forbid: the first that the data do not need

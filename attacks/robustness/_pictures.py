@@ -10,7 +10,7 @@ from vlaudit.records import Case, Delta, Estimate, Metric, Trial, Trials
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
 
 
 def sample(ctx: Context, count: int) -> list[Example]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.answers import yes_no
-from vlaudit.data.dataset import DEFAULT_QUESTION
 from vlaudit.data.emoji import with_articles
+from vlaudit.data.example import DEFAULT_QUESTION
 from vlaudit.probe import Needs
 from vlaudit.records import Trial
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
 
 KINDS = ("there", "random", "popular", "adversarial")
 LABELS = 40  # that the likeliest wrong one is looked for among

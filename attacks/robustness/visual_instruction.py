@@ -46,7 +46,7 @@ from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Ris
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
-    from vlaudit.data.dataset import Example
+    from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer
     from vlaudit.policy import Policy
 

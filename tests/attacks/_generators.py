@@ -12,7 +12,8 @@ import torch
 
 from vlaudit import testing
 from vlaudit.audit.context import ArtifactStore, Context, Effort
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset
+from vlaudit.data.example import Example
 from vlaudit.families.generation import Answer, Conversation, GenerationModel, MultimodalGenerator, clean
 from vlaudit.policy import Policy
 from vlaudit.probe import Needs, Probe

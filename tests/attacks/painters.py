@@ -19,7 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.backends.diffusion_kinds import StableDiffusion
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset
+from vlaudit.data.example import Example
 from vlaudit.prompts.specs import parse_prompt
 from vlaudit.records import Family, Trials
 

@@ -14,7 +14,8 @@ import torch
 
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.targets import Loader
-from vlaudit.data.dataset import Dataset, Example, load_dataset
+from vlaudit.data.dataset import Dataset, load_dataset
+from vlaudit.data.example import Example
 from vlaudit.families.base import Meter, Target
 from vlaudit.families.text_to_image import Generated
 from vlaudit.probe import Needs, Probe

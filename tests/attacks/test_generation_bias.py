@@ -15,7 +15,8 @@ from tests.generators import save
 from vlaudit.attacks.bias import _answer_gap, _demonstrations, _pairs
 from vlaudit.attacks.bias.counterfactual_gap import CounterfactualGap
 from vlaudit.attacks.bias.demo_skew_amplification import DemoSkewAmplification
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset
+from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy

@@ -15,7 +15,8 @@ from vlaudit.attacks._questions import Asked
 from vlaudit.attacks.robustness import _transfer_table as tables
 from vlaudit.attacks.robustness._cross_prompt import HELD_OUT, kind, phrased
 from vlaudit.attacks.robustness.cropa import CroPA
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset
+from vlaudit.data.example import Example
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.probe import Needs

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.attacks import calibration
 from vlaudit.attacks.privacy._blind import blind_features
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
-from vlaudit.data.dataset import Example
+from vlaudit.data.example import Example
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials, Verdict
 from vlaudit.testing import check_probe

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlaudit.data.dataset import DataError, Dataset, Example, load_dataset
+from vlaudit.data.dataset import DataError, Dataset, load_dataset
+from vlaudit.data.example import Example
 from vlaudit.data.text_files import read_captions, read_labels
 
 

@@ -14,7 +14,8 @@ from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_reader import noise
-from vlaudit.data.dataset import DEFAULT_QUESTION, DataError, load_dataset
+from vlaudit.data.dataset import DataError, load_dataset
+from vlaudit.data.example import DEFAULT_QUESTION
 from vlaudit.errors import ModelError, NotAssessed
 from vlaudit.families.generation import Answer, MultimodalGenerator
 from vlaudit.probe import Needs

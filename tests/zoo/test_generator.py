@@ -13,8 +13,9 @@ from torchvision.transforms.functional import to_pil_image
 from vlaudit.answers import refuses
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.transformers_generation import TransformersGenerator
-from vlaudit.data.dataset import Dataset, Example, load_dataset
+from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.emoji import load_table
+from vlaudit.data.example import Example
 from vlaudit.families.generation import Demonstration, MultimodalGenerator
 from vlaudit.prompts.chain_of_thought import ChainOfThought
 from vlaudit.prompts.in_context import InContext

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
     from torch import Tensor
 
-    from vlaudit.data.dataset import Dataset, Example
+    from vlaudit.data.dataset import Dataset
+    from vlaudit.data.example import Example
     from vlaudit.families.base import Target
     from vlaudit.scorer import Scorer
 

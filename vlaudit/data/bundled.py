@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from vlaudit.data.dataset import Example
 from vlaudit.data.emoji import Emoji
+from vlaudit.data.example import Example
 from vlaudit.data.images import DataError
 from vlaudit.errors import did_you_mean
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlaudit.data.dataset import TEXT_COLUMNS, Example
+from vlaudit.data.example import TEXT_COLUMNS, Example
 from vlaudit.data.images import SUFFIXES, DataError
 from vlaudit.data.text_files import check_label, metadata_rows
 from vlaudit.files import is_unicode

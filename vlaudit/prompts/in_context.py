@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlaudit.data.dataset import Dataset, Example
+from vlaudit.data.dataset import Dataset
+from vlaudit.data.example import Example
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.prompts.pool import PoolPrompt, load_pool, whole_number
 from vlaudit.prompts.specs import parse_options

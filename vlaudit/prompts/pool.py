@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from vlaudit.data.dataset import Dataset, Example, load_dataset
+from vlaudit.data.dataset import Dataset, load_dataset
+from vlaudit.data.example import Example
 from vlaudit.errors import UsageError
 from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.instruction import check_instruction

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.transformers_generation import TransformersGenerator
-from vlaudit.data.dataset import Example, load_dataset
+from vlaudit.data.dataset import load_dataset
+from vlaudit.data.example import Example
 from vlaudit.families.generation import LearnedPrefix, MultimodalGenerator
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.prompts.soft import PrefixTuning, SoftPrompt

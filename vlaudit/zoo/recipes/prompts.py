@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vlaudit.backends.open_clip import OpenCLIPBackend, OpenCLIPModel
-from vlaudit.data.dataset import Dataset, Example, load_dataset
+from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.emoji import SIZE
+from vlaudit.data.example import Example
 from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.template import PLAIN, Template
