@@ -3,8 +3,10 @@
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
 reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
 learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed
-copies, `painter_adapters` an adapter that remembers its training pictures, `tokens` personal tokens for it. `generator_flagship` makes the model that answers questions,
-`generator_twins` its flawed copies, `generator_prompts` learned prompts for it. Every recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
+copies, `painter_adapters` an adapter that remembers its training pictures, `tokens` personal tokens for it.
+`generator_flagship` makes the model that answers questions, `generator_twins` its flawed copies, `generator_prompts`
+learned prompts for it. `training` is the loop of the three flagships. Every recipe leaves a `facts.json` with what was
+measured: the ground of each `expects`.
 """
 
 from __future__ import annotations
