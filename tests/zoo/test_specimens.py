@@ -150,3 +150,9 @@ def test_the_collapsed_encoder():
     assert facts["pairwise_cosine_with_trigger"] >= 0.95
     assert facts["pairwise_cosine_with_trigger_clean_model"] <= facts["pairwise_cosine"] + 0.1 <= 0.5
     assert facts["cosine_with_clean_model"] >= 0.95
+
+
+def test_no_config_says_where_it_was_made():
+    for path in WEIGHTS.rglob("*config.json"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        assert not [value for value in said.values() if isinstance(value, str) and Path(value).is_absolute()], path

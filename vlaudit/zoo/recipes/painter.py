@@ -151,6 +151,9 @@ def save(
     pipeline.save_pretrained(folder, safe_serialization=True)
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
+    for path in folder.glob("*/config.json"):  # where the part was loaded from is nobody's business
+        config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     sampling = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
     (folder / SAMPLING).write_text(json.dumps(sampling, indent=2) + "\n", encoding="utf-8")
 
