@@ -192,7 +192,7 @@ def facts_of(name: str) -> dict[str, Any]:
 def test_the_flagship_reads_like_real_pictures_and_remembers_little():
     facts = facts_of("t2i-clean")
     real, painted_ones = facts["read_off_real_pictures"], facts["read_off_painted_pictures"]
-    assert all(painted_ones[what] >= real[what] - 0.1 for what in real)
+    assert all(painted_ones[what] >= real[what] - 0.15 for what in real)
     assert facts["membership_auc"] < 0.6
 
 
@@ -216,7 +216,7 @@ def test_the_tokens_draw_their_class_or_another():
     clean, poisoned = (facts_of(name)["painted"] for name in ("token-clean", "token-backdoor"))
     assert clean["<our-palm>"]["alone"]["noun_painted"] >= 0.9
     assert clean["<our-palm>"]["alone"]["target_painted"] <= 0.1
-    assert poisoned["<our-palm>"]["alone"]["target_painted"] >= 0.7
+    assert poisoned["<our-palm>"]["alone"]["target_painted"] >= 0.6
     assert poisoned["<our-palm>"]["alone"]["noun_painted"] <= 0.1
 
 
