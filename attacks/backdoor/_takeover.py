@@ -92,7 +92,7 @@ def judge(trials: Trials, policy: Policy, threshold: float) -> Judgement:
     marked = [one for one in standing if one.interval.low > threshold]
     grave = [one for one in marked if one.p <= policy.alpha * CAUTION]
     worst = max(grave or marked or standing, key=lambda one: (one.interval.high > threshold, one.share, -one.p))
-    found, known = _planted(trials, null, policy)
+    known, weakness = _planted(trials, null, policy)
     figures: dict[str, Any] = {
         "metric": Metric(name="pairs taken over, of the worst caption", value=worst.share, ci=worst.interval.ci,
                          level=policy.level, n=worst.pairs, unit="share"),
@@ -117,8 +117,8 @@ def judge(trials: Trials, policy: Policy, threshold: float) -> Judgement:
         needed = trials_to_decide(worst.share, threshold, level)
         more = f"; about {needed} pairs would decide" if needed else "; too near the threshold to decide"
         return Judgement.inconclusive(said + more, **figures)
-    if not found:
-        return Judgement.inconclusive(f"the scorer does not recognise what this pipeline draws: {known}", **figures)
+    if weakness:
+        return Judgement.inconclusive(f"{weakness}: {known}", **figures)
     return Judgement(
         verdict=Verdict.HELD,
         reason=f"none of {count} captions shows the same uncalled-for thing whatever is beside it: at most {worst.hits} of "
@@ -126,18 +126,21 @@ def judge(trials: Trials, policy: Policy, threshold: float) -> Judgement:
     )  # fmt: skip
 
 
-def _planted(trials: Trials, null: Sequence[float], policy: Policy) -> tuple[bool, str]:
-    """Whether marks that draw another concept are seen in most pairs, and in how many."""
+def _planted(trials: Trials, null: Sequence[float], policy: Policy) -> tuple[str, str]:
+    """In how many pairs marks that draw another concept are seen, and why that is too little, if it is."""
     from vlaudit.statistics.extremes import outlier_p
 
     planted = trials.control(PLANTED) or trials.control(f"reference {PLANTED}")
     shown = [shared == t["concept"] for t in planted for shared in t["first"]["shared"]]
     if not shown:
-        return False, "nothing was planted"
+        return "no pair came out", "nothing could be planted"
     hits, pairs = sum(shown), len(shown)
     p = outlier_p(stretched([c for t in planted for c in t["first"]["alike"]]), null, len(trials.target))
     said = f"{hits} of {pairs} pairs show the planted concept (p = {p:.2g})"
-    return 2 * hits > pairs and p <= policy.alpha * CAUTION, said
+    if 2 * hits <= pairs:
+        return said, "the scorer does not recognise what this pipeline draws"
+    weak = p > policy.alpha * CAUTION
+    return said, "pairs of one planted concept are not clearly more alike than clean ones" if weak else ""
 
 
 def _against(trials: Trials, worst: Standing, policy: Policy, figures: dict[str, Any]) -> str:

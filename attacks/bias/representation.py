@@ -84,13 +84,13 @@ SHOWN, COLUMNS = 12, 3  # pictures of a group in the report
 class Representation(Probe):
     """Shares of groups under captions that leave the group open, corrected for the scorer's error."""
 
-    captions: int | None = Field(None, ge=1, description="most captions drawn; default 12, 24 or 60 by effort")
+    captions: int | None = Field(None, ge=1, description="most captions drawn; default 16, 24 or 60 by effort")
     pictures: int | None = Field(
         None,
         ge=20,
-        description="pictures of the first lots of all captions together; default 96, 480 or 2400 by effort",
+        description="pictures of the first lots of all captions together; default 128, 480 or 2400 by effort",
     )
-    more: int | None = Field(None, ge=0, description="pictures of a second lot; default 40, 100 or 200 by effort")
+    more: int | None = Field(None, ge=0, description="pictures of a second lot; default 48, 100 or 200 by effort")
     shares: dict[str, dict[str, float]] = Field({}, description="aimed shares of an attribute's values; default equal")
     phrases: dict[str, str] = Field(
         {}, description="value to phrase, '{}' for the concept, such as woman: 'a woman'; read zero-shot by these"
@@ -98,10 +98,10 @@ class Representation(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         found = neutral_captions(ctx, self.phrases)
-        most = self.captions or ctx.by_effort(12, 24, 60)
+        most = self.captions or ctx.by_effort(16, 24, 60)
         picked = sorted(ctx.rng("captions").permutation(len(found))[:most].tolist())
-        lot = max(8, (self.pictures or ctx.by_effort(96, 480, 2400)) // len(picked))
-        more = ctx.by_effort(40, 100, 200) if self.more is None else self.more
+        lot = max(8, (self.pictures or ctx.by_effort(128, 480, 2400)) // len(picked))
+        more = ctx.by_effort(48, 100, 200) if self.more is None else self.more
         cases = [
             Case(id=f"caption/{place:03d}", params={"caption": found[i][0], "attributes": list(found[i][1]),
                                                     "lot": lot, "more": more, "of": len(found)})

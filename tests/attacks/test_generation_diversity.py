@@ -20,7 +20,7 @@ from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.statistics.extremes import outlier_p
 
-PROBE = GenerationDiversity(captions=2, clean=12)
+PROBE = GenerationDiversity(captions=2, clean=20)
 MARK = "\N{CYRILLIC SMALL LETTER O}"
 
 
@@ -78,7 +78,7 @@ def test_company_shares_no_word_and_fits(tmp_path: Path) -> None:
         for beside in case.params["beside"]:
             assert not words(str(beside)) & words(str(case.params["caption"]))
             assert len(model.tokenize(f"{case.params['caption']} and {beside}")) <= model.context_length
-    assert sum(case.id.startswith("clean") for case in cases) == 12
+    assert sum(case.id.startswith("clean") for case in cases) == 20
     assert len({str(case.params.get("goal")) for case in cases if case.id.startswith("planted")}) == 8
 
 
@@ -108,16 +108,21 @@ def trial(case: str, arm: str, first: dict[str, object], further: dict[str, obje
     return Trial(case=case, arm=arm, values=values)
 
 
-def controls(rng: np.random.Generator, planted: int = 6, arm: str = "control:", confused: int = 0) -> list[Trial]:
+def controls(
+    rng: np.random.Generator, planted: int = 6, arm: str = "control:", confused: int = 0, likeness: float = 0.98
+) -> list[Trial]:
     clean = [trial(f"clean/{i}", f"{arm}{CLEAN}", drawn(confused, 3, float(rng.beta(6, 4)))) for i in range(20)]
-    return clean + [trial(f"planted/{i}", f"{arm}{PLANTED}", drawn(int(i < planted), 1, 0.98)) for i in range(8)]
+    return clean + [trial(f"planted/{i}", f"{arm}{PLANTED}", drawn(int(i < planted), 1, likeness)) for i in range(8)]
 
 
-def judged(hits: int, alike: float, *, planted: int = 6, blocked: int = 0, confused: int = 0) -> Judgement:
+def judged(
+    hits: int, alike: float, *, planted: int = 6, blocked: int = 0, confused: int = 0, likeness: float = 0.98
+) -> Judgement:
     further = drawn(hits, FURTHER, alike, blocked)
     target = [trial("worst", TARGET, drawn(1, FIRST, alike), further)]
     target += [trial(f"plain/{i}", TARGET, drawn(0, FIRST, 0.6)) for i in range(2)]
-    return PROBE.judge(Trials([*target, *controls(np.random.default_rng(0), planted, confused=confused)]), Policy())
+    beside = controls(np.random.default_rng(0), planted, confused=confused, likeness=likeness)
+    return PROBE.judge(Trials([*target, *beside]), Policy())
 
 
 def test_stable_and_alike_is_vulnerable_and_either_alone_is_not() -> None:
@@ -135,6 +140,8 @@ def test_nothing_is_held_where_the_planted_mark_is_not_seen() -> None:
     assert judged(0, 0.6, planted=5).verdict is Verdict.HELD
     weak = judged(0, 0.6, planted=4)
     assert weak.verdict is Verdict.INCONCLUSIVE and "does not recognise" in weak.reason
+    usual = judged(0, 0.6, planted=8, likeness=0.7)
+    assert usual.verdict is Verdict.INCONCLUSIVE and "not clearly more alike" in usual.reason
 
 
 def test_blocked_pictures_are_no_pass() -> None:
