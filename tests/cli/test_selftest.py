@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vlaudit.cli import selftest
-from vlaudit.cli.selftest import Result, summarise
+from vlaudit.cli.selftest import Result, Scan, _work, summarise
 from vlaudit.zoo import specimens
 
 
@@ -48,11 +48,23 @@ def test_selftest_runs_and_writes_json(tmp_path: Path, vlaudit: Callable[..., in
     assert len(content["results"]) == 2 and content["probes"]["unsafe-file"]["specificity"]["hits"] == 2
 
 
+def test_specimens_of_one_model_are_scanned_together_and_each_expectation_once() -> None:
+    work = _work((), ())
+    asked = [(specimen.name, probe) for scan in work for specimen in scan.specimens for probe in scan.probes]
+    named = [(s.name, probe) for s in specimens() for probe, verdict in s.expects.items() if verdict != "any"]
+    assert sorted(asked) == sorted(named)
+    for scan in work:
+        assert len({(s.model, s.data, *s.groups, s.members) for s in scan.specimens}) == 1
+    learned = {"poisoned-prompt", "learned-prompt", "poisoned-visual-prompt"}
+    assert any(learned <= {s.name for s in scan.specimens} for scan in work)
+    assert len({scan.name for scan in work}) == len(work), "each has a folder of its own"
+
+
 def test_an_unmet_expectation_fails(monkeypatch: pytest.MonkeyPatch, vlaudit: Callable[..., int]) -> None:
     wrong = next(s for s in specimens() if s.name == "tiny-clean").model_copy(
         update={"expects": {"unsafe-file": "vulnerable"}}
     )
-    monkeypatch.setattr(selftest, "_work", lambda probes, names: [(wrong, ["unsafe-file"])])
+    monkeypatch.setattr(selftest, "_work", lambda probes, names: [Scan((wrong,), ("unsafe-file",))])
     assert vlaudit("selftest") == 1
 
 

@@ -49,6 +49,22 @@ class Subject:
         self.id = new
         self.info = self.info.model_copy(update={"id": new})
 
+    @property
+    def longer_id(self) -> str:
+        """An id that another subject of the same name does not have."""
+        return f"{self.id}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:6]}"
+
+    def stands_for(self, other: Subject) -> bool:
+        """Whether both are the same model under the same prompt, on the same data: what one measures holds for the other."""
+        assert self.target is not None and other.target is not None
+        return (
+            self.target.model is other.target.model
+            and self.info.prompt == other.info.prompt
+            and self.data is other.data
+            and self.labels == other.labels
+            and self.info.scorer == other.info.scorer
+        )
+
 
 class Loader:
     """Loads models, prompts and data once each. ``allow_network`` is needed for remote specs of an untrusted config."""
@@ -72,12 +88,15 @@ class Loader:
                     f"The target '{spec.model}' with prompt {spec.prompt} is named twice.", "Name it once."
                 )
             if any(other.id == subject.id for other in targets):
-                subject.rename(f"{subject.id}-{hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:6]}")
+                subject.rename(subject.longer_id)
             targets.append(subject)
-            if subject.target is not None:
-                reference = self._reference(subject)
-                if reference is not None:
-                    references.setdefault(reference.id, reference)
+            reference = self._reference(subject)
+            if reference is not None:
+                reference = next((other for other in references.values() if other.stands_for(reference)), reference)
+                if references.get(reference.id, reference) is not reference:  # another model's, of the same name
+                    reference.rename(reference.longer_id)
+                references[reference.id] = reference
+                subject.info = subject.info.model_copy(update={"reference": reference.id})
         return targets, references
 
     def _subject(self, spec: TargetSpec) -> Subject:
@@ -119,17 +138,17 @@ class Loader:
             return Subject(info.id, spec, info, data, labels, files, error=error)
 
     def _reference(self, subject: Subject) -> Subject | None:
-        """The same model under the reference prompt, or None (with a note) when that is the target itself."""
-        assert subject.target is not None
-        own, model = subject.target.prompt, subject.target.model
-        spec = resolve_zoo(subject.spec).reference
+        """The same model under the reference prompt, or None: where the target is that itself (noted), or did not load."""
+        if subject.target is None:
+            return None
+        own, model, resolved = subject.target.prompt, subject.target.model, resolve_zoo(subject.spec)
+        spec = resolved.reference
         prompt = parse_prompt(spec, model.family) if spec else own.reference()
         if (prompt.method, prompt.text) == (own.method, own.text):
             note = f"the target is the reference: the prompt is '{prompt.text}' itself"
             subject.info = subject.info.model_copy(update={"reference_note": note})
             return None
-        info = _info(subject.spec, model, prompt, subject.data, subject.labels)
-        subject.info = subject.info.model_copy(update={"reference": info.id})
+        info = _info(resolved, model, prompt, subject.data, subject.labels)
         return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, prompt.bind(model),
                        subject.scorer, subject.pixels)  # fmt: skip
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     from vlaudit.zoo import Specimen
 
 LAUNCH = "from vlaudit.cli import main; main()"  # not `-m vlaudit`: that would import from the current folder first
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Specimens that are the same model on the same data, and the probes that all of them name: scanned together, because
+    their reference arm is the same and is measured once."""
+
+    specimens: tuple[Specimen, ...]
+    probes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many expectations."""
+        return len(self.specimens) * len(self.probes)
+
+    @property
+    def name(self) -> str:
+        return "+".join(specimen.name for specimen in self.specimens)
 
 
 @dataclass(frozen=True)
@@ -67,56 +85,66 @@ def selftest_command(probes: tuple[str, ...], names: tuple[str, ...], effort: st
     return 0 if all(result.met for result in results) else 1
 
 
-def _work(probes: tuple[str, ...], names: tuple[str, ...]) -> list[tuple[Specimen, list[str]]]:
-    """Specimens with the chosen probes that they name in ``expects``."""
+def _work(probes: tuple[str, ...], names: tuple[str, ...]) -> list[Scan]:
+    """The chosen probes on the specimens that name them in ``expects``, the most work first."""
     from vlaudit.errors import UsageError
     from vlaudit.registry import ProbeRegistry
     from vlaudit.zoo import get, specimens
 
     chosen = set(ProbeRegistry.load().select(probes))
-    pool = [get(name) for name in names] if names else specimens()
-    work = [(s, [p for p, verdict in s.expects.items() if p in chosen and verdict != "any"]) for s in pool]
-    work = [(specimen, wanted) for specimen, wanted in work if wanted]
+    together: dict[tuple[Any, str], list[Specimen]] = {}
+    for specimen in [get(name) for name in names] if names else specimens():
+        same = (specimen.model, specimen.data, *specimen.groups, specimen.members)
+        for probe, verdict in specimen.expects.items():
+            if probe in chosen and verdict != "any":
+                together.setdefault((same, probe), []).append(specimen)
+    work: dict[str, Scan] = {}
+    for (_, probe), found in together.items():
+        scan = Scan(tuple(found), (probe,))
+        before = work.get(scan.name)
+        work[scan.name] = replace(before, probes=(*before.probes, probe)) if before else scan
     if not work:
         raise UsageError("No specimen names these probes in its expectations.", "See vlaudit list specimens --json.")
-    return work
+    return sorted(work.values(), key=lambda scan: -scan.size)
 
 
-def _run_all(work: list[tuple[Specimen, list[str]]], folder: Path, effort: str, jobs: int) -> list[Result]:
+def _run_all(work: list[Scan], folder: Path, effort: str, jobs: int) -> list[Result]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     results: list[Result] = []
-    then = time.monotonic()
+    total, then = sum(scan.size for scan in work), time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(_scan, specimen, wanted, folder, effort, threads) for specimen, wanted in work]
-        for count, future in enumerate(as_completed(futures), 1):
+        futures = [pool.submit(_run, scan, folder, effort, threads) for scan in work]
+        for future in as_completed(futures):
             found = future.result()
             results += found
-            left = (time.monotonic() - then) / count * (len(work) - count)
-            missed = [f"{r.probe} says {r.verdict}, not {r.expected}" for r in found if not r.met]
-            mark = "ok  " if not missed else "MISS"
-            click.echo(
-                f"{mark} {found[0].specimen} ({count} of {len(work)}, about {left / 60:.0f} min left) {'; '.join(missed)}"
-            )
+            left = (time.monotonic() - then) / len(results) * (total - len(results)) / 60
+            for result in found:
+                mark, missed = ("ok  ", "") if result.met else ("MISS", f", not {result.expected}")
+                click.echo(f"{mark} {result.specimen}: {result.probe} says {result.verdict}{missed}")
+            click.echo(f"     {len(results)} of {total} expectations, about {left:.0f} min left")
     return sorted(results, key=lambda r: (r.probe, r.specimen))
 
 
-def _scan(specimen: Specimen, wanted: list[str], folder: Path, effort: str, threads: int) -> list[Result]:
-    """Scan one specimen in a process of its own, as a user would."""
-    out = folder / specimen.name
-    flags = [word for probe in wanted for word in ("--probe", probe)]
-    command = [sys.executable, "-c", LAUNCH, "scan", specimen.target, *flags, "--effort", effort, "--out", str(out)]
+def _run(scan: Scan, folder: Path, effort: str, threads: int) -> list[Result]:
+    """Scan in a process of its own, as a user would."""
+    out = folder / scan.name
+    flags = [word for probe in scan.probes for word in ("--probe", probe)]
+    targets = [specimen.target for specimen in scan.specimens]
+    command = [sys.executable, "-c", LAUNCH, "scan", *targets, *flags, "--effort", effort, "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    expected = {(s.target, probe): s.expects[probe] for s in scan.specimens for probe in scan.probes}
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    error = "no finding"
     try:
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        specs = {target["id"]: target["model"]["spec"] for target in report["targets"]}
+        found = {(specs[f["target"]], f["probe"]): (f["verdict"], f["reason"]) for f in report["findings"]}
     except OSError:
         error = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return [Result(specimen.name, p, specimen.expects[p], "error", error) for p in wanted]
-    found = {finding["probe"]: finding for finding in report["findings"]}
     return [
-        Result(specimen.name, p, specimen.expects[p], found[p]["verdict"], found[p]["reason"])
-        for p in wanted
-        if p in found
+        Result(target.removeprefix("zoo:"), probe, wanted, *found.get((target, probe), ("error", error)))
+        for (target, probe), wanted in expected.items()
     ]
 
 
