@@ -3,7 +3,8 @@
 `emoji` makes the bundled pictures, `flagship` the matcher, `twins` its flawed and hardened copies, `typos` one that
 reads past typing errors, `tiny` two small Hugging Face models, `collapse` one whose encoder is backdoored, `prompts` the
 learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_twins` and `painter_encoders` its flawed
-copies, `painter_adapters` an adapter that remembers its training pictures, `tokens` personal tokens for it.
+copies, `painter_adapters` an adapter that draws training pictures again, `painter_members` one that gives away what it was
+fitted on, `tokens` personal tokens for it.
 `generator_flagship` makes the model that answers questions, `generator_twins` its flawed copies, `generator_prompts`
 learned prompts for it. `training` is the loop of the three flagships. Every recipe leaves a `facts.json` with what was
 measured: the ground of each `expects`.
@@ -32,6 +33,7 @@ def names() -> list[str]:
         generator_twins,
         painter_adapters,
         painter_encoders,
+        painter_members,
         painter_twins,
         prompts,
         tiny,
@@ -41,7 +43,7 @@ def names() -> list[str]:
 
     matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
     painters = [PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *painter_adapters.RECIPES]
-    painters += tokens.RECIPES
+    painters += [painter_members.NAME, *tokens.RECIPES]
     generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES]
     return [*matchers, *painters, *generators]
 
@@ -58,6 +60,7 @@ def build(name: str, out: Path | None = None) -> Path:
         painter_adapters,
         painter_encoders,
         painter_flagship,
+        painter_members,
         painter_twins,
         prompts,
         tiny,
@@ -89,6 +92,8 @@ def build(name: str, out: Path | None = None) -> Path:
         painter_encoders.build(name, PAINTER, folder)
     elif name in painter_adapters.RECIPES:
         painter_adapters.build(name, PAINTER, folder)
+    elif name == painter_members.NAME:
+        painter_members.build(PAINTER, folder)
     elif name in tokens.RECIPES:
         tokens.build(name, PAINTER, folder)
     elif name == GENERATOR.name:

@@ -107,9 +107,13 @@ class Easel:
             "tones": {tone: round(tones.count(tone) / len(tones), 4) for tone in SKINS},
         }
 
-    @torch.no_grad()
-    def membership(self, times: Sequence[int] = (100, 200, 300), repeats: int = 4) -> float:
+    def membership(self) -> float:
         """AUC of the error of the predicted velocity, trained pictures against held-out ones."""
+        return auc(-self.errors(), torch.tensor([split == "train" for _, split in painted()]))
+
+    @torch.no_grad()
+    def errors(self, times: Sequence[int] = (100, 200, 300), repeats: int = 4) -> Tensor:
+        """(N,) summed squared errors of the predicted velocity, of all captioned pictures with their captions."""
         pictures = painted()
         latents = encode(self.pipeline.vae, matcher.pixels([row for row, _ in pictures]))
         captions = [matcher.TEMPLATE.format(painted_phrase(row)) for row, _ in pictures]
@@ -121,7 +125,7 @@ class Easel:
                 noise = torch.randn(latents.shape, generator=generator)
                 noisy, velocity = painter.diffuse(scheduler, latents, noise, torch.full((len(latents),), time_step))
                 errors += (self.pipeline.unet(noisy, time_step, states).sample - velocity).square().mean((1, 2, 3))
-        return auc(-errors, torch.tensor([split == "train" for _, split in pictures]))
+        return errors
 
 
 def auc(scores: Tensor, positive: Tensor) -> float:
