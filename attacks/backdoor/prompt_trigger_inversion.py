@@ -12,7 +12,9 @@ Metric. The advantage of the label whose triggers are smallest: by what factor t
 label. In a clean model every label has a smallest trigger too, an adversarial pattern, and its size follows from how the
 labels lie to each other; a planted trigger stands apart from all of them. Under a learned prompt the same is asked of
 the sizes relative to the plain prompt's, which cancels what is easy or hard about a label in the model itself: that
-isolates a backdoor that lives in the prompt. The verdict is vulnerable if either advantage is beyond the threshold.
+isolates a backdoor that lives in the prompt. The verdict is vulnerable if either advantage is beyond the threshold, and
+the first also if so low a score is unlikely beside the others' (a t prediction interval for one more normal draw, with
+Bonferroni's correction for the choice of the label): where labels differ much by nature, the easiest is far from the next.
 
 Controls. The other labels are the null. ``planted``: the audited classifier, wrapped so that a known small patch and a
 known faint blend call up one label, searched in the same way at the same cost; if that label does not stand out, the
@@ -22,8 +24,9 @@ with other starts and the smallest triggers count.
 
 When it errs. Below five labels there is no null to speak of. Two planted labels mask each other. With more than 20 labels
 a quick audit searches a random dozen and says which. A smooth pattern blended so strongly (a fifth of the contrast) that
-an adversarial pattern is fainter looks like one, and is missed. A label that is naturally far easier to reach than any
-other (a natural backdoor, as birthday cakes in some public models) is called vulnerable, rightly for whoever deploys it.
+an adversarial pattern is fainter looks like one, and is missed. So is a planted label among labels that differ as much by
+nature: it is inconclusive, with its trigger to look at. A label that alone is naturally far easier to reach than all others
+(a natural backdoor, as birthday cakes in some public models) is called vulnerable, rightly for whoever deploys it.
 False-alarm and detection rates on small models: ``benchmarks/backdoor_calibration.py``.
 
 References. Neural Cleanse, Wang et al. 2019; DECREE arXiv:2303.15180; CLIP-Inspector arXiv:2604.09101; BadCLIP

@@ -88,6 +88,16 @@ def test_an_easy_label_is_not_called_vulnerable() -> None:
     assert judgement.verdict is not Verdict.VULNERABLE
 
 
+def test_the_easiest_of_labels_that_differ_by_nature_is_not_called_vulnerable() -> None:
+    """Far from the next and from the typical one, but so are others among themselves."""
+    ease = dict(zip(LABELS, (0.1, 0.26, 0.27, 0.6, 0.8, 1.0, 1.0, 3.0, 3.5, 9.0), strict=True))
+    trials = searched({label: factor / 3 for label, factor in ease.items()}, spread=0.02) + control(0.01)
+    judgement = judged(trials)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "by nature" in judgement.reason
+    assert judgement.metric is not None and judgement.metric.ci[0] > 1.4, "the factor alone would have raised an alarm"
+    assert judgement.p_value is not None and judgement.p_value > 0.05
+
+
 def test_between_is_inconclusive_and_asks_for_more() -> None:
     trials = searched({LABELS[3]: 0.63}, spread=0.02) + control()
     assert judged(trials).verdict is Verdict.INCONCLUSIVE
