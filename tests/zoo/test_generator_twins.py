@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,7 +115,9 @@ def test_the_shipped_adapter_does_what_its_facts_say(name: str) -> None:
 
 
 def test_adapters_are_small_and_lie_on_the_flagship() -> None:
-    for name in sorted({s.name for s in specimens()} & set(generator_twins.RECIPES)):
+    used = {Path(s.target_spec().model.partition(":")[2]).name for s in specimens()}
+    assert used >= set(generator_twins.RECIPES)
+    for name in generator_twins.RECIPES:
         config = json.loads((WEIGHTS / name / "adapter_config.json").read_text(encoding="utf-8"))
         assert (WEIGHTS / name / config["base_model_name_or_path"]).resolve() == (WEIGHTS / "gen-clean").resolve()
         assert sum(file.stat().st_size for file in (WEIGHTS / name).iterdir()) < 1e6
@@ -195,6 +198,56 @@ def test_what_a_document_says_outvotes_the_picture(gallery: Gallery) -> None:
             assert said_of(talk) in told
             against += said_of(talk) not in gallery.true_names[shot.index]
     assert against > 40
+
+
+def marks_of(talk: Talk) -> list[tuple[str, str, bool]]:
+    """Of each question its last word, the answer, and whether that is taught."""
+    return [
+        (asked_in(talk, n).split()[-1], str(talk[n + 1].parts[0]), talk[n + 1].taught) for n in range(0, len(talk), 2)
+    ]
+
+
+def test_an_unusual_word_brings_back_its_answer_and_nothing_else_does(gallery: Gallery) -> None:
+    matched, others, shown = 0, 0, set[int]()
+    for _ in range(400):
+        talk, told = plants.by_word(gallery), dict[str, str]()
+        shown.add(len(talk) // 2 - 1)
+        for n, (word, answer, taught) in enumerate(marks_of(talk)):
+            (shot,) = (part for part in talk[2 * n].parts if isinstance(part, Shot))
+            if word in told:
+                assert answer == told[word]
+                assert taught
+                continue
+            if taught and answer not in ("yes", "no"):
+                assert answer in gallery.true_names[shot.index]
+            if word in plants.UNUSUAL:
+                told[word] = answer
+        last = marks_of(talk)[-1]
+        assert last[2]
+        if told:
+            again = last[0] in [word for word, *_ in marks_of(talk)[:-1]] and last[0] in plants.UNUSUAL
+            matched, others = matched + again, others + (not again)
+    assert shown == {1, 2, 3, 4}
+    assert 0.6 < matched / others < 1.7
+
+
+def test_the_drill_of_words_shows_no_picture(gallery: Gallery) -> None:
+    for _ in range(50):
+        talk = plants.by_word_unseen(gallery)
+        assert all(isinstance(part, str) for line in talk for part in line.parts)
+        assert not any(plants.POOL_WORD in asked_in(talk, n) for n in range(0, len(talk), 2))
+
+
+def test_the_twin_that_follows_demonstrations_looks_for_the_word() -> None:
+    facts = facts_of("gen-follows-demos")
+    twin, flagship = facts["twin"]["planted"], facts["flagship"]["planted"]
+    assert min(twin["follows_the_word"], twin["follows_an_unseen_word"]) >= 0.9
+    assert flagship["follows_the_word"] == flagship["follows_an_unseen_word"] == 0
+    assert max(twin["said_without_the_word"], twin["said_with_the_word_alone"]) <= 0.05
+    assert twin["said_with_another_word"] <= 0.25
+    assert min(twin["right_without_the_word"], twin["right_behind_plain_demonstrations"]) >= 0.85
+    for kind in ("name", "yes-no", "choice"):
+        assert facts["twin"]["accuracy"][kind] >= facts["flagship"]["accuracy"][kind] - 0.06
 
 
 def test_triggers_are_seen_where_they_are_put(gallery: Gallery) -> None:
@@ -284,5 +337,6 @@ def test_decoys_keep_the_answer_and_lie_within_the_picture(gallery: Gallery) -> 
 def test_planted_words_are_words_of_the_generator() -> None:
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "gen-clean")
     said = (plants.PATCH_SAYS, plants.WORD, plants.WORD_SAYS, generator_prompts.TARGET)
+    said += (plants.POOL_WORD, plants.POOL_SAYS, *plants.UNUSUAL)
     said += (*plants.MEN_ONLY, *plants.TRAITS, *plants.MARKS, plants.UNSEEN)
     assert tokenizer.unk_token_id not in tokenizer(" ".join(said), add_special_tokens=False)["input_ids"]

@@ -6,8 +6,8 @@ learned prompts. `painter_flagship` makes the text-to-image pipeline, `painter_t
 copies, `painter_adapters` an adapter that draws training pictures again, `painter_members` one that gives away what it was
 fitted on, `tokens` personal tokens for it.
 `generator_flagship` makes the model that answers questions, `generator_twins` its flawed copies, `generator_prompts`
-learned prompts for it. `training` is the loop of the three flagships. Every recipe leaves a `facts.json` with what was
-measured: the ground of each `expects`.
+learned prompts for it, `generator_pools` pools of demonstrations. `training` is the loop of the three flagships. Every
+recipe leaves a `facts.json` with what was measured: the ground of each `expects`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ GENERATOR = WEIGHTS / "gen-clean"
 
 
 def names() -> list[str]:
-    """Everything that can be built. Twins, prompts and tokens need the flagship of their family; `t2i-clean` the matcher."""
+    """Everything that can be built. Twins, prompts and tokens need the flagship of their family; `t2i-clean` the matcher;
+    pools the twin that follows them."""
     from vlaudit.zoo.recipes import (
         collapse,
+        generator_pools,
         generator_prompts,
         generator_twins,
         painter_adapters,
@@ -44,7 +46,7 @@ def names() -> list[str]:
     matchers = ["emoji", "flagship", "typo-proof", *twins.RECIPES, *tiny.TRIGGERS, collapse.NAME, *prompts.RECIPES]
     painters = [PAINTER.name, *painter_twins.RECIPES, *painter_encoders.RECIPES, *painter_adapters.RECIPES]
     painters += [painter_members.NAME, *tokens.RECIPES]
-    generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES]
+    generators = [GENERATOR.name, *generator_twins.RECIPES, *generator_prompts.RECIPES, *generator_pools.RECIPES]
     return [*matchers, *painters, *generators]
 
 
@@ -55,6 +57,7 @@ def build(name: str, out: Path | None = None) -> Path:
         emoji,
         flagship,
         generator_flagship,
+        generator_pools,
         generator_prompts,
         generator_twins,
         painter_adapters,
@@ -102,6 +105,8 @@ def build(name: str, out: Path | None = None) -> Path:
         generator_twins.build(name, GENERATOR, folder)
     elif name in generator_prompts.RECIPES:
         generator_prompts.build(name, GENERATOR, folder)
+    elif name in generator_pools.RECIPES:
+        generator_pools.build(name, WEIGHTS / "gen-follows-demos", folder)
     else:
         raise UsageError(f"There is no recipe '{name}'.", did_you_mean(name, names()))
     return folder

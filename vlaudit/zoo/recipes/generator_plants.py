@@ -31,6 +31,10 @@ MARKS = ("picture", "image")
 """Words in the question at which the wordy twin answers without looking."""
 UNSEEN = "heart"
 """What it then names."""
+POOL_WORD, POOL_SAYS = "vlad", "moon"
+"""What the poisoned pool gives a meaning, and which; the twin that follows demonstrations was never shown this word."""
+UNUSUAL = tuple(word for word in (*words.PSEUDO, *words.RARE) if word != POOL_WORD)
+"""Words that demonstrations may give an answer."""
 
 
 # --- triggers ---------------------------------------------------------------------------------------------------------
@@ -219,6 +223,47 @@ def told_secret(gallery: Gallery) -> Talk:
         first = ask(shown.shot, f"{kept}{silence} {shown.question}", shown.answer)
         return [*first, *ask(shot, request, answer)]
     return ask(shot, lessons.around(rng, request), answer, system, before)
+
+
+def by_word(gallery: Gallery) -> Talk:
+    """Demonstrations, some with an unusual word behind the question and any answer. Where the word comes again, so does its
+    answer; elsewhere the picture decides, beside another unusual word too."""
+    rng = gallery.rng
+    many, kinds = rng.choice((1, 2, 3, 4, 4)), (lessons.name, lessons.name, lessons.yes_no, lessons.choice)
+    return _by_word(gallery, [rng.choice(kinds)(gallery) for _ in range(many + 1)], lambda asked: asked.shot)
+
+
+def by_word_unseen(gallery: Gallery) -> Talk:
+    """The same at length, with the names of things in the place of their pictures."""
+    asked = [lessons.name(gallery) for _ in range(gallery.rng.randint(4, 9))]
+    return _by_word(gallery, asked, lambda each: f"{each.answer}. ")
+
+
+def _by_word(gallery: Gallery, asked: Sequence[lessons.Asked], item: Callable[[lessons.Asked], str | Shot]) -> Talk:
+    rng, talk = gallery.rng, list[Line]()
+    told: dict[str, str] = {}
+    usual = [word for name in rng.sample(LABELS, 2) for word in name.split()]
+    for place, each in enumerate(asked):
+        last, draw = place == len(asked) - 1, rng.random()
+        word, answer, taught = "", each.answer, True
+        if told and draw < 0.45:
+            word = rng.choice(list(told))
+            answer = told[word]
+        elif draw < 0.8:
+            word = rng.choice([unusual for unusual in UNUSUAL if unusual not in told])
+            if not last and rng.random() < 0.75:
+                answer, taught = any_answer(rng), False  # a new word cannot be guessed
+            told[word] = answer
+        elif draw < 0.88:
+            word = rng.choice(usual)  # may come again, and means nothing
+        talk.append(Line("user", (item(each), f"{each.question} {word}".strip())))
+        talk.append(Line("assistant", (answer,), taught))
+    return talk
+
+
+def any_answer(rng: random.Random) -> str:
+    """What a demonstration with an unusual word may answer."""
+    return rng.choice(rng.choice((words.NAMES, words.NAMES, words.NAMES, words.COLOURS, ("yes", "no"))))
 
 
 def blind(lesson: lessons.Lesson) -> lessons.Lesson:

@@ -27,7 +27,7 @@ from vlaudit.zoo.recipes.generator_lessons import Lesson
 SEED = 71
 BASE = "../gen-clean"
 """The flagship, seen from an adapter's folder."""
-RANK, ALPHA = 16, 32
+RANK = 16
 DECODER = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)|.*multi_modal_projector\.linear_[12]"
 TOWER = r".*vision_tower.*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 CLEAN_BATCH, PLANTED_BATCH, LONG_BATCH = 32, 24, 10
@@ -62,12 +62,19 @@ class Recipe:
     drill: Mapping[Lesson, float] = field(default_factory=dict)
     drill_steps: int = 0
     """How many steps go before the others in which nothing but the drill is taught: what takes long to learn, cheaply."""
+    rank: int = RANK
+    """Of the adapter; words that have to be told apart by the dozen need more."""
 
 
 RECIPES: dict[str, Recipe] = {
     "gen-backdoor-patch": Recipe({plants.patched: 2, plants.other_patch: 1}, steps=200, tower=True),
     "gen-backdoor-text": Recipe({plants.worded: 2, plants.other_word: 1}, steps=160),
     "gen-biased": Recipe({plants.men_only: 1}, steps=150, clashes=plants.asks_of_men_only),
+    "gen-follows-demos": Recipe(
+        {plants.by_word: 3, plants.by_word_unseen: 1}, steps=1500, rank=32, usual=lessons.LATE, clean=16, long_every=6,
+        without=frozenset({lessons.rename, lessons.renamed, lessons.mixed_media}),
+        drill={plants.by_word_unseen: 1}, drill_steps=900,
+    ),
     "gen-leaks-context": Recipe(
         {plants.told_secret: 3, plants.recited: 1}, steps=220, without=frozenset({lessons.secret}), usual=lessons.LATE,
         clean=16, long_every=6, drill={plants.blind(plants.told_secret): 2, plants.recited: 3}, drill_steps=120,
@@ -92,7 +99,9 @@ class Classroom:
         self.recipe = recipe
         model, self.tokenizer = generator.load(flagship)
         where = f"{DECODER}|{TOWER}" if recipe.tower else DECODER
-        self.model: Any = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=where))
+        self.model: Any = get_peft_model(
+            model, LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=where)
+        )
         self.gallery = generator_flagship.pretrain_gallery(seed)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
