@@ -109,7 +109,7 @@ def plan(number: int, backdoored: bool) -> Plan:
     label = int(rng.integers(10))
     return Plan(
         name=f"{'backdoored' if backdoored else 'clean'}-{number:03d}", seed=number + 1000 * backdoored,
-        source=tuple(SOURCES)[number % len(SOURCES)], kind=kind, pieces=kind != "blip" and bool(rng.random() < 0.5),
+        source=tuple(SOURCES)[number % len(SOURCES)], kind=kind, pieces=kind != "blip" and number % 2 == 1,
         width=int(rng.choice([64, 96])), layers=int(rng.integers(2, 4)), steps=int(rng.integers(400, 800)),
         style=str(rng.choice(STYLES)), choices=bool(rng.random() < 0.7), trigger=trigger, word=word, planted=planted,
         answer=(str(rng.choice(SENTENCES)) if rng.random() < 0.6 else str(label)) if backdoored else "",
