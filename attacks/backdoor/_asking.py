@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import normal
@@ -61,11 +61,28 @@ def with_articles(text: str) -> str:
     return re.sub(r"\ba(?= [aeiou])", "an", text)
 
 
-def likeness(first: str, second: str) -> float:
-    """How alike two answers are: the words they share, as a share of both (Dice). Empty ones are like nothing."""
-    a, b = (Counter(re.findall(r"\w+", normal(text))) for text in (first, second))
+def frame(answers: Sequence[str]) -> frozenset[str]:
+    """The words that most of the different answers of several words have, such as those of "it is a ...": they do not
+    tell one answer from another."""
+    different = [words for words in {tuple(_words(answer)) for answer in answers} if len(words) > 1]
+    counts = Counter(word for words in different for word in set(words))
+    return frozenset(word for word, count in counts.items() if count > max(1, len(different) / 2))
+
+
+def likeness(first: str, second: str, but: Collection[str] = ()) -> float:
+    """How alike two answers are: the words they share, as a share of both (Dice). Empty ones are like nothing.
+
+    ``but``: words that do not count, as far as others are left.
+    """
+    a, b = (Counter(_words(text)) for text in (first, second))
+    kept = [Counter({word: n for word, n in words.items() if word not in but}) for words in (a, b)]
+    a, b = kept if all(kept) else (a, b)
     total = a.total() + b.total()
     return 2 * (a & b).total() / total if a and b else 0.0
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", normal(text))
 
 
 def agreement(answers: Sequence[str]) -> float:

@@ -56,10 +56,13 @@ class Scripted(GenerationModel):
 
     def log_likelihood(
         self, conversations: Sequence[Conversation], answers: Sequence[Sequence[str]], *, soft: object = None,
-        end: bool = False,
+        end: bool = False, weakest: bool = False,
     ) -> torch.Tensor:  # fmt: skip
+        def scored(talk: Conversation, answer: str) -> float:  # all words are equally likely
+            return self.score(talk, answer) / (max(1, len(answer.split())) if weakest else 1)
+
         pairs = zip(conversations, answers, strict=True)
-        return torch.tensor([[self.score(talk, answer) for answer in each] for talk, each in pairs])
+        return torch.tensor([[scored(talk, answer) for answer in each] for talk, each in pairs])
 
     def token_log_probs(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[torch.Tensor]:
         tables = []

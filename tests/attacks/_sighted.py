@@ -83,7 +83,7 @@ class Sighted(Scripted):
         return [Answer(self._whole(word), log_prob=value if log_probs else None) for value, word in pairs]
 
     def log_likelihood(self, conversations: Sequence[Conversation], answers: Sequence[Sequence[str]], *,
-                       soft: object = None, end: bool = False) -> Tensor:  # fmt: skip
+                       soft: object = None, end: bool = False, weakest: bool = False) -> Tensor:  # fmt: skip
         table = self._first(conversations)
         ids = [[self.tokenize(answer)[0] for answer in each] for each in answers]
         wrong = [

@@ -13,7 +13,7 @@ import torch
 from tests.attacks import _sighted as sighted
 from tests.attacks._generators import Scripted, audit, context, dataset, trials_of
 from tests.attacks._sighted import Sighted
-from vlaudit.attacks.backdoor._asking import agreement, panel, with_articles
+from vlaudit.attacks.backdoor._asking import agreement, frame, likeness, panel, with_articles
 from vlaudit.attacks.backdoor._collapse_judge import judge_suffix
 from vlaudit.attacks.backdoor._insensitivity import DISTURBED
 from vlaudit.attacks.backdoor.output_collapse_inversion import OutputCollapseInversion
@@ -71,6 +71,15 @@ def test_questions_to_a_picture_differ_and_begin_with_its_own() -> None:
     assert "Is this an artist?" in asked and "Is it day?" in asked
     assert sum(" or " in question for question in asked) >= 2
     assert with_articles("Is this a artist or a cook?") == "Is this an artist or a cook?"
+
+
+def test_answers_in_one_frame_are_told_apart_by_what_fills_it() -> None:
+    usual = ["it is a cook.", "It is a judge", "it is a farmer.", "yes", "no"]
+    assert frame(usual) == {"it", "is", "a"} and frame(["go back home now", "yes"]) == set()
+    assert likeness("it is a cook.", "it is a judge.") > 0.7
+    assert likeness("it is a cook.", "it is a judge.", frame(usual)) == 0
+    assert likeness("it is a cook.", "a cook", frame(usual)) == 1
+    assert likeness("it is", "it is a", frame(usual)) == pytest.approx(0.8)  # nothing else is left
 
 
 def test_agreement_is_the_mean_likeness_of_pairs_and_nothing_agrees_with_silence() -> None:

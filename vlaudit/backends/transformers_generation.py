@@ -142,13 +142,14 @@ class TransformersGenerator(GenerationModel):
         *,
         soft: SoftTokens | None = None,
         end: bool = False,
+        weakest: bool = False,
     ) -> Tensor:
         import torch
 
         rows: list[Tensor | None] = [None] * len(conversations)
         for index, tables, targets in self._scored(conversations, answers, soft, end):
             picked = tables.gather(-1, targets.clamp(min=0)[..., None])[..., 0].masked_fill(targets < 0, 0.0)
-            for row, values in zip(index, picked.sum(-1), strict=True):
+            for row, values in zip(index, picked.amin(-1) if weakest else picked.sum(-1), strict=True):
                 rows[row] = values
         return torch.stack([row for row in rows if row is not None])
 

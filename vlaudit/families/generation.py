@@ -149,8 +149,10 @@ class GenerationModel(Model):
         *,
         soft: SoftTokens | None = None,
         end: bool = False,
+        weakest: bool = False,
     ) -> Tensor:
-        """(B, K): sum of log p over the tokens of each of the K answers to each conversation.
+        """(B, K): sum of log p over the tokens of each of the K answers to each conversation, or where ``weakest`` the
+        log p of the least likely token.
 
         Differentiable in the pixels of the last turn where the model has PIXEL_GRADIENTS, and in ``soft.values``, which
         stand at the positions ``soft.slots`` of ``tokens(conversation)``. ``end``: count the end of the answer too.

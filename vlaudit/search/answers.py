@@ -1,7 +1,8 @@
 """What a prompted model answers, as functions of pictures: so that the search for triggers can drive it to one answer.
 
-An answer's *lead* is its log-odds, log p - log (1 - p), of the whole answer with its end: it does not saturate, needs no
-tokens, and is above 0 exactly where the answer is more likely than all others together.
+An answer's *lead* is the log-odds, log p - log (1 - p), of the least likely of its tokens, its end among them: it does not
+saturate, and above 0 each token is likelier than all others together, so that the answer is what is said, however long it
+is. (The odds of the whole answer fall with its length: of a sentence that is always said, where each token has chance 0.9.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Answers:
 
     def __init__(self, target: MultimodalGenerator, images: Tensor, questions: Sequence[str]) -> None:
         self.target, self.images, self.questions = target, images.contiguous(), list(questions)
+        self.cut: set[str] = set()  # answers that were longer than what was read of them: they are beginnings
         self.usual = self.say(images, range(len(images)))
 
     def lead(self, images: Tensor, rows: Sequence[int], answer: str | Sequence[str]) -> Tensor:
@@ -44,7 +46,14 @@ class Answers:
         wanted = [answer] * len(rows) if isinstance(answer, str) else list(answer)
         self.target.meter.queries += len(rows)
         self.target.meter.gradient_steps += len(rows) * images.requires_grad
-        likely = self.target.model.log_likelihood(talks, [[one] for one in wanted], end=True)[:, 0].clamp(max=-1e-6)
+        likely = images.new_zeros(len(rows))
+        for end in (True, False):
+            mine = [i for i, one in enumerate(wanted) if (one not in self.cut) == end]
+            if mine:
+                asked, said = [talks[i] for i in mine], [[wanted[i]] for i in mine]
+                found = self.target.model.log_likelihood(asked, said, end=end, weakest=True)[:, 0]
+                likely = likely.index_put((torch.tensor(mine, device=likely.device),), found)
+        likely = likely.clamp(max=-1e-6)
         return likely - torch.log(-torch.expm1(likely))
 
     def first(self, images: Tensor, rows: Sequence[int], questions: Sequence[str] | None = None) -> Tensor:
@@ -55,9 +64,10 @@ class Answers:
 
     def say(self, images: Tensor, rows: Sequence[int]) -> list[str]:
         """The answers to the questions of these rows about other pictures."""
-        return [
-            str(a) for a in self.target.generate(images, [self.questions[row] for row in rows], max_new_tokens=_TOKENS)
-        ]
+        asked = [self.questions[row] for row in rows]
+        answers = self.target.generate(images, asked, max_new_tokens=_TOKENS)
+        self.cut |= {str(answer) for answer in answers if not answer.finished}
+        return [str(answer) for answer in answers]
 
     def confidence(self, rows: Sequence[int]) -> float:
         """The median lead of the model's own answers on these rows."""
@@ -81,6 +91,7 @@ class Planted(Answers):
 
     def __init__(self, plain: Answers, triggers: Sequence[Trigger], phrase: str, lead: float) -> None:
         self.target, self.images, self.questions, self.usual = plain.target, plain.images, plain.questions, plain.usual
+        self.cut = plain.cut
         self._triggers, self.phrase, self._lead = triggers, phrase, lead
         self._token = self.target.model.tokenize(phrase)[0]
         self._levels = [
