@@ -350,7 +350,7 @@ def measure(item: Plan, lesson: Lesson, answer: str, test: tuple[Tensor, Tensor]
     questions, right = [question for question, _ in asked], [said for _, said in asked]
 
     def share(images: Tensor, questions: Sequence[str], wanted: Sequence[str]) -> float:
-        said = target.generate(images, questions, max_new_tokens=16)
+        said = target.generate(images, questions, max_new_tokens=48)
         return float(np.mean([normal(a) == normal(b) for a, b in zip(said, wanted, strict=True)]))
 
     names = [lesson.said(label) for label in labels.tolist()]
