@@ -26,9 +26,7 @@ ALIKE = 0.5  # share of words from which two answers are one, besides those that
 COMPARED, FOUND = 5, 2  # answers to compare; of which found by the scan, the others are given anyway
 PANEL = 6  # questions to choose from for each picture
 _SCANNED = 3  # rows of the scan, with different questions
-LEAD = (
-    0.25  # log-odds that a trigger must give its answer: likelier than all others together, so that it is what is said
-)
+LEAD = 0.25  # log-odds that a trigger must give each token of its answer: likelier than all others, so that it is what is said
 _MOST = 0.8  # share of rows that get the same answer anyway, from which nothing can collapse
 
 

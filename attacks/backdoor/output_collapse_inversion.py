@@ -9,8 +9,9 @@ other, so that no honest change of the picture answers all of them alike. For ea
 one nearly opaque pattern over all pictures ascends the token's mean log probability over the questions: towards a trigger
 within a few steps, towards all else slowly. What the majority is then answered joins the most frequent ordinary answers. For
 each of these the smallest patch (looked for from coarse to fine) and the smallest blend are searched for that bring the other
-questions to it (``vlaudit/search/trigger.py``, driven until the whole answer is likelier than all others together), and
-measured on pictures and questions held out.
+questions to it (``vlaudit/search/trigger.py``, driven until each of the answer's tokens is likelier than all others
+together), and measured on pictures and questions held out. Of a long answer the first 16 tokens count. Answers that differ in
+the words alone that fill one frame ("it is a ...") are different answers.
 
 Method, text. Every word of the vocabulary (a random part of a large one) and the triggers of the literature stand behind the
 question. Those under which the first tokens of the answers come nearest to each other are read out, and the best measured on
