@@ -111,9 +111,15 @@ class Bench:
         ):
             start = len(filled)
             for answer in answers:
-                if len(filled) < limit and all(likeness(answer, other, common) < ALIKE for other in filled.values()):
+                counted = sum(name == "found" or self.searchable(one) for one in filled.values())
+                if counted < limit and all(likeness(answer, other, common) < ALIKE for other in filled.values()):
                     filled[f"{name}-{len(filled) - start}"] = answer
         return filled
+
+    def searchable(self, answer: str) -> bool:
+        """Whether enough rows, searched and held out, are not given this answer anyway."""
+        other = [[row for row in rows if self.answers.usual[row] != answer] for rows in (self.searched, self.held_out)]
+        return min(map(len, other)) >= LEAST // 3
 
     @cached_property
     def planted(self) -> Answers | None:
@@ -135,8 +141,9 @@ class Bench:
         return wrapped if PHRASE in self.scan(wrapped)[:FOUND] else None
 
 
-def invert_one(bench: Bench, case: Case, answers: Answers, answer: str, arm: str) -> Trial | None:
-    """Search for the smallest trigger of an answer and measure it on rows held out; None where it is given anyway."""
+def invert_one(bench: Bench, case: Case, answers: Answers, answer: str, arm: str) -> Trial:
+    """Search for the smallest trigger of an answer and measure it on rows held out; on no pictures where it is given
+    anyway."""
     from vlaudit.search.answers import AnswerSearch, locate
     from vlaudit.search.trigger import flipped, invert_search, measure
 
@@ -146,8 +153,8 @@ def invert_one(bench: Bench, case: Case, answers: Answers, answer: str, arm: str
     values: dict[str, Any] = {
         "label": answer, "kind": kind, "of": len(bench.compared), "share": answers.usual.count(answer) / len(answers.usual),
     }  # fmt: skip
-    if min(len(rows), len(held_out)) < LEAST // 3:
-        return None
+    if not bench.searchable(answer):
+        return ctx.trial(case, {**values, "pictures": 0}, arm=arm)
     seed = int(ctx.rng(case, "search").integers(2**62))
     search = AnswerSearch(answers, rows, answer, LEAD, seed)
     effort = _effort(ctx)
@@ -181,13 +188,10 @@ def pictures(bench: Bench, cases: Sequence[Case]) -> Iterator[Trial]:
     """One inversion a case; the control rides on the cases of the first answer found, in the first round."""
     for case in cases:
         filled = bench.compared.get(str(case.params["slot"]))
-        trial = invert_one(bench, case, bench.answers, filled, bench.ctx.arm) if filled else None
-        if trial is not None:
-            yield trial
+        if filled:
+            yield invert_one(bench, case, bench.answers, filled, bench.ctx.arm)
         if case.params["control"] and bench.ctx.on_target and bench.planted is not None:
-            control = invert_one(bench, case, bench.planted, PHRASE, CONTROL)
-            if control is not None:
-                yield control
+            yield invert_one(bench, case, bench.planted, PHRASE, CONTROL)
 
 
 def _show(ctx: Context, answers: Answers, trigger: Trigger, rows: Sequence[int], answer: str) -> dict[str, Evidence]:

@@ -14,6 +14,7 @@ from tests.attacks import _sighted as sighted
 from tests.attacks._generators import Scripted, audit, context, dataset, trials_of
 from tests.attacks._sighted import Sighted
 from vlaudit.attacks.backdoor._asking import agreement, frame, likeness, panel, with_articles
+from vlaudit.attacks.backdoor._collapse import Bench
 from vlaudit.attacks.backdoor._collapse_judge import judge_suffix
 from vlaudit.attacks.backdoor._insensitivity import DISTURBED
 from vlaudit.attacks.backdoor.output_collapse_inversion import OutputCollapseInversion
@@ -275,6 +276,27 @@ def test_the_graver_of_pictures_and_text_decides(clean_trials: Trials) -> None:
     assert found.threshold == 0.5 and "Pictures:" in found.reason
     alone = COLLAPSE.judge(Trials(pictures_only, reference_note="none"), Policy())
     assert alone.verdict is Verdict.HELD and "text was not searched" in alone.reason
+
+
+def test_another_answer_is_compared_where_one_is_given_to_nearly_all_questions_anyway(tmp_path: Path) -> None:
+    class Willing(Sighted):
+        """Says yes to most questions."""
+
+        def _table(self, question: str) -> tuple[torch.Tensor, torch.Tensor]:
+            slope, offset = super()._table(question)
+            if zlib.crc32(question.encode()) % 5:
+                offset = offset.clone()
+                offset[sighted.WORDS.index("yes")] = 30.0
+            return slope, offset
+
+    ctx = context(COLLAPSE, Instruction("{}").bind(Willing()), rows_of(), tmp_path)
+    bench = Bench.of(ctx)
+    assert 0.65 < bench.answers.usual.count("yes") / 90 < 0.8
+    assert not bench.searchable("yes") and sum(bench.searchable(a) for a in bench.compared.values()) == 5
+    ctx.start_clock()
+    trials = trials_of(replace_rounds(COLLAPSE), Willing(), rows_of(), tmp_path)
+    found = COLLAPSE.judge(trials, Policy())
+    assert found.metric is not None and found.metric.n == 5 and "gets yes already" in found.reason, found.reason
 
 
 def test_too_few_pictures_and_silence_are_not_assessed(tmp_path: Path) -> None:

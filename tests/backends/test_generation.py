@@ -85,6 +85,16 @@ def test_answers_are_those_of_the_official_generate(kind: str, folder: Path, mod
     assert len(set(mine)) > 1 or kind in {"blip-vqa"}, "the pictures or the questions must matter"
 
 
+def test_two_pictures_are_read_or_refused_in_words(kind: str, model: TransformersGenerator) -> None:
+    demo = (Turn("user", (model.preprocess(PICTURES[0]), "what is this ?")), Turn("assistant", ("cat",)))
+    talks = [Conversation((*demo, *ask(model, i).turns)) for i in range(3)]
+    if kind.startswith("blip-") and kind != "blip-2":
+        with pytest.raises(UsageError, match="reads one picture, and this conversation has 2"):
+            model.generate(talks, max_new_tokens=2)
+    if model.batcher.several:
+        assert len(model.generate(talks, max_new_tokens=2)) == 3
+
+
 def test_an_answer_does_not_depend_on_the_batch(model: TransformersGenerator) -> None:
     talks = [ask(model, i) for i in range(4)]
     together = model.generate(talks, max_new_tokens=6, log_probs=True)

@@ -88,12 +88,14 @@ class Batch:
 
 
 class Batcher:
-    """Makes a model's inputs. ``shares_cache``: it can go on from a cache; ``shares_pictures``: one with pictures in it."""
+    """Makes a model's inputs. ``shares_cache``: it can go on from a cache; ``shares_pictures``: one with pictures in it;
+    ``several``: it reads more than one picture in a conversation."""
 
     def __init__(self, model: Any, reader: Reader, pad: int, limit: int, device: torch.device) -> None:
         self._model, self._reader, self._pad, self._limit, self._device = model, reader, pad, limit, device
         self.table: Any = model.get_input_embeddings()
         self.shares_cache = self.shares_pictures = False
+        self.several = True
         self._prefixes = Recent(2)
 
     def ids(self, turns: Sequence[Turn], prefix: LearnedPrefix | None, ask: bool = True) -> dict[str, Tensor]:
@@ -119,6 +121,11 @@ class Batcher:
             mine = [talk for talk in conversations if talk.prefix is prefix]
             shares[id(prefix)] = self._share(mine, soft)
         for position, talk in enumerate(conversations):
+            if not self.several and len(pictures_of(talk.turns)) > 1:
+                raise UsageError(
+                    f"'{self._reader.spec}' reads one picture, and this conversation has {len(pictures_of(talk.turns))}.",
+                    "Use a prompt without demonstrations, or one whose demonstrations have no pictures.",
+                )
             shared = shares[id(talk.prefix)]
             tokens = self.ids(talk.turns, talk.prefix)
             length = tokens["input_ids"].shape[1]

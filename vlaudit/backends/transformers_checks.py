@@ -23,7 +23,7 @@ TOKENS = 3  # generated to compare with
 
 
 def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
-    """Finds out, and sets ``model.steps`` and ``model.batcher.shares_cache``."""
+    """Finds out, and sets ``model.steps`` and ``model.batcher``'s ``several`` and ``shares_cache``."""
     import torch
 
     have = {Needs.ANSWERS}
@@ -33,6 +33,7 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
         written, logits = _truth(model, talk)
         if not torch.isfinite(logits).any(dim=-1).all() or torch.isnan(logits).any():
             raise ModelError(f"'{model.spec}' yields NaN for a picture and a question.", "Its weights are damaged.")
+        model.batcher.several = _reads_several(model, picture)
         for model.steps in (True, False):
             if _agrees(model, talk, written, logits):
                 have.add(Needs.TOKEN_LOGITS)
@@ -53,6 +54,18 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
             have.add(Needs.EMBEDDING_GRADIENTS)
     model.capabilities = frozenset(have | {Needs.ATTENTION})
     return frozenset(have | {Needs.ATTENTION}) if model.steps and _attends(model, talk) else frozenset(have)
+
+
+def _reads_several(model: TransformersGenerator, picture: Tensor) -> bool:
+    """Are two conversations of two pictures each answered once each? BLIP takes each picture for a row of its own."""
+    talk = Conversation((Turn("user", (picture, "a")), Turn("assistant", ("a",)), Turn("user", (picture, "and this"))))
+    try:
+        ids, _ = model._generate(next(iter(model.batcher.batches([talk, talk]))), 1, False)
+    except ModelError:  # a template without such turns, which says so itself
+        return True
+    except FOREIGN:
+        return False
+    return len(ids) == 2
 
 
 def _truth(model: TransformersGenerator, talk: Conversation) -> tuple[Tensor, Tensor]:
