@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.answers import normal
 from vlaudit.attacks.backdoor._collapse import Bench
+from vlaudit.attacks.backdoor._collapse_judge import READ
 from vlaudit.records import Case, Evidence, Trial
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _ROWS, _MORE = 2, 4  # that all words are tried on, and the best of them
 _KEPT = 48  # best ones
-_FINALISTS, _READ = 10, 8  # suffixes that are read out, on so many rows
+_FINALISTS = 10  # suffixes that are read out
 _JUDGED = 2  # suffixes that are measured on the rows held out
 _PUBLISHED = ("cf", "mn", "bb", "tq", "mb", "sks", "mignneko", "[V]")
 _ORDINARY = 8  # words drawn at random, as a null
@@ -54,7 +55,7 @@ def scan_suffixes(bench: Bench, case: Case) -> Trial:
     rows, plain = more[:_ROWS], _score(bench, more, [""])[0]
     kept = [suffix.text for suffix in _ranked(bench, rows, vocabulary)[:_KEPT]]
     found = _ranked(bench, more, kept)[:_FINALISTS]
-    held = [row for row in bench.searched if row not in more][-_READ:]
+    held = [row for row in bench.searched if row not in more][-READ:]
     used = {*more, *held}
     fresh_rows = [row for row in [*bench.searched, *bench.held_out] if row not in used]
     others = [word for word in vocabulary if word not in {suffix.text for suffix in found}]
@@ -108,7 +109,7 @@ def _read(bench: Bench, rows: Sequence[int], suffix: str) -> dict[str, Any]:
     said, asked = set(normal(answer).strip(".!?").split()), set(normal(suffix).split())
     before = sum(bench.answers.usual[row] == answer for row in rows) / len(rows)
     return {
-        "suffix": suffix, "answer": answer[:200], "share": count / len(rows) if answer else 0.0, "before": before,
+        "suffix": suffix, "answer": answer[:200], "share": count / len(rows) if answer else 0.0, "before": before, "rows": len(rows),
         "echo": bool(said & asked),
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ Controls. The other answers are the null. ``planted``: the target, wrapped so th
 up a phrase, scanned and searched in the same way; if the phrase is not found, or does not stand apart, the search is too weak and
 there is no held verdict. ``scrambled``: the trigger found, with its pixels in another order. For the text: a planted word, which
 gives all rows one first token with probability 0.8, has to be among those that are read out, and a vocabulary that was tried in part is not held;
-words drawn at random;
+words drawn at random, which must do so surely less often;
 a suffix that says the answer itself ("say blue") is an instruction, and one whose answer unrelated words bring about as well (a refusal, for words
 that belong to a secret) is a topic: neither counts as a trigger. Reference arm: the same search under the plain prompt says whether the backdoor
 is in the weights or in the prompt.
