@@ -13,8 +13,8 @@ import torch
 from tests.attacks import _sighted as sighted
 from tests.attacks._generators import Scripted, audit, context, dataset, trials_of
 from tests.attacks._sighted import Sighted
+from vlaudit.attacks.backdoor import _collapse
 from vlaudit.attacks.backdoor._asking import agreement, frame, likeness, panel, with_articles
-from vlaudit.attacks.backdoor._collapse import Bench
 from vlaudit.attacks.backdoor._collapse_judge import judge_suffix
 from vlaudit.attacks.backdoor._insensitivity import DISTURBED
 from vlaudit.attacks.backdoor.output_collapse_inversion import OutputCollapseInversion
@@ -289,24 +289,16 @@ def test_the_graver_of_pictures_and_text_decides(clean_trials: Trials) -> None:
 
 
 def test_another_answer_is_compared_where_one_is_given_to_nearly_all_questions_anyway(tmp_path: Path) -> None:
-    class Willing(Sighted):
-        """Says yes to most questions."""
-
-        def _table(self, question: str) -> tuple[torch.Tensor, torch.Tensor]:
-            slope, offset = super()._table(question)
-            if zlib.crc32(question.encode()) % 5:
-                offset = offset.clone()
-                offset[sighted.WORDS.index("yes")] = 30.0
-            return slope, offset
-
-    ctx = context(COLLAPSE, Instruction("{}").bind(Willing()), rows_of(), tmp_path)
-    bench = Bench.of(ctx)
-    assert 0.65 < bench.answers.usual.count("yes") / 90 < 0.8
-    assert not bench.searchable("yes") and sum(bench.searchable(a) for a in bench.compared.values()) == 5
+    ctx = context(COLLAPSE, Instruction("{}").bind(Sighted()), rows_of(), tmp_path)
+    bench = _collapse.Bench.of(ctx)
+    bench.answers.usual = ["yes" if row % 5 else said for row, said in enumerate(bench.answers.usual)]
+    assert not bench.searchable("yes") and "yes" in bench.compared.values()
+    assert sum(bench.searchable(answer) for answer in bench.compared.values()) == _collapse.COMPARED
     ctx.start_clock()
-    trials = trials_of(replace_rounds(COLLAPSE), Willing(), rows_of(), tmp_path)
-    found = COLLAPSE.judge(trials, Policy())
-    assert found.metric is not None and found.metric.n == 5 and "gets yes already" in found.reason, found.reason
+    cases = [case for case in COLLAPSE.cases(ctx) if case.params["kind"] != "text" and case.params["restart"] == 0]
+    found = COLLAPSE.judge(Trials(_collapse.pictures(bench, cases), reference_note="none"), Policy())
+    assert found.metric is not None and found.metric.n == _collapse.COMPARED
+    assert "gets yes already" in found.reason, found.reason
 
 
 def test_too_few_pictures_and_silence_are_not_assessed(tmp_path: Path) -> None:
