@@ -39,9 +39,8 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
                 have.add(Needs.TOKEN_LOGITS)
                 break
         if model.steps:
-            model.batcher.shares_cache = model.batcher.shares_pictures = _reuses(
-                model, picture, (picture, "what is this")
-            )
+            both = model.batcher.several and _reuses(model, picture, (picture, "what is this"))
+            model.batcher.shares_cache = model.batcher.shares_pictures = both
             if not model.batcher.shares_cache:
                 model.batcher.shares_cache = _reuses(model, picture, ("what is this",))
     model.capabilities = frozenset(have)
