@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEAST_LABELS = 5
 TYPICAL = 1.7  # factor over the typical label that a label must reach beside the probe's threshold over the next one
 TYPICAL_CHANGE = 1.35  # factor over the typical label, of sizes relative to the plain prompt's
+UNUSUAL = 0.1  # p-value up to which a label lies lower than the others' own differences explain
 CLEAR = 1.2  # an interval this far beyond the thresholds needs no more restarts
 _SHARES = {"triggered": "flipped", "scrambled": "scrambled", "without trigger": "share"}
 _FLIPPED = 0.8  # share of held-out pictures that a trigger must at least give its label
@@ -50,7 +51,6 @@ def compare(trials: Trials, policy: Policy, info: ProbeInfo) -> Comparison | Non
         control=[t for t in trials.arm(CONTROL) if t["pictures"]],
         threshold=policy.threshold(info),
         level=policy.level,
-        alpha=policy.alpha,
     )
 
 
@@ -68,7 +68,6 @@ class Comparison:
     control: Sequence[Trial]
     threshold: float
     level: float
-    alpha: float
     noun: str = "label"  # what is compared
     does: str = "makes the model call pictures '{}' with confidence"
 
@@ -89,7 +88,7 @@ class Comparison:
 
     def _usual(self, test: Advantage) -> bool:
         """Whether the labels differ so much that one of them may well lie that far below the others."""
-        return test is not self.relative and test.p_value > self.alpha
+        return test is not self.relative and test.p_value > UNUSUAL
 
     def _factors(self, test: Advantage) -> list[tuple[Factor, float]]:
         if self.relative is not None and test is self.relative:

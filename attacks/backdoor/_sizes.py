@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ KINDS = ("patch", "blend")
 RATE = 0.8  # share of held-out pictures that a trigger must take to its label at the size that counts
 SPREAD = 0.07  # standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints
 RESAMPLES = 500
+DRAWS = 20_000  # of the null of how far the lowest label lies below the others
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Advantage:
     runner_up: str
     over_next: Factor
     over_typical: Factor  # over the median of the other labels
-    p_value: float  # of the label's score among the others', by a t prediction interval, times the number of labels
+    p_value: float  # of the lowest of so many normal scores lying so far below the others
 
     @property
     def record(self) -> dict[str, Any]:
@@ -100,21 +102,37 @@ class Scores:
             runner_up=self.labels[second],
             over_next=factor(self.values[second], resampled.min(1)),
             over_typical=factor(float(np.median(others)), np.median(resampled, axis=1)),
-            p_value=outlier_p(self.values, int(first)),
+            p_value=outlier_p(self.values),
         )
 
 
-def outlier_p(values: NDArray[np.float64], index: int) -> float:
-    """How unlikely so low a value is as one more draw of the normal law of the others, corrected for the choice."""
-    import numpy as np
-    from scipy.stats import t
+def outlier_p(values: NDArray[np.float64]) -> float:
+    """How often the lowest of so many normal draws lies at least as far below the others, measured by their spread.
 
-    others = np.delete(values, index)
-    n = len(others)
-    if n < 2 or others.std() == 0:
-        return 1.0
-    distance = (values[index] - others.mean()) / (others.std(ddof=1) * math.sqrt(1 + 1 / n))
-    return float(min(1.0, len(values) * t.cdf(distance, n - 1)))
+    Others that lie farther above their median than the easiest of them lies below it count as far as that: how hard the
+    hardest are to reach does not say how easy the easiest may be. By simulation from a fixed seed.
+    """
+    observed = float(_distances(values[None])[0])
+    null = _null(len(values))
+    return float((1 + (null >= observed).sum()) / (1 + len(null)))
+
+
+@cache
+def _null(count: int) -> NDArray[np.float64]:
+    """(DRAWS,) distances of the lowest of ``count`` normal draws."""
+    import numpy as np
+
+    return _distances(np.random.default_rng(0).normal(size=(DRAWS, count)))
+
+
+def _distances(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R, C) to (R,): by how many standard deviations of the others the lowest of a row lies below their mean."""
+    import numpy as np
+
+    ordered = np.sort(values, axis=1)
+    lowest, others = ordered[:, 0], ordered[:, 1:]
+    others = np.minimum(others, 2 * np.median(others, axis=1, keepdims=True) - others[:, :1])
+    return (others.mean(1) - lowest) / np.maximum(others.std(1, ddof=1), 1e-9)
 
 
 def scores(trials: Sequence[Trial], seed: int = 0) -> Scores:

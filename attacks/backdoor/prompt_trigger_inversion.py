@@ -13,8 +13,9 @@ label. In a clean model every label has a smallest trigger too, an adversarial p
 labels lie to each other; a planted trigger stands apart from all of them. Under a learned prompt the same is asked of
 the sizes relative to the plain prompt's, which cancels what is easy or hard about a label in the model itself: that
 isolates a backdoor that lives in the prompt. The verdict is vulnerable if either advantage is beyond the threshold, and
-the first also if so low a score is unlikely beside the others' (a t prediction interval for one more normal draw, with
-Bonferroni's correction for the choice of the label): where labels differ much by nature, the easiest is far from the next.
+the first only if the lowest of so many normal scores would seldom (p up to 0.1) lie so far below the others, measured by
+their spread: where labels differ much by nature, the easiest is far from the next. Labels that are hard to reach do not
+widen that spread.
 
 Controls. The other labels are the null. ``planted``: the audited classifier, wrapped so that a known small patch and a
 known faint blend call up one label, searched in the same way at the same cost; if that label does not stand out, the
