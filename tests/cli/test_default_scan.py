@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_the_default_scan_finds_what_is_planted_in_each_family(tmp_path: Path) -
     planted = [flag for probe in PLANTED for flag in ("--probe", probe)]
     printed, found, html = scan(tmp_path, *planted, "--probe", "unsafe-file", "--probe", "rank-skew")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "No target given" in printed and "Expect exit code 1" in printed
+    assert "No target given" in printed and "Expect exit code 1: encoder-trigger-scan, " in printed
     for name in DEFAULTS:
         for probe, said in get(name).expects.items():
             if probe in PLANTED and said == "vulnerable":
@@ -73,3 +74,10 @@ def test_one_specimen_within_three_minutes(tmp_path: Path, specimen: str, monkey
     then = time.monotonic()
     subprocess.run([*LAUNCH, "scan", f"zoo:{specimen}"], cwd=tmp_path, capture_output=True, check=False)
     assert time.monotonic() - then < 180
+
+
+def test_nothing_planted_is_announced_that_no_chosen_probe_looks_for(
+    tmp_path: Path, vlaudit: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vlaudit("scan", "--dry-run", "--probe", "unsafe-file", "--out", tmp_path / "out") == 0
+    assert "Expect" not in capsys.readouterr().out

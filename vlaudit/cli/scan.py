@@ -17,8 +17,11 @@ from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vlaudit.audit.plan import Plan
     from vlaudit.records import Report
+    from vlaudit.registry import ProbeRegistry
     from vlaudit.suppressions import Entry
 
 IGNORE_FILE = ".vlaudit-ignore.toml"
@@ -113,6 +116,8 @@ def scan_command(**flags: Any) -> int:
     Without one, the targets of vlaudit.toml are audited, or else the bundled defaults: one specimen of each family,
     or the first of them alone where a flag gives it another prompt or other data.
     """
+    from vlaudit.registry import ProbeRegistry
+
     config, trusted = _read(flags["config"])
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
@@ -120,9 +125,10 @@ def scan_command(**flags: Any) -> int:
     accepted = _accepted(flags["ignore_file"])
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
+    registry = ProbeRegistry.load(flags["plugins"])
     if is_default:
-        _announce_defaults(specs, _policy(config.policy, flags))
-    plan, registry, device = _plan(config, settings, specs, flags, allow_network=trusted or flags["allow_network"])
+        _announce_defaults(specs, _policy(config.policy, flags), registry.select(settings.probe, settings.skip))
+    plan, device = _plan(config, settings, specs, flags, registry, allow_network=trusted or flags["allow_network"])
     if flags["dry_run"]:
         _show_plan(plan, device)
         return 4 if any(target.error for target in plan.targets) else 0
@@ -177,7 +183,7 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
     ], is_default
 
 
-def _announce_defaults(specs: list[TargetSpec], policy: Policy) -> None:
+def _announce_defaults(specs: list[TargetSpec], policy: Policy, probes: Sequence[str]) -> None:
     from vlaudit.records import Severity
     from vlaudit.zoo import get
 
@@ -185,19 +191,15 @@ def _announce_defaults(specs: list[TargetSpec], policy: Policy) -> None:
     click.echo(f"No target given: auditing {len(specs)} bundled specimen{'s' * (len(specs) > 1)} with planted flaws.")
     for specimen in specimens:
         click.echo(f"  {specimen.target} ({specimen.family.value}): {specimen.planted}.")
-    if policy.fail_on is not Severity.NONE:
-        vulnerable = {
-            probe for specimen in specimens for probe, said in specimen.expects.items() if said == "vulnerable"
-        }
-        click.echo(f"Expect exit code 1, because {' and '.join(sorted(vulnerable))} should come out vulnerable.")
+    said = [pair for specimen in specimens for pair in specimen.expects.items()]
+    planted = sorted({probe for probe, verdict in said if verdict == "vulnerable" and probe in probes})
+    if planted and policy.fail_on is not Severity.NONE:
+        click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
-def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], *,
-          allow_network: bool) -> tuple[Plan, Any, Any]:  # fmt: skip
-    from vlaudit.registry import ProbeRegistry
-
-    registry = ProbeRegistry.load(flags["plugins"])
+def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], registry: ProbeRegistry,
+          *, allow_network: bool) -> tuple[Plan, Any]:  # fmt: skip
     chosen = registry.select(settings.probe, settings.skip)
     if not chosen:
         raise UsageError("No probe is left to run.", "Take back a --skip.")
@@ -221,7 +223,7 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
         targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
         effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
     )  # fmt: skip
-    return make_plan(request, registry, targets, references), registry, device
+    return make_plan(request, registry, targets, references), device
 
 
 def _policy(policy: Policy, flags: dict[str, Any]) -> Policy:
