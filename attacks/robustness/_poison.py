@@ -122,7 +122,9 @@ class Kitchen:
     def serve(self, row: Asked, picture: Tensor, planted: Sequence[Demonstration], dose: int) -> list[Demonstration]:
         """The context with so many of the planted elements: the last ones replaced, or what is retrieved of the pool and
         them."""
-        if self.setting.how == "insert" and hasattr(self.prompt, "scores"):
+        from vlaudit.prompts.retrieval import Retrieval
+
+        if isinstance(self.prompt, Retrieval):
             return self._retrieved(row, picture, planted, dose)
         clean = self.clean(row, picture)
         return [*clean[: max(0, len(clean) - dose)], *planted[:dose]]
@@ -143,12 +145,12 @@ class Kitchen:
     def towards(self, rows: Sequence[Asked], pictures: Sequence[Tensor],
                 planted: Sequence[list[Demonstration]]) -> list[list[Demonstration]]:  # fmt: skip
         """The same with each false picture moved (by at most 8/255) towards that of its question in the embedder's space;
-        unchanged where the embedder gives no gradient."""
+        unchanged where nothing is retrieved (such as on the reference arm) or the embedder gives no gradient."""
         import torch
 
-        from vlaudit.prompts.retrieval import embed, load_embedder
+        from vlaudit.prompts.retrieval import Retrieval, embed, load_embedder
 
-        if self.setting.how != "insert" or self.setting.kind != "demonstrations":
+        if not isinstance(self.prompt, Retrieval) or self.setting.kind != "demonstrations":
             return [list(each) for each in planted]
         embedder = load_embedder(self.prompt.embedder, str(self.model.device))
         size = embedder.preprocess(rows[0].example.open()).shape[-2:]

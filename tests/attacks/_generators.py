@@ -111,11 +111,13 @@ def trials_of(
 ) -> Trials:  # fmt: skip
     """The trials on the model under a prompt, and on the reference: another model under the bare question."""
     found: list[Trial] = []
+    cases = None  # the target's, for both arms, as in an audit
     for arm, on, under in ((TARGET, model, prompt or Instruction("{}")), (REFERENCE, reference, Instruction("{}"))):
         if on is not None:
             ctx = context(probe, under.bind(on), data, folder, arm=arm, effort=effort, seed=seed)
             ctx.start_clock()
-            found += list(probe.attempt(ctx, probe.cases(ctx)))
+            cases = probe.cases(ctx) if cases is None else cases
+            found += list(probe.attempt(ctx, cases))
     return Trials(found, reference_note=None if reference else "no reference in this test")
 
 

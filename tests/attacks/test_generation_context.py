@@ -111,6 +111,14 @@ def test_planted_documents_are_retrieved(tmp_path: Path) -> None:
     assert found.details["table"]["columns"][1] == "shown or retrieved"  # type: ignore[index,call-overload]
 
 
+def test_what_is_retrieved_is_compared_with_the_plain_prompt(tmp_path: Path) -> None:
+    """The reference arm retrieves nothing: it gets the same false demonstrations in a fixed context."""
+    model = scripted(repeats)
+    prompt = Retrieval(POOL, 4, embedder="zoo:tiny-clean")
+    found = audit(ContextPoison(), model, DATA, tmp_path, prompt=prompt, reference=model)
+    assert found.verdict is Verdict.VULNERABLE and found.reference is not None and found.reference.value > 0.7
+
+
 def test_false_pictures_are_moved_towards_the_one_asked_about(tmp_path: Path) -> None:
     from vlaudit.attacks._questions import by_id, pictures
     from vlaudit.prompts.retrieval import embed, load_embedder
