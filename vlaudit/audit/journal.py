@@ -6,7 +6,6 @@ it was in, and resuming skips what is closed. A torn last line is cut off.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vlaudit.config import Request
-from vlaudit.errors import UsageError, VlauditError
+from vlaudit.errors import UsageError
+from vlaudit.files import disk_error, write_atomically
 from vlaudit.records import Record, TargetInfo, Trial
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
@@ -150,26 +150,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise UsageError(
             f"'{path}' is not a manifest this vlaudit can read.", "Judge it with the version that wrote it."
         ) from error
-
-
-def write_atomically(path: Path, content: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of it."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise disk_error(error, path.parent) from error
-
-
-def disk_error(error: OSError, folder: Path) -> VlauditError:
-    """The sentence for a failed write."""
-    if error.errno == errno.ENOSPC:
-        return VlauditError(
-            f"The disk of '{folder}' is full; what was measured so far is kept.",
-            "Free space and run the same command again.",
-        )
-    return UsageError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out.")
 
 
 def trials_of(results: dict[str, UnitResult], units: Iterable[Unit]) -> list[Trial]:

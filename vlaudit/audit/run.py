@@ -21,14 +21,13 @@ from vlaudit.audit.journal import (
     PlannedProbe,
     Unit,
     UnitResult,
-    disk_error,
     read_manifest,
-    write_atomically,
 )  # fmt: skip
 from vlaudit.audit.judge import judge_audit, rounds_needed
 from vlaudit.audit.plan import Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
 from vlaudit.errors import UsageError
+from vlaudit.files import disk_error, write_atomically
 from vlaudit.policy import Policy
 from vlaudit.records import AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry

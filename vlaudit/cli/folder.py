@@ -25,10 +25,10 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
 
     One format goes to the screen or to --output; several are written into AUDIT_DIR as report.html, report.sarif and so on.
     """
-    from vlaudit.audit.journal import write_atomically
     from vlaudit.audit.run import read_report
     from vlaudit.cli.render import reporter_names, write_reports
     from vlaudit.errors import UsageError
+    from vlaudit.files import write_atomically
     from vlaudit.registry import plugin
 
     report, names = read_report(audit_dir), reporter_names(formats)

@@ -27,7 +27,7 @@ def reporter_names(formats: str) -> list[str]:
 
 def write_reports(report: Report, audit_dir: Path, formats: str = "html") -> list[Path]:
     """Write ``report.EXTENSION`` of each format into the audit folder; ``report.json`` is there already."""
-    from vlaudit.audit.journal import write_atomically
+    from vlaudit.files import write_atomically
     from vlaudit.registry import plugin
 
     paths = []

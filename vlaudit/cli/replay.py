@@ -105,12 +105,13 @@ def _run(
 ) -> tuple[Replay, bool]:
     from rich.console import Console
 
-    from vlaudit.audit.journal import trials_of, write_atomically
+    from vlaudit.audit.journal import trials_of
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.replay import Replay, changed, compare, differences
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.audit.targets import Loader
     from vlaudit.cli.render import write_reports
+    from vlaudit.files import write_atomically
     from vlaudit.registry import plugin
 
     console = Console(stderr=flags["as_json"])
