@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from tests import generators
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.transformers_generation import TransformersGenerator
-from vlaudit.backends.transformers_reader import deadline, noise
+from vlaudit.backends.transformers_reader import noise
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.generation import Conversation, Turn, clean
 from vlaudit.families.matching import SoftTokens
@@ -295,6 +294,8 @@ def test_a_missing_chat_template_is_an_error(tmp_path: Path) -> None:
     "template, message",
     [
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "did not end"),
+        ("{{ 9**(9**9) }}", "did not end"),
+        ("{{ 'x' * (4 * 10**9) }}", "of memory"),
         ("{{ 'x' * 3000000 }}", "characters"),
         ("{{ raise_exception('no system turns here') }}", "no system turns"),
         ("{{ messages.__class__.__mro__ }}", "cannot write"),
@@ -307,17 +308,6 @@ def test_hostile_chat_templates(template: str, message: str, tmp_path: Path, mon
     generators.llava(tmp_path, chat=template)
     with pytest.raises(ModelError, match=message):
         load(tmp_path)
-
-
-def test_the_deadline_ends_python_loops_only_while_it_is_open() -> None:
-    def turn(count: int) -> Iterator[int]:
-        yield from range(count)
-
-    with pytest.raises(TimeoutError), deadline(0.05):
-        for _ in turn(10**9):
-            pass
-    with deadline(5):
-        assert sum(turn(10)) == 45
 
 
 def test_too_long_a_prompt_and_other_misuse(llava: TransformersGenerator) -> None:

@@ -25,6 +25,7 @@ from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.plan import Plan, context
 from vlaudit.audit.targets import Subject
+from vlaudit.cage import Phase, foreign_words, say
 from vlaudit.errors import VlauditError
 from vlaudit.files import disk_error
 from vlaudit.records import Trial
@@ -34,6 +35,7 @@ OnStart = Callable[[Unit], None]
 
 SMALL = 64_000_000  # bytes of model files up to which workers are forked
 MOST_WORKERS = 4
+UNIT_SECONDS, UNIT_FACTOR = 3600.0, 100.0  # a unit may take an hour, or so many times its estimate
 
 
 class Executor(ABC):
@@ -42,8 +44,11 @@ class Executor(ABC):
     workers = 1
 
     @abstractmethod
-    def run(self, next_unit: NextUnit, on_start: OnStart) -> Generator[UnitResult, None, None]:
-        """Yield each unit's result as it closes, until ``next_unit`` has none left.
+    def run(
+        self, next_unit: NextUnit, on_start: OnStart, deadline: float | None = None
+    ) -> Generator[UnitResult, None, None]:
+        """Yield each unit's result as it closes, until ``next_unit`` has none left, or ``deadline`` (on the clock of
+        ``time.monotonic``) is past.
 
         ``next_unit`` also says None while what comes next depends on units that are running; it is asked again after
         each result.
@@ -56,9 +61,12 @@ class LocalExecutor(Executor):
     def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> None:
         self._plan, self._artifacts, self._batch_size, self._debug = plan, artifacts, batch_size, debug
 
-    def run(self, next_unit: NextUnit, on_start: OnStart) -> Generator[UnitResult, None, None]:
+    def run(
+        self, next_unit: NextUnit, on_start: OnStart, deadline: float | None = None
+    ) -> Generator[UnitResult, None, None]:
         while unit := next_unit():
             on_start(unit)
+            say(phase=Phase.RUN, what=f"{unit.probe} on {unit.subject}", limit=longest(unit))  # nothing here can end it
             yield self.close(unit)
 
     def close(self, unit: Unit) -> UnitResult:
@@ -83,11 +91,13 @@ class LocalExecutor(Executor):
                 if error.errno in (errno.ENOSPC, errno.EROFS):
                     raise disk_error(error, self._artifacts.folder) from error
                 return [], f"{type(error).__name__}: {error}"
-            except Exception as error:  # a probe may raise anything; it spoils only itself
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a probe may raise anything, SystemExit too; it spoils only itself
                 if not _is_out_of_memory(error):
                     if self._debug:
                         raise
-                    return [], f"{type(error).__name__}: {error}"
+                    return [], foreign_words(error)
                 reason = f"out of memory with a batch of {batch_size}"
             if batch_size == 1:
                 return [], reason
@@ -100,7 +110,12 @@ class LocalExecutor(Executor):
         return list(self._plan.probes[unit.probe].attempt(ctx, self._plan.cases[unit.id]))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def longest(unit: Unit) -> float:
+    """Seconds after which a unit is taken to hang."""
+    return max(UNIT_SECONDS, UNIT_FACTOR * unit.weight)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
@@ -112,7 +127,10 @@ class ProcessExecutor(Executor):
         self._local, self.workers = local, workers
         self._crew: list[_Worker] = []
 
-    def run(self, next_unit: NextUnit, on_start: OnStart) -> Generator[UnitResult, None, None]:
+    def run(
+        self, next_unit: NextUnit, on_start: OnStart, deadline: float | None = None
+    ) -> Generator[UnitResult, None, None]:
+        say(phase=Phase.RUN)
         try:
             while True:
                 while self._busy < self.workers and (unit := next_unit()):
@@ -120,7 +138,17 @@ class ProcessExecutor(Executor):
                     self._idle().begin(unit)
                 if not self._busy:
                     return
-                ready = wait([worker.connection for worker in self._crew if worker.unit])
+                due = min(worker.until for worker in self._crew if worker.unit)
+                until = due if deadline is None else min(due, deadline)
+                ready = wait(
+                    [worker.connection for worker in self._crew if worker.unit], max(0.0, until - time.monotonic())
+                )
+                if not ready and deadline is not None and time.monotonic() >= deadline:
+                    return
+                for worker in self._crew:
+                    if worker.unit and worker.until <= time.monotonic() and worker.connection not in ready:
+                        worker.process.kill()  # what is read of it below is that it ended
+                        ready.append(worker.connection)
                 for worker in [worker for worker in self._crew if worker.connection in ready]:
                     result = worker.result()
                     if not worker.process.is_alive():
@@ -128,7 +156,7 @@ class ProcessExecutor(Executor):
                     yield result
         finally:
             for worker in self._crew:
-                worker.process.terminate()
+                worker.process.kill()
             for worker in self._crew:
                 worker.process.join()
             self._crew.clear()
@@ -155,13 +183,14 @@ class _Worker:
         context = multiprocessing.get_context("fork")
         self.connection, end = context.Pipe()
         self.unit: Unit | None = None
+        self.until = 0.0  # when its unit is taken to hang
         target = (local, end, [*foreign, self.connection])
         self.process: BaseProcess = context.Process(target=_work, args=target, daemon=True)
         self.process.start()
         end.close()  # so that a read ends when the worker does
 
     def begin(self, unit: Unit) -> None:
-        self.unit = unit
+        self.unit, self.until = unit, time.monotonic() + longest(unit)
         with contextlib.suppress(OSError):  # it has died, as reading its result will tell
             self.connection.send(unit)
 
@@ -173,6 +202,8 @@ class _Worker:
             said: UnitResult | VlauditError = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
+            if time.monotonic() >= self.until:
+                return UnitResult(unit=unit.id, error=f"it did not end within {longest(unit):.0f} s")
             code = self.process.exitcode or 0
             how = f"was killed by signal {-code}, as happens when memory runs out" if code < 0 else f"ended with {code}"
             return UnitResult(unit=unit.id, error=f"the process that worked on it {how}")
@@ -186,7 +217,9 @@ def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection
     import torch
     from threadpoolctl import threadpool_limits
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C may reach the whole group; the parent decides
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not survive the fork
     for other in foreign:
         other.close()

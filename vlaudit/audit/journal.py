@@ -41,6 +41,7 @@ class PlannedProbe(Record):
     reason: str | None = None
     units: list[Unit] = Field(default_factory=list)
     reference_note: str | None = None
+    failed: bool = False  # it could not be planned: an error, not a lack
 
 
 class ProbeSource(Record):

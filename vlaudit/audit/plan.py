@@ -7,15 +7,19 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlaudit import cage
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.journal import PlannedProbe, Unit
-from vlaudit.audit.targets import Subject
+from vlaudit.audit.targets import Subject, foreign
+from vlaudit.cage import Phase
 from vlaudit.config import Request
-from vlaudit.errors import NotAssessed
+from vlaudit.errors import ModelError, NotAssessed, VlauditError
 from vlaudit.families.base import Speed
 from vlaudit.probe import Needs, Probe
 from vlaudit.records import REFERENCE, TARGET, Case, Cost
 from vlaudit.registry import ProbeRegistry
+
+PLAN_SECONDS = 900.0  # that the cases of one probe may take
 
 
 @dataclass
@@ -52,7 +56,11 @@ def make_plan(
     for subject in targets:
         if subject.target is not None and subject.spec.model not in speeds:
             ctx = context(request, subject, "calibration", TARGET, ArtifactStore(Path()))
-            speeds[subject.spec.model] = subject.target.calibrate(ctx)
+            try:
+                with foreign(subject.spec.model):
+                    speeds[subject.spec.model] = subject.target.calibrate(ctx)
+            except ModelError as error:
+                subject.lose(error)
         for name, probe in probes.items():
             if _is_for_others(probe, subject, targets):
                 continue
@@ -65,10 +73,16 @@ def _plan_probe(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Sp
     if reason is not None:
         return PlannedProbe(target=subject.id, probe=name, reason=reason)
     ctx = context(plan.request, subject, name, TARGET, ArtifactStore(Path()))
+    cage.say(phase=Phase.LOAD, what=f"the plan of {name}", limit=PLAN_SECONDS)
     try:
         cases = probe.cases(ctx)
     except NotAssessed as error:
         return PlannedProbe(target=subject.id, probe=name, reason=str(error))
+    except (KeyboardInterrupt, VlauditError):
+        raise
+    except BaseException as error:  # noqa: BLE001 (a plugin may raise anything; it spoils only itself)
+        reason = f"the probe failed: {cage.foreign_words(error)}"
+        return PlannedProbe(target=subject.id, probe=name, reason=reason, failed=True)
     if not cases:
         return PlannedProbe(target=subject.id, probe=name, reason="the probe finds nothing to try on these data")
     arms = [(subject.id, TARGET)]

@@ -26,6 +26,7 @@ from vlaudit.audit.journal import (
 from vlaudit.audit.judge import judge_audit, rounds_needed
 from vlaudit.audit.plan import Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
+from vlaudit.cage import Phase, say
 from vlaudit.errors import UsageError
 from vlaudit.files import disk_error, write_atomically
 from vlaudit.policy import Policy
@@ -79,7 +80,7 @@ def open_audit(
         if _signature(manifest.planned) != _signature(plan.planned):
             raise UsageError(f"'{out}' was planned from other data, models or versions.", "Choose another --out.")
         return journal, manifest
-    if any(out.iterdir()):
+    if any(out.iterdir()) and not _holds_only_a_partial_report(out):
         raise UsageError(f"'{out}' is not empty and holds no audit.", "Choose another --out.")
     manifest = Manifest(
         version=__version__, id=uuid.uuid4().hex[:12], digest=plan.request.digest(), command=command, started=_now(),
@@ -95,6 +96,11 @@ def open_audit(
     return journal, manifest
 
 
+def _holds_only_a_partial_report(out: Path) -> bool:
+    """Whether a scan was ended here before it had planned anything."""
+    return all(path.stem == "report" for path in out.iterdir()) and not read_report(out).audit.complete
+
+
 def _signature(planned: list[PlannedProbe]) -> list[tuple[str, str, list[str]]]:
     """What must agree to resume. Estimated seconds are timings and differ from run to run."""
     return [(item.target, item.probe, [unit.id for unit in item.units]) for item in planned]
@@ -102,11 +108,12 @@ def _signature(planned: list[PlannedProbe]) -> list[tuple[str, str, list[str]]]:
 
 def run_audit(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int = 128, max_seconds: float | None = None, debug: bool = False,
+    batch_size: int = 128, deadline: float | None = None, debug: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet, judge, and write ``report.json``.
 
-    Ctrl-C and ``max_seconds`` end in order: what is done is judged, and the report says that it is partial.
+    Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
+    is partial.
     """
     results = journal.results()
     executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
@@ -115,21 +122,23 @@ def run_audit(
     observer.start(sum(weights.values()), sum(weights.values()) / executor.workers)
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
-    deadline = time.monotonic() + max_seconds if max_seconds is not None else None
-    due = _Due(plan, results, deadline, observer)
+    due = _Due(plan, results, deadline)
     interrupted = False
     try:
-        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)))) as closed:
+        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)), deadline)) as closed:
             for result in closed:
                 journal.append(result)
                 results[result.unit] = result
                 observer.unit_done(result.seconds / executor.workers, weights[result.unit])
                 if result.error:
                     observer.note(f"a unit failed: {result.error}")
+        if deadline is not None and time.monotonic() >= deadline:
+            observer.note("the time of --max-time is up; the rest is not assessed")
     except KeyboardInterrupt:
         interrupted = True
     finally:
         observer.stop()
+    say(phase=Phase.JUDGE, what="judging")
     report = make_report(manifest, results, registry, plan.request.policy)
     write_report(journal.folder, report)
     return Outcome(report, interrupted)
@@ -138,8 +147,8 @@ def run_audit(
 class _Due:
     """Units still to run, in order: round after round of each probe, until it is decided or the time is up."""
 
-    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, observer: Observer) -> None:
-        self._plan, self._results, self._deadline, self._observer = plan, results, deadline, observer
+    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None) -> None:
+        self._plan, self._results, self._deadline = plan, results, deadline
         self._left = list(plan.planned)
         self._handed: set[str] = set()
 
@@ -157,7 +166,6 @@ class _Due:
 
     def _hand(self, unit: Unit) -> Unit | None:
         if self._deadline is not None and time.monotonic() > self._deadline:
-            self._observer.note("the time of --max-time is up; the rest is not assessed")
             self._left.clear()
             return None
         self._handed.add(unit.id)
@@ -169,6 +177,8 @@ def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: Pr
     findings = judge_audit(manifest, results, registry, policy)
     complete, errors = True, []
     for planned in manifest.planned:
+        if planned.failed:
+            errors.append(f"{planned.probe} on {planned.target}: {planned.reason}")
         probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
         for unit in (unit for batch in rounds_needed(probe, planned, results, policy) for unit in batch):
             result = results.get(unit.id)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlaudit import cage
+from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
 from vlaudit.errors import ModelError, UsageError, VlauditError
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 
 WORDINGS = 4  # texts of a prompt that a report shows
+LOAD_SECONDS, LOAD_RATE = 600.0, 16e6  # a target of files may take so long, and a second for so many bytes
 
 
 @dataclass
@@ -48,6 +52,11 @@ class Subject:
     def rename(self, new: str) -> None:
         self.id = new
         self.info = self.info.model_copy(update={"id": new})
+
+    def lose(self, error: VlauditError) -> None:
+        """The target turned out to be of no use."""
+        self.target, self.error = None, error
+        self.info = self.info.model_copy(update={"error": str(error)})
 
     @property
     def longer_id(self) -> str:
@@ -111,23 +120,28 @@ class Loader:
         data, labels = self.load_data(resolved, family)
         prompt_spec = resolved.prompt[0] if resolved.prompt else None
         files = [*backend.files(argument), *prompt_files(resolved.prompt)]
+        cage.say(known={spec.model: family})
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        cage.say(phase=Phase.LOAD, what=spec.model, limit=LOAD_SECONDS + size / LOAD_RATE if files else None)
         try:
             if unreadable is not None:
                 raise unreadable
-            model = self._model(resolved.model)
-            prompt = parse_prompt(prompt_spec, family)
-            if not data.has_members and prompt.members:
-                data = data.with_member_hashes(prompt.members)
-            target = prompt.bind(model)
-            pixels = self._pixels.setdefault((resolved.model, data.source), {})
-            info = _info(spec, model, prompt, data, labels)
-            subject = Subject(info.id, spec, info, data, labels, files, target, self._scorer(resolved, family), pixels)
-            target.check(check_context(subject))
+            with foreign(spec.model):
+                model = self._model(resolved.model)
+                prompt = parse_prompt(prompt_spec, family)
+                if not data.has_members and prompt.members:
+                    data = data.with_member_hashes(prompt.members)
+                target = prompt.bind(model)
+                pixels = self._pixels.setdefault((resolved.model, data.source), {})
+                info = _info(spec, model, prompt, data, labels)
+                scorer = self._scorer(resolved, family)
+                subject = Subject(info.id, spec, info, data, labels, files, target, scorer, pixels)
+                target.check(check_context(subject))
             return subject
         except ModelError as error:
             named = prompt_spec or HARD[family][1]
             info = TargetInfo(
-                id=_slug(spec.model, named),
+                id=target_id(spec.model, named),
                 family=family,
                 model=ModelInfo(spec=spec.model),
                 prompt=PromptInfo(id=named, method="unknown"),
@@ -231,6 +245,19 @@ class Loader:
         return data, labels
 
 
+@contextmanager
+def foreign(name: str) -> Iterator[None]:
+    """Whatever a library raises over a model that it did not make, Rust's panics too, as a ModelError."""
+    try:
+        yield
+    except (KeyboardInterrupt, MemoryError, VlauditError):
+        raise
+    except BaseException as error:
+        raise ModelError(
+            f"'{name}' cannot be used ({cage.foreign_words(error)}).", "Its files do not fit together, or are damaged."
+        ) from error
+
+
 def resolve_zoo(spec: TargetSpec) -> TargetSpec:
     """Replace ``zoo:NAME`` by the specimen's model, prompt, data, groups and members; the user's own flags win."""
     if not spec.model.startswith("zoo:"):
@@ -272,7 +299,7 @@ def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels:
     from vlaudit.scorer import DEFAULT
 
     return TargetInfo(
-        id=_slug(spec.model, prompt.id),
+        id=target_id(spec.model, prompt.id),
         family=model.family,
         model=ModelInfo(spec=spec.model, sha256=model.sha256 or None),
         declared=spec.declared,
@@ -293,7 +320,7 @@ def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
     )  # fmt: skip
 
 
-def _slug(model: str, prompt: str) -> str:
+def target_id(model: str, prompt: str) -> str:
     """A readable id, safe in file names: the model's last part and the prompt."""
     name = model.rstrip("/").rpartition("/")[2] if "/" in model else model.rpartition(":")[2]
     return "~".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[:48] or "plain" for part in (name, prompt))

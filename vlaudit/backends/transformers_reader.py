@@ -7,15 +7,14 @@ that vary) pictures stay at their own size and the processor itself sees them, a
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from vlaudit.cage import Stopped
+from vlaudit.cage.cell import Cell
 from vlaudit.errors import ModelError, UsageError, first_line
 from vlaudit.families.generation import Conversation, Turn
 
@@ -70,6 +69,7 @@ class Reader:
         self._nested = True
         self._made, self._answers, self._asked = Recent(1024), Recent(16384), Recent(64)
         self._rendered = Recent(4096)
+        self._template = Cell(self._apply_template, RENDER_SECONDS)
         self._check_template()
         self._measure_pictures()
 
@@ -94,20 +94,23 @@ class Reader:
             for turn in turns
         ]
         try:
-            with deadline(RENDER_SECONDS):
-                text = self._processor.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
-        except TimeoutError as error:
+            return str(self._template(messages, ask))
+        except Stopped as error:
             raise ModelError(
-                f"The chat template of '{self.spec}' did not end within {RENDER_SECONDS:g} s.",
-                "It may loop on purpose: do not use this model before you have read its template.",
+                f"The chat template of '{self.spec}' {error.message}.",
+                "It may do so on purpose: do not use this model before you have read its template.",
             ) from error
-        except Exception as error:
+        except RuntimeError as error:
             raise ModelError(
                 f"The chat template of '{self.spec}' cannot write this conversation: {first_line(error)}.",
                 "Use a prompt without the turn it refuses (a system turn, demonstrations), or mend the template.",
             ) from error
+
+    def _apply_template(self, messages: list[dict[str, Any]], ask: bool) -> str:
+        """The template's text. It is a program of whoever made the model: it runs in a cell."""
+        text = self._processor.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
         if len(text) > RENDER_LENGTH:
-            raise ModelError(f"The chat template of '{self.spec}' writes {len(text):,} characters for a short text.")
+            raise ValueError(f"it writes {len(text):,} characters for a short text")
         return str(text)
 
     def texts(self, turns: Sequence[Turn], ask: bool = True) -> dict[str, Tensor]:
@@ -297,20 +300,3 @@ def _showing(count: int) -> list[Turn]:
     import torch
 
     return [Turn("user", (*[torch.zeros(3, 64, 64)] * count, "a"))]
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in Python code that runs longer, in any thread; what it calls in C is not interrupted."""
-    end, before = time.monotonic() + seconds, sys.gettrace()
-
-    def watch(frame: Any, event: str, argument: Any) -> Any:
-        if time.monotonic() > end:
-            raise TimeoutError
-        return watch
-
-    sys.settrace(watch)
-    try:
-        yield
-    finally:
-        sys.settrace(before)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from vlaudit import __version__
+from vlaudit import __version__, cage
 from vlaudit.errors import UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
@@ -32,6 +32,9 @@ COMMANDS = {
     "validate": "vlaudit.cli.setup",
     "zoo": "vlaudit.cli.setup",
 }
+
+
+ANSWERING = {"scan", "judge", "diff", "replay", "selftest"}  # whose exit code says something of what was audited
 
 
 class LazyGroup(click.Group):
@@ -64,10 +67,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with its code: see "Exit codes" in ``vlaudit scan --help``."""
+    """Run the command line in a process of its own and exit with its code: see "Exit codes" in ``vlaudit scan --help``."""
+    from vlaudit.cage.supervisor import supervise
+
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.formatwarning = _format_warning
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(supervise(lambda: run(sys.argv[1:])))
 
 
 def run(arguments: list[str]) -> int:
@@ -84,8 +89,8 @@ def run(arguments: list[str]) -> int:
         click.echo("\nInterrupted.", err=True)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe went away, as in `vlaudit list probes | head -1`
-        return 0
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the reader of a pipe went away)
+        return 3 if arguments[:1] and arguments[0] in ANSWERING else 0
     except VlauditError as error:
         if debug:
             traceback.print_exc()
@@ -93,10 +98,10 @@ def run(arguments: list[str]) -> int:
         if error.cure:
             click.echo(f"       {_one_line(error.cure)}", err=True)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
+    except BaseException as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
         if debug:
             traceback.print_exc()
-        click.echo(f"Error: vlaudit failed with {type(error).__name__}: {_one_line(str(error))}", err=True)
+        click.echo(f"Error: vlaudit failed with {_one_line(cage.foreign_words(error))}", err=True)
         click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
         return 3
 

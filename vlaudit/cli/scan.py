@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlaudit import cage
 from vlaudit.cli import debug_option, new_folder
 from vlaudit.cli.render import reporter_names
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vlaudit.audit.plan import Plan
+    from vlaudit.cage import Ended
     from vlaudit.records import Report
     from vlaudit.registry import ProbeRegistry
     from vlaudit.suppressions import Entry
@@ -118,6 +121,8 @@ def scan_command(**flags: Any) -> int:
     """
     from vlaudit.registry import ProbeRegistry
 
+    deadline = time.monotonic() + flags["max_time"] if flags["max_time"] is not None else None
+    cage.say(until=deadline)
     config, trusted = _read(flags["config"])
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
@@ -125,14 +130,18 @@ def scan_command(**flags: Any) -> int:
     accepted = _accepted(flags["ignore_file"])
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
-    registry = ProbeRegistry.load(flags["plugins"])
+    flags["out"] = flags["out"] or new_folder()
+    cage.say(folder=None if flags["dry_run"] or cage.ended else str(flags["out"]))
+    registry = ProbeRegistry.load(() if cage.ended and cage.ended.only_say else flags["plugins"])
+    if cage.ended:
+        return _finish(cage.ended, config, settings, specs, flags, registry, command, baseline, accepted)
     if is_default:
         _announce_defaults(specs, _policy(config.policy, flags), registry.select(settings.probe, settings.skip))
     plan, device = _plan(config, settings, specs, flags, registry, allow_network=trusted or flags["allow_network"])
     if flags["dry_run"]:
         _show_plan(plan, device)
         return 4 if any(target.error for target in plan.targets) else 0
-    return _run(plan, registry, device, settings, flags, command, baseline, accepted)
+    return _run(plan, registry, device, settings, flags, command, baseline, accepted, deadline)
 
 
 def _read(path: Path | None) -> tuple[Config, bool]:
@@ -198,15 +207,30 @@ def _announce_defaults(specs: list[TargetSpec], policy: Policy, probes: Sequence
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
-def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], registry: ProbeRegistry,
-          *, allow_network: bool) -> tuple[Plan, Any]:  # fmt: skip
-    chosen = registry.select(settings.probe, settings.skip)
+def _request(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any],
+             registry: ProbeRegistry) -> Request:  # fmt: skip
+    """All that was asked for; of the probes, every one that is chosen."""
+    try:
+        chosen = registry.select(settings.probe, settings.skip)
+        for name, params in config.probes.items():
+            registry.make(name, params)  # a misspelt probe or parameter is said now, before a model is loaded
+    except UsageError:
+        if not (cage.ended and cage.ended.only_say):
+            raise
+        chosen = settings.probe  # a plugin's, whose file is not read again
     if not chosen:
         raise UsageError("No probe is left to run.", "Take back a --skip.")
-    for name, params in config.probes.items():
-        registry.make(name, params)  # a misspelt probe or parameter is said now, before a model is loaded
-    policy = _policy(config.policy, flags)
-    if flags["out"] is not None and flags["out"].exists() and not flags["out"].is_dir():
+    return Request(
+        targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
+        effort=settings.effort, seed=settings.seed, policy=_policy(config.policy, flags),
+        plugins=[str(path) for path in flags["plugins"]],
+    )  # fmt: skip
+
+
+def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], registry: ProbeRegistry,
+          *, allow_network: bool) -> tuple[Plan, Any]:  # fmt: skip
+    request = _request(config, settings, specs, flags, registry)
+    if flags["out"].exists() and not flags["out"].is_dir():
         raise UsageError(f"'{flags['out']}' is a file.", "Give a folder to --out.")
 
     from vlaudit.audit.plan import make_plan
@@ -217,13 +241,10 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
     targets, references = Loader(device, allow_network=allow_network).subjects(specs)
     families = {target.info.family for target in targets}
     named = registry.named(settings.probe)  # one by one; all others are those made for these targets
-    made_for = [name for name in chosen if name in named or registry.get(name).info.families & families]
-    chosen = made_for or chosen
-    request = Request(
-        targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
-        effort=settings.effort, seed=settings.seed, policy=policy, plugins=[str(path) for path in flags["plugins"]],
-    )  # fmt: skip
-    return make_plan(request, registry, targets, references), device
+    made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]
+    chosen = made_for or request.probes
+    params = {name: params for name, params in request.params.items() if name in chosen}
+    return make_plan(request.model_copy(update={"probes": chosen, "params": params}), registry, targets, references), device
 
 
 def _policy(policy: Policy, flags: dict[str, Any]) -> Policy:
@@ -289,33 +310,58 @@ def _baseline(flags: dict[str, Any]) -> Report | None:
 
 
 def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str,
-         baseline: Report | None, accepted: list[Entry]) -> int:  # fmt: skip
+         baseline: Report | None, accepted: list[Entry], deadline: float | None) -> int:  # fmt: skip
     from rich.console import Console
 
-    from vlaudit.audit.run import environment, open_audit, run_audit, write_report
+    from vlaudit.audit.run import environment, open_audit, run_audit
+    from vlaudit.registry import plugin
+
+    out = flags["out"]
+    journal, manifest = open_audit(out, plan, command, environment(str(device)), batch_size=settings.batch_size)
+    outcome = run_audit(
+        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console()),
+        batch_size=settings.batch_size, deadline=deadline, debug="--debug" in sys.argv,
+    )  # fmt: skip
+    return _conclude(outcome.report, outcome.interrupted, flags, baseline, accepted)
+
+
+def _finish(ended: Ended, config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any],
+            registry: ProbeRegistry, command: str, baseline: Report | None, accepted: list[Entry]) -> int:  # fmt: skip
+    """In place of a scan that was ended from outside: a report of what it left."""
+    from vlaudit.audit.partial import partial_report
+
+    flags["out"] = Path(ended.folder or "")
+    request = _request(config, settings, specs, flags, registry)
+    flags["out"].mkdir(parents=True, exist_ok=True)
+    report = partial_report(ended, flags["out"], request, registry, command)
+    return _conclude(report, ended.interrupted, flags, baseline, accepted)
+
+
+def _conclude(
+    report: Report, interrupted: bool, flags: dict[str, Any], baseline: Report | None, accepted: list[Entry]
+) -> int:
+    """Write and print the report; returns the exit code that it gives."""
+    from rich.console import Console
+
+    from vlaudit.audit.run import write_report
     from vlaudit.cli.render import write_reports
     from vlaudit.history import compare, mark
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
     from vlaudit.suppressions import suppress
 
-    out = flags["out"] or new_folder()
-    journal, manifest = open_audit(out, plan, command, environment(str(device)), batch_size=settings.batch_size)
-    terminal, console = plugin("reporters", "terminal")(), Console()
-    outcome = run_audit(
-        plan, journal, manifest, registry, terminal.progress(console), batch_size=settings.batch_size,
-        max_seconds=flags["max_time"], debug="--debug" in sys.argv,
-    )  # fmt: skip
-    report, warnings = suppress(outcome.report, accepted)
+    out = flags["out"]
+    report, warnings = suppress(report, accepted)
     if baseline is not None:
         warnings += [f"compared with the baseline: {caveat}" for caveat in compare(baseline, report).caveats]
         report = mark(report, baseline, only_new=flags["fail_on"] == "new")
     write_report(out, report)
+    cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
     for path in write_reports(report, out, flags["formats"]):
         click.echo(f"Report: {path}")
-    if outcome.interrupted:
+    if interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
-    terminal.print(report, console)
-    return 130 if outcome.interrupted else exit_code(report)
+    plugin("reporters", "terminal")().print(report, Console())
+    return 130 if interrupted else exit_code(report)

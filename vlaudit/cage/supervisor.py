@@ -1,0 +1,349 @@
+"""The parent of the process that does the work: it keeps time and memory, hands signals on, and decides the exit code.
+
+The work runs in a forked process, in a group of its own, without network (see ``network.py``). 0 and 1 are given only where that
+process said so itself after its last step: whatever else ends it, be it ``os._exit`` in a plugin, a crash, a signal or the kernel, is
+another code. Where a scan ends without a report, the same command runs once more to write one of what is there: it loads no model
+then (``cage.ended`` says why), and if it cannot end either, once more without any judge.
+
+Without ``os.fork`` (Windows) the work runs in this process, and nothing bounds it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlaudit import cage
+from vlaudit.cage import Ended, Phase, network
+
+JUDGING = 4.0  # seconds after --max-time in which a scan judges what it has and writes its report
+ORDER = 10.0  # seconds in which a process that was sent a signal ends by itself
+LAST = 4.5  # seconds that are left for a report without judges, and for a process that has said its code
+MEMORY_SHARE = 0.9  # of the memory that is free at the start: what the work may take
+GRACE = {Phase.RUN: 1.0, Phase.JUDGE: JUDGING}  # seconds after --max-time in which it may end in order
+USAGE, UNFINISHED, NOT_LOADED, INTERRUPTED = 2, 3, 4, 130
+
+
+def supervise(work: Callable[[], int]) -> int:
+    """Run ``work``, which returns an exit code, in a process of its own, and return the code to exit with."""
+    if not hasattr(os, "fork"):
+        network.close()
+        return work()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ceiling = int(MEMORY_SHARE * _free_memory())
+    first = _Child(work, ceiling)
+    with _Signals(first) as signals:
+        first.watch(signals)
+        if first.settled:
+            return first.code
+        end = first.end(signals)
+        if not first.has_said:
+            _say(end.reason)
+        if first.folder is not None:
+            tries = ((False, JUDGING), (True, LAST)) if first.phase is not Phase.JUDGE else ((True, LAST),)
+            for only_say, seconds in tries:
+                signals.since = None
+                ended = Ended(end.reason, first.folder, end.loading, end.interrupted, only_say, first.known)
+                then = _Child(work, ceiling, ended, time.monotonic() + seconds)
+                then.watch(signals)
+                if then.report:
+                    return then.code if then.settled else end.code
+        return end.code
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a process ended that did not say its code, and the code for that."""
+
+    reason: str
+    code: int
+    loading: bool
+    interrupted: bool = False
+
+
+class _Child:
+    """A forked process that does the work, and what it has said."""
+
+    def __init__(self, work: Callable[[], int], ceiling: int, ended: Ended | None = None, until: float | None = None) -> None:
+        self.phase, self.what, self.folder = Phase.START, "", ended.folder if ended else None
+        self.report, self.known = False, dict[str, str]()
+        self._code: int | None = None
+        self._limit: float | None = None  # end of what it is at
+        self._until = until  # end of the whole
+        self._firm = until is not None
+        self._killed = ""  # why this process killed it
+        self._ceiling, self._status = ceiling, 0
+        self._unread = b""
+        self._pipe, end = os.pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._pipe)
+            _be_child(work, end, parent, ended)
+        os.close(end)
+        with suppress(OSError):
+            os.setpgid(self.pid, self.pid)  # here too: whichever comes first
+
+    # --- what it said -------------------------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether it ended by itself: it said a code, and a scan has written its report, unless it was used wrongly."""
+        return self._code is not None and (self.folder is None or self.report or self._code in (USAGE, NOT_LOADED))
+
+    @property
+    def has_said(self) -> bool:
+        """Whether it told the user itself how it ended."""
+        return self._code is not None
+
+    @property
+    def code(self) -> int:
+        assert self._code is not None
+        return self._code
+
+    def _hear(self, news: dict[str, Any]) -> None:
+        if "phase" in news:
+            self.phase, self.what = Phase(news["phase"]), str(news.get("what", ""))
+            self._limit = time.monotonic() + float(news["limit"]) if news.get("limit") else None
+        if news.get("folder"):
+            self.folder = str(news["folder"])
+        if news.get("until") and not self._firm:
+            self._until = float(news["until"])
+        self.known |= news.get("known", {})
+        self.report = self.report or bool(news.get("report"))
+        if "code" in news:
+            self._code = int(news["code"])
+
+    def _read(self) -> bool:
+        """Take in what it says; False at the end of it."""
+        with suppress(OSError):
+            if not (content := os.read(self._pipe, 65536)):
+                return False
+            *lines, self._unread = (self._unread + content).split(b"\n")
+            for line in lines:
+                with suppress(ValueError, KeyError, TypeError):  # a plugin may write anything here; that is no news
+                    self._hear(json.loads(line))
+        return True
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    def watch(self, signals: _Signals) -> None:
+        """Until it has ended: hand signals on, and kill it when its time or its memory is up."""
+        signals.child = self
+        look = 0.0
+        while True:
+            ready, _, _ = select.select([self._pipe, signals.wakes], [], [], self._patience())
+            if signals.wakes in ready:
+                signals.drain()
+            if self._pipe in ready:
+                self._read()
+            if self._has_ended():
+                break
+            now = time.monotonic()
+            self._check_time(now, signals)
+            if now >= look:
+                look = now + 0.5
+                self._check_memory()
+        while select.select([self._pipe], [], [], 0)[0] and self._read():
+            pass
+        os.close(self._pipe)
+        with suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it has left behind
+
+    def _patience(self) -> float:
+        """Seconds until something is due; never more than one between two looks at its memory."""
+        due = [moment for moment in (self._limit, self._until) if moment is not None]
+        return min(0.5, max(0.05, min(due) - time.monotonic())) if due else 0.5
+
+    def _has_ended(self) -> bool:
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        self._status = status if pid else 0
+        return pid != 0
+
+    def _check_time(self, now: float, signals: _Signals) -> None:
+        if self._code is not None:  # it has nothing left to do
+            self._limit = None
+            self._until = min(self._until or now + LAST, now + LAST)
+            self._firm = True
+        if signals.since is not None and now > signals.since + ORDER:
+            self.kill("it was interrupted")
+        elif self._limit is not None and now > self._limit:
+            self.kill(f"{self.what} did not end in the time that it may take")
+        elif self._until is not None:
+            grace = 0.0 if self._firm else GRACE.get(self.phase, 0.0)
+            if now > self._until + grace:
+                self.kill("the time of --max-time is up" if not self._firm else "judging did not end")
+
+    def _check_memory(self) -> None:
+        sizes = {pid: _resident(pid) for pid in _family(self.pid)}
+        if sum(sizes.values()) > self._ceiling:
+            largest = max(sizes, key=lambda pid: sizes[pid])
+            if largest == self.pid:
+                self.kill(f"it took more than {self._ceiling / 1e9:.1f} GB of memory")
+            else:  # a worker: its unit fails, the others go on
+                with suppress(OSError):
+                    os.kill(largest, signal.SIGKILL)
+
+    def kill(self, why: str) -> None:
+        self._killed = self._killed or why
+        with suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        with suppress(OSError):
+            os.kill(self.pid, number)
+
+    def end(self, signals: _Signals) -> _End:
+        """How it ended, where it did not settle."""
+        loading = self.phase in (Phase.START, Phase.LOAD) and self.folder is not None
+        at = f" while {self.what} was {'loaded' if loading else 'worked on'}" if self.what else ""
+        if signals.since is not None or self._code == INTERRUPTED:
+            return _End(f"interrupted{at}", INTERRUPTED, loading, interrupted=True)
+        code = NOT_LOADED if loading else UNFINISHED
+        if self._killed:
+            return _End(f"{self._killed}{at if self.what not in self._killed else ''}", code, loading)
+        if os.WIFSIGNALED(self._status):
+            number = os.WTERMSIG(self._status)
+            hint = ", as happens when memory runs out" if number == signal.SIGKILL else ""
+            return _End(f"the process was killed by signal {number}{hint}{at}", code, loading)
+        if self.has_said:
+            return _End("the scan failed", code, loading)
+        return _End(f"foreign code ended the process{at}", code, loading)
+
+
+def _be_child(work: Callable[[], int], pipe: int, parent: int, ended: Ended | None) -> None:
+    """The child's whole life."""
+    code = UNFINISHED
+    try:
+        with suppress(OSError):
+            os.setpgid(0, 0)
+        _end_with(parent)
+        for number in (signal.SIGTTOU, signal.SIGTTIN):
+            signal.signal(number, signal.SIG_IGN)  # it is no part of the terminal's own group, and may write there
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
+        cage.connect(pipe)
+        cage.ended = ended
+        network.close()
+        code = work()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        cage.say(code=code)
+        os._exit(code)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with(parent: int) -> None:
+    """Be killed when the parent is, so that nothing works on in an audit folder that nobody waits for (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(UNFINISHED)
+
+
+class _Signals:
+    """Signals to this process go on to the child; a second one kills it. SIGTERM and SIGHUP count as Ctrl-C."""
+
+    def __init__(self, child: _Child) -> None:
+        self.child = child
+        self.since: float | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        self.wakes, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self.wakes, False)
+        self._fd = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background
+                self._before[number] = signal.signal(number, self._pass_on)
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._pause)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._fd)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.wakes)
+        os.close(self._wake)
+
+    def drain(self) -> None:
+        with suppress(OSError):
+            os.read(self.wakes, 4096)
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        if self.since is None:
+            self.since = time.monotonic()
+            self.child.send(number)
+        else:
+            self.child.kill("it was interrupted")
+
+    def _pause(self, _number: int, _frame: object) -> None:
+        with suppress(OSError):
+            os.killpg(self.child.pid, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # goes on here after SIGCONT
+        with suppress(OSError):
+            os.killpg(self.child.pid, signal.SIGCONT)
+
+
+def _say(reason: str) -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h\n")  # a progress bar that was killed had hidden the cursor
+        sys.stdout.flush()
+    sys.stderr.write(f"Stopped: {reason[:600]}.\n")
+    sys.stderr.flush()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _free_memory() -> int:
+    """Bytes that this machine, or the container on it, has left."""
+    found = [1 << 62]
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        with suppress(OSError, ValueError):
+            group = Path("/sys/fs/cgroup")
+            found.append(int((group / most).read_text()) - int((group / used).read_text()))
+    return max(min(found), 1)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    found = [pid]
+    for one in found:
+        with suppress(OSError, ValueError):
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += [int(word) for word in (task / "children").read_text().split()]
+    return found
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process holds for itself, without files that are mapped."""
+    with suppress(OSError, ValueError, IndexError):
+        words = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE")
+    return 0
