@@ -32,6 +32,7 @@ LAST = 4.5  # seconds that are left for a report without judges, and for a proce
 MEMORY_SHARE = 0.9  # of the memory that is free at the start: what the work may take
 GRACE = {Phase.RUN: 1.0, Phase.JUDGE: JUDGING}  # seconds after --max-time in which it may end in order
 USAGE, UNFINISHED, NOT_LOADED, INTERRUPTED = 2, 3, 4, 130
+PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def supervise(work: Callable[[], int]) -> int:
@@ -42,8 +43,8 @@ def supervise(work: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     ceiling = int(MEMORY_SHARE * _free_memory())
-    first = _Child(work, ceiling)
-    with _Signals(first) as signals:
+    with _Signals() as signals:
+        first = _Child(work, ceiling)
         first.watch(signals)
         if first.settled:
             return first.code
@@ -87,10 +88,12 @@ class _Child:
         self._unread = b""
         self._pipe, end = os.pipe()
         parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until each of the two has its handlers
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._pipe)
             _be_child(work, end, parent, ended)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         os.close(end)
         with suppress(OSError):
             os.setpgid(self.pid, self.pid)  # here too: whichever comes first
@@ -141,6 +144,8 @@ class _Child:
     def watch(self, signals: _Signals) -> None:
         """Until it has ended: hand signals on, and kill it when its time or its memory is up."""
         signals.child = self
+        if signals.since is not None:
+            self.send(signal.SIGINT)
         look = 0.0
         while True:
             ready, _, _ = select.select([self._pipe, signals.wakes], [], [], self._patience())
@@ -234,8 +239,12 @@ def _be_child(work: Callable[[], int], pipe: int, parent: int, ended: Ended | No
         _end_with(parent)
         for number in (signal.SIGTTOU, signal.SIGTTIN):
             signal.signal(number, signal.SIG_IGN)  # it is no part of the terminal's own group, and may write there
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTSTP):
+            signal.signal(number, signal.SIG_DFL)
+        for number in PASSED_ON:
             signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         cage.connect(pipe)
         cage.ended = ended
         network.close()
@@ -264,8 +273,8 @@ def _end_with(parent: int) -> None:
 class _Signals:
     """Signals to this process go on to the child; a second one kills it. SIGTERM and SIGHUP count as Ctrl-C."""
 
-    def __init__(self, child: _Child) -> None:
-        self.child = child
+    def __init__(self) -> None:
+        self.child: _Child | None = None
         self.since: float | None = None
         self._before: dict[int, Any] = {}
 
@@ -274,7 +283,7 @@ class _Signals:
         os.set_blocking(self._wake, False)
         os.set_blocking(self.wakes, False)
         self._fd = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in PASSED_ON:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background
                 self._before[number] = signal.signal(number, self._pass_on)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -293,18 +302,18 @@ class _Signals:
             os.read(self.wakes, 4096)
 
     def _pass_on(self, number: int, _frame: object) -> None:
-        if self.since is None:
-            self.since = time.monotonic()
-            self.child.send(number)
-        else:
-            self.child.kill("it was interrupted")
+        again, self.since = self.since is not None, self.since or time.monotonic()
+        if self.child is not None:
+            self.child.kill("it was interrupted") if again else self.child.send(number)
 
     def _pause(self, _number: int, _frame: object) -> None:
-        with suppress(OSError):
-            os.killpg(self.child.pid, signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)  # goes on here after SIGCONT
-        with suppress(OSError):
-            os.killpg(self.child.pid, signal.SIGCONT)
+        group = self.child.pid if self.child is not None else None
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            with suppress(OSError):
+                if group is not None:
+                    os.killpg(group, number)
+            if number == signal.SIGSTOP:
+                os.kill(os.getpid(), number)  # goes on here after SIGCONT
 
 
 def _say(reason: str) -> None:
