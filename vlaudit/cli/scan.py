@@ -48,7 +48,11 @@ Exit codes:
   2    wrong usage or configuration; nothing was run
   3    a planned unit did not finish, or nothing was assessed
   4    a model could not be loaded
-  130  interrupted; the same command with the same --out goes on""")  # fmt: skip
+  130  interrupted (Ctrl-C, SIGTERM, SIGHUP); the same command with the same --out goes on
+
+\b
+0 and 1 are given only by a report that was written: foreign code that exits, crashes
+or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option(
     "--prompt",
@@ -108,7 +112,7 @@ Exit codes:
     "--ignore-file", type=FILE, help=f"Accepted findings. Default: {IGNORE_FILE} in this folder, if there is one."
 )
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
-@click.option("--max-time", callback=_seconds, metavar="10m", help="End in order after this time.")
+@click.option("--max-time", callback=_seconds, metavar="10m", help="End after this time, whatever hangs: with a partial report and code 3.")
 @click.option("--allow-network", is_flag=True, help="Let a config that was found, not named, reach remote models.")
 @debug_option
 def scan_command(**flags: Any) -> int:
