@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlaudit.audit.context import ArtifactStore
+from vlaudit.audit.journal import Journal, UnitResult
 from vlaudit.errors import ModelError
 from vlaudit.files import write_atomically
+from vlaudit.records import Cost, Trial
 from vlaudit.reporting import clean, log_line, one_line
 from vlaudit.secrets import STRUCK, redact
 
@@ -73,9 +75,11 @@ def test_all_ways_out(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     store.put_text(f"A: {KEY}", "x")
     store.put_json({"a": [KEY]}, "x")
+    trial = Trial(case=KEY, arm="target", values={KEY: [KEY]}, cost=Cost())
+    Journal(tmp_path).append(UnitResult(unit="u", trials=[trial], error=f"It says {KEY}"))
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
         assert STRUCK in path.read_text() and "0123456789" not in path.read_text()
     error = ModelError(f"It says {KEY}.", f"Take back {KEY}.")
-    cut = one_line("x" * 290 + KEY, 300), one_line("x" * 1195 + KEY, 300)
+    cut = one_line("x" * 290 + KEY, 300), one_line(" " * 1190 + KEY, 300)
     for text in (str(error), error.message, error.cure, repr(error), clean(KEY), log_line(KEY), *cut):
         assert "sk-made" not in text

@@ -50,6 +50,7 @@ def test_forms_of_thoughts(begin: str, end: str) -> None:
         ("cat<think>or a dog?</think>", "cat"),
         ("<think>a</think>cat<think>b", None),
         ("<think>a<think>dog</think>dog</think>cat", "cat"),
+        ("dog<think>a</think>dog</think>cat", "cat"),
         ("<think></think>cat", "cat"),
         ("<think>a</think>", ""),
         ("<think>dog</think><answer>cat</answer>", "cat"),

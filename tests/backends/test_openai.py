@@ -171,7 +171,7 @@ def test_a_complaint_that_does_not_end_is_an_error(server: Server, model: Endpoi
         (400, {"error": "Your input was flagged."}),
         (200, {"error": {"message": "blocked by the content management policy", "code": 400}}),
         (200, completion("half an ans", "content_filter")),
-        (200, completion(None, "content_filter")),
+        (200, completion(None, "content_filter: SAFETY")),
     ],
 )
 def test_what_a_content_filter_refuses_is_one_unreadable_answer(
@@ -184,7 +184,7 @@ def test_what_a_content_filter_refuses_is_one_unreadable_answer(
 
 
 @pytest.mark.parametrize("wait", ["1000000000", "1e300", "inf", "Tue, 01 Jan 2199 00:00:00 GMT", "9" * 400])
-def test_a_wait_beyond_patience_is_not_waited_for(wait: str, server: Server, model: EndpointModel) -> None:
+def test_a_wait_beyond_the_deadline_is_not_waited_for(wait: str, server: Server, model: EndpointModel) -> None:
     def later(handler: BaseHTTPRequestHandler, _: object) -> None:
         handler.send_response(429)
         handler.send_header("retry-after", wait)
@@ -269,7 +269,7 @@ def test_tokens_spent_on_reasoning_are_said_and_can_be_raised(
 
 
 def test_log_probabilities_that_are_none(server: Server, model: EndpointModel) -> None:
-    tokens = [[{"logprob": v}] for v in ("-1", None, [], float("nan"), -float("inf"), 10**400, 3.5)]
+    tokens = [[{"logprob": -1}, {"logprob": v}] for v in ("-1", None, [], float("nan"), -float("inf"), 10**400, 3.5)]
     for entries in ([], "no", [1], None, *tokens):
         server.script = [body(json.dumps(completion("cat", logprobs={"content": entries})))]
         (answer,) = model.generate([talk()], log_probs=True)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-TIMEOUT = 120.0  # seconds a request, all in all
-PATIENCE = 2 * TIMEOUT  # seconds a question, with its repetitions and the waits between them
+TIMEOUT = 120.0  # seconds a request, all in all; a question has twice as long, with its repetitions and the waits between them
+THOUGHT = 0.1  # seconds more for each token that the model may think
 RETRIES = 4
 PARALLEL = 4  # requests under way
 PARAMETERS = {
@@ -94,11 +94,12 @@ class EndpointModel(GenerationModel):
     def _answer(self, talk: Conversation, count: int, log_probs: bool, stop: threading.Event) -> Answer:
         if talk.prefix is not None:
             raise UsageError(f"'{self.spec}' takes no learned prompt.", "Use a prompt of text, or load the model here.")
-        said, deadline, retries = messages(talk), time.monotonic() + PATIENCE, 0
+        said, longest, retries = messages(talk), TIMEOUT + THOUGHT * self._reasoning_tokens, 0
+        deadline = time.monotonic() + 2 * longest
         while True:
             asked = {"model": self._name, "messages": said} | self._parameters(count, log_probs)
             try:
-                seconds = max(0.0, min(TIMEOUT, deadline - time.monotonic()))
+                seconds = max(0.0, min(longest, deadline - time.monotonic()))
                 reply = post(self._url, json.dumps(asked).encode(), _key(), seconds, stop)
             except NoReply as error:
                 problem = ModelError(f"'{self.spec}' {one_line(error.message)}.", error.cure)
@@ -188,8 +189,9 @@ def read_completion(data: Any, max_new_tokens: int, log_probs: bool = False) -> 
     if said is None:
         return None
     assert isinstance(message, dict)
-    finished = choice.get("finish_reason") != "length"
-    if choice.get("finish_reason") == "content_filter":
+    finish = str(choice.get("finish_reason")).lower()
+    finished = finish not in ("length", "max_tokens")
+    if _FILTER.search(finish):
         return Answer("", unread=FILTERED)
     said = said if said.strip() else _text([{"text": message.get("refusal")}]) or ""
     if said.strip():
