@@ -103,7 +103,7 @@ class EndpointModel(GenerationModel):
                 reply = post(self._url, json.dumps(asked).encode(), _key(), seconds, stop)
             except NoReply as error:
                 problem = ModelError(f"'{self.spec}' {one_line(error.message)}.", error.cure)
-                again, wait = error.again, None
+                again, asked_for = error.again, None
             else:
                 data = _parsed(reply.body)
                 status = reply.status if reply.status >= 300 else _status_within(data)
@@ -114,12 +114,13 @@ class EndpointModel(GenerationModel):
                 if status in (400, 422) and self._learn(PARAMETERS.keys() & asked, _complaint(data)):
                     continue
                 problem = self._problem(status, reply, data)
-                again, wait = status in (408, 409, 429) or status >= 500, _retry_after(reply.headers)
+                again, asked_for = status in (408, 409, 429) or status >= 500, _retry_after(reply.headers)
             if not again or retries >= RETRIES or stop.is_set():
                 raise problem
-            wait = min(8.0, 0.5 * 2**retries) if wait is None else wait
+            wait = min(8.0, 0.5 * 2**retries) if asked_for is None else asked_for
             if wait > deadline - time.monotonic():
-                raise ModelError(f"{problem.message.rstrip('.')}; it asks for a wait of {wait:,.0f} s.", "Try again later.")
+                more = "" if asked_for is None else f"; it asks for a wait of {asked_for:,.0f} s"
+                raise ModelError(f"{problem.message.rstrip('.')}{more}.", problem.cure)
             stop.wait(wait)
             retries += 1
 
