@@ -25,7 +25,7 @@ def model_name(spec: str) -> str:
     ``hf:/home/ada/secret/clip`` is ``clip``, ``openai:https://host/v1#name`` is ``name``."""
     argument = spec.partition(":")[2] or spec
     name = argument.removeprefix("local-dir:").removeprefix("hf-hub:")
-    name = name.rpartition("#")[2] or name
+    name = name.rpartition("#")[2].partition("?")[0] or name
     parts = [part for part in re.split(r"[\\/]+", name) if part]
     is_path = argument.startswith(("local-dir:", ".", "/", "~")) or "\\" in name or name.count("/") > 1
     return one_line(parts[-1] if parts and is_path else name, MAX_NAME) or "model"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vlaudit.secrets import redact
+
 
 class VlauditError(Exception):
     """Base of every error vlaudit raises on purpose. Anything else is a bug and keeps its traceback."""
@@ -9,9 +11,8 @@ class VlauditError(Exception):
     exit_code = 3
 
     def __init__(self, message: str, cure: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.cure = cure
+        self.message, self.cure = redact(message), redact(cure)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.cure}".strip()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.errors import ModelError, UnsafeFileError, UsageError, VlauditError
+from vlaudit.secrets import redact
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
 
@@ -102,8 +103,8 @@ def read_toml(path: Path, limit: int = TEXT_BYTES) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it. What is at ``path``, a link too, is
-    replaced and never written through. Raises VlauditError when the disk is full, UsageError for any other failure."""
-    data = content if isinstance(content, bytes) else content.encode("utf-8")
+    replaced and never written through; text is written without secrets. Raises VlauditError when the disk is full, UsageError for any other failure."""
+    data = content if isinstance(content, bytes) else redact(content).encode("utf-8")
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

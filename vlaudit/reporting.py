@@ -39,6 +39,7 @@ from typing import Any, Protocol, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, Verdict
+from vlaudit.secrets import redact
 
 SCORER_ACCURACY = "scorer's balanced accuracy on "
 """What controls are called that state a scorer's measured error, before the attribute: a report gathers them."""
@@ -229,7 +230,8 @@ _LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]
 
 
 def clean(text: str) -> str:
-    """Text that cannot steer a terminal, reorder a line or break an encoder: such characters become ``�``."""
+    """Text that cannot steer a terminal, reorder a line or break an encoder (such characters become ``�``), without secrets."""
+    text = redact(text)
     return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
 
 
@@ -246,7 +248,7 @@ def cleaned(value: Any) -> Any:
 
 def one_line(text: str, limit: int = 300) -> str:
     """``clean`` text on one line, cut at ``limit`` characters."""
-    flat = " ".join(clean(text[: 4 * limit]).split())
+    flat = " ".join(clean(redact(text)[: 4 * limit]).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 

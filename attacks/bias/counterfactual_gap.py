@@ -239,7 +239,7 @@ def _transcripts(ctx: Context, cases: list[Case], shown: dict[str, Any], answers
             kept[f"{key} picture"] = ctx.artifacts.put_image(shown[case.id][place], group)
             if case.id in widest:
                 (_, text, _), sides = widest[case.id]
-                said = f"{text}\n{next(written) or '(nothing)'}"
+                said = f"{text}\n{next(written).shown}"
                 caption = f"{group}, P(yes) - P(no) = {sides[place].net:+.2f}"
                 kept[f"{key} answer"] = ctx.artifacts.put_text(said, caption)
         found[case.id] = kept

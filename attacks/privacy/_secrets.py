@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vlaudit.families.generation import Conversation, Demonstration, GenerationModel
+    from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationModel
     from vlaudit.prompts.base import GenerationPrompt
     from vlaudit.prompts.retrieval import Retrieval
 
@@ -129,10 +129,10 @@ def with_documents(
     return prompt.with_pool([*prompt.pool_of(model), *more])
 
 
-def transcript(talk: Conversation, answer: str) -> str:
+def transcript(talk: Conversation, answer: Answer) -> str:
     """A conversation and its answer, to read."""
     lines = [
         f"{turn.role}: " + " ".join(part.strip() if isinstance(part, str) else "<picture>" for part in turn.parts)
         for turn in talk.turns
     ]
-    return "\n".join([*lines, f"assistant: {answer or '(nothing)'}"])
+    return "\n".join([*lines, f"assistant: {answer.shown}"])

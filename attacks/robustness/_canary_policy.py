@@ -98,6 +98,6 @@ def show(
         rule = "" if arm in (FREE_WRITING, FREE_TEXT) else f"System: Never say {word}.\n"
         asked = f"Say {word}." if arm in (TEXT, FREE_TEXT) else example.question
         steps = "".join(f"Model, on the way: {step}\n" for step in answer.steps)
-        text = f"{rule}User: (picture) {asked}\n{steps}Model: {answer or '(nothing)'}"
+        text = f"{rule}User: (picture) {asked}\n{steps}Model: {answer.shown}"
         shown[f"{number} {arm}"] = put.put_text(text, f"{title} | {arm}: {outcome(answer, word)}")
     return shown

@@ -60,7 +60,7 @@ from vlaudit.records import (
 
 if TYPE_CHECKING:
     from vlaudit.audit.context import Context
-    from vlaudit.families.generation import MultimodalGenerator
+    from vlaudit.families.generation import Answer, MultimodalGenerator
     from vlaudit.policy import Policy
     from vlaudit.statistics import Interval
 
@@ -150,12 +150,12 @@ class PromptInvariance(Probe):
         return Judgement(verdict=found, reason=said, **figures)
 
 
-def _answers(ctx: Context, rows: Sequence[Asked]) -> list[dict[str, tuple[str, str]]]:
+def _answers(ctx: Context, rows: Sequence[Asked]) -> list[dict[str, tuple[str, Answer]]]:
     """For each question: what was asked and answered, by kind of wording."""
     names = sorted({*ctx.labels, *(choice for row in rows for choice in row.choices), *(row.answer for row in rows)})
     seen = pictures(ctx, rows)
     plans = [[*wordings(row.question, names, ctx.rng(row.id)), ("repeated", f" {row.question} ")] for row in rows]
-    found: list[dict[str, tuple[str, str]]] = [{} for _ in rows]
+    found: list[dict[str, tuple[str, Answer]]] = [{} for _ in rows]
     flat = [(number, kind, text) for number, plan in enumerate(plans) for kind, text in plan]
     answers = ctx.target.generate([seen[number] for number, _, _ in flat], [text for _, _, text in flat])
     for (number, kind, text), answer in zip(flat, answers, strict=True):
@@ -182,7 +182,7 @@ def _variants(ctx: Context, names: Sequence[str]) -> Iterator[tuple[str, str, Mu
             yield f"demonstrations, order {number + 2}", prompt.template, ctx.target.under(prompt.with_pool(order))
 
 
-def _values(row: Asked, answers: dict[str, tuple[str, str]]) -> dict[str, Any]:
+def _values(row: Asked, answers: dict[str, tuple[str, Answer]]) -> dict[str, Any]:
     from vlaudit.answers import normal
 
     read = {kind: row.read(answer) for kind, (_, answer) in answers.items()}
@@ -193,7 +193,7 @@ def _values(row: Asked, answers: dict[str, tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def _evidence(ctx: Context, row: Asked, answers: dict[str, tuple[str, str]]) -> dict[str, Evidence]:
+def _evidence(ctx: Context, row: Asked, answers: dict[str, tuple[str, Answer]]) -> dict[str, Evidence]:
     """The picture, the question as written, and up to three wordings that get another answer."""
     usual = row.read(answers[AS_WRITTEN][1])
     others = [kind for kind, (_, answer) in answers.items() if row.read(answer) != usual][:3]
@@ -203,7 +203,7 @@ def _evidence(ctx: Context, row: Asked, answers: dict[str, tuple[str, str]]) -> 
     found = {"0 picture": put.put_image(pictures(ctx, [row])[0], f"{title} | right answer: {row.answer}")}
     for number, kind in enumerate((AS_WRITTEN, *others), 1):
         text, answer = answers[kind]
-        found[f"{number} {kind}"] = put.put_text(f"Asked: {text}\nAnswer: {answer or '(nothing)'}", f"{title} | {kind}")
+        found[f"{number} {kind}"] = put.put_text(f"Asked: {text}\nAnswer: {answer.shown}", f"{title} | {kind}")
     return found
 
 

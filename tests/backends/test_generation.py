@@ -283,6 +283,27 @@ def test_an_answer_that_does_not_stop_says_so(llava: TransformersGenerator, monk
     assert not answer.finished
 
 
+@pytest.mark.parametrize(
+    ("prompt", "written", "said", "why"),
+    [
+        ("assistant <think>\n", "a dog? no", "", "it thought, and reached no answer"),
+        ("assistant <think>\n", "a dog? no </think> cat", "cat", ""),
+        ("assistant", "<think> a dog? </think> cat", "cat", ""),
+        ("say <think> now assistant", "cat", "cat", ""),
+    ],
+)
+def test_thoughts_are_no_answers(
+    prompt: str, written: str, said: str, why: str, llava: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tokens:
+        def decode(self, ids: list[int], **settings: bool) -> str:
+            return written if settings else prompt
+
+    monkeypatch.setattr(llava, "_tokenizer", Tokens())
+    (answer,) = llava.generate([ask(llava, 0)], max_new_tokens=2)
+    assert (answer, answer.unread) == (said, why)
+
+
 def test_a_missing_chat_template_is_an_error(tmp_path: Path) -> None:
     torch.manual_seed(0)
     generators.llava(tmp_path, chat=None)

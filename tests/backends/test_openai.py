@@ -2,120 +2,40 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import html
 import json
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import warnings
+from base64 import b64encode
+from collections.abc import Callable
+from email.message import Message
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Barrier
 from typing import Any
+from urllib.parse import quote
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import generators
+from tests.backends.conftest import Reply, Server, body, completion, echo, send, status, talk
+from vlaudit.backends import openai_requests
 from vlaudit.backends.openai import EndpointModel, OpenAIBackend
 from vlaudit.backends.transformers_reader import noise
-from vlaudit.errors import CapabilityError, ModelError, UsageError
+from vlaudit.errors import CapabilityError, ModelError, UsageError, VlauditWarning
 from vlaudit.families.generation import Conversation, LearnedPrefix, Turn
 from vlaudit.probe import Needs
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.prompts.soft import PromptTuning
 from vlaudit.records import Family
-
-Reply = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "application/json") -> None:
-    content = body.encode()
-    handler.send_response(status)
-    handler.send_header("content-type", kind)
-    handler.send_header("content-length", str(len(content)))
-    handler.send_header("retry-after-ms", "10")
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
-def completion(text: str | None, finish: str = "stop", **more: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, **more.pop("message", {})}
-    choice = {"index": 0, "message": message, "finish_reason": finish, **more}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-
-
-def echo(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    """Says how many pictures it saw, how bright the last is, and what was asked."""
-    parts = [part for message in request["messages"] for part in message["content"] if isinstance(part, dict)]
-    shown = [part["image_url"]["url"].split(",")[1] for part in parts if part["type"] == "image_url"]
-    texts = [part["text"] for part in parts if part["type"] == "text"]
-    light = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[-1])))).mean()
-    logprobs = (
-        {"content": [{"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []}] * 2}
-        if request.get("logprobs")
-        else None
-    )
-    send(handler, 200, json.dumps(completion(f"{len(shown)} {light:.0f} {texts[-1]}", logprobs=logprobs)))
-
-
-class Server:
-    """Answers each request by the next of ``script``, then by ``echo``."""
-
-    def __init__(self) -> None:
-        self.script: list[Reply] = []
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        lock, outer = Lock(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    outer.requests.append({**request, "path": self.path})
-                    outer.keys.append(self.headers["authorization"])
-                    reply = outer.script.pop(0) if outer.script else echo
-                reply(self, request)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        Thread(target=self.http.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("OPENAI_API_KEY", "VLAUDIT_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-
-
-@pytest.fixture
-def model(server: Server) -> EndpointModel:
-    return OpenAIBackend().load(f"{server.url}#m", torch.device("cpu"))
-
-
-def talk(shade: int = 100, text: str = "what is this ?") -> Conversation:
-    return Conversation((Turn("user", (torch.full((3, 9, 7), shade / 255), text)),))
-
-
-def status(code: int, message: str = "no") -> Reply:
-    return lambda handler, _: send(
-        handler, code, json.dumps({"error": {"message": message, "type": "x", "code": None}})
-    )
-
-
-def body(text: str, kind: str = "application/json") -> Reply:
-    return lambda handler, _: send(handler, 200, text, kind)
+from vlaudit.reporting import one_line
 
 
 def test_answers_come_in_order_with_their_pictures(server: Server, model: EndpointModel) -> None:
@@ -180,13 +100,13 @@ def test_what_is_no_answer_is_one_error(reply: Reply, message: str, server: Serv
 
 
 def test_a_server_that_hangs_is_left(server: Server, model: EndpointModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlaudit.backends.openai.TIMEOUT", 0.2)
-    monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 1)
-    server.script = [lambda handler, _: time.sleep(1)] * 2
-    with pytest.raises(ModelError, match=r"did not answer within 0\.2 s"):
+    monkeypatch.setattr("vlaudit.backends.openai.TIMEOUT", 2.0)
+    server.script = [lambda handler, _: time.sleep(3)]
+    assert model.generate([talk()]) == ["1 100 what is this ?"], "asked again"
+    monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 0)
+    server.script = [lambda handler, _: time.sleep(3)]
+    with pytest.raises(ModelError, match="did not answer within 2 s"):
         model.generate([talk()])
-    server.script = [lambda handler, _: time.sleep(1)]
-    assert model.generate([talk()]) == ["1 100 what is this ?"]
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +124,185 @@ def test_parameters_that_a_server_does_not_know(server: Server, model: EndpointM
     assert model.generate([talk()], max_new_tokens=5) == ["1 100 what is this ?"]
     last = server.requests[-1]
     assert last["max_completion_tokens"] == 5 and "max_tokens" not in last and "temperature" not in last
+
+
+def test_several_requests_learn_the_same_at_once(server: Server, model: EndpointModel) -> None:
+    """All are sent before the first is refused: each is judged by what it had sent itself."""
+    together = Barrier(4)
+
+    def strict(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        if "max_tokens" in request:
+            together.wait(5)
+            status(400, "send 'max_completion_tokens'")(handler, request)
+        elif "temperature" in request:
+            detail = [{"loc": ["body", "temperature"], "msg": "has to be above 0", "type": "value_error", "input": request}]
+            send(handler, 422, json.dumps({"detail": detail}))
+        elif "logprobs" in request:
+            send(handler, 400, json.dumps({"error": {"message": "no such thing", "param": "logprobs"}}))
+        else:
+            echo(handler, request)
+
+    server.script = [strict] * 100
+    with pytest.warns(VlauditWarning, match="no temperature of 0"):
+        answers = model.generate([talk()] * 8, log_probs=True)
+    assert answers == ["1 100 what is this ?"] * 8 and {a.log_prob for a in answers} == {None}
+    assert len(server.requests) <= 8 + 4 * 3
+    count = len(server.requests)
+    model.generate([talk()])
+    assert len(server.requests) == count + 1, "what was learned is kept"
+
+
+def test_a_complaint_that_does_not_end_is_an_error(server: Server, model: EndpointModel) -> None:
+    words = "max_tokens, max_completion_tokens, temperature and logprobs are wrong"
+    server.script = [status(400, words)] * 20
+    with pytest.warns(VlauditWarning), pytest.raises(ModelError, match=f"refuses the request .status 400.: {words}"):
+        model.generate([talk()])
+    assert len(server.requests) == 2
+    server.script = [lambda handler, _: send(handler, 422, json.dumps({"detail": "the picture is too large"}))]
+    with pytest.raises(ModelError, match="too large"):
+        model.generate([talk()])
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (400, {"error": {"message": "no", "code": "content_filter"}}),
+        (403, {"error": {"message": "no", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+        (400, {"error": "Your input was flagged."}),
+        (200, {"error": {"message": "blocked by the content management policy", "code": 400}}),
+        (200, completion("half an ans", "content_filter")),
+        (200, completion(None, "content_filter: SAFETY")),
+    ],
+)
+def test_what_a_content_filter_refuses_is_one_unreadable_answer(
+    refusal: tuple[int, Any], server: Server, model: EndpointModel
+) -> None:
+    server.script = [echo, lambda handler, _: send(handler, refusal[0], json.dumps(refusal[1])), echo]
+    answers = sorted(model.generate([talk()] * 3))
+    assert answers == ["", "1 100 what is this ?", "1 100 what is this ?"]
+    assert answers[0].shown == "(nothing: a content filter refused it)" and len(server.requests) == 3
+
+
+@pytest.mark.parametrize("wait", ["1000000000", "1e300", "inf", "Tue, 01 Jan 2199 00:00:00 GMT", "9" * 400])
+def test_a_wait_beyond_the_deadline_is_not_waited_for(wait: str, server: Server, model: EndpointModel) -> None:
+    def later(handler: BaseHTTPRequestHandler, _: object) -> None:
+        handler.send_response(429)
+        handler.send_header("retry-after", wait)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    server.script = [later] * 20
+    then = time.monotonic()
+    with pytest.raises(ModelError, match="status 429; it asks for a wait of"):
+        model.generate([talk()])
+    assert time.monotonic() - then < 5 and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("wait", ["0", "0.01", "-5", "nan", "soon", "Thu, 01 Jan 1970 00:00:00 GMT", ""])
+def test_short_and_senseless_waits(
+    wait: str, server: Server, model: EndpointModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 1)
+
+    def later(handler: BaseHTTPRequestHandler, _: object) -> None:
+        handler.send_response(503)
+        handler.send_header("retry-after", wait)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    server.script = [later]
+    assert model.generate([talk()]) == ["1 100 what is this ?"]
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "said", "why"),
+    [
+        ({"content": "<think>A dog? No.</think>\n\ncat"}, "stop", "cat", ""),
+        ({"content": "<think>\nOkay, is it a dog? Let me"}, "length", "", "it thought, and reached no answer"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "a dog?"}]}, {"type": "text", "text": "cat"}]}, "stop", "cat", ""),
+        ({"content": [{"type": "text", "text": "a c"}, "at", {"type": "image_url"}, {"type": "output_text", "text": "!"}]}, "stop", "a cat!", ""),
+        ({"content": [{"type": "refusal", "refusal": "I can't."}]}, "stop", "I can't.", ""),
+        ({"content": [{"type": "thinking", "thinking": "hm"}]}, "stop", "", "it thought, and reached no answer"),
+        ({"content": None, "reasoning_content": "hm"}, "length", "", "all its tokens went into reasoning"),
+        ({"content": "", "reasoning": "hm"}, "length", "", "all its tokens went into reasoning"),
+        ({"content": " ", "reasoning": "hm"}, "stop", "", "it thought, and reached no answer"),
+        ({"content": None, "tool_calls": [{"function": {"name": "look"}}]}, "tool_calls", "", "it called a tool instead of answering"),
+        ({"refusal": "I can't."}, "stop", "I can't.", ""),
+        ({}, "stop", "", ""),
+        ({"content": "half \ud83d"}, "stop", "half \N{REPLACEMENT CHARACTER}", ""),
+    ],
+)  # fmt: skip
+def test_usual_forms_of_answers(
+    message: dict[str, Any], finish: str, said: str, why: str, server: Server, model: EndpointModel
+) -> None:
+    server.script = [body(json.dumps({"choices": [{"message": message, "finish_reason": finish}]}))]
+    (answer,) = model.generate([talk()])
+    assert (answer, answer.unread, answer.finished) == (said, why, finish != "length")
+
+
+def test_the_error_in_a_good_reply_is_told_in_the_servers_words(server: Server, model: EndpointModel) -> None:
+    failed = {"error": {"message": "The provider says:\nimage too large", "code": 413}}
+    server.script = [body(json.dumps(failed)), body(json.dumps({"choices": [failed]})), body('{"error": "no luck"}')]
+    for words in ("says: image too large", "says: image too large", "no luck"):
+        with pytest.raises(ModelError, match=words):
+            model.generate([talk()])
+    server.script = [body('{"error": {"message": "busy", "code": 429}}')]
+    assert model.generate([talk()]) == ["1 100 what is this ?"], "asked again, as after a status of 429"
+
+
+def test_tokens_spent_on_reasoning_are_said_and_can_be_raised(
+    server: Server, picture_folder: Path, tmp_path: Path, vlaudit: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def thinks(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        enough = request["max_tokens"] >= 500
+        message = {"reasoning_content": "hm"} if enough else {"content": None, "reasoning_content": "hm"}
+        send(handler, 200, json.dumps(completion("cat", "stop" if enough else "length", message=message)))
+
+    server.script = [thinks] * 10_000
+    flags = ["--data", picture_folder, "--probe", "prompt-invariance"]
+    assert vlaudit("scan", f"openai:{server.url}#m", *flags, "--out", tmp_path / "short") == 4
+    said = " ".join(capsys.readouterr().out.split())
+    assert "all its tokens went into reasoning" in said and "?reasoning_tokens=2000" in said
+    spec = f"openai:{server.url}#m?reasoning_tokens=500"
+    assert vlaudit("scan", spec, *flags, "--dry-run") == 0
+    assert server.requests[-1]["max_tokens"] > 500 and server.requests[-1]["model"] == "m"
+
+
+def test_log_probabilities_that_are_none(server: Server, model: EndpointModel) -> None:
+    tokens = [[{"logprob": -1}, {"logprob": v}] for v in ("-1", None, [], float("nan"), -float("inf"), 10**400, 3.5)]
+    for entries in ([], "no", [1], None, *tokens):
+        server.script = [body(json.dumps(completion("cat", logprobs={"content": entries})))]
+        (answer,) = model.generate([talk()], log_probs=True)
+        assert answer == "cat" and answer.log_prob is None
+    server.script = [body(json.dumps(completion("<think>a</think>cat", logprobs={"content": [{"logprob": -1}]})))]
+    assert model.generate([talk()], log_probs=True)[0].log_prob is None, "that of the thought is not the answer's"
+
+
+NAMES = st.sampled_from(["choices", "message", "content", "text", "type", "error", "detail", "code", "finish_reason", "logprobs", "logprob",
+                         "reasoning", "refusal", "tool_calls", "loc", "msg", "innererror", "param", "length", "content_filter"])  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | NAMES
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(NAMES | st.text(max_size=4), v, max_size=5), max_leaves=25)  # fmt: skip
+MESSAGES = st.fixed_dictionaries({}, optional=dict.fromkeys(("content", "reasoning", "refusal", "tool_calls"), VALUES))
+CHOICES = st.fixed_dictionaries({"message": MESSAGES}, optional=dict.fromkeys(("finish_reason", "logprobs", "error"), VALUES))
+BODIES = VALUES | st.fixed_dictionaries({"choices": st.lists(CHOICES, min_size=1, max_size=2)}, optional={"error": VALUES})
+
+
+@given(BODIES, st.sampled_from([200, 204, 301, 400, 401, 403, 404, 422, 429, 500]), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_an_answer_or_one_error(value: Any, status: int, log_probs: bool) -> None:
+    model = OpenAIBackend().load("http://127.0.0.1:9/v1#m", torch.device("cpu"))
+    reply = openai_requests.Reply(status, Message(), json.dumps(value).encode())
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", VlauditWarning)
+        patch.setattr("vlaudit.backends.openai.post", lambda *_: reply)
+        patch.setattr("vlaudit.backends.openai.RETRIES", 0)
+        try:
+            (answer,) = model.generate([Conversation((Turn("user", ("what is this ?",)),))], log_probs=log_probs)
+        except ModelError as error:
+            assert one_line(str(error), 1_000) == str(error)
+        else:
+            assert len(answer.encode(errors="strict").decode()) <= 64 * 32
+            assert answer.log_prob is None or answer.log_prob < 1
 
 
 def test_refusals_cut_answers_and_control_characters(server: Server, model: EndpointModel) -> None:
@@ -227,8 +326,10 @@ def test_keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_of(server.url) == "Bearer one"
     monkeypatch.setenv("VLAUDIT_API_KEY", "two")
     assert key_of(server.url) == "Bearer two"
-    monkeypatch.setattr("vlaudit.backends.openai.LOOPBACK", set())  # as another machine without encryption
-    assert key_of(server.url) == "Bearer none"
+    monkeypatch.setenv("VLAUDIT_API_KEY", "two\nlines")
+    with pytest.raises(UsageError, match="characters") as caught:
+        key_of(server.url)
+    assert "lines" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -240,12 +341,20 @@ def test_keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         "http://host/v1#",
         "file:///etc/passwd#m",
         "http://me:key@host#m",
+        "http://key@host#m",
+        "http://host/v1?api_key=key#m",
+        "http://host/v1#m?api_key=key",
+        "http://127.0.0.1\\@host/v1#m",
+        "http://host/a key/v1#m",
         "http://host:port/#m",
+        "http://[::1/v1#m",
+        "http://host/v1#m?reasoning_tokens=many",
     ],
 )
 def test_addresses_that_are_none(argument: str) -> None:
-    with pytest.raises(UsageError, match="does not name an API"):
+    with pytest.raises(UsageError, match="does not name an API") as caught:
         OpenAIBackend().family(argument)
+    assert "key" not in caught.value.message or "a key" in argument, "what may be a key is not repeated"
 
 
 def test_a_scan_reaches_it_when_named_by_flag(
@@ -270,6 +379,59 @@ def test_a_scan_reaches_it_when_named_by_flag(
     count = len(server.requests)
     assert vlaudit("scan", "--plugin", plugin, "--probe", "echo") == 2, "a config that was found names a remote model"
     assert len(server.requests) == count
+
+
+KEY = "key-made-up/for+this&test-0123456789"
+
+
+@pytest.mark.parametrize("way", ["answer", "long answer", "wrapped", "escaped", "base64", "parts", "403", "headers", "redirect", "status", "names"])
+def test_a_key_that_a_server_repeats_is_stored_and_shown_nowhere(
+    way: str, server: Server, picture_folder: Path, tmp_path: Path, vlaudit: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("VLAUDIT_API_KEY", KEY)
+    monkeypatch.setenv("VLAUDIT_OTHER_TOKEN", "words-of-old")  # which the command line names
+
+    def repeats(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        key = str(handler.headers["authorization"]).removeprefix("Bearer ")
+        assert key == KEY
+        wrapped = "\n".join(key[i : i + 5] for i in range(0, len(key), 5))
+        answers = {
+            "answer": completion(f"A cat. Your key is {key}."), "wrapped": completion(f"It is {wrapped}"),
+            "long answer": completion("x" * 1010 + key), "base64": completion(b64encode(f"a:{key}".encode()).decode()),
+            "parts": completion([{"type": "text", "text": part} for part in (key[:9], key[9:])]),  # type: ignore[arg-type]
+            "names": completion("cat", finish=key, logprobs={key: key}) | {"model": key, "id": key, key: key},
+        }  # fmt: skip
+        if way in answers:
+            send(handler, 200, json.dumps(answers[way]))
+        elif way == "escaped":
+            whole = json.dumps(completion("KEY"))
+            send(handler, 200, whole.replace("KEY", "".join(f"\\u{ord(c):04x}" for c in key)))
+        elif way == "status":
+            handler.wfile.write(f"{key} 200 OK\r\n\r\n".encode())
+        else:
+            handler.send_response(*{"403": (403,), "headers": (429, key), "redirect": (307, key)}[way])
+            handler.send_header("retry-after", key if way == "headers" else "0")
+            handler.send_header("location", f"https://evil.example/{key}")
+            handler.send_header("content-type", key)
+            handler.end_headers()
+            handler.wfile.write(json.dumps({"error": {"message": f"{'y' * 250}{key} has no access"}}).encode())
+
+    monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 0)
+    server.script = [repeats] * 10_000
+    flags = ["--data", picture_folder, "--probe", "GR2", "--probe", "GR4", "--prompt", "Say words-of-old. {}", "--debug"]
+    formats = "html,markdown,junit,sarif,cyclonedx,model-card,avid"
+    code = vlaudit("scan", f"openai:{server.url}#m", *flags, "--format", formats, "--out", tmp_path / "out")
+    vlaudit("report", tmp_path / "out", "--format", "json")
+    assert code in ((0, 1, 3) if way in {"answer", "long answer", "wrapped", "escaped", "base64", "parts", "names"} else (4,))
+    written = {p.name: p.read_text() for p in (tmp_path / "out").rglob("*") if p.is_file() and p.suffix != ".png"}
+    assert len(written) >= 8 and "[redacted]" in written["manifest.json"]
+    assert way == "names" or sum("[redacted]" in text for text in written.values()) > 1, "it was there to be struck out"
+    said = capfd.readouterr()
+    for name, text in {**written, "terminal": said.out + said.err}.items():
+        flat = re.sub(r"[^A-Za-z0-9]|\\\\n", "", text)
+        for form in (KEY, "words-of-old", quote(KEY, safe=""), html.escape(KEY), "keymadeup", "made-up/for", "Zm9yK3RoaXM", b64encode(KEY.encode()).decode()[4:40]):
+            assert form not in text and form not in flat, (name, form)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Reading written answers: which choice is named, yes or no, a phrase said, a refusal, and how often the reading errs.
 
-An answer that is empty, names nothing or names several things is *unreadable* (``None``): never safety, never a flaw. Each
+What stands in a thought (``<think>…</think>`` and its kin) is no answer. An answer that is empty, names nothing or names several things is *unreadable* (``None``): never safety, never a flaw. Each
 reader is a rule; its own error is counted on ``labelled.csv`` (answers in many wordings, labelled by people), and
 :func:`carry` widens an interval by it. Torch-free.
 """
@@ -49,9 +49,60 @@ _REFUSAL = re.compile(
 )
 
 
+# How models mark what they think before they answer: tags (Qwen, DeepSeek, GLM, Seed, Gemma), brackets (Mistral), triangles
+# (Kimi), tokens (Cohere, OpenThinker), and the channels of gpt-oss, also where a server has stripped their special tokens.
+_THOUGHT = re.compile(
+    r"<(?P<end>/)?(?:\w+:)?(?:think|thinking|thoughts?|reasoning)>|\[(?P<end2>/)?think\]|◁(?P<end3>/)?think▷"
+    r"|<\|(?:begin_of_thought|start_thinking|channel>thought)\b\|?>?|(?P<end4><\|(?:end_of_thought|end_thinking)\|>|<channel\|>)",
+    re.IGNORECASE,
+)
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
+_TURN_END = re.compile(r"<\|(?:end|return|call|start)\|>")
+_STRIPPED = re.compile(r"\s*analysis(?=[A-Z])")
+_FRAME = re.compile(r"<answer>|<\|begin_of_(?:box|solution)\|>", re.IGNORECASE)
+_FRAME_END = re.compile(r"</answer>|<\|end_of_(?:box|solution)\|>", re.IGNORECASE)
+
+
+def without_thoughts(text: str) -> str | None:
+    """What a model says outside its thoughts; None where a thought was left open, so that no answer was reached.
+
+    What stands before a thought's end belongs to it, also where its beginning was part of the prompt. Where there is
+    an answer in a frame, such as ``<answer>``, it is that answer.
+    """
+    if "<|channel|>" in text:
+        found = list(_FINAL.finditer(text))
+        return _TURN_END.split(text[found[-1].end() :], maxsplit=1)[0] if found else None
+    if _STRIPPED.match(text):
+        return text.rpartition("assistantfinal")[2] if "assistantfinal" in text else None
+    said, start, thinking = "", 0, False
+    for mark in _THOUGHT.finditer(text):
+        if mark.lastgroup is None:
+            said += "" if thinking else text[start : mark.start()]
+            thinking = True
+        else:
+            said = said if thinking else ""
+            start, thinking = mark.end(), False
+    if thinking:
+        return None
+    return _FRAME_END.split(_FRAME.split(said + text[start:])[-1], maxsplit=1)[0]
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a text ends in the beginning of a thought, as some chat templates do: what follows it is thought first."""
+    text = prompt.rstrip()
+    marks = list(_THOUGHT.finditer(text))
+    return bool(marks) and marks[-1].end() == len(text) and marks[-1].lastgroup is None
+
+
+def marks_thought(token: str) -> bool:
+    """Whether a token of a vocabulary marks thoughts off, so that it must not be left out of what is read."""
+    return token == "<|channel|>" or _THOUGHT.fullmatch(token) is not None
+
+
 def normal(text: str) -> str:
-    """One form of a text to compare: compatibility characters folded, lower case, straight quotes, single spaces."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").replace("`", "'")
+    """One form of a text to compare: thoughts left out, compatibility characters folded, lower case, straight quotes, single
+    spaces."""
+    folded = unicodedata.normalize("NFKC", without_thoughts(text) or "").casefold().replace("\u2019", "'").replace("`", "'")
     return " ".join(folded.split())
 
 

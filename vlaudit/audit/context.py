@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from vlaudit.errors import NotAssessed
 from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
+from vlaudit.secrets import redact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,11 +68,11 @@ class ArtifactStore:
     def put_text(self, text: str, caption: str, *, sensitive: bool = False) -> Evidence:
         """What was asked or written. Texts whose captions agree before ``" | "`` stand in one row of the report, and the
         words in which they differ from the first are marked."""
-        return self.put(text.encode("utf-8", "replace"), "txt", "text", caption, sensitive)
+        return self.put(redact(text).encode("utf-8", "replace"), "txt", "text", caption, sensitive)
 
     def put_json(self, value: Any, caption: str) -> Evidence:
         """Plot data or a table."""
-        content = json.dumps(value, sort_keys=True, allow_nan=False).encode()
+        content = redact(json.dumps(value, sort_keys=True, allow_nan=False)).encode()
         return self.put(content, "json", "plot-data", caption)
 
 

@@ -17,6 +17,7 @@ from vlaudit.config import Request
 from vlaudit.errors import UsageError
 from vlaudit.files import disk_error, write_atomically
 from vlaudit.records import Record, TargetInfo, Trial
+from vlaudit.secrets import redact
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
 
@@ -91,15 +92,15 @@ class Journal:
         self._trials = folder / TRIALS
 
     def write_manifest(self, manifest: Manifest) -> None:
-        write_atomically(self.folder / MANIFEST, manifest.model_dump_json(indent=1))
+        write_atomically(self.folder / MANIFEST, redact(manifest.model_dump_json(indent=1)))
 
     def append(self, result: UnitResult) -> None:
         """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""
         lines = [
-            json.dumps({"unit": result.unit, "trial": trial.model_dump(mode="json")}, allow_nan=False)
+            redact(json.dumps({"unit": result.unit, "trial": trial.model_dump(mode="json")}, allow_nan=False))
             for trial in result.trials
         ]
-        lines.append(json.dumps({"unit": result.unit, "closed": {"seconds": result.seconds, "error": result.error}}))
+        lines.append(redact(json.dumps({"unit": result.unit, "closed": {"seconds": result.seconds, "error": result.error}})))
         size = self._trials.stat().st_size if self._trials.exists() else 0
         try:
             with self._trials.open("ab") as file:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlaudit.answers import marks_thought, opens_thought
 from vlaudit.backends.adapters import adapter_weights, merge
 from vlaudit.backends.transformers_batches import ROWS, Batch, Batcher, common
 from vlaudit.backends.transformers_matching import refuse_random
@@ -24,7 +25,6 @@ from vlaudit.families.generation import (
     GenerationModel,
     LearnedPrefix,
     Turn,
-    clean,
 )
 from vlaudit.families.matching import SoftTokens
 from vlaudit.files import fingerprint, folder_files
@@ -48,6 +48,8 @@ class TransformersGenerator(GenerationModel):
         self._model = model.eval().requires_grad_(False).to(device)
         self._reader = Reader(spec, processor, model.config)
         self._tokenizer = self._reader.tokenizer
+        special = [(i, token) for i, token in self._tokenizer.added_tokens_decoder.items() if token.special]
+        self._thought_marks = {i for i, token in special if marks_thought(token.content)}
         text = model.config.get_text_config()
         self.context_length = int(getattr(text, "max_position_embeddings", None) or 1_000_000)
         self._captioner = model.config.model_type == "blip" and not hasattr(model, "text_encoder")
@@ -108,13 +110,15 @@ class TransformersGenerator(GenerationModel):
                 ids, logits = self._generate(batch, max_new_tokens, log_probs)
                 for row, written, index in zip(ids.tolist(), range(len(ids)), batch.rows, strict=True):
                     end = next((i for i, token in enumerate(row) if token in self._ends), None)
-                    text = self._tokenizer.decode(row[:end], skip_special_tokens=True)
+                    text = self._tokenizer.decode(row[:end], skip_special_tokens=not self._thought_marks & set(row))
+                    if opens_thought(self._tokenizer.decode(batch.ids[written, -8:].tolist())):
+                        text = f"<think>{text}"
                     score = None
                     if logits is not None:
                         kept = row if end is None else row[: end + 1]
                         table = logits[written, : len(kept)].log_softmax(-1)
                         score = float(table.gather(1, ids[written, : len(kept), None]).sum())
-                    answers[index] = Answer(clean(text, max_new_tokens), end is not None, score)
+                    answers[index] = Answer.read(text, max_new_tokens, end is not None, score)
         return [answers[index] for index in range(len(conversations))]
 
     def _generate(self, batch: Batch, count: int, logits: bool, **settings: Any) -> tuple[Tensor, Tensor | None]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from vlaudit.answers import without_thoughts
 from vlaudit.errors import CapabilityError, ModelError
 from vlaudit.families.base import Model, Speed, Target, seconds_of
 from vlaudit.families.matching import SoftTokens
 from vlaudit.probe import Needs
 from vlaudit.records import Family
+from vlaudit.secrets import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 MAX_NEW_TOKENS = 32
+OPEN_THOUGHT = "it thought, and reached no answer"
+SPENT = "all its tokens went into reasoning"
 CHARACTERS = 64  # of an answer, for each token it may have
 _CONTROLS = {
     code: "\N{REPLACEMENT CHARACTER}" for code in range(0xA0) if code not in (0x09, 0x0A) and not 0x20 <= code < 0x7F
@@ -31,8 +35,9 @@ _CONTROLS |= dict.fromkeys(
 
 
 def clean(text: str, max_new_tokens: int) -> str:
-    """An answer as data: bounded, stripped, control characters, bidirectional overrides and lone surrogates made visible."""
-    return text[: CHARACTERS * max_new_tokens].translate(_CONTROLS).strip()
+    """An answer as data: bounded, stripped, without secrets; control characters, bidirectional overrides and lone surrogates made
+    visible."""
+    return redact(text)[: CHARACTERS * max_new_tokens].translate(_CONTROLS).strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,22 +92,39 @@ class Conversation:
 
 
 class Answer(str):
-    """What a model wrote, as text: stripped, control characters made visible. Empty where it wrote nothing.
+    """What a model wrote, as text: its thoughts left out, stripped, control characters made visible. Empty where it wrote nothing
+    that can be read.
 
-    ``finished``: it stopped by itself, within ``max_new_tokens``. ``log_prob``: of the tokens it wrote, where asked for.
-    ``steps``: what it wrote before, under a prompt of several steps.
+    ``finished``: it stopped by itself, within ``max_new_tokens``. ``log_prob``: of the tokens it wrote, where asked for and all of
+    them are the answer's. ``steps``: what it wrote before, under a prompt of several steps. ``unread``: why it is empty, where
+    that is known.
     """
 
     finished: bool
     log_prob: float | None
     steps: tuple[Answer, ...]
+    unread: str
 
     def __new__(
-        cls, text: str, finished: bool = True, log_prob: float | None = None, steps: tuple[Answer, ...] = ()
+        cls, text: str, finished: bool = True, log_prob: float | None = None, steps: tuple[Answer, ...] = (), unread: str = ""
     ) -> Answer:
         answer = super().__new__(cls, text)
-        answer.finished, answer.log_prob, answer.steps = finished, log_prob, steps
+        answer.finished, answer.log_prob, answer.steps, answer.unread = finished, log_prob, steps, unread
         return answer
+
+    @classmethod
+    def read(cls, written: str, max_new_tokens: int, finished: bool = True, log_prob: float | None = None) -> Answer:
+        """The answer in what a model wrote."""
+        said = without_thoughts(written)
+        if said is None:
+            return cls("", finished, unread=OPEN_THOUGHT)
+        text = clean(said, max_new_tokens)
+        return cls(text, finished, log_prob if said == written else None, unread=OPEN_THOUGHT if written.strip() and not text else "")
+
+    @property
+    def shown(self) -> str:
+        """The answer for people: what is not there is said."""
+        return str(self) or (f"(nothing: {self.unread})" if self.unread else "(nothing)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +151,7 @@ class GenerationModel(Model):
     capabilities: frozenset[Needs]
     context_length: int  # tokens, those of pictures and of the answer included
     embedding_width: int  # W of the token embeddings
+    more_tokens = "Turn off its thinking, or serve it and let it think longer: openai:BASE_URL#MODEL?reasoning_tokens=2000."
 
     def blank(self) -> Tensor:
         """A grey picture (3, H, W): what remains of an answer without the picture is the text's doing."""
@@ -242,7 +265,7 @@ class MultimodalGenerator(Target):
         self.meter.queries += len(talks)
         answers = self.model.generate(talks, max_new_tokens=max_new_tokens, log_probs=log_probs)
         pairs = zip(answers, steps, strict=True)
-        return [Answer(answer, answer.finished, answer.log_prob, before) for answer, before in pairs]
+        return [Answer(answer, answer.finished, answer.log_prob, before, answer.unread) for answer, before in pairs]
 
     def choose(
         self,
@@ -300,9 +323,12 @@ class MultimodalGenerator(Target):
         images, questions = [*ctx.pictures(examples), self.model.blank()], [*ctx.questions(examples), "What is this?"]
         answers = self.generate(images, questions, max_new_tokens=8)
         if not any(answers):
+            why = next((answer.unread for answer in answers if answer.unread), "")
             raise ModelError(
-                f"'{self.model.spec}' writes nothing, whatever it is asked.",
-                "Its weights or its chat template do not fit, or the prompt asks nothing.",
+                f"'{self.model.spec}' writes nothing that can be read, whatever it is asked{f': {why}' if why else ''}.",
+                self.model.more_tokens
+                if why in (OPEN_THOUGHT, SPENT)
+                else "" if why else "Its weights or its chat template do not fit, or the prompt asks nothing.",
             )
         if Needs.TOKEN_LOGITS in self.capabilities:
             with torch.no_grad():
