@@ -467,3 +467,18 @@ def test_transformers_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         serving.terminate()
         serving.wait(30)
+
+
+def test_the_official_client_asks_the_same(server: Server, model: EndpointModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openai
+
+    from vlaudit.backends.openai import messages
+
+    monkeypatch.setenv("VLAUDIT_API_KEY", "a-key-of-tests")
+    model.generate([talk()], max_new_tokens=8, log_probs=True)
+    openai.OpenAI(base_url=server.url, api_key="a-key-of-tests", max_retries=0).chat.completions.create(
+        model="m", messages=messages(talk()), max_tokens=8, temperature=0, logprobs=True
+    )  # type: ignore[arg-type]
+    ours, theirs = server.requests
+    assert ours == theirs
+    assert server.keys[0] == server.keys[1]

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from vlaudit.backends.base import Backend
 from vlaudit.backends.openai_requests import NoReply, Reply, post
+from vlaudit.cage import network
 from vlaudit.errors import ModelError, UsageError, VlauditWarning
 from vlaudit.families.generation import MAX_NEW_TOKENS, OPEN_THOUGHT, SPENT, Answer, Conversation, GenerationModel
 from vlaudit.probe import Needs
@@ -69,6 +70,7 @@ class EndpointModel(GenerationModel):
         self.spec, self.sha256, self.files, self.device = f"openai:{argument}", "", [], device
         base_url, self._name, self._reasoning_tokens = _parse(argument)
         self._url = f"{base_url}/chat/completions"
+        network.permit(self._url)
         self._refused = frozenset[str]()  # parameters that the server does not take
         self._lock = threading.Lock()
 

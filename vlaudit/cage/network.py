@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_TOKEN_PATH")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 _closed = False
 _hooked = False
@@ -49,12 +49,14 @@ def close() -> None:
 
 
 def permit(url: str) -> None:
-    """Let this process reach the host and port of a URL; of one with https, the proxies that the environment names too."""
-    proxies = [os.environ[name] for name in PROXIES if os.environ.get(name) and url.startswith("https:")]
-    for address in [url, *proxies]:
+    """Let this process reach the host and port of a URL, and the proxy that the environment names for it."""
+    named = getproxies()
+    for address in filter(None, (url, named.get(urlsplit(url).scheme), named.get("all"))):
         parts = urlsplit(address if "://" in address else f"http://{address}")
         if parts.hostname:
-            _permitted.add((parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80)))
+            host, port = parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80)
+            here = ("127.0.0.1", "::1") if host.rstrip(".").endswith("localhost") else ()  # RFC 6761; no lookup is needed
+            _permitted.update((name, port) for name in (host, *here))
 
 
 @contextmanager
@@ -117,10 +119,15 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 def _may_reach(host: str, port: int) -> bool:
     if (host.lower(), port) in _permitted:
         return True
-    return any(
-        port == allowed and not _is_address(name) and any(host == found[4][0] for found in socket.getaddrinfo(name, port))
-        for name, allowed in _permitted
-    )
+    names = [name for name, allowed in _permitted if port == allowed and not _is_address(name)]
+    return any(host == found[4][0] for name in names for found in _addresses(name, port))
+
+
+def _addresses(name: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(name, port)
+    except OSError:
+        return []
 
 
 def _is_address(host: str) -> bool:

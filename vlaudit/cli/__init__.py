@@ -93,14 +93,14 @@ def run(arguments: list[str]) -> int:
         return 3 if arguments[:1] and arguments[0] in ANSWERING else 0
     except VlauditError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         click.echo(f"Error: {_one_line(error.message)}", err=True)
         if error.cure:
             click.echo(f"       {_one_line(error.cure)}", err=True)
         return error.exit_code
     except BaseException as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         click.echo(f"Error: vlaudit failed with {_one_line(cage.foreign_words(error))}", err=True)
         click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
         return 3
@@ -129,6 +129,12 @@ def _format_warning(message: Warning | str, category: type[Warning], *place: obj
     if issubclass(category, VlauditWarning):
         return f"Warning: {_one_line(str(message))}\n"
     return _python_format(message, category, *place, **more)
+
+
+def _print_traceback() -> None:
+    from vlaudit.secrets import redact
+
+    click.echo(redact(traceback.format_exc()), err=True)
 
 
 def _one_line(text: str) -> str:
