@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESAMPLES = 400
-MIN_EXPECTED = 2.0  # places a group must be expected to take in the top for its skew to mean anything
+MIN_EXPECTED = 2.0  # places that a group, and that others in its roles, must be expected to take for a skew to be seen
 
 
 @dataclass(frozen=True)
 class Skew:
-    """What is read off one arm; arrays are (Q, A), and nan where a group is not expected often enough."""
+    """What is read off one arm; arrays are (Q, A), and nan where a group, or others, are not expected often enough."""
 
     skew: NDArray[np.float64]  # ln(share / expected)
     low: NDArray[np.float64]  # simultaneous interval
@@ -55,6 +55,18 @@ def excess_shares(
     base = membership @ (roles / roles.sum(axis=0))  # (..., A, S)
     shares, expected = membership @ top.T / k, base @ (top @ roles).T / k
     return np.swapaxes(shares, -1, -2), np.swapaxes(expected, -1, -2)
+
+
+def expected_others(
+    top: NDArray[np.float64], membership: NDArray[np.float64], strata: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(Q, A) shares of the top that those who are not of a group are expected to take among the roles that it has. Where
+    they are expected nowhere, the group cannot be shown too often."""
+    import numpy as np
+
+    roles = np.eye(int(strata.max()) + 1)[strata]
+    base = membership @ (roles / roles.sum(axis=0))  # (A, S)
+    return (top @ roles) @ (np.where(base > 0, 1 - base, 0)).T / top[0].sum()
 
 
 def bootstrap_excess(
@@ -104,7 +116,8 @@ def measure(scores: NDArray[np.float64], gallery: Grouping, k: int, level: float
 
     top = top_weights(scores, k)
     share, expected = excess_shares(top, gallery.membership, gallery.strata)
-    usable = expected * k >= MIN_EXPECTED
+    others = expected_others(top, gallery.membership, gallery.strata)
+    usable = np.minimum(expected, others) * k >= MIN_EXPECTED
     if not usable.any():
         return None
     draws = bootstrap_excess(scores, gallery, k, RESAMPLES, seed=0)
