@@ -321,6 +321,8 @@ def _cases(folder: Path) -> Sequence[tuple[type[SoftPrompt], Path, str]]:
         (PromptTuning, adapter(folder / "a", {"prompt_embeddings": torch.ones(4, 48)}, peft_type="PROMPT_TUNING"), "48 wide"),
         (PromptTuning, adapter(folder / "b", {"other": values}, peft_type="PROMPT_TUNING"), "lacks the tensor"),
         (PromptTuning, adapter(folder / "c", {"prompt_embeddings": values * torch.nan}, peft_type="PROMPT_TUNING"), "not finite"),
+        (PromptTuning, adapter(folder / "i", {"prompt_embeddings": values, "prefix_task_cols": torch.ones(4, 2)}, peft_type="PROMPT_TUNING"), "more than prompt_embeddings: prefix_task_cols"),
+        (PromptTuning, adapter(folder / "j", {"prompt_embeddings": values}, peft_type="PROMPT_TUNING", num_virtual_tokens=3), "holds 4 vectors"),
         (PromptTuning, adapter(folder / "d", {"prompt_embeddings": values}, peft_type="PREFIX_TUNING"), "prefix-tuning:"),
         (PromptTuning, adapter(folder / "e", {"prompt_embeddings": values}, peft_type="LORA"), "LORA"),
         (PrefixTuning, adapter(folder / "f", {"prompt_embeddings": values}, peft_type="PREFIX_TUNING"), "shape"),

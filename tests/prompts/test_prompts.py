@@ -128,6 +128,11 @@ def test_prompt_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.Captu
         (PromptFile("coop", {"ctx": torch.full((4, 32), float("nan"))}), "not finite"),
         (PromptFile("coop", {"context": torch.randn(4, 32)}), "lacks the tensor"),
         (PromptFile("coop", {"ctx": torch.randn(4, 32)}, class_token_position="left"), "unknown"),
+        (PromptFile("coop", {"ctx": torch.randn(4, 32), "meta": torch.ones(2)}), "more than ctx: meta"),
+        (
+            PromptFile("vp", {"pattern": torch.rand(3, 32, 32), "mask": torch.ones(32, 32), "text": torch.ones(2)}),
+            "more than pattern, mask: text",
+        ),
         (PromptFile("vp", {"pattern": torch.rand(3, 16, 16), "mask": torch.ones(16, 16)}), "sees"),
         (PromptFile("vp", {"pattern": torch.rand(3, 32, 32), "mask": torch.ones(16, 16)}), "same height"),
     ],

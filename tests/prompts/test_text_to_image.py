@@ -199,6 +199,18 @@ def test_token_files_round_trip_in_every_format(tmp_path: Path, sd: Any, models:
         assert loaded.reference().wording("a dog") == "a dog"
 
 
+@pytest.mark.parametrize("content", [
+    {"string_to_param": {"*": torch.ones(2, 32), "second": torch.ones(2, 32)}, "name": "toy"},
+    {"string_to_param": {"*": torch.ones(2, 32)}, "name": "toy", "second": torch.ones(2, 32)},
+    {"emb_params": torch.ones(2, 32), "second": torch.ones(2, 32)},
+    {"clip_l": torch.ones(2, 32), "clip_g": torch.ones(2, 32), "second": torch.ones(2, 32)},
+])  # fmt: skip
+def test_a_token_file_with_more_than_its_format_holds_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save(content, tmp_path / "toy.pt")
+    with pytest.raises(UsageError, match=r"holds more than .*: second"):
+        TextualInversion.load(tmp_path / "toy.pt", token="<toy>")
+
+
 def test_references_of_personal_tokens_say_the_noun() -> None:
     toy = inversion()
     assert toy.wording("Dogs and a DOG") == "Dogs and a <toy>"

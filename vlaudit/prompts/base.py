@@ -59,7 +59,8 @@ class Prompt(ABC):
         return parse_prompt(None, self.family)
 
     def info(self) -> PromptInfo:
-        return PromptInfo(id=self.id, method=self.method, text=self.text, sha256=self.sha256())
+        path = None if self.path is None else self.path.as_posix()
+        return PromptInfo(id=self.id, method=self.method, text=self.text, sha256=self.sha256(), path=path)
 
     def sha256(self) -> str | None:
         """Fingerprint of the file or folder it was loaded from; None for a prompt that is all text."""
@@ -94,6 +95,13 @@ class MatchingPrompt(Prompt):
 
     def check(self, model: MatchingModel) -> None:
         """Raise UsageError when the prompt was made for another model or does not fit its shapes."""
+
+    def check_labels(self, model: MatchingModel, labels: Sequence[str]) -> None:
+        """Raise UsageError when the prompt was made for other labels."""
+
+    def token_count(self, model: MatchingModel, label: str) -> int:
+        """The most tokens that a text of this label takes, special ones included."""
+        return max((len(model.tokenize(t.replace("{}", label)).ids) for t in self.templates), default=0)
 
     def bind(self, model: Model) -> ImageTextMatcher:
         from vlaudit.families.matching import ImageTextMatcher, MatchingModel

@@ -3,6 +3,10 @@
 Source: Zhou et al. 2021, "Learning to Prompt for Vision-Language Models" (arXiv:2109.01134). The context vectors stand
 where the template's words would: after the start token (``class_token_position = end``, CoOp's default), before the
 end token (``front``), or half on each side of the class name (``middle``).
+
+A checkpoint of the code that the authors published is read as that code reads it: a class name has spaces for underscores,
+and a full stop follows, behind name and context. It also holds the embeddings of the texts around the context, which tell
+whether model and labels are those that it was learned on.
 """
 
 from __future__ import annotations
@@ -14,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.errors import UsageError
 from vlaudit.files import load_torch_checkpoint
 from vlaudit.prompts.base import MatchingPrompt
-from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, tensor, write_prompt_file
+from vlaudit.prompts.files import (
+    PromptFile,
+    check_base_model,
+    is_safetensors,
+    read_prompt_file,
+    refuse_more,
+    tensor,
+    write_prompt_file,
+)
+from vlaudit.prompts.specs import parse_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,60 +35,130 @@ if TYPE_CHECKING:
     from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 
 POSITIONS = ("end", "middle", "front")
+OPTIONS = ("file", "position", "labels")
+PLAIN, OFFICIAL = "plain", "official"  # label styles: the label as it is; "hot_dog" as "hot dog" and a full stop
+OWN_NAMES = ("ctx", "token_prefix", "token_suffix")
+OTHERS = {  # what the checkpoints of other methods hold beside a context, by parts of tensors' names
+    "meta_net.": "CoCoOp (or another method with a meta network)",
+    "compound_prompt": "MaPLe",
+    "ZS_image_encoder": "PromptSRC",
+    "VPT": "deep prompts in the towers (VPT, IVLP, PromptSRC)",
+    "ctx_pos": "DualCoOp",
+    "ctx_neg": "DualCoOp",
+    "image_encoder.": "a method that changes the image tower",
+    "text_encoder.": "a method that changes the text tower",
+    "proj.": "MaPLe",
+}
+DASSL = ("state_dict", "epoch", "optimizer", "scheduler", "val_result")  # what its training loop saves
+CLOSE = 0.01  # relative distance of an embedding to its copy in half precision; other tokens are 1 apart or more
 
 
 class CoOp(MatchingPrompt):
-    """A learned context ``ctx``: (M, W), or (C, M, W) with one row for each label of ``labels``, in that order."""
+    """A learned context ``ctx``: (M, W), or (C, M, W) with one row for each label of ``labels``, in that order.
+
+    ``around``: embeddings (C, L, W) of the start token and (C, T, W) of what follows the context, of the labels that it was
+    learned on, where its file has them. ``any_labels``: whether it is asked for other labels than these, on purpose.
+    """
 
     method = "coop"
     learned = True
 
     def __init__(self, ctx: Tensor, *, position: str = "end", labels: Sequence[str] | None = None,
-                 base_model: str | None = None, members: Sequence[str] = (), path: Path | None = None) -> None:  # fmt: skip
+                 label_style: str = PLAIN, around: tuple[Tensor | None, Tensor | None] = (None, None),
+                 any_labels: bool = False, base_model: str | None = None, members: Sequence[str] = (),
+                 path: Path | None = None) -> None:  # fmt: skip
         if position not in POSITIONS:
             raise UsageError(f"CoOp's class_token_position '{position}' is unknown.", f"Known: {', '.join(POSITIONS)}.")
+        if label_style not in (PLAIN, OFFICIAL):
+            raise UsageError(f"CoOp's label_style '{label_style}' is unknown.", f"Known: {PLAIN}, {OFFICIAL}.")
         self.ctx = ctx
         self.position = position
         self.labels = list(labels) if labels else None
+        self.label_style = label_style
+        self.any_labels = any_labels
         self.base_model = base_model
         self.members = list(members)
         self.path = path
         self.id = f"coop-{path.stem}" if path else "coop"
+        self._prefix, self._suffix = around
 
     @classmethod
     def parse(cls, argument: str) -> CoOp:
-        """``coop:FILE``: a vlaudit prompt file, or a CoOp/Dassl checkpoint (``.pth``, ``.pth.tar``, ``.pt``)."""
-        return cls.load(Path(argument))
+        """``coop:FILE``, or ``coop:file=FILE,position=middle,labels=any``: a vlaudit prompt file, or a checkpoint of the
+        official code. ``position`` is for checkpoints, which do not say it; ``labels=any`` for other labels than those that
+        a shared context was learned on."""
+        options = parse_options(argument, cls.method, OPTIONS)
+        if options.get("labels", "any") != "any":
+            raise UsageError(f"The prompt 'coop' cannot take 'labels={options['labels']}'.", "Write labels=any, or nothing.")
+        if not options.get("file"):
+            raise UsageError("The prompt 'coop' needs its file.", "Write coop:FILE, or coop:file=FILE,position=middle.")
+        return cls.load(Path(options["file"]).expanduser(), position=options.get("position"), any_labels="labels" in options)
 
     @classmethod
-    def load(cls, path: Path) -> CoOp:
-        if path.suffix in {".pth", ".tar", ".pt", ".pth-tar"} or ".pth" in path.name:
-            return cls._from_dassl(path)
+    def load(cls, path: Path, *, position: str | None = None, any_labels: bool = False) -> CoOp:
+        if _is_checkpoint(path):
+            return cls._from_checkpoint(path, position or "end", any_labels)
         content = read_prompt_file(path, cls.method)
+        ctx = tensor(content, "ctx", (2, 3), path)
+        refuse_more(content.tensors, ("ctx",), path)
+        own = content.class_token_position or "end"
+        if position not in (None, own):
+            raise UsageError(
+                f"'{path}' was learned with the class name at the {own}, not at the {position}.", "Leave position= out."
+            )
         return cls(
-            tensor(content, "ctx", (2, 3), path),
-            position=content.class_token_position or "end",
+            ctx,
+            position=own,
             labels=_lines(content.extra.get("labels")),
+            label_style=content.extra.get("label_style") or PLAIN,
+            any_labels=any_labels,
             base_model=content.base_model,
             members=content.members,
             path=path,
         )
 
     @classmethod
-    def _from_dassl(cls, path: Path) -> CoOp:
-        """A checkpoint of the official CoOp code: ``state_dict`` with ``ctx``; its other entries are the base model's."""
-        if not path.is_file():
-            raise UsageError(f"The prompt file '{path}' does not exist.", "Check the path after 'coop:'.")
+    def _from_checkpoint(cls, path: Path, position: str, any_labels: bool) -> CoOp:
+        """A checkpoint of the official code: ``state_dict`` with ``ctx``, ``token_prefix`` and ``token_suffix``."""
+        import torch
+
         checkpoint = load_torch_checkpoint(path)
-        state: dict[str, Any] = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
-        found = [value for name, value in state.items() if name == "ctx" or name.endswith("prompt_learner.ctx")]
-        if len(found) != 1:
+        whole = checkpoint if isinstance(checkpoint, dict) else {}
+        state = whole.get("state_dict", whole)
+        tensors: dict[str, Any] = {}
+        for name, value in state.items() if isinstance(state, dict) else ():
+            if isinstance(value, torch.Tensor):
+                own = _own_name(str(name))
+                tensors[str(name) if own in tensors else own] = value
+        if state is not whole:
+            beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
+            refuse_more(map(str, beside), ["state_dict"], path)
+        for mark, method in OTHERS.items():
+            if other := next((name for name in tensors if mark in name), None):
+                raise UsageError(
+                    f"'{path}' is a checkpoint of {method}, not of CoOp: it holds '{other}'.",
+                    "Only CoOp's own contexts are read; another method's would be another prompt without its other parts.",
+                )
+        if "ctx" not in tensors:
             raise UsageError(f"'{path}' holds no CoOp context (a tensor named 'ctx').", "See docs/prompt-files.md.")
-        return cls(tensor(PromptFile("coop", {"ctx": found[0]}), "ctx", (2, 3), path), path=path)
+        refuse_more(tensors, OWN_NAMES, path)
+        content = PromptFile(cls.method, tensors)
+        ctx = tensor(content, "ctx", (2, 3), path)
+        prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in OWN_NAMES[1:])
+        if ctx.dim() == 3 and suffix is not None and len(suffix) != len(ctx):
+            raise UsageError(
+                f"The context in '{path}' has {len(ctx)} rows and its labels {len(suffix)}, which CoOp has as many of.",
+                "Another method (such as PLOT) has several contexts for each label; vlaudit does not read its files.",
+            )
+        return cls(
+            ctx, position=position, label_style=OFFICIAL, around=(prefix, suffix),
+            any_labels=any_labels, path=path,
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write a vlaudit prompt file."""
         extra = {"labels": "\n".join(self.labels)} if self.labels else {}
+        extra |= {"label_style": self.label_style} if self.label_style != PLAIN else {}
         content = PromptFile(
             self.method, {"ctx": self.ctx}, base_model=self.base_model, class_token_position=self.position,
             members=self.members, extra=extra,
@@ -85,7 +168,9 @@ class CoOp(MatchingPrompt):
     @property
     def text(self) -> str:
         kind = "class-specific" if self.ctx.dim() == 3 else "shared"
-        return f"{self.ctx.shape[-2]} {kind} learned context vectors, class name at the {self.position}"
+        stop = ", then a full stop" if self.label_style == OFFICIAL else ""
+        others = ", asked for other labels than it was learned on" if self.any_labels else ""
+        return f"{self.ctx.shape[-2]} {kind} learned context vectors, class name at the {self.position}{stop}{others}"
 
     @property
     def context(self) -> Tensor:
@@ -105,8 +190,73 @@ class CoOp(MatchingPrompt):
                 f"{model.context_length} tokens."
             )
 
+        start = None if self._prefix is None else self._prefix[:, 0]
+        if start is not None and not bool(_same(start, self._embeddings(model, model.tokenize("a").ids[:1])).all()):
+            raise UsageError(
+                f"The start token in '{self.path}' is not that of '{model.spec}'.",
+                "It was learned on another model: name that one.",
+            )
+
+    def check_labels(self, model: MatchingModel, labels: Sequence[str]) -> None:
+        """Raise UsageError for labels that are not those which the context was learned on, as far as its file tells."""
+        rows = len(self.ctx) if self.ctx.dim() == 3 else None
+        if self._suffix is not None and not (self.any_labels and rows is None):
+            matches = [self._learned_row(model, label) for label in labels]
+            strange = [label for label, row in zip(labels, matches, strict=True) if row is None]
+            if strange:
+                raise UsageError(
+                    f"The context in '{self.path}' was learned on {len(self._suffix)} labels, and {len(strange)} of these "
+                    f"{len(labels)} are not among them, such as '{strange[0]}' (or '{model.spec}' is not the model it was "
+                    "learned on).",
+                    "Give the labels it was learned on"
+                    + (", or add labels=any to ask a shared context for others." if rows is None else "."),
+                )
+            if len(labels) != len(self._suffix):
+                raise UsageError(
+                    f"The context in '{self.path}' was learned on {len(self._suffix)} labels, and {len(labels)} are given.",
+                    "Give all of them with --labels"
+                    + (", or add labels=any to ask a shared context for fewer." if rows is None else "."),
+                )
+            if rows is not None:
+                known = dict(zip(matches, labels, strict=True))
+                if len(known) != rows:
+                    raise UsageError(
+                        f"Two of the labels have one text, so which row of the context in '{self.path}' is whose cannot be told.",
+                        "Rename one of them.",
+                    )
+                self.labels = [known[row] for row in range(rows)]
+        elif rows == len(labels) and self.labels is None:
+            self.labels = list(labels)
+        self._rows(labels)
+        long = [label for label in labels if self.token_count(model, label) > model.context_length]
+        if long and self.label_style == OFFICIAL:
+            raise UsageError(
+                f"The label '{long[0]}' and {self.ctx.shape[-2]} context vectors are longer than the {model.context_length} "
+                f"tokens that '{model.spec}' reads; the code that learned the context refuses it too.",
+                "Shorten the label.",
+            )
+
+    def _learned_row(self, model: MatchingModel, label: str) -> int | None:
+        """Which of the learned texts is this label's, by the embeddings of its tokens up to the end token."""
+        assert self._suffix is not None
+        name, rest, tail = self._parts(model, label)
+        wanted = self._embeddings(model, [*name, *rest, *tail[:1]])
+        rows = list(range(len(self._suffix))) if len(wanted) <= self._suffix.shape[1] else []
+        for place, embedding in enumerate(wanted):
+            same = _same(self._suffix[rows, place], embedding).tolist()
+            rows = [row for row, hit in zip(rows, same, strict=True) if hit]
+        return rows[0] if rows else None
+
+    def _embeddings(self, model: MatchingModel, ids: Sequence[int]) -> Tensor:
+        return model.token_embeddings(ids).detach().float().cpu()
+
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
         return model.encode_tokens(*self.tokens(model, labels, self._rows(labels)))
+
+    def token_count(self, model: MatchingModel, label: str) -> int:
+        plain = model.tokenize(label)
+        name, rest, tail = self._parts(model, label)
+        return plain.lead + self.ctx.shape[-2] + len(name) + len(rest) + len(tail)
 
     def _rows(self, labels: Sequence[str]) -> Tensor:
         """The context for these labels: the shared one, or the labels' own rows."""
@@ -121,6 +271,17 @@ class CoOp(MatchingPrompt):
             )
         return self.ctx[[known.index(label) for label in labels]]
 
+    def _parts(self, model: MatchingModel, label: str) -> tuple[list[int], list[int], list[int]]:
+        """Token ids of a class name, of what follows name and context (a full stop, in the official style), and of the end."""
+        plain = model.tokenize(label if self.label_style == PLAIN else label.replace("_", " "))
+        end = len(plain.ids) - plain.tail
+        name = plain.ids[plain.lead : end]
+        if self.label_style == PLAIN:
+            return name, [], plain.ids[end:]
+        whole = model.tokenize(label.replace("_", " ") + ".")
+        said, end = whole.ids[whole.lead :], len(whole.ids) - whole.tail
+        return said[: len(name)], whole.ids[whole.lead + len(name) : end], whole.ids[end:]
+
     def tokens(
         self, model: MatchingModel, labels: Sequence[str], ctx: Tensor
     ) -> tuple[list[TokenSequence], SoftTokens]:
@@ -132,13 +293,12 @@ class CoOp(MatchingPrompt):
         sequences, slots = [], []
         for label in labels:
             plain = model.tokenize(label)
-            end = len(plain.ids) - plain.tail
-            name = plain.ids[plain.lead : end]
-            room = model.context_length - size - plain.lead - plain.tail
+            name, rest, tail = self._parts(model, label)
+            room = model.context_length - size - plain.lead - len(rest) - len(tail)
             name = name[: max(room, 1)]
             filler = name[:1]  # an ordinary token: pooling by end token or by largest id must not find it
-            ids = [*plain.ids[: plain.lead], *filler * before, *name, *filler * (size - before), *plain.ids[end:]]
-            sequences.append(TokenSequence(ids, plain.lead, plain.tail))
+            ids = [*plain.ids[: plain.lead], *filler * before, *name, *filler * (size - before), *rest, *tail]
+            sequences.append(TokenSequence(ids, plain.lead, len(tail)))
             first, second = plain.lead, plain.lead + before + len(name)
             slots.append([*range(first, first + before), *range(second, second + size - before)])
         return sequences, SoftTokens(ctx.to(model.device), slots)
@@ -184,3 +344,31 @@ class CoOp(MatchingPrompt):
 
 def _lines(text: str | None) -> list[str] | None:
     return text.split("\n") if text else None
+
+
+def _own_name(name: str) -> str:
+    """A tensor's name in the prompt learner itself."""
+    return name.removeprefix("module.").removeprefix("prompt_learner.")
+
+
+def _same(copies: Tensor, wanted: Tensor) -> Tensor:
+    """(..., ) bool: whether embeddings (..., W) are copies of the wanted ones, in half precision perhaps."""
+    if copies.shape[-1] != wanted.shape[-1]:
+        return copies.new_zeros(copies.shape[:-1]).bool()
+    return (copies - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file is a torch checkpoint, by its first bytes or, where they say nothing, by its name."""
+    if not path.is_file() or is_safetensors(path):
+        return False
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or start[:1] == b"\x80" or ".pth" in path.name or path.suffix in {".tar", ".pt"}
+
+
+def _holds_tensors(part: Any) -> bool:
+    import torch
+
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else [part]
+    return any(isinstance(value, torch.Tensor) for value in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +91,26 @@ def read_prompt_file(path: Path, method: str) -> PromptFile:
         members=_members(metadata.get("members", ""), path),
         extra={key: value for key, value in metadata.items() if key not in known},
     )
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
+    except OSError:
+        return False
+
+
+def refuse_more(names: Iterable[str], own: Sequence[str], path: Path | None) -> None:
+    """Raise UsageError for tensors that the method does not have: dropped unread, another prompt would be audited."""
+    more = sorted(set(names) - set(own))
+    if more:
+        raise UsageError(
+            f"'{path}' holds more than {', '.join(own)}: {', '.join(more[:3])}{' …' * (len(more) > 3)}.",
+            "It is another method's file, or has parts that vlaudit does not know; it would audit another prompt than yours.",
+        )
 
 
 def tensor(content: PromptFile, name: str, dims: tuple[int, ...], path: Path | None) -> Tensor:

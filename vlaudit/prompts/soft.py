@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from vlaudit.errors import UsageError, first_line
 from vlaudit.files import load_torch_checkpoint
 from vlaudit.prompts.base import GenerationPrompt
-from vlaudit.prompts.files import check_base_model
+from vlaudit.prompts.files import check_base_model, refuse_more
 from vlaudit.prompts.instruction import check_instruction
 from vlaudit.prompts.specs import parse_options
 
@@ -138,7 +138,12 @@ class PromptTuning(SoftPrompt):
     def _from_peft(tensor: Tensor, config: dict[str, Any], folder: Path) -> LearnedPrefix:
         from vlaudit.families.generation import LearnedPrefix
 
-        count = int(config.get("num_virtual_tokens") or len(tensor))
+        count, halves = int(config.get("num_virtual_tokens") or len(tensor)), config.get("num_transformer_submodules")
+        if len(tensor) != count * int(halves or 1):
+            raise UsageError(
+                f"'{folder}' holds {len(tensor)} vectors, but its adapter_config.json says {count * int(halves or 1)}.",
+                "Save it again with peft.",
+            )
         return LearnedPrefix(embeddings=tensor[:count])  # peft keeps a second half for decoders, which nothing reads
 
     def _to_peft(self) -> tuple[Tensor, Any]:
@@ -243,6 +248,7 @@ def read_peft(folder: Path, kind: str, method: str) -> tuple[dict[str, Any], Ten
         raise UsageError(
             f"'{path}' lacks the tensor 'prompt_embeddings' (M, width).", "Save the adapter again with peft."
         )
+    refuse_more(tensors, ("prompt_embeddings",), path)
     if not torch.isfinite(values).all():
         raise UsageError(f"The learned vectors in '{path}' are not finite.", "They are damaged, or never converged.")
     return config, values.float(), metadata

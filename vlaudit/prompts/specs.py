@@ -46,9 +46,9 @@ def parse_prompt(spec: str | None, family: Family) -> Prompt:
 
 
 def parse_options(argument: str, method: str, known: Sequence[str]) -> dict[str, str]:
-    """``key=value,…`` with the ``known`` keys; an argument without ``=`` is the ``file``. A comma that no ``key=`` follows
-    belongs to the value. Raises UsageError."""
-    if "=" not in argument:
+    """``key=value,…`` with the ``known`` keys; an argument that does not begin with ``key=`` is the ``file``. A comma
+    that no ``key=`` follows belongs to the value. Raises UsageError."""
+    if not re.match(r"\s*[\w-]+\s*=", argument):
         return {"file": argument}
     pairs = [part.partition("=") for part in re.split(r",(?=\s*[\w-]+\s*=)", argument)]
     for key, equals, _ in pairs:

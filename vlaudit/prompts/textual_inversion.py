@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.errors import UsageError, first_line
 from vlaudit.files import PICKLE_SUFFIXES, load_torch_checkpoint
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
-from vlaudit.prompts.files import check_base_model
+from vlaudit.prompts.files import check_base_model, refuse_more
 from vlaudit.prompts.personal import Concept, WithoutConcept
 from vlaudit.prompts.specs import parse_options
 
@@ -172,19 +172,24 @@ def _vectors(content: Any, path: Path) -> tuple[str | None, list[Tensor]]:
 
     name: str | None = None
     found: list[Any] = []
+    own: tuple[str, ...] = ()  # where the format says so
     if isinstance(content, torch.Tensor):
         found = [content]
     elif isinstance(content, dict):
         parameters = content.get("string_to_param")
         if isinstance(parameters, dict):  # the web UI's .pt
-            name, found = content.get("name"), list(parameters.values())[:1]
+            name, found = content.get("name"), list(parameters.values())
+            refuse_more(map(str, parameters), [str(key) for key in parameters][:1], path)
+            own = ("string_to_param",)
         elif {"clip_l", "clip_g"} <= content.keys():  # SDXL: one for each text encoder
-            found = [content["clip_l"], content["clip_g"]]
+            found, own = [content["clip_l"], content["clip_g"]], ("clip_l", "clip_g")
         elif "emb_params" in content:  # the web UI's safetensors
-            found = [content["emb_params"]]
+            found, own = [content["emb_params"]], ("emb_params",)
         elif len(content) == 1:
             name, value = next(iter(content.items()))
             found = [value]
+        if own:
+            refuse_more((str(key) for key, value in content.items() if isinstance(value, torch.Tensor)), own, path)
     rows = [
         value.float().reshape(-1, value.shape[-1]) for value in found if isinstance(value, torch.Tensor) and value.dim()
     ]

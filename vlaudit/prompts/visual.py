@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vlaudit.errors import UsageError
 from vlaudit.prompts.base import MatchingPrompt
-from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, tensor, write_prompt_file
+from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
 from vlaudit.prompts.template import PLAIN, Template
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ class VisualPrompt(MatchingPrompt):
     @classmethod
     def load(cls, path: Path) -> VisualPrompt:
         content = read_prompt_file(path, cls.method)
+        pattern, mask = tensor(content, "pattern", (3,), path), tensor(content, "mask", (2,), path)
+        refuse_more(content.tensors, ("pattern", "mask"), path)
         return cls(
-            tensor(content, "pattern", (3,), path),
-            tensor(content, "mask", (2,), path),
+            pattern,
+            mask,
             template=content.extra.get("template", PLAIN),
             base_model=content.base_model,
             members=content.members,
