@@ -48,6 +48,19 @@ def test_pictures_are_resized_by_the_short_side_and_cropped(model: Any) -> None:
     assert pixels[0].min() > 0.8  # the blue quarter was cropped away, but for what the resize smears
 
 
+def test_captions_that_are_cut_or_one_text_are_said(model: Any) -> None:
+    long = "a red cat " * 40
+    same = SimpleNamespace(captions=("a cat", "a  cat", "a dog", f"{long}one", f"{long}two"))
+    target = Design().bind(model)
+    with pytest.warns(VlauditWarning):
+        target.check(same)  # type: ignore[arg-type]
+    cut, one = target.remarks
+    assert f"reads {model.context_length} tokens; the texts of 2 of 5 captions are cut off there" in cut
+    assert "'a cat' and 'a  cat'; 'a red cat" in one and "'a dog'" not in one
+    target.check(CAPTIONS)  # type: ignore[arg-type]
+    assert target.remarks == []
+
+
 def test_a_sound_target_passes_its_own_check_and_times_itself(model: Any) -> None:
     target = Design("a photo of {}").bind(model)
     target.check(CAPTIONS)  # type: ignore[arg-type]

@@ -7,27 +7,26 @@
 
 ``choices`` are a JSON list, or separated by ``|``; two rows with the same ``pair`` are each other's counterfactuals.
 Where metadata has no label column, the folder that a file lies in is its label. Pictures are opened when they are asked
-for; the order of the examples depends on the names alone. Only what the metadata lists is used.
+for; the order of the examples depends on the names alone. Only what the metadata lists is used; pictures that are left
+out are counted, and said.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vlaudit.data.bundled import read_bundled
 from vlaudit.data.example import Example
-from vlaudit.data.folder import read_folder
+from vlaudit.data.folder import METADATA, read_folder
 from vlaudit.data.images import DataError
-from vlaudit.errors import did_you_mean
-
-if TYPE_CHECKING:
-    pass
+from vlaudit.data.left_out import left_out
+from vlaudit.errors import VlauditWarning, did_you_mean
 
 _YES, _NO = {"1", "true", "yes", "member"}, {"0", "false", "no", "non-member", "nonmember"}
 
@@ -40,6 +39,7 @@ class Dataset:
     examples: list[Example]
     groups: tuple[str, ...] = ()
     own_captions: tuple[str, ...] | None = None  # of --prompts; else the pictures' own are audited
+    notes: tuple[str, ...] = ()  # sentences on what lies beside the examples and was left out
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -131,7 +131,12 @@ def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | 
     """
 
     name = str(source)
-    examples = list(read_bundled(name) if name.startswith("zoo:") else read_folder(Path(source)))
+    bundled = name.startswith("zoo:")
+    examples = list(read_bundled(name) if bundled else read_folder(Path(source)))
+    pictures = (example.picture for example in examples if isinstance(example.picture, Path))
+    notes = [] if bundled else left_out(Path(source), METADATA, pictures)
+    for note in notes:
+        warnings.warn(note, VlauditWarning, stacklevel=2)
     columns = sorted({column for example in examples for column in example.attributes})
     for group in groups:
         if group not in columns:
@@ -146,7 +151,7 @@ def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | 
                 f"--members {members} does not divide the data '{name}' into members and non-members.",
                 "Both are needed to compare.",
             )
-    return Dataset(name, examples, tuple(groups))
+    return Dataset(name, examples, tuple(groups), notes=tuple(notes))
 
 
 def _is_member(example: Example, members: str, columns: list[str], name: str) -> bool | None:

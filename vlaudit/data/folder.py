@@ -12,7 +12,7 @@ from vlaudit.data.text_files import check_label, metadata_rows
 from vlaudit.files import is_unicode
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-_METADATA = ("metadata.csv", "metadata.jsonl")
+METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def read_folder(root: Path) -> Iterator[Example]:
@@ -97,7 +97,7 @@ def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
 
 
 def _metadata_file(folder: Path) -> Path | None:
-    found = [folder / name for name in _METADATA if (folder / name).is_file()]
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
         raise DataError(f"The data folder '{folder}' has both a metadata.csv and a metadata.jsonl.", "Keep one.")
     return found[0] if found else None

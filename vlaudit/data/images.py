@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+SUFFIXES = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
+})  # fmt: skip
 MAX_ASPECT = 100  # a 1 x 10,000,000 sliver is small, its 224 x 2,240,000,000 resize is not
 Colour = tuple[int, int, int]
 
@@ -45,8 +48,9 @@ def open_picture(path: Path) -> Image:
 
 def decode_picture(content: bytes, name: str) -> Image:
     """Decode the bytes of a picture file as 8-bit RGB; ``name`` is how errors call it."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, features
 
+    known = [name for name in FORMATS if name != "AVIF" or features.check("avif")]  # which not every Pillow is built with
     bomb = DataError(
         f"The picture '{name}' has more than {Image.MAX_IMAGE_PIXELS:,} pixels, as decompression bombs do.",
         "Scale it down, or take it out of the data.",
@@ -55,7 +59,7 @@ def decode_picture(content: bytes, name: str) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF and the like, which the pixels survive
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=known) as image:
                 _check_size(image.size, name)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image), name)
@@ -63,7 +67,7 @@ def decode_picture(content: bytes, name: str) -> Image:
         raise bomb from error
     except Image.UnidentifiedImageError as error:
         raise DataError(
-            f"The file '{name}' is not a picture in a known format.", f"Use one of {', '.join(FORMATS)}."
+            f"The file '{name}' is not a picture in a known format.", f"Use one of {', '.join(known)}."
         ) from error
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error) as error:
         raise DataError(

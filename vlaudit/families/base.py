@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -73,6 +73,7 @@ class Target(ABC):
         self.model = model
         self.prompt = prompt
         self.meter = Meter()
+        self.remarks: list[str] = []  # sentences of ``check`` on labels or captions that are not read as they are written
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +81,8 @@ class Target(ABC):
 
     @abstractmethod
     def check(self, ctx: Context) -> None:
-        """Raise ModelError when nothing this target says would mean anything (NaN, one answer to everything)."""
+        """Raise ModelError when nothing this target says would mean anything (NaN, one answer to everything), and UsageError
+        for labels that cannot be measured. Fills ``remarks``."""
 
     @abstractmethod
     def calibrate(self, ctx: Context) -> Speed:
@@ -99,3 +101,8 @@ def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 3
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - then)
     return best
+
+
+def listed(texts: Sequence[str], most: int = 5) -> str:
+    """The first of some texts, as a sentence quotes them."""
+    return ", ".join(f"'{text[:60]}{'…' * (len(text) > 60)}'" for text in texts[:most]) + " …" * (len(texts) > most)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from vlaudit.errors import CapabilityError, ModelError
-from vlaudit.families.base import Model, Speed, Target, seconds_of
+from vlaudit.errors import CapabilityError, ModelError, UsageError
+from vlaudit.families.base import Model, Speed, Target, listed, seconds_of
 from vlaudit.probe import Needs
 from vlaudit.records import Family
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlaudit.audit.context import Context
     from vlaudit.prompts.base import MatchingPrompt
 
+SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
 Classifier = Callable[["Tensor"], "Tensor"]
 """Pictures, float32 (B, 3, H, W) in [0, 1], to logits (B, C); differentiable in the pixels through the prompt."""
 
@@ -120,11 +121,14 @@ class ImageTextMatcher(Target):
         return self.prompt.context
 
     def check(self, ctx: Context) -> None:
-        """Raise ModelError for NaN, or for the same features for different labels."""
+        """Raise ModelError for NaN, or for the same features for all labels; UsageError for labels that the prompt was not
+        made for, or that come out the same."""
         import torch
 
         with torch.no_grad():
-            logits = self.classifier(ctx.labels)(ctx.images(ctx.examples[:16]))
+            texts = self.check_labels(ctx.labels)
+            images = self.image_features(ctx.images(ctx.examples[:16]))
+            logits = self.model.logit_scale * images @ texts.T + self.model.logit_bias
         if not torch.isfinite(logits).all():
             raise ModelError(
                 f"'{self.model.spec}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
@@ -134,6 +138,57 @@ class ImageTextMatcher(Target):
                 f"'{self.model.spec}' gives every label the same score.",
                 "Its tokenizer does not fit its text tower, or the labels are unknown words.",
             )
+        self.remarks = [*self._cut(ctx.labels), *self._unknown(ctx.labels)]
+
+    def check_labels(self, labels: Sequence[str]) -> Tensor:
+        """The labels' features. Raises UsageError for labels that the prompt was not made for, or that come out the same."""
+        self.prompt.check_labels(self.model, labels)
+        texts = self.text_features(labels)
+        self._check_distinct(labels, texts)
+        return texts
+
+    def _check_distinct(self, labels: Sequence[str], texts: Tensor) -> None:
+        """Raise UsageError for labels that have the same features, by name. Where all have, and the labels do not say why,
+        it is the model's fault."""
+        groups = alike(texts)
+        if not groups:
+            return
+        tokens = [tuple(self.model.tokenize(label).ids) for label in labels]
+        limit = self.model.context_length
+        cut = {place for group in groups for place in group if self._length(labels[place]) > limit}
+        if len(groups[0]) == len(labels) and len(set(tokens)) > 1 and not cut:
+            return
+        said = "; ".join(" and ".join(f"'{labels[place]}'" for place in group[:4]) for group in groups[:4])
+        why = "they have the same text features"
+        if cut:
+            why = f"their texts are longer than the {limit} tokens that it reads, and the rest is cut off"
+        elif any(len({tokens[place] for place in group}) == 1 for group in groups):
+            why = "its tokenizer makes the same tokens of them"
+        raise UsageError(
+            f"Under the prompt '{self.prompt.id}', '{self.model.spec}' cannot tell these labels apart: {said}"
+            f"{' …' * (len(groups) > 4)}: {why}.",
+            "Merge them, or rename them.",
+        )
+
+    def _length(self, label: str) -> int:
+        return self.prompt.token_count(self.model, label)
+
+    def _cut(self, labels: Sequence[str]) -> list[str]:
+        limit = self.model.context_length
+        long = [label for label in labels if self._length(label) > limit]
+        said = f"'{self.model.spec}' reads {limit} tokens; the texts of {len(long)} of {len(labels)} labels are cut off there"
+        return [f"{said}: {listed(long)}."] if long else []
+
+    def _unknown(self, labels: Sequence[str]) -> list[str]:
+        strange = unknown_tokens(self.model)
+        words = {label: self.model.tokenize(label) for label in labels}
+        found = [
+            label
+            for label, text in words.items()
+            if strange & set(text.ids) or len(text.ids) <= text.lead + text.tail
+        ]
+        said = f"The tokenizer of '{self.model.spec}' does not know all of {len(found)} of {len(labels)} labels"
+        return [f"{said}: {listed(found)}."] if found else []
 
     def calibrate(self, ctx: Context) -> Speed:
         """Seconds a picture, with the text side computed before."""
@@ -149,3 +204,24 @@ class ImageTextMatcher(Target):
         with torch.no_grad():
             forward = seconds_of(lambda: classify(images), self.device)
         return Speed(forward / len(images), seconds_of(backward, self.device) / len(images))
+
+
+def alike(features: Tensor) -> list[list[int]]:
+    """Groups of rows of unit-norm features (C, D) whose cosine is 1 within ``SAME``, the largest first."""
+    import torch
+
+    rows = torch.nn.functional.normalize(features.detach().double(), dim=-1)
+    groups: dict[int, list[int]] = {}
+    for start in range(0, len(rows), 1024):
+        same = rows[start : start + 1024] @ rows.T >= 1 - SAME
+        for place, first in enumerate(same.int().argmax(dim=1).tolist(), start):
+            if first != place and bool(same[place - start, first]):
+                groups.setdefault(first, [first]).append(place)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def unknown_tokens(model: MatchingModel) -> set[int]:
+    """The token that stands for whatever the tokenizer does not know; empty where it spells everything."""
+    first, second = (model.tokenize(character) for character in ("\ue000", "\uf8ff"))  # nobody's characters
+    same = first.ids == second.ids and len(first.ids) > first.lead + first.tail
+    return {first.ids[len(first.ids) - first.tail - 1]} if same else set()

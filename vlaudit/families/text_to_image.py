@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vlaudit.errors import ModelError, VlauditWarning
-from vlaudit.families.base import Speed, Target, seconds_of
+from vlaudit.families.base import Speed, Target, listed, seconds_of
 from vlaudit.families.text_to_image_model import (
     AttentionControl,
     Conditioning,
@@ -197,6 +197,7 @@ class TextToImageGenerator(Target):
         """Raise ModelError for predictions that are not finite, or the same conditioning for different captions."""
         import torch
 
+        self.remarks = list(self._said_of(list(ctx.captions)))
         if Needs.NOISE_PREDICTIONS not in self.capabilities:
             return
         captions = list(ctx.captions)[:16]
@@ -214,6 +215,30 @@ class TextToImageGenerator(Target):
                 f"'{self.model.spec}' reads every caption as the same text.",
                 "Its tokenizer does not fit its text encoder, or the captions are unknown words.",
             )
+
+    def _said_of(self, captions: Sequence[str]) -> Iterator[str]:
+        """A sentence on the captions that are cut, and on those that are one text to the model."""
+        limit, texts = self.model.context_length, self.wording(captions)
+        with self.prompt.active(self.model):
+            tokens = [self.model.tokenize(text) for text in texts]
+        cut = [caption for caption, ids in zip(captions, tokens, strict=True) if len(ids) > limit]
+        if cut:
+            yield (
+                f"'{self.model.spec}' reads {limit} tokens; the texts of {len(cut)} of {len(captions)} captions are cut off "
+                f"there: {listed(cut)}."
+            )
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for caption, ids in zip(captions, tokens, strict=True):
+            groups.setdefault(tuple(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]), []).append(caption)
+        same = [group for group in groups.values() if len(group) > 1 and self._reads_as_one(group)]
+        if same:
+            said = "; ".join(" and ".join(f"'{caption[:60]}'" for caption in group[:4]) for group in same[:4])
+            yield f"To '{self.model.spec}' these captions are one text, and each is counted: {said}{' …' * (len(same) > 4)}."
+
+    def _reads_as_one(self, captions: Sequence[str]) -> bool:
+        """Whether no text encoder tells the captions apart."""
+        parts = self.encode(captions).tensors.values()
+        return all(bool((part.float() - part[:1].float()).abs().max() < 1e-6) for part in parts)
 
     def calibrate(self, ctx: Context) -> Speed:
         """Seconds for a picture to go through the denoiser once, and for a text through the text encoder."""

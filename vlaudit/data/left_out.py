@@ -1,0 +1,92 @@
+"""What of a data folder looks like a picture and is not among its examples: a result on a part must not pass for the whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vlaudit.data.images import SUFFIXES
+
+UNREAD = frozenset({
+    ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd", ".xcf", ".tga", ".dds",
+    ".exr", ".hdr", ".ico", ".icns", ".pcx", ".qoi", ".wmf", ".emf", ".eps", ".dib", ".raw", ".dng", ".cr2", ".cr3",
+    ".nef", ".arw", ".orf", ".rw2", ".raf", ".avifs", ".jxr", ".wdp",
+})  # fmt: skip
+"""Suffixes of pictures that are not opened."""
+OTHER = frozenset({
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".rst", ".xml", ".html", ".yaml", ".yml", ".toml", ".log",
+    ".py", ".zip", ".tar", ".gz", ".npy", ".npz", ".pt", ".pth", ".bin", ".safetensors", ".parquet", ".arrow",
+    ".mp4", ".mp3", ".wav", ".pdf",
+})  # fmt: skip
+"""Suffixes of files that are not looked into."""
+LOOKED_INTO = 10_000  # files of unknown suffixes, at most
+BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+
+
+def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list[str]:
+    """Sentences on the pictures below ``root`` that are not among those ``taken``. ``metadata``: names of the tables that
+    list pictures; where one lies, only what it lists is taken."""
+    names, known = set(metadata), {os.path.normpath(path) for path in taken}
+    reasons: Counter[str] = Counter()
+    listed: dict[str, bool] = {}
+    for folder, path in _others(root, known):
+        top = os.path.relpath(folder, root).split(os.sep)[0]
+        if top not in listed:
+            listed[top] = any((place / name).is_file() for place in (root, root / top) for name in names)
+        suffix = os.path.splitext(path)[1].lower()
+        if listed[top]:
+            reasons["without a row in the metadata"] += 1
+        elif os.path.basename(path).startswith("."):
+            reasons["hidden (their names begin with a dot)"] += 1
+        elif suffix in SUFFIXES:
+            reasons["outside the folders of the labels"] += 1
+        elif suffix[1:].isalnum() and suffix.isascii():
+            reasons[f"{suffix[:12]} (not read)"] += 1
+        else:
+            reasons["without the suffix of a picture"] += 1
+    if not reasons:
+        return []
+    said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    return [f"{reasons.total():,} files in '{root}' look like pictures and are left out: {said}."]
+
+
+def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:
+    """Folder and path of what looks like a picture and is not known, in a fixed order."""
+    looked = 0
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        hidden = any(part.startswith(".") for part in os.path.relpath(folder, root).split(os.sep) if part != ".")
+        for name in sorted(files):
+            path, suffix = os.path.join(folder, name), os.path.splitext(name)[1].lower()
+            if os.path.normpath(path) in known:
+                continue
+            if name.startswith(".") or (suffix not in SUFFIXES and suffix not in UNREAD):  # "._1.png" is no picture
+                if hidden or suffix in OTHER or looked >= LOOKED_INTO:
+                    continue
+                looked += 1
+                if not _begins_as_picture(path):
+                    continue
+            yield folder, path
+
+
+def _begins_as_picture(path: str) -> bool:
+    """Whether the first bytes of a regular file are those of a picture."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return False
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        try:
+            start = file.read(16) if stat.S_ISREG(status.st_mode) else b""
+        except OSError:
+            return False
+    return (
+        start.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"8BPS", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL "))
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[:2] == b"BM" and int.from_bytes(start[2:6], "little") == status.st_size)
+        or (start[4:8] == b"ftyp" and start[8:12] in BRANDS)
+    )
