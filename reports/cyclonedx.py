@@ -29,7 +29,7 @@ from vlaudit.reporting import (
     worst_first,
 )
 from vlaudit.reports._published import TASKS, audit_time, data_name, is_learned, model_name, valid_sha256, verdict_text
-from vlaudit.reports.sarif import fingerprint
+from vlaudit.reports.sarif import fingerprint, shared_names
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 MAX_TEXT = 1_000  # characters of a sentence
@@ -61,7 +61,7 @@ class CycloneDXReporter:
 
 
 def _document(report: Report, findings: list[Finding]) -> dict[str, Any]:
-    targets = {target.id: target for target in report.targets}
+    targets, alike = {target.id: target for target in report.targets}, shared_names(report)
     models: dict[str, list[TargetInfo]] = {}
     for target in report.targets:
         models.setdefault(_model_ref(target), []).append(target)
@@ -81,7 +81,7 @@ def _document(report: Report, findings: list[Finding]) -> dict[str, Any]:
         "components": components,
         "dependencies": dependencies,
         "compositions": [{"aggregate": "incomplete", "assemblies": [ROOT]}],  # what a model was trained on is not known
-        "vulnerabilities": [_vulnerability(f, targets.get(f.target)) for f in findings if _is_vulnerable(f)],
+        "vulnerabilities": [_vulnerability(f, targets.get(f.target), alike) for f in findings if _is_vulnerable(f)],
     }
 
 
@@ -277,9 +277,9 @@ def _groups(target: TargetInfo) -> str:
     return one_line(f"groups of {', '.join(columns)}" if columns else "groups that the probe compares", MAX_TEXT)
 
 
-def _vulnerability(finding: Finding, target: TargetInfo | None) -> dict[str, Any]:
+def _vulnerability(finding: Finding, target: TargetInfo | None, alike: set[str]) -> dict[str, Any]:
     refs = dict.fromkeys([_model_ref(target), _prompt_ref(target)]) if target else {ROOT: None}
-    mark = fingerprint(finding, target)
+    mark = fingerprint(finding, target, alike)
     analysis: dict[str, Any] = {"state": "exploitable"}
     if finding.suppressed:
         analysis |= {"response": ["will_not_fix"], "detail": one_line(suppression_text(finding), MAX_TEXT)}

@@ -3,13 +3,15 @@
 Sources: the OASIS standard (sarif-v2.1.0), and what GitHub reads of it (docs.github.com, "SARIF support for code scanning").
 Weights lie outside the repository, so a result points at the table of ``vlaudit.toml`` that names the target, or at that file's
 first line where the command line named it. Fingerprints hold what is audited and by which probe, never figures, seeds or
-times: a finding that stays is the same alert. Suppressed findings are left out: code scanning would show them as open. Inconclusive and not-assessed findings are counted as notifications of the run.
+times: a finding that stays is the same alert. Targets of one model and prompt (on other data) also differ by their ids.
+Suppressed findings are left out: code scanning would show them as open. Inconclusive and not-assessed findings are counted as notifications of the run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class SARIFReporter:
 
     def render(self, report: Report, audit_dir: Path) -> str:
         targets = {target.id: target for target in report.targets}
+        alike = shared_names(report)
         vulnerable = [f for f in worst_first(report.findings) if f.verdict is Verdict.VULNERABLE and not f.suppressed][
             :MAX_RESULTS
         ]
@@ -55,7 +58,7 @@ class SARIFReporter:
             },
             "automationDetails": {"id": f"vlaudit/{report.audit.id}"},
             "invocations": [_invocation(report)],
-            "results": [_result(f, targets.get(f.target), order[f.probe]) for f in vulnerable],
+            "results": [_result(f, targets.get(f.target), order[f.probe], alike) for f in vulnerable],
         }
         document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
         return json.dumps(_without_links(cleaned(document)), indent=2, ensure_ascii=False) + "\n"
@@ -87,7 +90,7 @@ def _rule(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, target: TargetInfo | None, rule: int) -> dict[str, Any]:
+def _result(finding: Finding, target: TargetInfo | None, rule: int, alike: set[str]) -> dict[str, Any]:
     place = (target.declared if target else None) or ELSEWHERE
     region = {"startLine": place.line, "startColumn": 1, "endLine": place.line, "endColumn": 2}
     spec = one_line(target.model.spec if target else finding.target, 300)
@@ -103,15 +106,23 @@ def _result(finding: Finding, target: TargetInfo | None, rule: int) -> dict[str,
                 "logicalLocations": [{"fullyQualifiedName": name, "kind": "module"}],
             }
         ],
-        "partialFingerprints": {"primaryLocationLineHash": fingerprint(finding, target)},
+        "partialFingerprints": {"primaryLocationLineHash": fingerprint(finding, target, alike)},
         "properties": {"target": one_line(finding.target, 300), "severity": finding.severity.value},
     }
 
 
-def fingerprint(finding: Finding, target: TargetInfo | None) -> str:
-    """What stays the same from audit to audit: the model's and the prompt's names, and the probe."""
+def shared_names(report: Report) -> set[str]:
+    """Ids of the targets whose model and prompt are another target's too."""
+    pairs = Counter((target.model.spec, target.prompt.id) for target in report.targets)
+    return {target.id for target in report.targets if pairs[target.model.spec, target.prompt.id] > 1}
+
+
+def fingerprint(finding: Finding, target: TargetInfo | None, alike: set[str]) -> str:
+    """What stays the same from audit to audit: the model's and the prompt's names, and the probe; the target's own name where
+    these are ``alike``."""
     prompt = target.prompt.id if target else finding.target
-    parts = (target.model.spec if target else finding.target, prompt, finding.probe)
+    parts = [target.model.spec if target else finding.target, prompt, finding.probe]
+    parts += [finding.target] if finding.target in alike else []
     return hashlib.sha256("\x1f".join(clean(part) for part in parts).encode()).hexdigest()[:32]
 
 

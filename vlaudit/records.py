@@ -278,6 +278,7 @@ class PromptInfo(Record):
     method: str
     text: str = ""
     sha256: str | None = None  # of the prompt file; null for hard prompts
+    path: str | None = None  # the file or folder as it was named; null for hard prompts
 
 
 class DataInfo(Record):
@@ -288,6 +289,7 @@ class DataInfo(Record):
     members: int = 0
     captions: int = 0  # distinct texts to draw, of a text-to-image target
     sha256: str | None = None
+    notes: list[str] = Field(default_factory=list)  # sentences on what was left out, cut or is not read as it is written
 
 
 class Place(Record):

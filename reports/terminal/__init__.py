@@ -83,12 +83,15 @@ def _header(report: Report) -> Iterator[RenderableType]:
 def _target_facts(target: TargetInfo) -> Iterator[tuple[str, str]]:
     yield "model", f"{target.model.spec} ({target.family.value})"
     text = f": {target.prompt.text}" if target.prompt.text else ""
-    yield "prompt", f"{target.prompt.id} ({target.prompt.method}){text}"
+    path = f", {target.prompt.path}" if target.prompt.path else ""
+    yield "prompt", f"{target.prompt.id} ({target.prompt.method}{path}){text}"
     if target.data:
         groups = f"; groups: {', '.join(target.data.groups)}" if target.data.groups else ""
         members = f"; {plural(target.data.members, 'declared member')}" if target.data.members else ""
         examples = f"{plural(target.data.examples, 'example')}, {plural(len(target.data.labels), 'label')}"
         yield "data", f"{target.data.source}: {examples}{groups}{members}"
+        for note in target.data.notes:
+            yield "note", note
     if target.error:
         yield "error", f"could not be loaded: {target.error}"
 

@@ -96,6 +96,15 @@ def test_sarif_fingerprints_outlive_figures_but_not_probes(report: Report, audit
     assert prints(report.model_copy(update={"findings": other, "audit": later})) == before
 
 
+def test_sarif_keeps_findings_of_one_model_and_prompt_on_other_data_apart(report: Report, audit_dir: Path) -> None:
+    twins = [t.model_copy(update={"id": f"{t.id}-twin"}) for t in report.targets]
+    found = [f.model_copy(update={"id": f"{f.id}-twin", "target": f"{f.target}-twin"}) for f in report.findings]
+    both = report.model_copy(update={"targets": [*report.targets, *twins], "findings": [*report.findings, *found]})
+    run = json.loads(SARIFReporter().render(both, audit_dir))["runs"][0]
+    marks = [result["partialFingerprints"]["primaryLocationLineHash"] for result in run["results"]]
+    assert len(set(marks)) == len(marks) > 2
+
+
 def test_sarif_stays_within_the_limits_of_code_scanning(report: Report, audit_dir: Path) -> None:
     """GitHub takes 10 MB (gzip) and 20 runs, 25,000 results and rules of a run, of which it keeps 5,000, and 20 tags of a rule."""
     worst = report.findings[0].model_copy(

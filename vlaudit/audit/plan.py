@@ -96,7 +96,7 @@ def _plan_probe(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Sp
         for subject_id, arm in arms:
             for shard in probe.shards(batch):
                 identity = [subject_id, arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
-                            plan.request.effort, subject.info.data and subject.info.data.model_dump(mode="json"),
+                            plan.request.effort, subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
                             [case.model_dump(mode="json") for case in shard]]  # fmt: skip
                 unit_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
                 cost = probe.estimate(ctx, shard)

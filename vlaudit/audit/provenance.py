@@ -85,7 +85,7 @@ def _of_prompt(prompt: PromptInfo) -> tuple[str, str]:
 
 
 def _of_data(data: DataInfo) -> dict[str, object]:
-    return data.model_dump(exclude={"source", "labels"})  # the same data may lie elsewhere
+    return data.model_dump(exclude={"source", "labels", "notes"})  # the same data may lie elsewhere
 
 
 def _pictures(subject: Subject) -> str | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vlaudit import cage
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
-from vlaudit.errors import ModelError, UsageError, VlauditError
+from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning
+from vlaudit.families.base import listed
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.specs import HARD, parse_prompt, prompt_files
 from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from vlaudit.scorer import Scorer
 
 
+K = TypeVar("K")
 WORDINGS = 4  # texts of a prompt that a report shows
 LOAD_SECONDS, LOAD_RATE = 600.0, 16e6  # a target of files may take so long, and a second for so many bytes
 
@@ -58,11 +62,6 @@ class Subject:
         self.target, self.error = None, error
         self.info = self.info.model_copy(update={"error": str(error)})
 
-    @property
-    def longer_id(self) -> str:
-        """An id that another subject of the same name does not have."""
-        return f"{self.id}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:6]}"
-
     def stands_for(self, other: Subject) -> bool:
         """Whether both are the same model under the same prompt, on the same data: what one measures holds for the other."""
         assert self.target is not None and other.target is not None
@@ -88,25 +87,28 @@ class Loader:
 
     def subjects(self, specs: list[TargetSpec]) -> tuple[list[Subject], dict[str, Subject]]:
         """The targets, and their reference subjects by id. Raises UsageError for whatever the user can mend first."""
-        targets: list[Subject] = []
-        references: dict[str, Subject] = {}
-        for spec in specs:
-            subject = self._subject(spec)
-            if any(other.spec.model_dump() == spec.model_dump() for other in targets):
+        for place, spec in enumerate(specs):
+            if any(other.model_dump() == spec.model_dump() for other in specs[:place]):
                 raise UsageError(
                     f"The target '{spec.model}' with prompt {spec.prompt} is named twice.", "Name it once."
                 )
-            if any(other.id == subject.id for other in targets):
-                subject.rename(subject.longer_id)
+        targets: list[Subject] = []
+        references: list[Subject] = []
+        compared: list[tuple[Subject, Subject]] = []
+        for spec in specs:
+            subject = self._subject(spec)
             targets.append(subject)
-            reference = self._reference(subject)
-            if reference is not None:
-                reference = next((other for other in references.values() if other.stands_for(reference)), reference)
-                if references.get(reference.id, reference) is not reference:  # another model's, of the same name
-                    reference.rename(reference.longer_id)
-                references[reference.id] = reference
-                subject.info = subject.info.model_copy(update={"reference": reference.id})
-        return targets, references
+            if reference := self._reference(subject):
+                shared = next((other for other in references if other.stands_for(reference)), None)
+                if shared is None:
+                    references.append(reference)
+                    _check_labels(reference)
+                reference = shared or reference
+                compared.append((subject, reference))
+        tell_apart(targets, references)
+        for subject, reference in compared:
+            subject.info = subject.info.model_copy(update={"reference": reference.id})
+        return targets, {reference.id: reference for reference in references}
 
     def _subject(self, spec: TargetSpec) -> Subject:
         resolved = resolve_zoo(spec)
@@ -137,6 +139,11 @@ class Loader:
                 scorer = self._scorer(resolved, family)
                 subject = Subject(info.id, spec, info, data, labels, files, target, scorer, pixels)
                 target.check(check_context(subject))
+            for remark in target.remarks:
+                warnings.warn(remark, VlauditWarning, stacklevel=2)
+            assert info.data is not None
+            noted = info.data.model_copy(update={"notes": [*info.data.notes, *target.remarks]})
+            subject.info = info.model_copy(update={"data": noted})
             return subject
         except ModelError as error:
             named = prompt_spec or HARD[family][1]
@@ -242,7 +249,15 @@ class Loader:
                 f"The labels file '{spec.labels}' lacks {len(missing)} labels of the data, such as '{missing[0]}'.",
                 "Every label of the data must be in it.",
             )
+        for note in unpictured(data, labels):
+            warnings.warn(note, VlauditWarning, stacklevel=2)
         return data, labels
+
+
+def unpictured(data: Dataset, labels: Sequence[str]) -> list[str]:
+    """A sentence on the labels that no picture has, where pictures have labels."""
+    empty = [label for label in labels if label not in set(data.labels)] if data.labels else []
+    return [f"{len(empty)} of {len(labels)} labels have no picture: {listed(empty)}."] if empty else []
 
 
 @contextmanager
@@ -317,10 +332,99 @@ def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
         source=data.source, examples=len(data.examples), labels=labels, groups=list(data.groups),
         members=sum(example.member is True for example in data.examples), sha256=data.sha256,
         captions=len(data.captions) if family is Family.TEXT_TO_IMAGE else 0,
+        notes=[*data.notes, *unpictured(data, labels)],
     )  # fmt: skip
 
 
 def target_id(model: str, prompt: str) -> str:
     """A readable id, safe in file names: the model's last part and the prompt."""
-    name = model.rstrip("/").rpartition("/")[2] if "/" in model else model.rpartition(":")[2]
-    return "~".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[:48] or "plain" for part in (name, prompt))
+    return f"{_word(_last(model))}~{_word(prompt)}"
+
+
+def _last(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2] if "/" in model else model.rpartition(":")[2]
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")[:48] or "plain"
+
+
+def _check_labels(reference: Subject) -> None:
+    """Raise UsageError where a reference cannot tell the labels apart: it would be nothing to compare with."""
+    import torch
+
+    from vlaudit.families.matching import ImageTextMatcher
+
+    if isinstance(reference.target, ImageTextMatcher):
+        with torch.no_grad():
+            reference.target.check_labels(reference.labels)
+
+
+def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> None:
+    """Give models and prompts of one name, and what is left of one id, names by the shortest part of their paths that
+    differs: all of them, so that no name depends on an order. What has a name of its own keeps it."""
+    subjects = [*targets, *references]
+    named = {subject.info.model.spec for subject in targets}
+    models: dict[str, str] = {}
+    for specs in (named, {subject.info.model.spec for subject in references} - named):  # a specimen's weights have two names
+        models |= endings({spec: (_last(spec), _steps(spec), spec) for spec in specs})
+    prompts = endings({key: (key[0], _steps(key[1]), key[2]) for key in map(_prompt_key, subjects)})
+    for subject in subjects:
+        own, ending = subject.info.prompt.id, prompts[_prompt_key(subject)]
+        if subject.target is not None:
+            subject.target.prompt.id = own + ending
+        prompt = subject.info.prompt.model_copy(update={"id": own + ending})
+        subject.info = subject.info.model_copy(update={"prompt": prompt})
+        model = subject.info.model.spec
+        subject.rename(f"{_word(_last(model))}{models[model]}~{_word(own)}{ending}")
+    for group in (targets, references):
+        for id_, alike in _by(group, lambda subject: subject.id).items():
+            places = endings({s.data.source: ("", _steps(s.data.source), s.data.source) for s in alike})
+            for subject in alike if len(alike) > 1 else ():
+                subject.rename(id_ + places[subject.data.source])
+        for last in (False, True):  # by what it is, which a shared reference says in any order; then by how it was named
+            for id_, alike in _by(group, lambda subject: subject.id).items():
+                for subject in alike if len(alike) > 1 else ():
+                    info = subject.info.model_dump_json(exclude={"id", "declared", "reference"})
+                    subject.rename(f"{id_}-{_digest(subject.spec.model_dump_json() if last else info)}")
+
+
+def endings(named: Mapping[K, tuple[str, Sequence[str], str]]) -> dict[K, str]:
+    """What to put behind the name of each thing, from its name, the steps of its path, and a text: nothing, or for those of
+    one name the nearest step that tells all apart, else as few as do, else a digest of the text."""
+    found = dict.fromkeys(named, "")
+    for alike in _by(list(named), lambda key: named[key][0]).values():
+        if len(alike) == 1:
+            continue
+        rows = {key: named[key][1][::-1] for key in alike}
+        columns = [[row[i] if i < len(row) else "" for row in rows.values()] for i in range(max(map(len, rows.values())))]
+        chosen = [column for column in columns if len(set(column)) == len(alike)][:1]
+        for column in columns if not chosen else ():
+            if len(set(zip(*chosen, column, strict=True))) > len(set(zip(*chosen, strict=True)) or {()}):
+                chosen.append(column)
+        told = ["-".join(_word(step) for step in steps[::-1] if step) for steps in zip(*chosen, strict=True)] or [""] * len(alike)
+        for key, step in zip(alike, told, strict=True):
+            same = told.count(step) > 1
+            found[key] = "".join(f"-{part}" for part in (step, _digest(named[key][2]) if same else "") if part)
+    return found
+
+
+def _prompt_key(subject: Subject) -> tuple[str, str, str]:
+    """What makes a prompt itself: its id, its file or folder, its text."""
+    prompt = subject.info.prompt
+    return prompt.id, os.path.abspath(prompt.path) if prompt.path else "", prompt.text
+
+
+def _steps(path: str) -> list[str]:
+    return re.split(r"[:/\\]+", path.rstrip("/"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def _by(things: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
+    found: dict[str, list[K]] = {}
+    for thing in things:
+        found.setdefault(key(thing), []).append(thing)
+    return found

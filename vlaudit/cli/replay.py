@@ -123,6 +123,10 @@ def _run(
         if subject.error is not None and recorded.info.error is None:
             raise subject.error
         subject.rename(recorded.info.id)
+        if (reference := references.pop(subject.info.reference or "", None)) and recorded.info.reference:
+            reference.rename(recorded.info.reference)  # alone, it may have a shorter name
+            subject.info = subject.info.model_copy(update={"reference": reference.id})
+            references[reference.id] = reference
         other = changed(recorded, subject, references.get(subject.info.reference or ""))
         if other and not flags["allow_changed"]:
             raise UsageError(
