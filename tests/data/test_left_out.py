@@ -85,7 +85,7 @@ def test_pictures_beside_the_class_folders_are_said(folder: Path) -> None:
 def test_pictures_without_a_row_are_said(tmp_path: Path, inside: str) -> None:
     for name in ("1.png", "2.png", "more/3.png", "4.heic"):
         picture(tmp_path / inside / name, format="PNG")
-    (tmp_path / inside / "metadata.csv").write_text("file_name,label\n./1.png,cat\n")
+    (tmp_path / inside / "metadata.csv").write_text("file_name,label\nmore/../1.png,cat\n")
     data, (said,) = load(tmp_path)
     assert len(data) == 1 and said.endswith("3 without a row in the metadata.")
 
