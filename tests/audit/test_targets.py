@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from vlaudit.audit.targets import Loader, Subject, endings
+from vlaudit.audit.naming import endings
+from vlaudit.audit.targets import Loader, Subject
 from vlaudit.config import TargetSpec
 from vlaudit.prompts.files import PromptFile, write_prompt_file
 from vlaudit.zoo.recipes import WEIGHTS

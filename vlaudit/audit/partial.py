@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vlaudit import __version__
 from vlaudit.audit.journal import MANIFEST, Journal, Manifest, PlannedProbe, read_manifest
+from vlaudit.audit.naming import target_id
 from vlaudit.audit.run import make_report
-from vlaudit.audit.targets import target_id
 from vlaudit.cage import Ended
 from vlaudit.config import Request, TargetSpec
 from vlaudit.prompts.specs import HARD

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vlaudit import cage
+from vlaudit.audit.naming import digest, endings, grouped, last_part, steps, target_id, word
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
 from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning
@@ -336,19 +335,6 @@ def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
     )  # fmt: skip
 
 
-def target_id(model: str, prompt: str) -> str:
-    """A readable id, safe in file names: the model's last part and the prompt."""
-    return f"{_word(_last(model))}~{_word(prompt)}"
-
-
-def _last(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2] if "/" in model else model.rpartition(":")[2]
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")[:48] or "plain"
-
-
 def _check_labels(reference: Subject) -> None:
     """Raise UsageError where a reference cannot tell the labels apart: it would be nothing to compare with."""
     import torch
@@ -367,8 +353,8 @@ def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> Non
     named = {subject.info.model.spec for subject in targets}
     models: dict[str, str] = {}
     for specs in (named, {subject.info.model.spec for subject in references} - named):  # a specimen's weights have two names
-        models |= endings({spec: (_last(spec), _steps(spec), spec) for spec in specs})
-    prompts = endings({key: (key[0], _steps(key[1]), key[2]) for key in map(_prompt_key, subjects)})
+        models |= endings({spec: (last_part(spec), steps(spec), spec) for spec in specs})
+    prompts = endings({key: (key[0], steps(key[1]), key[2]) for key in map(_prompt_key, subjects)})
     for subject in subjects:
         own, ending = subject.info.prompt.id, prompts[_prompt_key(subject)]
         if subject.target is not None:
@@ -376,55 +362,20 @@ def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> Non
         prompt = subject.info.prompt.model_copy(update={"id": own + ending})
         subject.info = subject.info.model_copy(update={"prompt": prompt})
         model = subject.info.model.spec
-        subject.rename(f"{_word(_last(model))}{models[model]}~{_word(own)}{ending}")
+        subject.rename(f"{word(last_part(model))}{models[model]}~{word(own)}{ending}")
     for group in (targets, references):
-        for id_, alike in _by(group, lambda subject: subject.id).items():
-            places = endings({s.data.source: ("", _steps(s.data.source), s.data.source) for s in alike})
+        for id_, alike in grouped(group, lambda subject: subject.id).items():
+            places = endings({s.data.source: ("", steps(s.data.source), s.data.source) for s in alike})
             for subject in alike if len(alike) > 1 else ():
                 subject.rename(id_ + places[subject.data.source])
         for last in (False, True):  # by what it is, which a shared reference says in any order; then by how it was named
-            for id_, alike in _by(group, lambda subject: subject.id).items():
+            for id_, alike in grouped(group, lambda subject: subject.id).items():
                 for subject in alike if len(alike) > 1 else ():
                     info = subject.info.model_dump_json(exclude={"id", "declared", "reference"})
-                    subject.rename(f"{id_}-{_digest(subject.spec.model_dump_json() if last else info)}")
-
-
-def endings(named: Mapping[K, tuple[str, Sequence[str], str]]) -> dict[K, str]:
-    """What to put behind the name of each thing, from its name, the steps of its path, and a text: nothing, or for those of
-    one name the nearest step that tells all apart, else as few as do, else a digest of the text."""
-    found = dict.fromkeys(named, "")
-    for alike in _by(list(named), lambda key: named[key][0]).values():
-        if len(alike) == 1:
-            continue
-        rows = {key: named[key][1][::-1] for key in alike}
-        columns = [[row[i] if i < len(row) else "" for row in rows.values()] for i in range(max(map(len, rows.values())))]
-        chosen = [column for column in columns if len(set(column)) == len(alike)][:1]
-        for column in columns if not chosen else ():
-            if len(set(zip(*chosen, column, strict=True))) > len(set(zip(*chosen, strict=True)) or {()}):
-                chosen.append(column)
-        told = ["-".join(_word(step) for step in steps[::-1] if step) for steps in zip(*chosen, strict=True)] or [""] * len(alike)
-        for key, step in zip(alike, told, strict=True):
-            same = told.count(step) > 1
-            found[key] = "".join(f"-{part}" for part in (step, _digest(named[key][2]) if same else "") if part)
-    return found
+                    subject.rename(f"{id_}-{digest(subject.spec.model_dump_json() if last else info)}")
 
 
 def _prompt_key(subject: Subject) -> tuple[str, str, str]:
     """What makes a prompt itself: its id, its file or folder, its text."""
     prompt = subject.info.prompt
     return prompt.id, os.path.abspath(prompt.path) if prompt.path else "", prompt.text
-
-
-def _steps(path: str) -> list[str]:
-    return re.split(r"[:/\\]+", path.rstrip("/"))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
-
-
-def _by(things: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
-    found: dict[str, list[K]] = {}
-    for thing in things:
-        found.setdefault(key(thing), []).append(thing)
-    return found
