@@ -22,7 +22,6 @@ References. PyTorch documentation of ``torch.load(weights_only=True)``; CWE-502 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,10 +115,10 @@ def _pickle_problem(path: Path) -> str:
 
 
 def _config_problem(path: Path) -> str:
+    from vlaudit.files import Unreadable, read_json
+    from vlaudit.inspection.configs import config_problems
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        return "; ".join(config_problems(read_json(path)))
+    except Unreadable:
         return ""
-    if isinstance(content, dict) and content.get("auto_map"):
-        return "asks for Python files of the model folder to be run (auto_map); vlaudit never does"
-    return ""
