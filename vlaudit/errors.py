@@ -31,14 +31,11 @@ class ModelError(VlauditError):
 
 
 class UnsafeFileError(ModelError):
-    """A model or prompt file would run code when loaded. It was refused, not opened. ``calls`` names what it calls."""
+    """A model or prompt file would run code when loaded. It was refused, not opened. ``danger`` says what it is and calls."""
 
-    def __init__(self, path: object, calls: str) -> None:
-        super().__init__(
-            f"'{path}' is a pickle that would run code when loaded (it calls {calls}); it was not opened.",
-            "Ask its author for a safetensors file.",
-        )
-        self.calls = calls
+    def __init__(self, path: object, danger: str) -> None:
+        super().__init__(f"'{path}' is {danger}; it was not opened.", "Ask its author for a safetensors file.")
+        self.danger = danger
 
 
 class NotAssessed(VlauditError):

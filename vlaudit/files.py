@@ -1,7 +1,5 @@
 """Files that others made, which are hostile until shown otherwise: read within bounds, written without following links,
-fingerprints, and pickles that hide code.
-
-Nothing here executes a file: safetensors, or ``torch.load(weights_only=True)``.
+and fingerprints. What they are is told by ``vlaudit.inspection``.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import tomllib
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlaudit.errors import ModelError, UnsafeFileError, UsageError, VlauditError
+from vlaudit.errors import ModelError, UsageError, VlauditError
 from vlaudit.secrets import redact
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
@@ -134,9 +133,23 @@ def is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+MOST_FILES = 10_000  # in a folder
+_GIT = re.compile(r"\.git(/(HEAD|config|description|index|packed-refs|[A-Z_]+_HEAD|COMMIT_EDITMSG|shallow|hooks/[\w-]+\.sample|info/exclude"
+                  r"|(refs|logs)/.+|objects/([0-9a-f]{2}/[0-9a-f]{38}|pack/pack-[0-9a-f]{40}\.(pack|idx|rev)|info/.+)))?")  # fmt: skip
+
+
 def folder_files(folder: Path) -> list[Path]:
-    """The regular files directly in a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_file())
+    """What lies in a folder and its subfolders, sorted: regular files, hidden ones too, and all that is neither file nor folder.
+    Links to folders are listed and not followed, a subfolder that cannot be opened is listed itself. Left out is what git itself
+    keeps in ``.git``, under the names that it gives. Raises ModelError when there are more than ``MOST_FILES``."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: found.append(Path(error.filename))):
+        folders.sort()
+        paths = [Path(place, name) for name in [*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]]
+        found += [path for path in paths if not _GIT.fullmatch(path.relative_to(folder).as_posix())]
+        if len(found) > MOST_FILES:
+            raise ModelError(f"The folder '{folder}' holds more than {MOST_FILES:,} files.", "Name the folder of the model alone.")
+    return sorted(found)
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -146,7 +159,7 @@ def fingerprint(files: Sequence[Path]) -> str:
         return file_sha256(files[0])
     root = Path(os.path.commonpath([path.parent for path in files]))
     lines = sorted(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n" for path in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -158,57 +171,9 @@ def file_sha256(path: Path) -> str:
 def pick_weights(folder: Path) -> list[Path]:
     """The weight files of a folder: safetensors when there are any, else pickles (which the loaders read with
     ``weights_only``). Raises ModelError when there are none."""
-    files = folder_files(folder)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
     for suffixes in ({".safetensors"}, PICKLE_SUFFIXES):
         found = [path for path in files if path.suffix in suffixes and path.name not in {"training_args.bin"}]
         if found:
             return found
     raise ModelError(f"The folder '{folder}' holds no weights.", "It needs *.safetensors (or *.bin) beside its config.")
-
-
-def refuse_code(weights: Sequence[Path]) -> None:
-    """Raise UnsafeFileError when a pickle among the files would run code on loading."""
-    for path in weights:
-        if path.suffix in PICKLE_SUFFIXES:
-            load_torch_checkpoint(path)
-
-
-def load_torch_checkpoint(path: Path) -> Any:
-    """A ``torch.save`` file, tensors only. A pickle that would run code is refused, never executed."""
-    import pickle
-
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(path, _first_foreign_name(path)) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise UsageError(f"'{path}' is not a readable checkpoint ({str(error).splitlines()[0]}).") from error
-
-
-def _first_foreign_name(path: Path) -> str:
-    """The first name in a pickle that is not PyTorch's own, from its opcodes; nothing is run."""
-    import pickletools
-    import zipfile
-
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = archive.read(next(name for name in archive.namelist() if name.endswith(".pkl")))
-        else:
-            content = path.read_bytes()
-        texts: list[str] = []
-        for opcode, argument, _ in pickletools.genops(content):
-            name = ""
-            if opcode.name == "GLOBAL":
-                name = str(argument).replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL":
-                name = ".".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts.append(argument)
-            if name and not name.startswith(("torch.", "collections.OrderedDict")):
-                return name
-    except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
-        pass  # too damaged to name; it is refused all the same
-    return "something that is no tensor"

@@ -1,28 +1,37 @@
 """Would loading the model's or the prompt's files run somebody else's code?
 
-Threat. A checkpoint in pickle format is a program: whoever loads it the ordinary way runs it. A model folder can also ask
-for its own Python files to be run (``auto_map``, which needs ``trust_remote_code``). Both have been used to spread malware
-through model hubs.
+Threat. A checkpoint in pickle format is a program: whoever loads it the ordinary way runs it. So are scripts, native libraries,
+TorchScript archives and some layers of Keras. A model folder can also ask for its own Python files to be run (``auto_map``,
+which needs ``trust_remote_code``). All have been used to spread malware through model hubs.
 
-Method. Every file of the target is looked at without running it. Pickles (``.bin``, ``.pt``, ``.pth``, ``.ckpt`` and files
-that start like one) are read by PyTorch's restricted unpickler, which knows only tensors and plain containers and stops at
-the first other name; that name is the evidence. Configs are searched for ``auto_map``. Safetensors headers are parsed.
+Method. Every file of the target, in subfolders too, is looked at without running it, and what it is is decided by its content:
+a pickle under the name of a safetensors file is a pickle. Pickles of every protocol are followed opcode by opcode, also in zip and
+tar archives, compressed streams, joblib files and numpy arrays of objects; archives are opened within bounds. A pickle may name
+constructors of a closed list: tensors, plain containers, numpy arrays, optimizers and schedulers of torch, and the settings that
+trainers save. Any other name is the evidence. The headers of safetensors, GGUF, numpy, HDF5, ONNX and others are parsed. Configs
+are searched for what asks for code.
 
-Metric. The number of unsafe files among those read. It is a count of the files at hand, not a sample: its interval is the
-count itself.
+Metric. The number of unsafe files among those that were understood. It is a count of the files at hand, not a sample: its interval
+is the count itself.
 
 Controls. None are needed: the check is exact. The reference arm does not apply, because files have no prompt.
 
-When it errs. A pickle that holds harmless but unusual classes (numpy arrays, argparse settings) is reported too: opening
-it the ordinary way would still run code that the file chooses. Malicious *weights* in a safe format are not its business;
-the backdoor probes look for those. A remote model's files are checked after download, where they lie in a local folder.
+When it errs. A file of which the format is not known, that is damaged, too deeply packed, or no regular file is "not looked into":
+it is named, it never counts as safe, and the finding is at best not-assessed. A pickle that builds objects of a library which is
+not on the list, such as scikit-learn's estimators or whole torch modules, is reported though it may mean no harm: opening it runs
+code that the file chooses. Python files and native libraries are reported wherever they lie, though a loader runs them only when it
+is told to. Archives of formats that need further libraries (7z, zstandard, lz4) are not looked into. Malicious *weights* in a safe
+format are not its business; the backdoor probes look for those. A remote model's files are checked after download, where they lie
+in a local folder.
 
-References. PyTorch documentation of ``torch.load(weights_only=True)``; CWE-502 (Deserialization of Untrusted Data).
+References. PyTorch documentation of ``torch.load(weights_only=True)``; Python's ``pickletools``; CWE-502 (Deserialization of
+Untrusted Data).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,75 +59,79 @@ class UnsafeFile(Probe):
     """Looks into every file of the target without running it."""
 
     def cases(self, ctx: Context) -> list[Case]:
-        return [Case(id=f"{index:03d}-{path.name}", params={"index": index}) for index, path in enumerate(ctx.files)]
+        return [
+            Case(id=f"{index:03d}-{readable(path.name)}", params={"index": index})
+            for index, path in enumerate(ctx.files)
+        ]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost()
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
+        names, known = names_of(ctx.files), {os.path.realpath(path) for path in ctx.files if not path.is_symlink()}
         for case in cases:
-            path = ctx.files[int(str(case.params["index"]))]
-            kind, problem = inspect_file(path)
-            yield ctx.trial(case, {"file": path.name, "kind": kind, "problem": problem})
+            index = int(str(case.params["index"]))
+            kind, problem, unknown = look_into(ctx.files[index], known)
+            yield ctx.trial(case, {"file": names[index], "kind": kind, "problem": problem, "unknown": unknown})
 
     def wants_reference(self) -> bool:
         return False
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        read = [trial for trial in trials.target if trial["kind"] != "unreadable"]
-        unsafe = [trial for trial in read if trial["problem"]]
+        unsafe = [trial for trial in trials.target if trial["problem"]]
+        unknown = [trial for trial in trials.target if _unknown(trial) and not trial["problem"]]
+        n = len(trials.target) - len(unknown)
         table = {"columns": ["file", "kind", "problem"],
-                 "rows": [[t["file"], t["kind"], t["problem"] or "none"] for t in trials.target]}  # fmt: skip
-        metric = Metric(
-            name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=len(read), unit="files"
-        )
+                 "rows": [[t["file"], t["kind"], t["problem"] or _unknown(t) or "none"] for t in trials.target]}  # fmt: skip
+        metric = Metric(name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=n, unit="files")
         figures = {"metric": metric, "threshold": 0.0, "details": {"table": table}}
         if unsafe:
             reason = f"{unsafe[0]['file']}: {unsafe[0]['problem']}"
             more = f" (and {len(unsafe) - 1} more)" if len(unsafe) > 1 else ""
             return Judgement(verdict=Verdict.VULNERABLE, reason=reason + more, **figures)
-        if len(read) < len(trials.target):
-            names = ", ".join(t["file"] for t in trials.target if t["kind"] == "unreadable")
-            return Judgement.not_assessed(f"could not be read: {names}", **figures)
-        return Judgement(verdict=Verdict.HELD, reason=f"loading the {len(read)} files runs no code", **figures)
+        if unknown:
+            names = ", ".join(f"{t['file']} ({_unknown(t).removeprefix('not looked into: ')})" for t in unknown[:3])
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            return Judgement.not_assessed(f"could not be looked into: {names}{more}", **figures)
+        return Judgement(verdict=Verdict.HELD, reason=f"loading the {n} files runs no code", **figures)
 
 
-def inspect_file(path: Path) -> tuple[str, str]:
-    """The kind of a file, and what is unsafe about it ("" if nothing is). Runs nothing."""
-    from vlaudit.files import PICKLE_SUFFIXES
-
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if path.suffix == ".safetensors":
-            return "safetensors", ""
-        if path.suffix in PICKLE_SUFFIXES or start[:1] == b"\x80":
-            return "pickle", _pickle_problem(path)
-        if path.suffix == ".json":
-            return "config", _config_problem(path)
-    except OSError:
-        return "unreadable", ""
-    return "other", ""
+def _unknown(trial: Trial) -> str:
+    """Why a file was not looked into."""
+    why = trial.values.get("unknown", "it cannot be read" if trial["kind"] == "unreadable" else "")
+    return f"not looked into: {why}" if why else ""
 
 
-def _pickle_problem(path: Path) -> str:
-    from vlaudit.errors import UnsafeFileError, UsageError
-    from vlaudit.files import load_torch_checkpoint
-
-    try:
-        load_torch_checkpoint(path)
-    except UnsafeFileError as error:
-        return f"a pickle that would run code when loaded: it calls {error.calls}"
-    except UsageError:
-        return ""  # damaged, but it runs nothing; loading it will say so
-    return ""
-
-
-def _config_problem(path: Path) -> str:
+def look_into(path: Path, known: set[str]) -> tuple[str, str, str]:
+    """The kind of a file, what is unsafe about it, and why it was not looked into ("" for nothing). Runs nothing. A link is
+    followed to one of the ``known`` files, which are looked into themselves, or to where the hub's cache keeps its files."""
     from vlaudit.files import Unreadable, read_json
     from vlaudit.inspection.configs import config_problems
+    from vlaudit.inspection.content import inspect_file
 
-    try:
-        return "; ".join(config_problems(read_json(path)))
-    except Unreadable:
-        return ""
+    if path.is_symlink():
+        target = os.path.realpath(path)
+        cache = next((place.parent / "blobs" for place in path.parents if place.name == "snapshots"), None)
+        if target not in known and not (cache and Path(target).parent == Path(os.path.realpath(cache))):
+            return "link", "", "a link out of the folder, which is not followed"
+    found = inspect_file(path)
+    problems = [found.danger] if found.danger else []
+    if found.kind == "JSON":
+        try:
+            problems += config_problems(read_json(path))
+        except Unreadable as error:
+            return found.kind, "; ".join(problems), found.unknown or f"it {error}"
+    return found.kind, "; ".join(problems), found.unknown
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Each file's path below the topmost folder of the target that holds files."""
+    folders = {path.parent for path in paths}
+    tops = [next((top for top in reversed(path.parents) if top in folders), path.parent) for path in paths]
+    return [readable(path.relative_to(top).as_posix()) for path, top in zip(paths, tops, strict=True)]
+
+
+def readable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8, and characters that cannot be seen, as escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -104,10 +104,10 @@ def _pictures(subject: Subject) -> str | None:
 def _files(paths: Sequence[Path]) -> str | None:
     """Of the names and bytes of some files, wherever they lie; None without any."""
     try:
-        lines = sorted(f"{path.name} {file_sha256(path)}\n" for path in paths)
+        lines = sorted(f"{path.name} {file_sha256(path)}\n" for path in paths if path.is_file())
     except OSError:
         return None
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest() if lines else None
 
 
 def _scorer(name: str | None) -> str | None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import Backend, local_folder
 from vlaudit.errors import ModelError, did_you_mean, first_line
-from vlaudit.files import PICKLE_SUFFIXES, fingerprint, refuse_code
+from vlaudit.files import PICKLE_SUFFIXES, fingerprint
+from vlaudit.inspection.checkpoints import refuse_code
 from vlaudit.records import Family
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from vlaudit.backends.adapters import CONFIG, adapter_weights, base_of, is_adapter
 from vlaudit.backends.base import Backend, local_folder
 from vlaudit.errors import ModelError, UsageError, first_line
-from vlaudit.files import folder_files, pick_weights, refuse_code
+from vlaudit.files import folder_files, pick_weights
+from vlaudit.inspection.checkpoints import refuse_code
 from vlaudit.records import Family
 
 if TYPE_CHECKING:

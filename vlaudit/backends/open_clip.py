@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.backends.base import Backend, pad, soft_tokens
 from vlaudit.errors import CapabilityError, ModelError, UsageError, first_line
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
-from vlaudit.files import fingerprint, folder_files, pick_weights, refuse_code
+from vlaudit.files import fingerprint, folder_files, pick_weights
+from vlaudit.inspection.checkpoints import refuse_code
 from vlaudit.records import Family
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
-from vlaudit.files import load_torch_checkpoint
+from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import (
     PromptFile,

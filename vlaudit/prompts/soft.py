@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlaudit.errors import UsageError, first_line
-from vlaudit.files import load_torch_checkpoint
+from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.files import check_base_model, refuse_more
 from vlaudit.prompts.instruction import check_instruction

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError, first_line
-from vlaudit.files import PICKLE_SUFFIXES, load_torch_checkpoint
+from vlaudit.files import PICKLE_SUFFIXES
+from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.files import check_base_model, refuse_more
 from vlaudit.prompts.personal import Concept, WithoutConcept

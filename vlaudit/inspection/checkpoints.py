@@ -1,0 +1,58 @@
+"""Checkpoints of torch, read without running what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlaudit.errors import ModelError, UnsafeFileError, UsageError, first_line
+from vlaudit.inspection.content import Inspected, inspect_file
+
+_BUILT_BY_TORCH = {"collections.OrderedDict", "collections.Counter", "_codecs.encode", "builtins.set", "builtins.bytearray",
+                   "builtins.complex"}  # fmt: skip
+
+
+class StandIn(dict[Any, Any]):
+    """What a checkpoint holds beside tensors and plain containers, such as an optimizer or a scheduler: accepted and dropped."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def refuse_code(weights: Sequence[Path]) -> None:
+    """Raise UnsafeFileError when one of the files would run code on loading, ModelError when one is empty."""
+    for path in weights:
+        if _inspected(path).kind == "empty":
+            raise ModelError(f"The weights '{path}' are an empty file.", "Download or save them again.")
+
+
+def load_torch_checkpoint(path: Path) -> Any:
+    """A ``torch.save`` file. Tensors and plain containers are read; optimizers, schedulers, settings and numpy arrays become
+    ``StandIn``. Raises UnsafeFileError for a file that would run code, and UsageError for one that cannot be read."""
+    import torch
+    from torch.serialization import safe_globals
+
+    names = _inspected(path).names
+    stand_ins = [(StandIn, name) for name in sorted(names) if name not in _BUILT_BY_TORCH and not _is_tensor(name)]
+    try:
+        with safe_globals(stand_ins):  # type: ignore[arg-type]
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch lets pass whatever damage makes its parts raise
+        raise UsageError(f"'{path}' is not a readable checkpoint ({first_line(error)}).", "Save or download it again.") from error
+
+
+def _is_tensor(name: str) -> bool:
+    return name.startswith("torch.") and not name.startswith(("torch.optim.", "torch.distributed."))
+
+
+def _inspected(path: Path) -> Inspected:
+    found = inspect_file(path)
+    if found.danger:
+        raise UnsafeFileError(path, found.danger)
+    return found
