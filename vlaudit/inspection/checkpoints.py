@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,31 @@ _BUILT_BY_TORCH = {"collections.OrderedDict", "collections.Counter", "_codecs.en
                    "builtins.complex"}  # fmt: skip
 
 
-class StandIn(dict[Any, Any]):
+class StandIn:
     """What a checkpoint holds beside tensors and plain containers, such as an optimizer or a scheduler: accepted and dropped."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: object) -> None:
         pass
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
+
+class _Mapping(StandIn):
+    """A stand-in that torch's reader fills as a mapping."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return OrderedDict()
+
+
+class _List(StandIn):
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return []
+
+
+_STAND_INS = {"collections.defaultdict": _Mapping, "yacs.config.CfgNode": _Mapping, "collections.deque": _List,
+              "pytorch_lightning.utilities.parsing.AttributeDict": _Mapping,
+              "lightning.pytorch.utilities.parsing.AttributeDict": _Mapping}  # fmt: skip
 
 
 def refuse_code(weights: Sequence[Path]) -> None:
@@ -39,12 +55,17 @@ def load_torch_checkpoint(path: Path) -> Any:
     from torch.serialization import safe_globals
 
     names = _inspected(path).names
-    stand_ins = [(StandIn, name) for name in sorted(names) if name not in _BUILT_BY_TORCH and not _is_tensor(name)]
+    stand_ins = [(_STAND_INS.get(name, StandIn), name) for name in sorted(names) if name not in _BUILT_BY_TORCH and not _is_tensor(name)]
     try:
         with safe_globals(stand_ins):  # type: ignore[arg-type]
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch lets pass whatever damage makes its parts raise
-        raise UsageError(f"'{path}' is not a readable checkpoint ({first_line(error)}).", "Save or download it again.") from error
+        raise UsageError(f"'{path}' is not a readable checkpoint ({_reason(error)}).", "Save or download it again.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Of the error of torch's reader, which begins with advice, the sentence that says what is wrong."""
+    return first_line(ValueError(str(error).rpartition("WeightsUnpickler error:")[2]))
 
 
 def _is_tensor(name: str) -> bool:

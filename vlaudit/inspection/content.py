@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vlaudit.inspection import formats
 from vlaudit.inspection.archives import NOT_KNOWN, look_into_compressed, look_into_tar, look_into_zip
-from vlaudit.inspection.pickles import look_into_pickles
+from vlaudit.inspection.pickles import look_for_pickles, look_into_pickles
 from vlaudit.inspection.sources import DEEPEST, Look, NotLookedInto, Source
 
 TEXT_BYTES = 256_000_000  # longest text that is read whole
@@ -45,6 +45,8 @@ def inspect_file(path: Path) -> Inspected:
             return Inspected("unknown", unknown="it is no regular file")
         source, look = Source.of_file(handle), Look()
         kind = _look_into(source, path.name, look, 0)
+        if look.unknowns and not look.dangers:
+            look_for_pickles(source, look)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, EOFError) as error:
         return Inspected("unknown", unknown=f"it cannot be read ({type(error).__name__})")
     finally:
@@ -96,7 +98,6 @@ def _look_into(source: Source, name: str, look: Look, depth: int) -> str:
         magic = source.read(0, 10)
         kind = next((kind for start, kind in NOT_KNOWN.items() if magic.startswith(start)), None)
         look.unknown(f"a {kind}" if kind else "no format that is known here")
-        formats.look_for_pickles(source, look)
         return kind or "unknown"
     if name.lower().endswith(".safetensors") and "safetensors" not in kinds and kinds != ["text"]:
         look.unknown("it is called safetensors and is none")

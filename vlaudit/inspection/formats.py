@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vlaudit.inspection.pickles import look_for_pickles
 from vlaudit.inspection.sources import CHUNK, Look, NotLookedInto, Reader, Source, SourceFile
 
 SEARCHED = 1 << 30  # bytes of a file that are searched for a word
@@ -51,7 +52,6 @@ def look_into_safetensors(source: Source, look: Look) -> str | None:
         look.unknown("a damaged safetensors header")
     elif 8 + length + end < source.size:
         look.unknown("data after its last tensor")
-        look_for_pickles(source.window(8 + length + end), look)
     return "safetensors"
 
 
@@ -86,7 +86,6 @@ def look_into_npy(source: Source, look: Look, pickles: Callable[[Source, int], o
         at += size
     if at < source.size:
         look.unknown("data after its array")
-        look_for_pickles(source.window(at), look)
     return "numpy array"
 
 
@@ -498,25 +497,3 @@ def is_python(text: str) -> bool:
         if isinstance(node, kinds) or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names):
             return True
     return False
-
-
-def look_for_pickles(source: Source, look: Look, limit: int = 64 << 20) -> None:
-    """Search bytes of which the format is not known for pickles that run code."""
-    from vlaudit.inspection.names import RUNS
-    from vlaudit.inspection.pickles import Machine
-
-    at, tries = 0, 0
-    for piece in source.chunks(1, limit):
-        for found in re.finditer(rb"\x80[\x02-\x05]", piece):
-            tries += 1
-            if tries > 10_000:
-                return
-            start = at + found.start()
-            own = Look()
-            machine = Machine(source, start, own, lambda _: None)
-            machine.run()
-            named = next((name for name in machine.called if name.kind == RUNS), None)
-            if named is not None:
-                look.danger(f"a pickle within it that would run code when loaded: it calls {named}")
-                return
-        at += len(piece) - 1

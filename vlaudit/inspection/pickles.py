@@ -515,3 +515,22 @@ def _problems(machine: Machine, text: bool) -> list[str]:
     runs = [f"it {'calls' if name in machine.called else 'imports'} {name}" for name in names if name.kind == RUNS]
     foreign = [f"it builds {name}, which runs that module's code" for name in names if name.kind != RUNS]
     return list(dict.fromkeys([*runs, *machine.problems, *foreign]))
+
+
+def look_for_pickles(source: Source, look: Look, limit: int = 64 << 20) -> None:
+    """Search bytes that no format accounts for, for pickles that run code."""
+    at, tries = 0, 0
+    for piece in source.chunks(1, limit):
+        for found in re.finditer(rb"\x80[\x02-\x05]", piece):
+            tries += 1
+            if tries > 10_000:
+                return
+            start = at + found.start()
+            own = Look()
+            machine = Machine(source, start, own, lambda _: None)
+            machine.run()
+            named = next((name for name in machine.called if name.kind == RUNS), None)
+            if named is not None:
+                look.danger(f"a pickle within it that would run code when loaded: it calls {named}")
+                return
+        at += len(piece) - 1
