@@ -13,7 +13,6 @@ import io
 import lzma
 import marshal
 import pickle
-import pickletools
 import shutil
 import struct
 import subprocess
@@ -23,7 +22,7 @@ import textwrap
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -384,3 +383,187 @@ def run_loaders(files: list[Dangerous]) -> list[Dangerous]:
     if len(ran) < len(files):
         print(done.stdout, done.stderr[-2000:])
     return ran
+
+
+# --- what runs nothing -----------------------------------------------------------------------------------------------------
+
+
+def harmless(folder: Path) -> list[Path]:
+    """Files as the libraries themselves write them."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def add(name: str, content: bytes | str) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    _plain_values(add)
+    _checkpoints(add)
+    _texts_and_media(add)
+    _libraries(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _plain_values(add: Callable[[str, bytes | str], None]) -> None:
+    import collections
+    import datetime
+    import pathlib
+
+    import safetensors.torch
+
+    plain = {"text": ["a", 1, 2.5, None, True, b"bytes", 2**70], "set": {1, 2}, "frozen": frozenset("ab"), "complex": 1j, "slice": slice(1, 2)}
+    more = [collections.OrderedDict(a=1), collections.Counter("aab"), collections.deque([1]), collections.defaultdict(list, a=[1]),
+            datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(1), pathlib.PurePosixPath("a/b"), bytearray(b"x"), range(3)]  # fmt: skip
+    arrays = [np.zeros(3), np.ones((2, 3), order="F"), np.float32(1), np.int64(7), np.bool_(True), np.dtype("f4"), np.array(["a", "b"]),
+              np.array([1, "a", None], dtype=object), np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]), np.array(["2020"], dtype="M8[D]"),
+              np.ma.masked_array([1, 2], [0, 1]), np.random.default_rng(0), np.random.RandomState(0)]  # fmt: skip
+    tensors = [torch.zeros(3), torch.nn.Parameter(torch.ones(2)), torch.float16, torch.Size([1]), torch.device("cpu")]
+    for protocol in range(6):
+        add(f"plain-{protocol}.pkl", pickle.dumps(plain, protocol))
+        add(f"more-{protocol}.pkl", pickle.dumps(more, protocol))
+        add(f"arrays-{protocol}.pkl", pickle.dumps(arrays, protocol))
+        add(f"tensors-{protocol}.pkl", pickle.dumps(tensors, protocol))
+        add(f"several-{protocol}.pkl", pickle.dumps(plain, protocol) * 3)
+    for index, array in enumerate([np.zeros(4, "f4"), np.arange(9), np.ones((2, 2), "c16"), np.array(["a"]), np.array([True]), np.zeros(0),
+                                   np.float64(3), np.zeros((2, 3), order="F"), np.zeros(2, dtype=[("a", "f4")]), np.array(["2020"], "M8[D]")]):  # fmt: skip
+        add(f"array-{index}.npy", saved(lambda a, out: np.save(out, a), array))
+    add("objects.npy", saved(lambda a, out: np.save(out, a, allow_pickle=True), np.array(["a", None, 1.5], dtype=object)))
+    add("two.npy", saved(lambda a, out: (np.save(out, a), np.save(out, a)), np.zeros(3)))
+    for index, save in enumerate((np.savez, np.savez_compressed)):
+        add(f"arrays-{index}.npz", saved(lambda a, out, save=save: save(out, x=a, y=np.arange(99)), np.zeros(3)))
+    for packing in (0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("lzma", 3), ("xz", 3)):
+        name = packing[0] if packing else "raw"
+        content = {"a": np.zeros(100), "b": ["text", np.float32(1)], "c": np.array(["x", "yy"]), "d": np.array([1, None], dtype=object)}
+        add(f"values-{name}.joblib", saved(lambda c, out, packing=packing: joblib.dump(c, out, compress=packing), content))
+    for index, name in enumerate("float32 float16 bfloat16 float64 int8 uint8 int16 int32 int64 bool float8_e4m3fn float8_e5m2 complex64".split()):
+        tensor = torch.zeros(3, index).to(getattr(torch, name))
+        add(f"{name}.safetensors", safetensors.torch.save({"a": tensor, "b": tensor[:0].clone()}, {"format": "pt"}))
+        add(f"{name}.pt", torch_zip({"a": tensor, "b": tensor.t()}))
+    add("length-640.safetensors", safetensors.torch.save({"a": torch.zeros(2)}, {"x": "y" * (640 - 8 - 71)}))
+
+
+def _checkpoints(add: Callable[[str, bytes | str], None]) -> None:
+    import argparse
+    import random
+
+    from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+    def optimizer(kind: Any, **options: Any) -> Any:
+        weight = torch.nn.Parameter(torch.ones(4, 3))
+        made = kind([weight], lr=0.1, **options)
+        weight.grad = torch.ones_like(weight)
+        if kind is not torch.optim.LBFGS:
+            made.step()
+        return made
+
+    state = {"state_dict": torch.nn.Linear(3, 2).state_dict(), "epoch": 5}
+    kinds = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop,
+             torch.optim.Rprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.ASGD, torch.optim.LBFGS]  # fmt: skip
+    for kind in kinds:
+        add(f"optimizer-{kind.__name__}.pt", torch_zip(optimizer(kind).state_dict()))
+        add(f"whole-{kind.__name__}.pth", torch_zip(state | {"optimizer": optimizer(kind)}))
+    schedulers = torch.optim.lr_scheduler
+    for name, options in {"StepLR": {"step_size": 2}, "MultiStepLR": {"milestones": [2, 3]}, "ConstantLR": {}, "LinearLR": {}, "ExponentialLR": {"gamma": 0.9},
+                          "PolynomialLR": {}, "CosineAnnealingLR": {"T_max": 9}, "CosineAnnealingWarmRestarts": {"T_0": 3},
+                          "OneCycleLR": {"max_lr": 1.0, "total_steps": 9}, "ReduceLROnPlateau": {}}.items():  # fmt: skip
+        scheduler = getattr(schedulers, name)(optimizer(torch.optim.SGD, momentum=0.9), **options)
+        add(f"{name}/scheduler.pt", torch_zip(scheduler.state_dict()))
+        add(f"{name}/model.pth.tar-50", torch_zip(state | {"optimizer": scheduler.optimizer.state_dict(), "scheduler": {"successor": scheduler}}))
+    cosine = schedulers.CosineAnnealingLR(optimizer(torch.optim.SGD), 3)
+    for legacy in (True, False):
+        save: Callable[[Any], bytes] = lambda what, legacy=legacy: torch_zip(what, _use_new_zipfile_serialization=not legacy)  # noqa: E731
+        add(f"{legacy}/state.bin", save(state["state_dict"]))
+        add(f"{legacy}/namespace.pth", save(state | {"args": argparse.Namespace(lr=0.1, names=["a"])}))
+        add(f"{legacy}/numpy.pth", save(state | {"best": np.float64(0.5), "mean": np.zeros(3)}))
+        add(f"{legacy}/settings.pth", save(state | {"cfg": yacs_settings(), "scheduler": cosine.state_dict(), "val_result": None}))
+        add(f"{legacy}/rng_state.pth", save({"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}))
+        add(f"{legacy}/training_args.bin", save(TrainingArguments("nowhere", use_cpu=True)))
+        add(f"{legacy}/seq2seq/training_args.bin", save(Seq2SeqTrainingArguments("nowhere", use_cpu=True, report_to=[])))
+        add(f"{legacy}/more.pt", save({"sparse": torch.eye(2).to_sparse(), "buffer": torch.nn.Buffer(torch.ones(1)), "conj": torch.ones(1, dtype=torch.complex64).conj(),
+                                       "meta": torch.empty(2, device="meta")}))  # fmt: skip
+    add("scaler.pt", torch_zip(torch.amp.GradScaler("cpu").state_dict()))
+    add("pickled-5.pt", torch_zip(state, pickle_protocol=5))
+
+
+def yacs_settings() -> Any:
+    """The settings object of yacs, which Dassl keeps in checkpoints."""
+    import types
+
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]
+    sys.modules.setdefault("yacs", types.ModuleType("yacs"))
+    kind = sys.modules.setdefault("yacs.config", module).CfgNode
+    settings = kind(TRAINER=kind(NAME="CoOp", N_CTX=16), SEED=1)
+    settings.__dict__["__immutable__"] = True
+    return settings
+
+
+def gguf() -> bytes:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    entries = [text("general.name") + struct.pack("<I", 8) + text("tiny"), text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b"),
+               text("tokenizer.chat_template") + struct.pack("<I", 8) + text("{{ messages }}"), text("size") + struct.pack("<II", 4, 3)]  # fmt: skip
+    tensor = text("a") + struct.pack("<IQIQ", 1, 8, 0, 0)
+    return (b"GGUF" + struct.pack("<IQQ", 3, 1, len(entries)) + b"".join(entries) + tensor).ljust(256, b"\0") + bytes(32)
+
+
+def sentencepiece() -> bytes:
+    def message(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    pieces = b"".join(message(1, message(1, piece.encode()) + b"\x15" + struct.pack("<f", -1.0)) for piece in ("▁the", "cat", "s"))
+    return pieces + message(2, message(1, b"corpus.txt")) + message(3, message(1, b"nmt_nfkc"))
+
+
+def msgpack() -> bytes:
+    array = b"\x93\x91\x02\xa7float32" + b"\xc4\x08" + bytes(8)
+    return b"\x82\xa6params\x81\xa1w\xc7" + bytes([len(array)]) + b"\x01" + array + b"\xa4step\x05"
+
+
+def _texts_and_media(add: Callable[[str, bytes | str], None]) -> None:
+    texts = {
+        "README.md": "# (a model)\n\nIt is tiny: `import torch` first, then `torch.load`.\n", "LICENSE": "Copyright (c) nobody\nAll rights.\n",
+        "copying.txt": "copyright nobody\nand others\n", "in.txt": "(in short) it is\nthe second line\n", "merges.txt": "#version: 0.2\ni n\nt h\n",
+        "vocab.txt": "[PAD]\n[UNK]\ncat\ndog\n.\n", "labels.txt": "cat\ndog\nbird\n", "labels-2.txt": "cos\nsin\nlog\n", "single.txt": "N", "poem.txt": "I am\nSo Fine\n",
+        "wordlist": "(\n(i\n)\n", "data.csv": "file_name,label\na.png,cat\n", "data.jsonl": '{"a": 1}\n{"a": 2}\n', "config.yaml": "model:\n  _target_: my.Model\n",
+        ".gitattributes": "*.bin filter=lfs\n", "pointer.safetensors": "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+        "chat_template.jinja": "{% for m in messages %}{{ m.content }}{% endfor %}", "page.html": "<html><script>1</script></html>",
+        "card.ko.md": "# 모델\n설명\n", "requirements.txt": "torch>=2.9\nnumpy==2.0\n", "setup.cfg": "[metadata]\nname = a\n", "trainer_state.json": '{"log_history": []}',
+        "model.safetensors.index.json": '{"metadata": {}, "weight_map": {"a": "model-00001.safetensors"}}', "notes.rst": "Title\n=====\n\nclass and import\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        add(f"texts/{name}", text)
+    add("texts/utf16.txt", "a text".encode("utf-16"))
+    add("texts/bom.json", b"\xef\xbb\xbf{}")
+    add("texts/empty.lock", b"")
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "ICO"):
+        add(f"pictures/a.{kind.lower()}", picture(kind))
+    add("model.gguf", gguf())
+    add("spiece.model", sentencepiece())
+    add("flax_model.msgpack", msgpack())
+    add("texts.zip", zipped({"a.txt": b"a text", "b/c.json": b"{}"}))
+    add("texts.tar.gz", tarred({"a.txt": b"a text", "b/c.json": b"{}"}, "w:gz"))
+    add("vocab.txt.gz", gzip.compress(b"a text\n" * 99))
+    add("model.nemo", tarred({"model_config.yaml": b"a: 1\n", "weights.ckpt": torch_zip({"a": torch.ones(2)})}))
+    add("cache.sqlite3", database(b"only bytes"))
+
+
+def _libraries(folder: Path) -> None:
+    """Whole folders as transformers, peft, diffusers and torch.distributed save them."""
+    import torch.distributed.checkpoint as distributed
+    from peft import LoraConfig, get_peft_model
+    from transformers import CLIPModel, GenerationConfig
+
+    from tests.conftest import save_tiny_clip
+    from tests.tiny_pipelines import stable_diffusion
+
+    clip = folder / "clip"
+    clip.mkdir()
+    save_tiny_clip(clip)
+    model = CLIPModel.from_pretrained(clip)
+    torch.save(model.state_dict(), clip / "pytorch_model.bin")
+    model.save_pretrained(folder / "sharded", max_shard_size="20KB")
+    GenerationConfig().save_pretrained(folder / "sharded")
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2)).save_pretrained(folder / "lora")
+    stable_diffusion(folder / "pipeline")
+    distributed.save({"a": torch.ones(2), "b": 3}, checkpoint_id=folder / "distributed")

@@ -17,6 +17,7 @@ from vlaudit.inspection.sources import CHUNK, Look, NotLookedInto, Source, Sourc
 Inspect = Callable[[Source, str], str]  # looks into a part with a name, and returns its kind
 _ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError,
            LookupError, NotImplementedError, OverflowError)  # fmt: skip
+BEHIND = "zip archive behind other data"
 _ZIP_END = b"PK\x05\x06"
 _SCRIPT = re.compile(r"(^|/)(code/.*\.py|constants\.pkl|bytecode\.pkl)$")
 NOT_KNOWN = {
@@ -39,8 +40,6 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
             look.unknown("a damaged zip archive")
         return "zip archive" if begins else None
     names = {entry.filename for entry in entries}
-    if not begins and entries:
-        look.unknown("a zip archive behind other data")
     if len(names) < len(entries):
         look.unknown("a zip archive with two parts of one name")
     if any(_SCRIPT.search(name) for name in names):
@@ -56,6 +55,8 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
         except _ERRORS as error:
             why = str(error) if isinstance(error, NotLookedInto) else "it is damaged"
             look.unknown(f"{entry.filename}: {why}")
+    if not begins:
+        return BEHIND
     if checkpoints:
         return "torch checkpoint"
     return "npz archive" if names and all(name.endswith(".npy") for name in names) else "zip archive"

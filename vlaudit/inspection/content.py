@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlaudit.inspection import formats
-from vlaudit.inspection.archives import NOT_KNOWN, look_into_compressed, look_into_tar, look_into_zip
+from vlaudit.inspection.archives import BEHIND, NOT_KNOWN, look_into_compressed, look_into_tar, look_into_zip
 from vlaudit.inspection.pickles import look_for_pickles, look_into_pickles
 from vlaudit.inspection.sources import DEEPEST, Look, NotLookedInto, Source
 
@@ -94,6 +94,8 @@ def _look_into(source: Source, name: str, look: Look, depth: int) -> str:
     else:
         tries.append(lambda: formats.look_into_text(text, name, look))
     kinds = [kind for attempt in tries if (kind := _bounded(attempt, look)) is not None]
+    if kinds == [BEHIND]:
+        look.unknown("other data before a zip archive")
     if not kinds:
         magic = source.read(0, 10)
         kind = next((kind for start, kind in NOT_KNOWN.items() if magic.startswith(start)), None)
@@ -101,7 +103,7 @@ def _look_into(source: Source, name: str, look: Look, depth: int) -> str:
         return kind or "unknown"
     if name.lower().endswith(".safetensors") and "safetensors" not in kinds and kinds != ["text"]:
         look.unknown("it is called safetensors and is none")
-    return kinds[0]
+    return next((kind for kind in kinds if kind != BEHIND), BEHIND)
 
 
 def _bounded(attempt: Callable[[], str | None], look: Look) -> str | None:

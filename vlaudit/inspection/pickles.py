@@ -72,13 +72,14 @@ class Machine:
 
     def __init__(self, source: Source, at: int, look: Look, inspect: Inspect, *, joblib: bool = True) -> None:
         self.reader, self.look, self.inspect, self.joblib = Reader(source, at), look, inspect, joblib
+        self.is_marked = source.read(at, 1) == b"\x80"  # as pickles of protocol 2 and later begin
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.names: list[_Name] = []
         self.problems: list[str] = []
         self.called: list[_Name] = []
-        self.unknown = ""
+        self.unknown = self.extension = ""
         self.opcodes = 0
         self.frame_end = 0
         self.stopped = self.has_arrays = False
@@ -243,7 +244,7 @@ class Machine:
         self.stack.append(self.call(what, arguments, filled=True))
 
     def do_ext1(self, argument: int) -> None:
-        self.problem(f"it imports the name that copyreg holds under {argument}")
+        self.extension = f"it imports the name that copyreg holds under {argument}"
         self.stack.append(UNKNOWN)
 
     do_ext2 = do_ext4 = do_ext1
@@ -492,7 +493,7 @@ def look_into_pickles(source: Source, look: Look, inspect: Inspect, at: int = 0,
         if machine.unknown:
             look.unknown(machine.unknown)
         if not machine.stopped:
-            begins = source.read(at, 1) == b"\x80" and machine.opcodes > 1 and kind != "torch checkpoint"
+            begins = machine.is_marked and machine.opcodes > 1 and kind != "torch checkpoint"
             if begins and not machine.unknown:
                 look.unknown("a pickle that breaks off")
             kind = kind or ("pickle" if begins or found else None)
@@ -514,7 +515,8 @@ def _problems(machine: Machine, text: bool) -> list[str]:
         names = [name for name in names if name in machine.called or (machine.stopped and name.kind == RUNS)]
     runs = [f"it {'calls' if name in machine.called else 'imports'} {name}" for name in names if name.kind == RUNS]
     foreign = [f"it builds {name}, which runs that module's code" for name in names if name.kind != RUNS]
-    return list(dict.fromkeys([*runs, *machine.problems, *foreign]))
+    extension = [machine.extension] if machine.extension and (machine.stopped or machine.is_marked) else []
+    return list(dict.fromkeys([*runs, *machine.problems, *extension, *foreign]))
 
 
 def look_for_pickles(source: Source, look: Look, limit: int = 64 << 20) -> None:
