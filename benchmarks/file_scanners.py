@@ -73,7 +73,7 @@ def judge(scanner: str, python: str, files: list[Path]) -> list[tuple[str, float
     with tempfile.NamedTemporaryFile("w", suffix=".json") as listed:
         json.dump([str(path) for path in files], listed)
         listed.flush()
-        done = subprocess.run([python, "-c", program, listed.name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([python, "-c", program, listed.name], capture_output=True, text=True)
     if "RESULTS" not in done.stdout:
         raise SystemExit(f"{scanner} did not run: {done.stderr[-800:]}")
     return json.loads(done.stdout.rpartition("RESULTS")[2])

@@ -143,13 +143,14 @@ def folder_files(folder: Path) -> list[Path]:
     Links to folders are listed and not followed, a subfolder that cannot be opened is listed itself. Left out is what git itself
     keeps in ``.git``, under the names that it gives. Raises ModelError when there are more than ``MOST_FILES``."""
     found: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=lambda error: found.append(Path(error.filename))):
+    unopened: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: unopened.append(Path(error.filename))):
         folders.sort()
         paths = [Path(place, name) for name in [*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]]
         found += [path for path in paths if not _GIT.fullmatch(path.relative_to(folder).as_posix())]
         if len(found) > MOST_FILES:
             raise ModelError(f"The folder '{folder}' holds more than {MOST_FILES:,} files.", "Name the folder of the model alone.")
-    return sorted(found)
+    return sorted([*found, *unopened])
 
 
 def fingerprint(files: Sequence[Path]) -> str:

@@ -434,7 +434,8 @@ def _plain_values(add: Callable[[str, bytes | str], None]) -> None:
         name = packing[0] if packing else "raw"
         content = {"a": np.zeros(100), "b": ["text", np.float32(1)], "c": np.array(["x", "yy"]), "d": np.array([1, None], dtype=object)}
         add(f"values-{name}.joblib", saved(lambda c, out, packing=packing: joblib.dump(c, out, compress=packing), content))
-    for index, name in enumerate("float32 float16 bfloat16 float64 int8 uint8 int16 int32 int64 bool float8_e4m3fn float8_e5m2 complex64".split()):
+    dtypes = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "float8_e4m3fn", "float8_e5m2", "complex64")
+    for index, name in enumerate(dtypes):
         tensor = torch.zeros(3, index).to(getattr(torch, name))
         add(f"{name}.safetensors", safetensors.torch.save({"a": tensor, "b": tensor[:0].clone()}, {"format": "pt"}))
         add(f"{name}.pt", torch_zip({"a": tensor, "b": tensor.t()}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import re
 import struct
 import tarfile
 import zipfile
@@ -19,7 +18,7 @@ _ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, str
            LookupError, NotImplementedError, OverflowError)  # fmt: skip
 BEHIND = "zip archive behind other data"
 _ZIP_END = b"PK\x05\x06"
-_SCRIPT = re.compile(r"(^|/)(code/.*\.py|constants\.pkl|bytecode\.pkl)$")
+_DICTIONARY = 128 << 20  # bytes that unpacking lzma may take
 NOT_KNOWN = {
     b"7z\xbc\xaf\x27\x1c": "7z archive", b"Rar!\x1a\x07": "rar archive", b"\x28\xb5\x2f\xfd": "zstandard stream", b"\x1f\x9d": "compress stream",
     b"MSCF": "cabinet archive", b"\x04\x22\x4d\x18": "lz4 stream", b"\xff\x06\x00\x00sNaPpY": "snappy stream", b"LZIP": "lzip stream",
@@ -34,7 +33,7 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
     if not begins and _ZIP_END not in tail:
         return None
     try:
-        entries = zipfile.ZipFile(SourceFile(source)).infolist()  # type: ignore[arg-type]
+        entries = zipfile.ZipFile(SourceFile(source)).infolist()
     except _ERRORS:
         if begins:
             look.unknown("a damaged zip archive")
@@ -42,7 +41,7 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
     names = {entry.filename for entry in entries}
     if len(names) < len(entries):
         look.unknown("a zip archive with two parts of one name")
-    if any(_SCRIPT.search(name) for name in names):
+    if any(_is_program(name) for name in names):
         look.danger("a TorchScript archive, whose program runs when it is loaded or used")
     checkpoints = {name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")}
     for entry in entries:
@@ -60,6 +59,11 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
     if checkpoints:
         return "torch checkpoint"
     return "npz archive" if names and all(name.endswith(".npy") for name in names) else "zip archive"
+
+
+def _is_program(name: str) -> bool:
+    """Whether a part of this name makes an archive a TorchScript program."""
+    return name.rpartition("/")[2] in {"constants.pkl", "bytecode.pkl"} or (name.endswith(".py") and "/code/" in f"/{name}")
 
 
 def _member(source: Source, entry: zipfile.ZipInfo, look: Look) -> Source:
@@ -84,6 +88,8 @@ def _member(source: Source, entry: zipfile.ZipInfo, look: Look) -> Source:
 
 def _lzma_properties(content: bytes) -> dict[str, int]:
     first, dictionary = struct.unpack("<BI", content[:5])
+    if dictionary > _DICTIONARY:
+        raise NotLookedInto("it needs too much memory to be unpacked")
     return {"lc": first % 9, "lp": first // 9 % 5, "pb": first // 45, "dict_size": dictionary}
 
 
@@ -96,7 +102,7 @@ def look_into_tar(source: Source, look: Look, inspect: Inspect) -> str | None:
     except tarfile.TarError:
         return None
     try:
-        with tarfile.open(fileobj=SourceFile(source), mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=SourceFile(source), mode="r:") as archive:
             while (entry := archive.next()) is not None:
                 look.member()
                 archive.members.clear()  # type: ignore[attr-defined]
@@ -117,12 +123,13 @@ def look_into_tar(source: Source, look: Look, inspect: Inspect) -> str | None:
 def look_into_compressed(source: Source, look: Look, inspect: Inspect, name: str) -> str | None:
     """A stream of gzip, bzip2, xz, lzma or zlib, as joblib and gzip write them."""
     head = source.read(0, 6)
+    opener: Callable[[], Any]
     if head[:2] == b"\x1f\x8b":
         kind, opener = "gzip stream", lambda: zlib.decompressobj(31)
     elif head[:3] == b"BZh":
         kind, opener = "bzip2 stream", bz2.BZ2Decompressor
     elif head == b"\xfd7zXZ\0" or head[:3] == b"\x5d\0\0":
-        kind, opener = "lzma stream", lzma.LZMADecompressor
+        kind, opener = "lzma stream", lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY)
     elif len(head) > 2 and head[0] & 15 == 8 and head[0] >> 4 <= 7 and int.from_bytes(head[:2], "big") % 31 == 0:
         kind, opener = "zlib stream", zlib.decompressobj
     else:
@@ -154,26 +161,24 @@ def _unpacked(source: Source, opener: Callable[[], Any], *, several: bool = Fals
     """What one stream, or ``several`` one after the other, unpack to, in small pieces."""
     machine, at, pending = opener(), 0, b""
     while True:
-        limited = hasattr(machine, "needs_input")
-        if not pending and not (limited and not machine.needs_input):
+        hungry = not pending and getattr(machine, "needs_input", True)
+        if hungry:
             pending = source.read(at, CHUNK)
             at += len(pending)
-            if not pending and not machine.eof:
-                if limited or not (rest := machine.flush()):
-                    raise EOFError
-                yield rest
-                return
+        ended = hungry and not pending
         piece = machine.decompress(pending, 16 * CHUNK)
-        pending = b"" if limited else machine.unconsumed_tail
+        pending = getattr(machine, "unconsumed_tail", b"")  # bz2 and lzma keep it to themselves
         if piece:
             yield piece
+        elif ended and not machine.eof:
+            raise EOFError
         if machine.eof:
-            pending = machine.unused_data + (b"" if pending == machine.unused_data else b"")
-            rest = pending or source.read(at, CHUNK)
-            if not rest.strip(b"\0"):
+            pending = machine.unused_data
+            if not pending:
+                pending = source.read(at, CHUNK)
+                at += len(pending)
+            if not pending.strip(b"\0"):
                 return
             if not several:
                 raise NotLookedInto("data after a compressed stream")
-            if not pending:
-                at += len(rest)
-            machine, pending = opener(), rest
+            machine = opener()

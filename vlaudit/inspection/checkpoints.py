@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +58,10 @@ def load_torch_checkpoint(path: Path) -> Any:
     names = _inspected(path).names
     stand_ins = [(_STAND_INS.get(name, StandIn), name) for name in sorted(names) if name not in _BUILT_BY_TORCH and not _is_tensor(name)]
     try:
-        with safe_globals(stand_ins):  # type: ignore[arg-type]
+        with safe_globals(stand_ins), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # damage makes it warn of this and that before it ends
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch lets pass whatever damage makes its parts raise
+    except Exception as error:  # torch lets pass whatever damage makes its parts raise
         raise UsageError(f"'{path}' is not a readable checkpoint ({_reason(error)}).", "Save or download it again.") from error
 
 

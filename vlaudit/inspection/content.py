@@ -70,12 +70,12 @@ def _look_into(source: Source, name: str, look: Look, depth: int) -> str:
     def part(inner: Source, called: str) -> str:
         return _look_into(inner, called, look, depth + 1)
 
-    def pickle(inner: Source) -> str:
-        return _look_into(inner, "", look, depth + 1)
+    def loaded(inner: Source) -> None:
+        _look_into_loaded(inner, look, depth + 1)
 
     text = formats.read_text(source, TEXT_BYTES)
     tries: list[Callable[[], str | None]] = [
-        lambda: look_into_pickles(source, look, pickle, text=text is not None),
+        lambda: look_into_pickles(source, look, loaded, text=text is not None),
         lambda: look_into_zip(source, look, part),
         lambda: look_into_tar(source, look, part),
         lambda: look_into_compressed(source, look, part, name),
@@ -83,7 +83,7 @@ def _look_into(source: Source, name: str, look: Look, depth: int) -> str:
     if text is None:
         tries += [
             lambda: formats.look_into_safetensors(source, look),
-            lambda: formats.look_into_npy(source, look, lambda inner, at: look_into_pickles(inner, look, pickle, at)),
+            lambda: formats.look_into_npy(source, look, lambda inner, at: look_into_pickles(inner, look, loaded, at)),
             lambda: formats.look_into_gguf(source, look),
             lambda: formats.look_into_hdf5(source, look),
             lambda: formats.look_into_program(source, look),
@@ -104,6 +104,20 @@ def _look_into(source: Source, name: str, look: Look, depth: int) -> str:
     if name.lower().endswith(".safetensors") and "safetensors" not in kinds and kinds != ["text"]:
         look.unknown("it is called safetensors and is none")
     return next((kind for kind in kinds if kind != BEHIND), BEHIND)
+
+
+def _look_into_loaded(source: Source, look: Look, depth: int) -> None:
+    """What torch loads from bytes that a pickle holds."""
+    look.member()
+    if depth > DEEPEST:
+        raise NotLookedInto("pickles within pickles")
+
+    def part(inner: Source, called: str) -> str:
+        return _look_into(inner, called, look, depth + 1)
+
+    _bounded(lambda: look_into_zip(source, look, part), look)
+    _bounded(lambda: look_into_tar(source, look, part), look)
+    look_into_pickles(source, look, lambda inner: _look_into_loaded(inner, look, depth + 1))
 
 
 def _bounded(attempt: Callable[[], str | None], look: Look) -> str | None:

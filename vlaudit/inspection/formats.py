@@ -9,13 +9,14 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, cast
 
 from vlaudit.inspection.pickles import look_for_pickles
 from vlaudit.inspection.sources import CHUNK, Look, NotLookedInto, Reader, Source, SourceFile
 
 SEARCHED = 1 << 30  # bytes of a file that are searched for a word
-LONGEST_HEADER = 100_000_000  # bytes: the limit of the safetensors library
+LONGEST_HEADER = 32 << 20  # bytes; a header of a hundred thousand tensors has 10 MB
+LONGEST_JSON = 64 << 20  # characters
 _DTYPE_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
                "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64,
                "I64": 64, "U64": 64}  # fmt: skip
@@ -24,8 +25,11 @@ _DTYPE_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
 def look_into_safetensors(source: Source, look: Look) -> str | None:
     """A safetensors file, by its header: the tensors must fill what follows it to the last byte."""
     length = int.from_bytes(source.read(0, 8), "little")
-    if source.size < 10 or source.read(8, 1) != b"{" or length > min(LONGEST_HEADER, source.size - 8):
+    if source.size < 10 or source.read(8, 1) != b"{" or length > min(100_000_000, source.size - 8):
         return None
+    if length > LONGEST_HEADER:
+        look.unknown("its header is too long")
+        return "safetensors"
     try:
         header = json.loads(source.read(8, length))
     except (ValueError, RecursionError):
@@ -212,10 +216,13 @@ def _walk(content: object) -> Iterator[dict[str, Any]]:
             waiting.extend(value)
 
 
+_MAPS = {bytes([head]) for head in (*range(0x80, 0x90), 0xDE, 0xDF)}
+
+
 def look_into_msgpack(source: Source, look: Look) -> str | None:
     """A msgpack map that fills the file, as flax saves weights: plain values and the bytes of arrays."""
     reader = Reader(source)
-    if not (source.read(0, 1) or b"\0")[0] & 0xF0 == 0x80 and source.read(0, 1) not in (b"\xde", b"\xdf"):
+    if source.read(0, 1) not in _MAPS:
         return None
     left = 1
     try:
@@ -268,9 +275,10 @@ def _msgpack_value(reader: Reader) -> int:
 # --- protocol buffers --------------------------------------------------------------------------------------------------------
 
 
-def _fields(source: Source, most: int = 2_000_000) -> list[tuple[int, int, Source | int]] | None:
-    """The fields of a protobuf message: number, wire type, and bytes or value; None where it is none."""
-    reader, found = Reader(source), []
+def _fields(source: Source, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a protobuf message: number, wire type, and where its bytes are (start and length). Raises LookupError or
+    EOFError where it is none, and when it holds more than ``most``."""
+    reader, count = Reader(source), 0
 
     def varint() -> int:
         value = 0
@@ -281,44 +289,38 @@ def _fields(source: Source, most: int = 2_000_000) -> list[tuple[int, int, Sourc
                 return value
         raise LookupError
 
-    try:
-        while reader.at < source.size:
-            tag = varint()
-            number, wire = tag >> 3, tag & 7
-            if number == 0 or len(found) >= most:
-                return None
-            value: Source | int = 0
-            if wire == 0:
-                value = varint()
-            elif wire == 2:
-                length = varint()
-                value = source.window(reader.at, length)
-                reader.skip(length)
-            elif wire in (1, 5):
-                reader.skip(8 if wire == 1 else 4)
-            else:
-                return None
-            found.append((number, wire, value))
-    except (EOFError, LookupError):
-        return None
-    return found
+    while reader.at < source.size:
+        tag, count = varint(), count + 1
+        number, wire = tag >> 3, tag & 7
+        if number == 0 or wire not in (0, 1, 2, 5) or count > most:
+            raise LookupError
+        length = varint() if wire == 2 else {0: 0, 1: 8, 5: 4}[wire]
+        start = reader.at
+        if wire == 0:
+            varint()
+        reader.skip(length)
+        yield number, wire, start, length
 
 
 def look_into_protobuf(source: Source, look: Look) -> str | None:
     """SentencePiece vocabularies, which run nothing, and graphs of ONNX and TensorFlow."""
-    if not source.size or source.read(0, 1)[0] not in (0x08, 0x0A):
+    if source.read(0, 1) not in (b"\x08", b"\x0a"):
         return None
-    fields = _fields(source)
-    if not fields:
+    shape: set[tuple[int, int]] = set()
+    kept: dict[int, list[Source]] = {}
+    try:
+        for number, wire, start, length in _fields(source, 1_000_000):
+            shape.add((number, wire))
+            if wire == 2 and len(kept.setdefault(number, [])) < 1000:
+                kept[number].append(source.window(start, length))
+    except (LookupError, EOFError):
         return None
-    shape = {(number, wire) for number, wire, _ in fields}
     parts = {number for number, _ in shape}
-    if parts <= {1, 2, 3, 4, 5} and {(1, 2), (2, 2), (3, 2)} <= shape and all(wire == 2 for _, wire in shape):
-        pieces = [value for number, _, value in fields if number == 1 and isinstance(value, Source)]
-        if all(_is_piece(piece) for piece in pieces[:1000]):
-            return "SentencePiece vocabulary"
+    texts_alone = {(1, 2), (2, 2), (3, 2)} <= shape <= {(number, 2) for number in range(1, 6)}
+    if texts_alone and all(_is_piece(piece) for piece in kept[1]):
+        return "SentencePiece vocabulary"
     if (1, 0) in shape and (7, 2) in shape and parts <= {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}:
-        return _onnx(fields, look)
+        return _onnx(kept, look)
     words = _tensorflow_words(source) if (2, 2) in shape and parts <= {1, 2, 3, 4} else set()
     for word in sorted(words & _TENSORFLOW_CALLS):
         look.danger(f"a TensorFlow graph that calls {word.decode()}")
@@ -342,28 +344,31 @@ def _tensorflow_words(source: Source) -> set[bytes]:
 
 
 def _is_piece(source: Source) -> bool:
-    fields = _fields(source, 16)
-    return bool(fields) and {(number, wire) for number, wire, _ in fields or []} <= {(1, 2), (2, 5), (3, 0)}
+    try:
+        return {(number, wire) for number, wire, *_ in _fields(source, 16)} <= {(1, 2), (2, 5), (3, 0)}
+    except (LookupError, EOFError):
+        return False
 
 
 _ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"}
 
 
-def _onnx(fields: list[tuple[int, int, Source | int]], look: Look) -> str:
-    for number, _, value in fields:
-        if number == 8 and isinstance(value, Source):
-            for field, _, text in _fields(value) or []:
-                if field == 1 and isinstance(text, Source):
-                    domain = text.read(0, 256).decode("utf-8", "replace")
-                    if domain not in _ONNX_DOMAINS:
-                        look.unknown(f"an ONNX graph with operators of {domain}")
-        if number == 7 and isinstance(value, Source):
-            for piece in value.chunks(4096, SEARCHED):
-                for found in re.finditer(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])", piece):
-                    size = found[1][0] & 127 | (found[1][1] << 7 if len(found[1]) > 1 else 0)
-                    path = piece[found.end() : found.end() + size].decode("utf-8", "replace").replace("\\", "/")
-                    if path.startswith("/") or ".." in path.split("/") or ":" in path:
-                        look.danger(f"an ONNX graph that reads the file {path} outside of its folder")
+def _onnx(parts: dict[int, list[Source]], look: Look) -> str:
+    """An ONNX graph: which operators it needs, and where its tensors lie."""
+    for operators in parts.get(8, []):
+        for number, wire, start, length in _fields(operators, 16):
+            domain = operators.read(start, min(length, 256)).decode("utf-8", "replace") if (number, wire) == (1, 2) else ""
+            if domain not in _ONNX_DOMAINS:
+                look.unknown(f"an ONNX graph with operators of {domain}")
+    for graph in parts[7]:
+        if graph.size > SEARCHED:
+            look.unknown(f"an ONNX graph of more than {SEARCHED >> 30} GB")
+        for piece in graph.chunks(4096, SEARCHED):
+            for found in re.finditer(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])", piece):
+                size = found[1][0] & 127 | (found[1][1] << 7 if len(found[1]) > 1 else 0)
+                path = piece[found.end() : found.end() + size].decode("utf-8", "replace").replace("\\", "/")
+                if path.startswith("/") or ".." in path.split("/") or ":" in path:
+                    look.danger(f"an ONNX graph that reads the file {path} outside of its folder")
     return "ONNX graph"
 
 
@@ -418,7 +423,7 @@ def look_into_picture(source: Source, look: Look) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(SourceFile(source), formats=["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "ICO"]) as picture:
+        with Image.open(cast(IO[bytes], SourceFile(source)), formats=["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "ICO"]) as picture:
             return f"{picture.format} picture"
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, struct.error, LookupError, TypeError):
         return None
@@ -429,7 +434,8 @@ def look_into_picture(source: Source, look: Look) -> str | None:
 _SCRIPTS = (".py", ".pyw", ".pyi", ".sh", ".bash", ".bat", ".cmd", ".ps1", ".vbs", ".wsf", ".command")
 _CONTROL = bytes(set(range(32)) - {9, 10, 12, 13, 27}) + b"\x7f"
 _YAML_CODE = re.compile(r"!<?(!|tag:yaml\.org,2002:)?python/|^%TAG.*yaml\.org,2002", re.MULTILINE | re.IGNORECASE)
-_TARGET = re.compile(r"""_target_["']?\s*:\s*["']?([\w.]+)""")
+_TARGET = re.compile(r"""_target_["']?\s*:\s*(?:[!&|>]\S*\s+)*["']?([\w.]+)""")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
 
 
 def read_text(source: Source, limit: int) -> str | None:
@@ -460,6 +466,9 @@ def look_into_text(text: str, name: str, look: Look) -> str:
             look.danger("program code, which loaders run under trust_remote_code or when it is called")
         return "script"
     if text.lstrip()[:1] in ("{", "["):
+        if len(text) > LONGEST_JSON:
+            look.unknown("JSON that is too long")
+            return "JSON"
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):
@@ -468,9 +477,15 @@ def look_into_text(text: str, name: str, look: Look) -> str:
             for problem in json_problems(content):
                 look.danger(problem)
             return "JSON"
+    if text.startswith("%!"):
+        look.unknown("PostScript, which is a program")
+    if name.lower().endswith(".pth") and re.search(r"^import[ \t]", text, re.MULTILINE):
+        look.danger("a path file whose lines Python runs when it starts")
     from urllib.parse import unquote
 
     plain = unquote(text) if "%" in text and "!" in text else text
+    if "\\" in text:
+        text = _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
     if _YAML_CODE.search(plain):
         look.danger("YAML that builds Python objects when loaded")
     for found in _TARGET.finditer(text):

@@ -66,6 +66,8 @@ CALLED = _names(
         "transformers.debug_utils": "DebugOption",
         "accelerate.utils.dataclasses": "DistributedType",
         "typing": "Any",
+        "deepspeed.runtime.zero.config": "ZeroStageEnum",
+        "sentence_transformers.training_args": "BatchSamplers MultiDatasetBatchSamplers",
     }
 )
 
@@ -110,6 +112,12 @@ BUILT = _names(
         "omegaconf.listconfig": "ListConfig",
         "omegaconf.base": "Metadata ContainerMetadata",
         "omegaconf.nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode",
+        "deepspeed.runtime.fp16.loss_scaler": "LossScaler DynamicLossScaler",
+        "deepspeed.utils.tensor_fragment": "fragment_address",
+        "sentence_transformers.training_args": "SentenceTransformerTrainingArguments",
+        "trl.trainer.sft_config": "SFTConfig",
+        "trl.trainer.dpo_config": "DPOConfig",
+        "trl.trainer.grpo_config": "GRPOConfig",
         **_LIGHTNING,
     }
 )

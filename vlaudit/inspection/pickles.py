@@ -18,13 +18,13 @@ from vlaudit.inspection.names import CHECKED, FILLED, INERT, RUNS, canonical, ki
 from vlaudit.inspection.sources import OPCODES, Look, NotLookedInto, Reader, Source
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's format without zip
-LONGEST_TEXT = 1 << 16  # bytes of a text that is kept as such
+LONGEST_TEXT = 256  # bytes of a text that is kept as such, and may be a name
 _CODES = {info.code.encode("latin-1"): (info, f"do_{info.name.lower()}") for info in pickletools.opcodes}
 _SIGNED = {"BININT", "LONG4", "BINSTRING", "EXT4"}
 _INTEGER = re.compile(rb"\s*[+-]?\w*\s*(\0.*)?", re.DOTALL)  # what C unpicklers may take for one, the empty line too
 _IDENTIFIERS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
-Inspect = Callable[[Source], object]  # looks into a pickle within a pickle
+Inspect = Callable[[Source], object]  # looks into what torch loads from a pickle's bytes
 
 
 class _Broken(ValueError):
@@ -112,9 +112,9 @@ class Machine:
             return None
         read, size = self.reader.read, info.arg.n
         if info.name in {"GLOBAL", "INST"}:
-            return self.text(self.reader.line()), self.text(self.reader.line())
+            return self.text(self.line()), self.text(self.line())
         if size == pickletools.UP_TO_NEWLINE:
-            return self.reader.line()
+            return self.line()
         if size >= 0:
             return int.from_bytes(read(size), "little", signed=info.name in _SIGNED) if info.name != "BINFLOAT" else read(8)
         width = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -129,6 +129,11 @@ class Machine:
             return int.from_bytes(read(length), "little", signed=True) if length <= 64 else self.reader.skip(length)
         self.reader.skip(length)
         return _Bytes(self.reader.source.window(start, length), info.name.endswith(("UNICODE", "STRING", "UNICODE8")))
+
+    def line(self) -> bytes:
+        line = self.reader.line()
+        self.look.spend(len(line) if len(line) > LONGEST_TEXT else 0)
+        return line
 
     @staticmethod
     def text(content: bytes) -> str:
@@ -185,7 +190,7 @@ class Machine:
         if name == "_codecs.encode":
             inert = len(known) == 2 and isinstance(known[0], (str, _Bytes)) and known[1] in ("latin1", "latin-1", "utf-8")
         elif name == "copyreg._reconstructor":
-            inert = len(known) == 3 and isinstance(known[0], _Name) and str(known[1]) == "builtins.object" and known[2] is None
+            inert = len(known) == 3 and isinstance(known[0], _Name) and str(known[1]).startswith("builtins.")
         else:
             content = self.content(known[0]) if len(known) == 1 else None
             inert = content is not None
@@ -386,13 +391,13 @@ class Machine:
         if len(argument) < 2 or argument[:1] != argument[-1:] or argument[:1] not in b"'\"":
             raise _Broken
         try:
-            self.stack.append(self.text(codecs.escape_decode(argument[1:-1])[0]))
+            self.push(self.text(codecs.escape_decode(argument[1:-1])[0]))
         except ValueError as error:
             raise _Broken from error
 
     def do_unicode(self, argument: bytes) -> None:
         try:
-            self.stack.append(argument.decode("raw-unicode-escape"))
+            self.push(argument.decode("raw-unicode-escape"))
         except ValueError as error:
             raise _Broken from error
 
@@ -516,7 +521,7 @@ def _problems(machine: Machine, text: bool) -> list[str]:
     runs = [f"it {'calls' if name in machine.called else 'imports'} {name}" for name in names if name.kind == RUNS]
     foreign = [f"it builds {name}, which runs that module's code" for name in names if name.kind != RUNS]
     extension = [machine.extension] if machine.extension and (machine.stopped or machine.is_marked) else []
-    return list(dict.fromkeys([*runs, *machine.problems, *extension, *foreign]))
+    return list(dict.fromkeys([*runs, *extension, *machine.problems, *foreign]))
 
 
 def look_for_pickles(source: Source, look: Look, limit: int = 64 << 20) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 CHUNK = 1 << 16  # bytes
 LINE = 16 << 20  # bytes of the longest line in a pickle
+DIRECTORY = 64 << 20  # bytes of an archive's table of contents
 UNPACKED = 256 << 20  # bytes that one file's archives and compressed parts may unpack to, all together
 MEMBERS = 20_000  # parts of archives in one file
 OPCODES = 5_000_000  # of all pickles in one file: about ten seconds
@@ -78,7 +79,10 @@ class SourceFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        content = self._source.read(self._at, self._source.size if size is None or size < 0 else size)
+        length = self._source.size if size is None or size < 0 else size
+        if min(length, self._source.size - self._at) > DIRECTORY:
+            raise NotLookedInto("its table of contents is too long")
+        content = self._source.read(self._at, length)
         self._at += len(content)
         return content
 
@@ -148,6 +152,12 @@ class Look:
             if self.unpacked > UNPACKED:
                 return Source.of_bytes(bytes(content), max(size or 0, len(content) + 1))
         return Source.of_bytes(bytes(content))
+
+    def spend(self, size: int) -> None:
+        """Count bytes that are kept in memory."""
+        self.unpacked += size
+        if self.unpacked > UNPACKED:
+            raise NotLookedInto(f"it unpacks to more than {UNPACKED >> 20} MB")
 
     def member(self) -> None:
         """Count a part of an archive."""
