@@ -16,6 +16,7 @@ from vlaudit.inspection.sources import CHUNK, Look, NotLookedInto, Reader, Sourc
 
 SEARCHED = 1 << 30  # bytes of a file that are searched for a word
 LONGEST_HEADER = 32 << 20  # bytes; a header of a hundred thousand tensors has 10 MB
+LONGEST_CODE = 1 << 20  # characters of a text that is parsed as Python
 LONGEST_JSON = 64 << 20  # characters
 _DTYPE_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
                "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64,
@@ -477,6 +478,8 @@ def look_into_text(text: str, name: str, look: Look) -> str:
             for problem in json_problems(content):
                 look.danger(problem)
             return "JSON"
+    if len(text) > LONGEST_CODE and re.search(r"^(import \w|from [\w.]+ import |def \w+\(|class \w+[:(])", text, re.MULTILINE):
+        look.unknown("a long text with lines of Python")
     if text.startswith("%!"):
         look.unknown("PostScript, which is a program")
     if name.lower().endswith(".pth") and re.search(r"^import[ \t]", text, re.MULTILINE):
@@ -496,7 +499,7 @@ def look_into_text(text: str, name: str, look: Look) -> str:
 
 def is_python(text: str) -> bool:
     """Whether a text is Python code that does something: it imports, defines, or runs other code."""
-    if len(text) > 1_000_000 or not re.search(r"\b(import|def|class|exec|eval|__import__|compile|open)\b", text):
+    if len(text) > LONGEST_CODE or not re.search(r"\b(import|def|class|exec|eval|__import__|compile|open)\b", text):
         return False
     import warnings
 

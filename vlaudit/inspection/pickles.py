@@ -18,6 +18,7 @@ from vlaudit.inspection.names import CHECKED, FILLED, INERT, RUNS, canonical, ki
 from vlaudit.inspection.sources import OPCODES, Look, NotLookedInto, Reader, Source
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's format without zip
+SEARCH = 500_000  # opcodes that searching a file of an unknown format may take
 LONGEST_TEXT = 256  # bytes of a text that is kept as such, and may be a name
 _CODES = {info.code.encode("latin-1"): (info, f"do_{info.name.lower()}") for info in pickletools.opcodes}
 _SIGNED = {"BININT", "LONG4", "BINSTRING", "EXT4"}
@@ -526,14 +527,13 @@ def _problems(machine: Machine, text: bool) -> list[str]:
 
 def look_for_pickles(source: Source, look: Look, limit: int = 64 << 20) -> None:
     """Search bytes that no format accounts for, for pickles that run code."""
-    at, tries = 0, 0
+    at, tries, own = 0, 0, Look(opcodes=OPCODES - SEARCH)
     for piece in source.chunks(1, limit):
         for found in re.finditer(rb"\x80[\x02-\x05]", piece):
             tries += 1
-            if tries > 10_000:
+            if tries > 10_000 or own.opcodes > OPCODES:
                 return
             start = at + found.start()
-            own = Look()
             machine = Machine(source, start, own, lambda _: None)
             machine.run()
             named = next((name for name in machine.called if name.kind == RUNS), None)

@@ -12,7 +12,7 @@ LINE = 16 << 20  # bytes of the longest line in a pickle
 DIRECTORY = 64 << 20  # bytes of an archive's table of contents
 UNPACKED = 256 << 20  # bytes that one file's archives and compressed parts may unpack to, all together
 MEMBERS = 20_000  # parts of archives in one file
-OPCODES = 5_000_000  # of all pickles in one file: about ten seconds
+OPCODES = 4_000_000  # of all pickles in one file: about ten seconds
 DEEPEST = 5  # archives in archives
 
 
