@@ -135,7 +135,7 @@ def is_unicode(text: str) -> bool:
 
 MOST_FILES = 10_000  # in a folder
 _GIT = re.compile(r"\.git(/(HEAD|config|description|index|packed-refs|[A-Z_]+_HEAD|COMMIT_EDITMSG|shallow|hooks/[\w-]+\.sample|info/exclude"
-                  r"|(refs|logs)/.+|objects/([0-9a-f]{2}/[0-9a-f]{38}|pack/pack-[0-9a-f]{40}\.(pack|idx|rev)|info/.+)))?")  # fmt: skip
+                  r"|objects/([0-9a-f]{2}/[0-9a-f]{38}|pack/pack-[0-9a-f]{40}\.(pack|idx|rev)|info/commit-graph)))?")  # fmt: skip
 
 
 def folder_files(folder: Path) -> list[Path]:
