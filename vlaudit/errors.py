@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from vlaudit.secrets import redact
 
 
@@ -61,3 +64,19 @@ def did_you_mean(word: str, known: list[str]) -> str:
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line without its full stop: to be put into a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextmanager
+def foreign(sentence: str, cure: str = "", kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Around calls of a library that reads what others made: what it raises becomes a ModelError, "SENTENCE: its words."
+
+    A panic of a library in Rust (tokenizers, safetensors), which is only a BaseException, is caught whatever ``kinds`` are.
+    """
+    try:
+        yield
+    except VlauditError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, kinds) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{sentence}: {first_line(error)[:300]}.", cure) from error

@@ -39,9 +39,10 @@ def read_bytes(path: Path, limit: int = TEXT_BYTES) -> bytes:
         raise Unreadable(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise Unreadable("has a name that no file can have") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Unreadable("is not a regular file")
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Unreadable("is not a regular file")
         try:
             content = file.read(limit + 1)
         except OSError as error:
@@ -167,14 +168,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as ``sha256sum`` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def pick_weights(folder: Path) -> list[Path]:
-    """The weight files of a folder: safetensors when there are any, else pickles (which the loaders read with
-    ``weights_only``). Raises ModelError when there are none."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    for suffixes in ({".safetensors"}, PICKLE_SUFFIXES):
-        found = [path for path in files if path.suffix in suffixes and path.name not in {"training_args.bin"}]
-        if found:
-            return found
-    raise ModelError(f"The folder '{folder}' holds no weights.", "It needs *.safetensors (or *.bin) beside its config.")

@@ -350,7 +350,7 @@ def _scheduler(folder: Path) -> None:
 BROKEN = {
     _custom: "custom pipeline", _foreign: "my_unet", _outside: "damaged", _code: "my_unet.py", _unknown: "StableCascade",
     _missing: "vae", _no_index: "model_index", _no_json: "not JSON", _bad_config: "could not be loaded",
-    _cut: "could not be loaded", _no_weights: "could not be loaded", _tokenizer: "could not be loaded", _scheduler: "dreams",
+    _cut: "not a readable safetensors", _no_weights: "holds no weights", _tokenizer: "could not be loaded", _scheduler: "dreams",
     _unet_gap: "would be random", _text_gap: "would be random", _part_class: "NoSuchUNet",
 }  # fmt: skip
 

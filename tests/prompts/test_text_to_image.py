@@ -350,6 +350,75 @@ def test_peft_folders_are_read_with_their_alpha(sd: Any, tmp_path: Path) -> None
         parse(f"lora:{folder}")
 
 
+PEFT: dict[str, dict[str, Any]] = {
+    "alpha of some": {"alpha_pattern": {"attn2.to_q": 64, "attn2.to_k": 1}},
+    "rank of some": {"rank_pattern": {"attn2.to_q": 9, "up_blocks.*to_k": 2}},
+    "both": {"rank_pattern": {"to_q": 8}, "alpha_pattern": {"to_q": 3, "attn1.to_v": 40}},
+    "both, rank-stabilised": {"rank_pattern": {"to_q": 8}, "alpha_pattern": {"to_v": 9}, "use_rslora": True},
+    "magnitudes": {"use_dora": True, "rank_pattern": {"to_q": 8}, "alpha_pattern": {"to_v": 9}},
+    "convolutions": {"target_modules": ["conv1", "to_q"], "rank_pattern": {"conv1": 6}, "alpha_pattern": {"conv1": 30}},
+}
+
+
+@pytest.mark.parametrize("name", PEFT)
+def test_each_module_of_a_peft_adapter_has_its_own_rank_and_alpha(name: str, sd: Any, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    def unet() -> Any:
+        return UNet2DConditionModel.from_pretrained(Path(sd.spec.partition(":")[2]) / "unet").eval()
+
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 5, 32)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "to_v"], **PEFT[name]})
+    tuned = get_peft_model(unet(), config)
+    for key, value in tuned.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(value, std=0.1)
+    tuned.save_pretrained(str(tmp_path))
+    with torch.no_grad():
+        plain, wanted = unet()(*inputs).sample, PeftModel.from_pretrained(unet(), tmp_path).eval()(*inputs).sample
+        prompt = parse(f"lora:{tmp_path}")
+        prompt.bind(sd)
+        with prompt.active(sd):
+            found = sd.denoiser(*inputs).sample
+    assert (wanted - plain).abs().max() > 0.01
+    torch.testing.assert_close(found, wanted, atol=2e-3 * float((wanted - plain).abs().max()) + 1e-5, rtol=1e-3)
+
+
+def test_what_a_peft_config_says_and_vlaudit_cannot_apply_is_refused_by_name(sd: Any, tmp_path: Path) -> None:
+    """Also where diffusers keeps the config in the metadata of its own file, from which it would be obeyed."""
+    written = write_adapter(sd, tmp_path / "diffusers")
+    whole, folder = load_file(written), tmp_path / "peft"
+    folder.mkdir()
+    save_file({f"base_model.model.{key.removeprefix('unet.')}": value for key, value in whole.items()},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    plain = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True}
+    (folder / "adapter_config.json").write_text(json.dumps(plain))
+    parse(f"lora:{folder}")
+    for key, value in {
+        "lora_bias": True, "bias": "all", "fan_in_fan_out": True, "modules_to_save": ["conv_in"], "init_lora_weights": "pissa",
+        "target_parameters": ["a"], "layer_replication": [[0, 2]], "use_qalora": True, "newest_option": {"a": 1},
+        "megatron_config": {"a": 1}, "alpha_pattern": {"(a|a)*b": 3}, "rank_pattern": {"to_q": 0}, "target_modules": "(.*)*x",
+    }.items():  # fmt: skip
+        (folder / "adapter_config.json").write_text(json.dumps({**plain, key: value}))
+        with pytest.raises(UsageError, match=key):
+            parse(f"lora:{folder}")
+        own = {f"unet.{name}": each for name, each in {**plain, key: value}.items()}
+        save_file(whole, written, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(own)})
+        with pytest.raises(UsageError, match=key):
+            parse(f"lora:{written}")
+    for change in ({"r": 3}, {"rank_pattern": {"to_q": 8}}, {"r": "4"}, {"lora_alpha": [8]}, {"peft_type": "LOHA"}):
+        (folder / "adapter_config.json").write_text(json.dumps({**plain, **change}))
+        with pytest.raises(UsageError) as caught:
+            parse(f"lora:{folder}")
+        assert caught.value.cure
+    for junk in ("[1]", "{", "[" * 9000):
+        save_file(whole, written, metadata={"format": "pt", "lora_adapter_metadata": junk})
+        with pytest.raises(UsageError, match="metadata"):
+            parse(f"lora:{written}")
+
+
 def test_broken_adapters_are_one_sentence_and_change_nothing(sd: Any, models: dict[str, Any], tmp_path: Path) -> None:
     before = draw(sd)
     path = write_adapter(sd, tmp_path)

@@ -10,10 +10,10 @@ from pathlib import Path
 from vlaudit import cage
 from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.journal import PlannedProbe, Unit
-from vlaudit.audit.targets import Subject, foreign
+from vlaudit.audit.targets import USELESS, Subject
 from vlaudit.cage import Phase
 from vlaudit.config import Request
-from vlaudit.errors import ModelError, NotAssessed, VlauditError
+from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign
 from vlaudit.families.base import Speed
 from vlaudit.probe import Needs, Probe
 from vlaudit.records import REFERENCE, TARGET, Case, Cost
@@ -57,7 +57,7 @@ def make_plan(
         if subject.target is not None and subject.spec.model not in speeds:
             ctx = context(request, subject, "calibration", TARGET, ArtifactStore(Path()))
             try:
-                with foreign(subject.spec.model):
+                with foreign(f"'{subject.spec.model}' cannot be used", USELESS):
                     speeds[subject.spec.model] = subject.target.calibrate(ctx)
             except ModelError as error:
                 subject.lose(error)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +13,7 @@ from vlaudit import cage
 from vlaudit.audit.naming import digest, endings, grouped, last_part, steps, target_id, word
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
-from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning
+from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning, foreign
 from vlaudit.families.base import listed
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.specs import HARD, parse_prompt, prompt_files
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 
 K = TypeVar("K")
+USELESS = "Its files do not fit together, or are damaged."
 WORDINGS = 4  # texts of a prompt that a report shows
 LOAD_SECONDS, LOAD_RATE = 600.0, 16e6  # a target of files may take so long, and a second for so many bytes
 
@@ -127,7 +127,7 @@ class Loader:
         try:
             if unreadable is not None:
                 raise unreadable
-            with foreign(spec.model):
+            with foreign(f"'{spec.model}' cannot be used", USELESS):
                 model = self._model(resolved.model)
                 prompt = parse_prompt(prompt_spec, family)
                 if not data.has_members and prompt.members:
@@ -257,19 +257,6 @@ def unpictured(data: Dataset, labels: Sequence[str]) -> list[str]:
     """A sentence on the labels that no picture has, where pictures have labels."""
     empty = [label for label in labels if label not in set(data.labels)] if data.labels else []
     return [f"{len(empty)} of {len(labels)} labels have no picture: {listed(empty)}."] if empty else []
-
-
-@contextmanager
-def foreign(name: str) -> Iterator[None]:
-    """Whatever a library raises over a model that it did not make, Rust's panics too, as a ModelError."""
-    try:
-        yield
-    except (KeyboardInterrupt, MemoryError, VlauditError):
-        raise
-    except BaseException as error:
-        raise ModelError(
-            f"'{name}' cannot be used ({cage.foreign_words(error)}).", "Its files do not fit together, or are damaged."
-        ) from error
 
 
 def resolve_zoo(spec: TargetSpec) -> TargetSpec:

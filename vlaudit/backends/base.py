@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.errors import UsageError
+from vlaudit.errors import ModelError, UsageError, foreign
+from vlaudit.inspection.folder import ModelFolder, find_folder
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from vlaudit.families.base import Model
     from vlaudit.families.matching import SoftTokens, TokenSequence
+
+SLACK = 10_000_000  # numbers that a model computes itself, such as positions and masks
 
 
 class Backend(ABC):
@@ -32,7 +35,8 @@ class Backend(ABC):
 
     @abstractmethod
     def files(self, argument: str) -> list[Path]:
-        """The files that loading would read, for checks that run before it; empty for a remote model."""
+        """All files of the folder, those that loading would read among them, for checks that run before it; empty for a
+        remote model."""
 
     @abstractmethod
     def load(self, argument: str, device: torch.device) -> Model:
@@ -42,14 +46,33 @@ class Backend(ABC):
 def local_folder(argument: str) -> Path | None:
     """The folder an argument names, if it looks like a path or exists; None for a hub name.
 
-    Raises UsageError for what can only be a path and does not exist.
+    Raises UsageError for a file, and for what can only be a path and does not exist.
     """
-    path = Path(argument).expanduser()
-    if path.is_dir():
-        return path
-    if argument.startswith((".", "/", "~")) or argument.count("/") > 1:
+    folder = find_folder(argument)
+    if folder is None and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
         raise UsageError(f"The model folder '{argument}' does not exist.", "Give a folder, or a hub name ORG/NAME.")
-    return None
+    return folder
+
+
+def reading(spec: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> AbstractContextManager[None]:
+    """Around a call of a model's tokenizer, whose patterns may be made to fail: ModelError for what it raises. ``kinds``:
+    none where the model runs too, whose errors are its own; a panic of the tokenizer is caught all the same."""
+    return foreign(f"The tokenizer of '{spec}' cannot read a text", "It is damaged, or was made to fail.", kinds)
+
+
+def refuse_oversized(folder: ModelFolder, build: Callable[[], torch.nn.Module]) -> None:
+    """Raise ModelError where ``build`` makes a model of more numbers than a folder's weights hold. It is built without
+    memory, on the meta device. A table that two layers share may be counted twice."""
+    import torch
+
+    with torch.device("meta"):
+        shell = build()
+    wanted = sum(tensor.numel() for tensor in (*shell.parameters(), *shell.buffers()))
+    if wanted > 2 * folder.elements + SLACK:
+        raise ModelError(
+            f"The config of '{folder.path}' describes a model of {wanted:,} numbers, but its weights hold {folder.elements:,}.",
+            "Compare the config with the original's.",
+        )
 
 
 def pad(

@@ -6,25 +6,21 @@ safetensors, or pickles that hold tensors only.
 
 from __future__ import annotations
 
-import importlib
-import json
-import re
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.backends.base import Backend, local_folder
-from vlaudit.errors import ModelError, did_you_mean, first_line
-from vlaudit.files import PICKLE_SUFFIXES, fingerprint
-from vlaudit.inspection.checkpoints import refuse_code
+from vlaudit.backends.base import Backend, local_folder, refuse_oversized
+from vlaudit.errors import ModelError, did_you_mean, first_line, foreign
+from vlaudit.files import fingerprint, folder_files
+from vlaudit.inspection.configs import SIDE, read_config
+from vlaudit.inspection.folder import INDEX, Part, inspect_pipeline, part_class, read_index
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
     import torch
 
     from vlaudit.backends.diffusion import PipelineModel
-
-INDEX = "model_index.json"
-VARIANT = re.compile(r"\.(fp16|bf16)(?:-\d+-of-\d+)?\.safetensors$|\.safetensors\.index\.(fp16|bf16)\.json$")
 
 
 class DiffusersBackend(Backend):
@@ -38,51 +34,28 @@ class DiffusersBackend(Backend):
 
     def files(self, argument: str) -> list[Path]:
         folder = local_folder(argument)
-        return pipeline_files(folder) if folder else []
+        return folder_files(folder) if folder else []
 
     def load(self, argument: str, device: torch.device) -> PipelineModel:
         """Load in float32 on the CPU; on CUDA in the checkpoint's half precision, or float16."""
         folder = local_folder(argument) or _download(argument, device)
-        parts = read_index(folder)
-        for name in parts:
-            if not (folder / name).is_dir():
-                raise ModelError(
-                    f"The pipeline '{argument}' lacks the folder '{name}' that its {INDEX} names.",
-                    f"Download it whole, or write [null, null] for '{name}' there.",
-                )
-        files = pipeline_files(folder)
-        variant = _variant(files, device)
-        weights = [path for path in _weights(folder, parts) if _is_variant(path, variant)]
-        if not weights:
-            raise ModelError(
-                f"The pipeline '{argument}' holds no weights.", "It needs *.safetensors in its parts' folders."
-            )
-        refuse_code(weights)
-        pipe = _open(argument, folder, parts, variant, weights, device)
         kind = kind_of(folder)
-        try:
-            return kind(f"diffusers:{argument}", pipe, files, fingerprint(weights), device, _sampling(folder))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"The parts of '{argument}' do not fit together: {first_line(error)}.",
-                f"Compare its {INDEX} and the parts' config.json with the original's.",
-            ) from error
-
-
-def pipeline_files(folder: Path) -> list[Path]:
-    """The regular files of a pipeline's folder and of its parts' folders; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        parts = inspect_pipeline(folder, half=device.type == "cuda")
+        sampling = _sampling(folder)
+        weights = [path for part in parts.values() if part.folder for path in part.folder.weights]
+        pipe = _open(argument, folder, parts, device)
+        with foreign(
+            f"The parts of '{argument}' do not fit together",
+            f"Compare its {INDEX} and the parts' config.json with the original's.",
+        ):
+            return kind(f"diffusers:{argument}", pipe, folder_files(folder), fingerprint(weights), device, sampling)
 
 
 def kind_of(folder: Path) -> type[PipelineModel]:
     """How a pipeline is read, by its class in ``model_index.json``. Raises ModelError for classes vlaudit cannot read."""
     from vlaudit.backends.diffusion_kinds import KINDS
 
-    name = _json(folder / INDEX).get("_class_name")
+    name = read_index(folder).get("_class_name")
     if not isinstance(name, str):
         raise ModelError(
             f"'{folder / INDEX}' names a custom pipeline ({name}), which would run code that comes with the model.",
@@ -95,71 +68,7 @@ def kind_of(folder: Path) -> type[PipelineModel]:
     return KINDS[name]
 
 
-def read_index(folder: Path) -> dict[str, tuple[str, str]]:
-    """The parts of a pipeline that are there: name to (library, class). Raises ModelError for code from elsewhere."""
-    kind_of(folder)
-    code = [path for path in pipeline_files(folder) if path.suffix in {".py", ".pyc", ".so"}]
-    if code:
-        raise ModelError(
-            f"The pipeline '{folder}' comes with code ({code[0].relative_to(folder)}), which vlaudit never runs.",
-            "Check that file, and audit a copy without it.",
-        )
-    parts = {}
-    for name, value in _json(folder / INDEX).items():
-        if not isinstance(value, list) or name.startswith("_"):
-            continue
-        if len(value) != 2 or Path(name).name != name:
-            raise ModelError(f"'{folder / INDEX}' is damaged at '{name}'.", "Save the pipeline again with diffusers.")
-        library, kind = value
-        if library is None or kind is None:
-            continue
-        if not _trusted(str(library)):
-            raise ModelError(
-                f"'{folder / INDEX}' loads the part '{name}' with the foreign module '{library}', which vlaudit never runs.",
-                "Parts must come from diffusers or transformers.",
-            )
-        parts[name] = (str(library), str(kind))
-    return parts
-
-
-def _trusted(library: str) -> bool:
-    """Whether a part's library is diffusers, transformers, or one of diffusers' own pipeline folders."""
-    import diffusers.pipelines
-
-    own = {path.name for path in Path(diffusers.pipelines.__file__).parent.iterdir() if path.is_dir()}
-    return library in {"diffusers", "transformers"} | own
-
-
-def _weights(folder: Path, parts: dict[str, tuple[str, str]]) -> list[Path]:
-    """The weight files of the parts: each part's safetensors, or its pickles where it has none."""
-    found = []
-    for name in parts:
-        files = sorted(path for path in (folder / name).iterdir() if path.is_file())
-        safe = [path for path in files if path.suffix == ".safetensors"]
-        found += safe or [path for path in files if path.suffix in PICKLE_SUFFIXES]
-    return found
-
-
-def _variant(files: list[Path], device: torch.device) -> str | None:
-    """The half-precision variant to load: where there is nothing else, or on CUDA."""
-    marks = {match[1] or match[2]: path for path in files if (match := VARIANT.search(path.name))}
-    plain = [path for path in files if path.suffix == ".safetensors" and not VARIANT.search(path.name)]
-    if not marks or (plain and device.type != "cuda"):
-        return None
-    return "bf16" if "bf16" in marks else "fp16"
-
-
-def _is_variant(path: Path, variant: str | None) -> bool:
-    """Whether a weight file belongs to the chosen variant, or there is no other for its part."""
-    match = VARIANT.search(path.name)
-    if variant is None:
-        return match is None
-    siblings = [other for other in path.parent.glob("*.safetensors") if f".{variant}." in other.name]
-    return not siblings or (match is not None and variant in match.groups())
-
-
-def _open(argument: str, folder: Path, parts: dict[str, tuple[str, str]], variant: str | None, weights: list[Path],
-          device: torch.device) -> Any:  # fmt: skip
+def _open(argument: str, folder: Path, parts: dict[str, Part], device: torch.device) -> Any:
     """The pipeline. Its models are loaded one by one, to see that no weights are missing (they would be random)."""
     import torch
     from diffusers import DiffusionPipeline
@@ -171,30 +80,31 @@ def _open(argument: str, folder: Path, parts: dict[str, tuple[str, str]], varian
         log.disable_progress_bar()
     dtype = torch.float32
     if device.type == "cuda":
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(variant or "", _half(weights))
-    loaded: dict[str, Any] = {name: None for name, value in _json(folder / INDEX).items() if value == [None, None]}
-    try:
-        for name, (library, kind) in parts.items():
-            mine = [path for path in weights if path.parent == folder / name]
-            if mine:
-                marked = any(VARIANT.search(path.name) for path in mine)
-                loaded[name], report = _class(library, kind).from_pretrained(
-                    folder / name, dtype=dtype, variant=variant if marked else None, local_files_only=True,
-                    use_safetensors=mine[0].suffix == ".safetensors", output_loading_info=True,
+        marked = {part.variant for part in parts.values()}
+        named = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = next((named[mark] for mark in named if mark in marked), None) or _half(parts)
+    loaded: dict[str, Any] = {name: None for name, value in read_index(folder).items() if value == [None, None]}
+    with foreign(
+        f"The pipeline '{argument}' could not be loaded",
+        f"Check its {INDEX} and that the parts {', '.join(parts)} are whole.",
+    ):
+        for name, part in parts.items():
+            if part.folder:
+                kind, place = part_class(part.library, part.kind), part.folder.path
+                refuse_oversized(part.folder, lambda kind=kind, place=place: _empty(kind, place))  # type: ignore[misc]
+                loaded[name], report = kind.from_pretrained(
+                    place, dtype=dtype, variant=part.variant, local_files_only=True,
+                    use_safetensors=part.folder.safetensors, output_loading_info=True,
                 )  # fmt: skip
                 _check_complete(f"{argument}/{name}", report)
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **loaded)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
-        raise ModelError(
-            f"The pipeline '{argument}' could not be loaded: {first_line(error)}.",
-            f"Check its {INDEX} and that the parts {', '.join(parts)} are whole.",
-        ) from error
 
 
-def _class(library: str, kind: str) -> Any:
-    """The class of a part, from one of the libraries that ``read_index`` lets pass."""
-    own = library in {"diffusers", "transformers"}
-    return getattr(importlib.import_module(library if own else f"diffusers.pipelines.{library}"), kind)
+def _empty(kind: Any, folder: Path) -> Any:
+    """A part as its config describes it, without its weights."""
+    if hasattr(kind, "load_config"):  # diffusers'
+        return kind.from_config(kind.load_config(folder, local_files_only=True))
+    return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:
@@ -206,14 +116,14 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def _half(weights: list[Path]) -> torch.dtype:
+def _half(parts: dict[str, Part]) -> torch.dtype:
     """bfloat16 where the checkpoint's weights are, else float16."""
     import torch
     from safetensors import safe_open
 
-    for path in weights:
-        if path.suffix == ".safetensors" and "text" not in path.parent.name:
-            with safe_open(str(path), framework="pt") as file:
+    for name, part in parts.items():
+        if part.folder and part.folder.safetensors and "text" not in name:
+            with safe_open(str(part.folder.weights[0]), framework="pt") as file:
                 kinds = {file.get_slice(name).get_dtype() for name in list(file.keys())[:8]}
             if "BF16" in kinds:
                 return torch.bfloat16
@@ -248,8 +158,8 @@ def _sampling(folder: Path) -> dict[str, float]:
     from vlaudit.backends.diffusion import SAMPLING_FILE
 
     path = folder / SAMPLING_FILE
-    settings = _json(path) if path.is_file() else {}
     known = ("num_inference_steps", "guidance_scale", "resolution")
+    settings = read_config(path, f"Known settings: {', '.join(known)}.") if os.path.lexists(path) else {}
     for name, value in settings.items():
         if name not in known:
             raise ModelError(f"'{path}' has the unknown setting '{name}'.", did_you_mean(name, list(known)))
@@ -258,18 +168,7 @@ def _sampling(folder: Path) -> dict[str, float]:
             or not isinstance(value, int | float)
             or value < 0
             or (value < 1 and name != known[1])
+            or value > SIDE
         ):
-            raise ModelError(f"'{path}' sets {name} to {value!r}.", "Give a positive number.")
+            raise ModelError(f"'{path}' sets {name} to {value!r}.", f"Give a positive number up to {SIDE:,}.")
     return settings
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"'{path}' is missing or not JSON.", "Is this a folder saved by a diffusers pipeline's save_pretrained?"
-        ) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"'{path}' is not a JSON object.", "Save the pipeline again with diffusers.")
-    return value

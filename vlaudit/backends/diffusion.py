@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from vlaudit.backends._prompt_parts import Adapters, AddedTokens, attention_control, unknown_token
+from vlaudit.backends.base import reading
 from vlaudit.errors import CapabilityError, ModelError
 from vlaudit.families.text_to_image import AttentionControl, Conditioning, Generated, PredictionType, TextToImageModel
 from vlaudit.probe import Needs
@@ -150,13 +151,15 @@ class PipelineModel(TextToImageModel):
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         spelled = [self._spelled(text) for text in texts]
-        return [list(ids) for ids in self.tokenizer(spelled, truncation=False, verbose=False).input_ids]
+        with reading(self.spec):
+            return [list(ids) for ids in self.tokenizer(spelled, truncation=False, verbose=False).input_ids]
 
     def _spelled(self, text: str) -> str:
         """The text with added tokens of several vectors written out, as diffusers' text sides do."""
         from diffusers.loaders import TextualInversionLoaderMixin
 
-        return str(TextualInversionLoaderMixin._maybe_convert_prompt(self.pipe, text, self.tokenizer))
+        with reading(self.spec):
+            return str(TextualInversionLoaderMixin._maybe_convert_prompt(self.pipe, text, self.tokenizer))
 
     def token_text(self, token: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(int(token)))
@@ -169,13 +172,11 @@ class PipelineModel(TextToImageModel):
         return dict(self.tokenizer.get_vocab())
 
     def _inputs(self, texts: Sequence[str]) -> Any:
-        return self.tokenizer(
-            [self._spelled(text) for text in texts],
-            padding="max_length",
-            max_length=self.context_length,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.device)
+        spelled = [self._spelled(text) for text in texts]
+        with reading(self.spec):
+            return self.tokenizer(
+                spelled, padding="max_length", max_length=self.context_length, truncation=True, return_tensors="pt"
+            ).to(self.device)
 
     def token_ids(self, texts: Sequence[str]) -> Tensor:
         return self._inputs(texts).input_ids
@@ -205,7 +206,7 @@ class PipelineModel(TextToImageModel):
 
     def encode_texts(self, texts: Sequence[str], embeddings: Tensor | None = None) -> Conditioning:
         self._first_side()
-        with self._embedded(embeddings):
+        with self._embedded(embeddings), reading(self.spec, ()):
             return Conditioning({name: tensor.float() for name, tensor in self._encode(list(texts)).items()})
 
     def encode_nothing(self) -> Conditioning:
@@ -241,7 +242,8 @@ class PipelineModel(TextToImageModel):
         return tuple(encoder.get_input_embeddings().embedding_dim for encoder in encoders)
 
     def knows_token(self, token: str) -> bool:
-        return not unknown_token(self.tokenizer, token)
+        with reading(self.spec):
+            return not unknown_token(self.tokenizer, token)
 
     def added_token(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
         return self._tokens.on(token, vectors)

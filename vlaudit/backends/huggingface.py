@@ -5,15 +5,15 @@ A folder that peft wrote (an adapter) is loaded with the base model that it name
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.backends.adapters import CONFIG, adapter_weights, base_of, is_adapter
+from vlaudit.backends.adapters import base_of, is_adapter
 from vlaudit.backends.base import Backend, local_folder
 from vlaudit.errors import ModelError, UsageError, first_line
-from vlaudit.files import folder_files, pick_weights
-from vlaudit.inspection.checkpoints import refuse_code
+from vlaudit.files import folder_files
+from vlaudit.inspection.configs import read_config
+from vlaudit.inspection.folder import ADAPTER_CONFIG, inspect_adapter, inspect_transformers
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlaudit.families.base import Model
 
 MATCHING = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder"}
+SAVED = "Give a folder written by save_pretrained; a pipeline of diffusers is diffusers:PATH."
 UNWANTED = ["*.h5", "*.msgpack", "*.onnx", "*.py"]
 
 
@@ -30,50 +31,45 @@ class HuggingFaceBackend(Backend):
 
     def is_remote(self, argument: str) -> bool:
         folder = local_folder(argument)
-        return folder is None or (is_adapter(folder) and local_folder(base_of(folder)) is None)
+        if folder is None or not is_adapter(folder):
+            return folder is None
+        try:
+            return local_folder(base_of(folder)) is None
+        except ModelError:  # a damaged adapter, of which loading will say so
+            return False
 
     def family(self, argument: str) -> Family:
-        folder = local_folder(argument) or _download(argument, ["config.json", CONFIG])
+        folder = local_folder(argument) or _download(argument, ["config.json", ADAPTER_CONFIG])
         if is_adapter(folder):
             base = base_of(folder)
             folder = local_folder(base) or _download(base, ["config.json"])
-        return _family(argument, _config(folder))
+        return _family(argument, read_config(folder / "config.json", SAVED))
 
     def files(self, argument: str) -> list[Path]:
         folder = local_folder(argument)
         if folder is None:
             return []
-        base = local_folder(base_of(folder)) if is_adapter(folder) else None
-        return [*(folder_files(base) if base else []), *folder_files(folder)]
+        found = folder_files(folder)
+        try:
+            base = local_folder(base_of(folder)) if is_adapter(folder) else None
+        except ModelError:  # loading will say so; the adapter's own files can be looked at
+            base = None
+        return [*(folder_files(base) if base else []), *found]
 
     def load(self, argument: str, device: torch.device) -> Model:
         folder, adapter = local_folder(argument) or _download(argument), None
         if is_adapter(folder):
-            base, adapter = base_of(folder), folder
+            adapter = inspect_adapter(folder)
+            base = base_of(folder)
             folder = local_folder(base) or _download(base)
-        family = _family(argument, _config(folder))
-        weights = pick_weights(folder)
-        refuse_code([*weights, *([adapter_weights(adapter)] if adapter else [])])
-        if family is Family.GENERATION:
+        inspected = inspect_transformers(folder)
+        if _family(argument, read_config(folder / "config.json", SAVED)) is Family.GENERATION:
             from vlaudit.backends.transformers_generation import load_generator
 
-            return load_generator(argument, folder, weights, device, adapter)
+            return load_generator(argument, inspected, device, adapter)
         from vlaudit.backends.transformers_matching import load_matcher
 
-        return load_matcher(argument, folder, weights, device, adapter)
-
-
-def _config(folder: Path) -> dict[str, object]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"'{folder}' has no readable config.json.",
-            "Give a folder written by save_pretrained; a pipeline of diffusers is diffusers:PATH.",
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"The config.json of '{folder}' is no JSON object.", "Save the model again.")
-    return config
+        return load_matcher(argument, inspected, device, adapter)
 
 
 def _family(argument: str, config: dict[str, object]) -> Family:

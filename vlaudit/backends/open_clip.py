@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.backends.base import Backend, pad, soft_tokens
-from vlaudit.errors import CapabilityError, ModelError, UsageError, first_line
+from vlaudit.backends.base import Backend, pad, reading, refuse_oversized, soft_tokens
+from vlaudit.errors import CapabilityError, UsageError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
-from vlaudit.files import fingerprint, folder_files, pick_weights
+from vlaudit.files import fingerprint, folder_files
 from vlaudit.inspection.checkpoints import refuse_code
+from vlaudit.inspection.folder import find_folder, inspect_open_clip
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class OpenCLIPModel(MatchingModel):
     def tokenize(self, text: str) -> TokenSequence:
         inner = getattr(self._tokenizer, "tokenizer", None)
         if inner is not None:  # open_clip's wrapper of a Hugging Face tokenizer
-            coded = inner(self._tokenizer.clean_fn(text), return_special_tokens_mask=True)
+            with reading(self.spec):
+                coded = inner(self._tokenizer.clean_fn(text), return_special_tokens_mask=True)
             return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
         ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), self._tokenizer.eot_token_id]
         return TokenSequence(ids, 1, 1)
@@ -116,22 +117,26 @@ class OpenCLIPBackend(Backend):
 
         if self.is_remote(argument):
             return self._load_remote(argument, device)
-        folder = _folder(argument)
-        weights = pick_weights(folder)[:1]
-        refuse_code(weights)
-        logging.disable(logging.WARNING)  # it warns of random weights, which the next line replaces
+        folder, config = inspect_open_clip(_folder(argument))
+
+        def build(device: str = "cpu") -> Any:
+            return open_clip.create_model(
+                f"{LOCAL}{folder.path}", load_weights=False, pretrained_text=False, device=device
+            )
+
+        logging.disable(logging.WARNING)  # it warns of random weights, which the next lines replace
         try:
-            model = open_clip.create_model(f"{LOCAL}{folder}", load_weights=False, pretrained_text=False)
-            open_clip.load_checkpoint(model, str(weights[0]), weights_only=True)
-            tokenizer = open_clip.get_tokenizer(f"{LOCAL}{folder}")
-        except Exception as error:
-            raise ModelError(
-                f"open_clip cannot load '{folder}': {first_line(error)}.",
+            with foreign(
+                f"open_clip cannot load '{folder.path}'",
                 "The folder needs open_clip_config.json and open_clip_model.safetensors that belong together.",
-            ) from error
+            ):
+                refuse_oversized(folder, lambda: build("meta"))
+                model = build()
+                open_clip.load_checkpoint(model, str(folder.weights[0]), weights_only=True)
+                tokenizer = _tokenizer(config["model_cfg"]["text_cfg"], folder.path)
+                return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, folder.weights, folder.files, device)
         finally:
             logging.disable(logging.NOTSET)
-        return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, weights, folder_files(folder), device)
 
     def _load_remote(self, argument: str, device: torch.device) -> OpenCLIPModel:
         import open_clip
@@ -143,31 +148,35 @@ class OpenCLIPBackend(Backend):
                 f"open_clip knows no pretrained model '{argument}'.",
                 "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or open_clip:local-dir:PATH.",
             )
-        try:
+        with foreign(
+            f"'{argument}' could not be downloaded or loaded",
+            "Check the network, or download it once and use open_clip:local-dir:PATH.",
+        ):
             weights = Path(download_pretrained(get_pretrained_cfg(architecture, tag)))
             refuse_code([weights])
             model = open_clip.create_model(architecture, pretrained=str(weights))
-            tokenizer = open_clip.get_tokenizer(architecture)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"'{argument}' could not be downloaded or loaded: {first_line(error)}.",
-                "Check the network, or download it once and use open_clip:local-dir:PATH.",
-            ) from error
-        return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+            tokenizer = _tokenizer(open_clip.get_model_config(architecture)["text_cfg"], None)
+            return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+
+
+def _tokenizer(text: dict[str, Any], folder: Path | None) -> Any:
+    """The tokenizer that a model's config asks for, with the options that inspection let through: from its folder, or of a
+    model that open_clip itself knows, from the hub."""
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+
+    length, options = text.get("context_length", DEFAULT_CONTEXT_LENGTH), text.get("tokenizer_kwargs") or {}
+    if not text.get("hf_tokenizer_name"):
+        return SimpleTokenizer(context_length=length, **options)
+    source = str(folder) if folder else text["hf_tokenizer_name"]
+    return HFTokenizer(source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), trust_remote_code=False,
+                       local_files_only=folder is not None, **options)  # fmt: skip
 
 
 def _folder(argument: str) -> Path:
-    folder = Path(argument.removeprefix(LOCAL)).expanduser()
-    if not folder.is_dir():
+    name = argument.removeprefix(LOCAL)
+    folder = find_folder(name)
+    if folder is None:
         raise UsageError(
-            f"The model folder '{folder}' does not exist.", "Write open_clip:local-dir:PATH with a folder."
+            f"The model folder '{name}' does not exist.", "Write open_clip:local-dir:PATH with a folder."
         )
-    config = folder / "open_clip_config.json"
-    try:
-        if "model_cfg" not in json.loads(config.read_text(encoding="utf-8")):
-            raise ModelError(f"'{config}' has no 'model_cfg'.", "Save the model with open_clip's own tools.")
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"'{config}' is missing or not JSON.", "Is this an open_clip folder? Others are hf:PATH."
-        ) from error
     return folder

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaudit.answers import marks_thought, opens_thought
-from vlaudit.backends.adapters import adapter_weights, merge
+from vlaudit.backends.adapters import merge
+from vlaudit.backends.base import reading, refuse_oversized
 from vlaudit.backends.transformers_batches import ROWS, Batch, Batcher, common
 from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import Reader
-from vlaudit.errors import CapabilityError, ModelError, UsageError, first_line
+from vlaudit.errors import CapabilityError, UsageError, foreign
 from vlaudit.families.generation import (
     MAX_NEW_TOKENS,
     Answer,
@@ -27,7 +28,8 @@ from vlaudit.families.generation import (
     Turn,
 )
 from vlaudit.families.matching import SoftTokens
-from vlaudit.files import fingerprint, folder_files
+from vlaudit.files import fingerprint
+from vlaudit.inspection.folder import ModelFolder
 from vlaudit.probe import Needs
 
 if TYPE_CHECKING:
@@ -306,7 +308,8 @@ class TransformersGenerator(GenerationModel):
     # --- tokens ---------------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        with reading(self.spec):
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def vocabulary(self) -> list[str]:
         special = set(self._tokenizer.all_special_ids)
@@ -354,35 +357,30 @@ class TransformersGenerator(GenerationModel):
 
 
 def load_generator(
-    argument: str, folder: Path, weights: list[Path], device: torch.device, adapter: Path | None = None
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None
 ) -> TransformersGenerator:
-    """Load an image-text-to-text model from a folder whose weights were found to be safe, with an adapter in it where
-    there is one. Raises ModelError."""
+    """Load an image-text-to-text model from a folder that was inspected, with an adapter in it where there is one. Raises
+    ModelError."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BlipForQuestionAnswering
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # hints for those who write the code that calls it
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    safe: Any = {"local_files_only": True, "trust_remote_code": False}
+    with foreign(
+        f"transformers cannot load '{argument}'",
+        "The folder needs the config, weights and processor that save_pretrained writes.",
+    ):
+        config = AutoConfig.from_pretrained(folder.path, **safe)
         answers = "BlipForQuestionAnswering" in (config.architectures or ())
         kind: Any = BlipForQuestionAnswering if answers else AutoModelForImageTextToText
+        refuse_oversized(folder, lambda: kind(config) if answers else kind.from_config(config, trust_remote_code=False))
         model, report = kind.from_pretrained(
-            folder, local_files_only=True, dtype="float32", output_loading_info=True,
-            use_safetensors=weights[0].suffix == ".safetensors",
-        )  # fmt: skip
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(
-            f"transformers cannot load '{argument}': {first_line(error)}.",
-            "The folder needs the config, weights and processor that save_pretrained writes.",
-        ) from error
-    refuse_random(argument, report)
-    files = folder_files(folder)
-    if adapter:
-        model, weights, files = (
-            merge(model, adapter),
-            [*weights, adapter_weights(adapter)],
-            [*files, *folder_files(adapter)],
+            folder.path, dtype="float32", output_loading_info=True, use_safetensors=folder.safetensors, **safe
         )
-    return TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)
+        refuse_random(argument, report)
+        processor = AutoProcessor.from_pretrained(folder.path, **safe)
+        weights, files = folder.weights, folder.files
+        if adapter:
+            model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
+        return TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)

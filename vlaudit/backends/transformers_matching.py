@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlaudit.backends.adapters import adapter_weights, merge
-from vlaudit.backends.base import pad, soft_tokens
+from vlaudit.backends.adapters import merge
+from vlaudit.backends.base import pad, reading, refuse_oversized, soft_tokens
 from vlaudit.backends.open_clip import from_special_mask
-from vlaudit.errors import ModelError, first_line
+from vlaudit.errors import ModelError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
-from vlaudit.files import fingerprint, folder_files
+from vlaudit.files import fingerprint
+from vlaudit.inspection.folder import ModelFolder
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 FIXED_LENGTH = {"siglip", "siglip2"}  # trained on texts padded to the full context, without an attention mask
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
 
 class TransformersModel(MatchingModel):
@@ -63,7 +63,8 @@ class TransformersModel(MatchingModel):
         return _unit(self._model.get_image_features(pixel_values=pixels))
 
     def tokenize(self, text: str) -> TokenSequence:
-        coded = self._tokenizer(text, return_special_tokens_mask=True)
+        with reading(self.spec):
+            coded = self._tokenizer(text, return_special_tokens_mask=True)
         return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
 
     def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
@@ -89,39 +90,35 @@ class TransformersModel(MatchingModel):
 
 
 def load_matcher(
-    argument: str, folder: Path, weights: list[Path], device: torch.device, adapter: Path | None = None
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None
 ) -> TransformersModel:
-    """Load a dual encoder from a folder whose weights were found to be safe, with an adapter in it where there is one.
-    Raises ModelError with the cure."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    """Load a dual encoder from a folder that was inspected, with an adapter in it where there is one. Raises ModelError with
+    the cure."""
+    if not folder.has_tokenizer():
         raise ModelError(
             f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
         )
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    try:
+    with foreign(
+        f"transformers cannot load '{argument}'",
+        "The folder needs the config, weights and tokenizer that save_pretrained writes.",
+    ):
+        config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        refuse_oversized(folder, lambda: AutoModel.from_config(config, trust_remote_code=False))
         model, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
-            use_safetensors=weights[0].suffix == ".safetensors",
+            folder.path, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
+            use_safetensors=folder.safetensors,
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(
-            f"transformers cannot load '{argument}': {first_line(error)}.",
-            "The folder needs the config, weights and tokenizer that save_pretrained writes.",
-        ) from error
-    refuse_random(argument, report)
-    processor = _image_processor(folder, int(model.config.vision_config.image_size))
-    files = folder_files(folder)
-    if adapter:
-        model, weights, files = (
-            merge(model, adapter),
-            [*weights, adapter_weights(adapter)],
-            [*files, *folder_files(adapter)],
-        )
-    return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
+        refuse_random(argument, report)
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        processor = _image_processor(folder.path, int(model.config.vision_config.image_size))
+        weights, files = folder.weights, folder.files
+        if adapter:
+            model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
+        return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
 
 
 def refuse_random(argument: str, report: dict[str, Any]) -> None:
@@ -141,10 +138,8 @@ def _image_processor(folder: Path, size: int) -> Any:
     square = {"height": size, "width": size}
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
-    try:
+    with foreign(f"The image processor in '{folder}' cannot be loaded", "Save it again with save_pretrained."):
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"The image processor in '{folder}' cannot be loaded: {first_line(error)}.") from error
 
 
 def _unit(output: Any) -> Tensor:

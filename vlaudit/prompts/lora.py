@@ -8,14 +8,17 @@ so its reference only leaves the personal token out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import UsageError, first_line
-from vlaudit.files import PICKLE_SUFFIXES
+from vlaudit.errors import ModelError, UsageError, first_line
+from vlaudit.files import PICKLE_SUFFIXES, Unreadable, parse_json, read_json_object
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
+from vlaudit.inspection.configs import pattern_fault, refuse_requests
+from vlaudit.inspection.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.files import check_base_model
 from vlaudit.prompts.personal import Concept, WithoutConcept
@@ -27,6 +30,14 @@ if TYPE_CHECKING:
     from vlaudit.families.text_to_image import TextToImageModel
 
 OPTIONS = ("file", "token", "noun", "scale", "text")
+UNDERSTOOD = {
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",  # applied here or by diffusers
+    "peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",  # the tensors' names say it
+    "lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "megatron_core",
+    "qalora_group_size", "ensure_weight_tying",  # of training, or of what is off
+}  # fmt: skip
+HARMLESS: dict[str, list[object]] = {"bias": ["none"], "init_lora_weights": [True, "gaussian", "eva", "orthogonal"]}  # others change the base model
 PARTS = {  # how the names of a part's modules begin, for adapters that name modules without their part
     "unet": ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding"),
     "transformer": ("transformer_blocks", "single_transformer_blocks", "x_embedder", "context_embedder", "proj_out"),
@@ -149,8 +160,8 @@ def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
         raise UsageError(f"The adapter '{path}' does not exist.", "Check the path after 'lora:'.")
     if path.is_file():
         return _read_file(path)
-    parts = [folder for folder in (path / name for name in PARTS) if (folder / "adapter_config.json").is_file()]
-    if (path / "adapter_config.json").is_file() or parts:
+    parts = [folder for folder in (path / name for name in PARTS) if (folder / ADAPTER_CONFIG).is_file()]
+    if (path / ADAPTER_CONFIG).is_file() or parts:
         tensors: dict[str, Tensor] = {}
         for folder in parts or [path]:
             tensors |= _read_peft(folder, folder.name if parts else None)
@@ -178,12 +189,21 @@ def _read_file(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             _check_names(list(file.keys()), path)
-            return path.resolve(), dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UsageError(
             f"The adapter '{path}' is not a readable safetensors file ({first_line(error)}).",
             "See docs/prompt-files.md.",
         ) from error
+    try:
+        own = parse_json(metadata.get("lora_adapter_metadata") or "{}")  # the peft config of each part, as diffusers keeps it
+    except Unreadable as error:
+        raise UsageError(f"The metadata of '{path}' {error}.", "Save the adapter again with diffusers.") from error
+    if not isinstance(own, dict):
+        raise UsageError(f"The metadata of '{path}' is no object.", "Save the adapter again with diffusers.")
+    for part in {name.partition(".")[0] for name in own}:
+        _check_config(path, {name.partition(".")[2]: value for name, value in own.items() if name.startswith(f"{part}.")})
+    return path.resolve(), metadata
 
 
 def _check_names(names: list[str], path: Path) -> None:
@@ -192,28 +212,63 @@ def _check_names(names: list[str], path: Path) -> None:
 
 
 def _read_peft(folder: Path, part: str | None) -> dict[str, Tensor]:
-    """A peft adapter's tensors in diffusers' naming, its alpha multiplied in."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, alpha = int(config["r"]), float(config.get("lora_alpha") or config["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"'{folder / 'adapter_config.json'}' is damaged.", "Save the adapter again with peft."
-        ) from error
-    found = [folder / name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
-    if not found:
-        raise UsageError(
-            f"The adapter '{folder}' lacks adapter_model.safetensors.", "Save the adapter again with peft."
-        )
-    source, _ = _read_file(found[0])
+    """A peft adapter's tensors in diffusers' naming, each module's own alpha multiplied in. Raises UsageError."""
+    path = folder / ADAPTER_CONFIG
+    config = _read_config(path)
+    found = next((folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise UsageError(f"The adapter '{folder}' lacks {ADAPTER_WEIGHTS[0]}.", "Save the adapter again with peft.")
+    source, _ = _read_file(found)
     if isinstance(source, Path):
         from safetensors.torch import load_file
 
         source = load_file(source)
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     tensors = {}
     for name, value in source.items():
         module = name.removeprefix("base_model.model.")
+        owner, _, kind = module.partition(".lora_")
+        if not kind.startswith(("A.", "B.", "magnitude_vector")) or (kind[1:] == ".weight" and value.dim() < 2):
+            raise UsageError(f"'{found}' holds '{name}', which vlaudit cannot apply.", "Merge the adapter into its pipeline.")
+        rank = _own(config.get("rank_pattern"), owner, config["r"])
+        if value.dim() > 1 and value.shape[0 if kind == "A.weight" else 1] != rank and kind in {"A.weight", "B.weight"}:
+            raise UsageError(f"'{found}' gives '{owner}' another rank than {rank:g}, which its {ADAPTER_CONFIG} says.",
+                             "Save the adapter again with peft.")  # fmt: skip
+        alpha = _own(config.get("alpha_pattern"), owner, config.get("lora_alpha") or config["r"])
+        if kind.startswith("B."):
+            value = value * (alpha / (rank**0.5 if config.get("use_rslora") else rank))
         home = part or next((key for key, starts in PARTS.items() if module.startswith(starts)), "unet")
-        tensors[f"{home}.{module}"] = value * scale if "lora_B" in name else value
+        tensors[f"{home}.{module}"] = value
     return tensors
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A peft config whose every entry is understood, or changes nothing. Raises UsageError."""
+    try:
+        config = read_json_object(path)
+    except Unreadable as error:
+        raise UsageError(f"'{path}' is damaged: it {error}.", "Save the adapter again with peft.") from error
+    if config.get("peft_type") != "LORA":
+        raise UsageError(f"'{path}' is of the kind {str(config.get('peft_type'))[:40]!r}, not LORA.", "Only LoRA adapters are read.")
+    for number in (config.get("r"), config.get("lora_alpha") or 1):
+        if not isinstance(number, int | float) or not 0 < number < float("inf"):
+            raise UsageError(f"'{path}' is damaged: its r or lora_alpha is no number above 0.", "Save the adapter again with peft.")
+    _check_config(path, config)
+    return config
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """Raise UsageError for entries of a peft config that ask for what they may not, or change what is applied unknown to us."""
+    try:
+        refuse_requests(path, config)
+    except ModelError as error:
+        raise UsageError(error.message, error.cure) from error
+    if fault := pattern_fault(config):
+        raise UsageError(f"'{path}' {fault}.", "Save the adapter again with peft.")
+    for key, value in config.items():
+        if value and key not in UNDERSTOOD and value not in HARMLESS.get(key, ()):
+            raise UsageError(f"'{path}' sets {key}, which vlaudit cannot apply.", "Merge the adapter into its pipeline with peft.")
+
+
+def _own(pattern: dict[str, float] | None, module: str, default: float) -> float:
+    """A module's own number: that of the first pattern that its name ends with, as peft reads them."""
+    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)
