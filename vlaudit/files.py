@@ -134,6 +134,11 @@ def is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def user_path(text: str) -> Path:
+    """A path as a user writes it: ``~`` is a home folder, where there is one of that name."""
+    return Path(os.path.expanduser(text))
+
+
 def folder_files(folder: Path) -> list[Path]:
     """The regular files directly in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file())

@@ -5,11 +5,13 @@ ARGUMENT is a file or folder, or ``key=value,…``. What a bare template is depe
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.files import user_path
 from vlaudit.prompts.base import Prompt
 from vlaudit.records import Family
 from vlaudit.registry import plugin, plugins
@@ -65,9 +67,9 @@ def prompt_files(specs: Iterable[str]) -> list[Path]:
         if "{" in method or method not in plugins("prompts"):
             continue
         for word in [argument, *(part.partition("=")[2] for part in argument.split(",") if "=" in part)]:
-            path = Path(word).expanduser()
+            path = user_path(word)
             try:
-                found += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if word else []
+                found += [path] if os.path.isfile(path) else sorted(p for p in path.rglob("*") if p.is_file()) if word else []
             except (OSError, ValueError):  # a text, too long for a name
                 continue
     return list(dict.fromkeys(found))
