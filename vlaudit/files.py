@@ -40,9 +40,10 @@ def read_bytes(path: Path, limit: int = TEXT_BYTES) -> bytes:
         raise Unreadable(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise Unreadable("has a name that no file can have") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Unreadable("is not a regular file")
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Unreadable("is not a regular file")
         try:
             content = file.read(limit + 1)
         except OSError as error:

@@ -235,7 +235,7 @@ def test_bundled_set_has_both_splits_and_opens() -> None:
         (b"cat\n", "has 1 labels"),
         (b"cat\ndog\ncat\n", "'cat' twice"),
         (b"cat\n<b>x</b>\n", "markup"),
-        (b"\xff\xfe", "as text"),
+        (b"\xff\xfe", "not UTF-8"),
     ],
 )
 def test_bad_labels_file(tmp_path: Path, content: bytes, match: str) -> None:

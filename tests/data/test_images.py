@@ -119,7 +119,7 @@ def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_picture(tmp_path / "none.png")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a regular file"):
         open_picture(tmp_path)
 
 
