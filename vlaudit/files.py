@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlaudit.errors import ModelError, UnsafeFileError, UsageError, VlauditError
+from vlaudit.errors import ModelError, UnsafeFileError, UsageError, VlauditError, first_line
 from vlaudit.secrets import redact
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
@@ -189,8 +189,8 @@ def load_torch_checkpoint(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(path, _first_foreign_name(path)) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise UsageError(f"'{path}' is not a readable checkpoint ({str(error).splitlines()[0]}).") from error
+    except Exception as error:  # a hostile file can make the library raise anything
+        raise UsageError(f"'{path}' is not a readable checkpoint ({first_line(error)}).", "Save it again.") from error
 
 
 def _first_foreign_name(path: Path) -> str:
