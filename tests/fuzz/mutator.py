@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|[\w.+~:-]+|[\[\]{},=\n|<>]|[^\S\n]+|.', re.DOTALL)
+LARGE = 500_000  # bytes
 DEPTHS = (3, 70, 3_000, 100_000)
 VALUES: tuple[str, ...] = (
     "null", "true", "false", "0", "-1", "1", "2", "3.5", "1e308", "1e999", "nan", "inf", "NaN", "-Infinity", "9223372036854775808",
@@ -30,9 +31,10 @@ NUMBERS = tuple(
 
 
 def mutate(content: bytes, random: Random) -> bytes:
-    """Between one and four changes of a file."""
+    """Between one and four changes of a file, fewer where it has grown large."""
     for _ in range(random.choice((1, 1, 1, 2, 4))):
-        content = _once(content, random)
+        if len(content) < LARGE:
+            content = _once(content, random)
     return content
 
 
@@ -102,7 +104,7 @@ def _lines(text: str, random: Random) -> str:
     elif how == 1:
         lines.insert(random.randrange(len(lines)), lines[place])
     elif how == 2:
-        lines[place:place] = [lines[place]] * random.choice((3, 2_000))
+        lines[place:place] = [lines[place]] * min(random.choice((3, 2_000)), LARGE // (len(lines[place]) + 1) + 1)
     elif how == 3:
         return text.replace("\n", random.choice(("\r\n", "\r", "\u2028", "\n\n")))
     else:
@@ -155,7 +157,7 @@ def _cut(content: bytes, random: Random) -> bytes:
 
 def _repeat(content: bytes, random: Random) -> bytes:
     start = _place(content, random)
-    part = content[start : start + random.choice((1, 8, 100))] * random.choice((1, 3, 1_000))
+    part = content[start : start + random.choice((1, 8, 100))] * random.choice((1, 3, 1_000))  # at most 100 kB
     return content[:start] + part + content[start:]
 
 

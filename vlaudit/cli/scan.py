@@ -201,6 +201,8 @@ def _found(flags: dict[str, Any], registry: ProbeRegistry, request: Request, fam
     if left_out:
         names = ", ".join(left_out[:8]) + (f" and {len(left_out) - 8} more" if len(left_out) > 8 else "")
         said.append(f"The {FILE_NAME} found here leaves out {len(left_out)} of {len(asked)} probes: {names}.")
+    if request.seed != ScanSettings().seed and flags["seed"] is None:
+        said.append(f"The {FILE_NAME} found here sets the seed {request.seed}.")
     for name, params in request.params.items():
         values = ", ".join(f"{key} = {value!r}" for key, value in params.items())
         said.append(f"The {FILE_NAME} found here sets parameters of {name}: {values}.")
