@@ -108,6 +108,8 @@ def read_config(path: Path, *, trusted: bool) -> Config:
     try:
         raw = read_toml(path)
         lines = read_text(path).splitlines()
+        if not any(map(str.strip, lines)):
+            raise Unreadable("is empty")
     except Unreadable as error:
         raise UsageError(f"The config file '{path}' {error}.", "Mend it; `vlaudit init` writes an example.") from error
     for where, value in _strings(raw):
@@ -154,7 +156,10 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return UsageError(f"The config file '{path}' has a bad entry '{where}': {first['msg']}.")
+        return UsageError(
+            f"The config file '{path}' has a bad entry '{where}': {first['msg']}.",
+            "`vlaudit schema config` says what it may be.",
+        )
     section: Any = {"target": TargetSpec, "scan": ScanSettings, "policy": Policy}.get(str(first["loc"][0]), Config)
     return UsageError(
         f"The config file '{path}' has an unknown entry '{where}'.",

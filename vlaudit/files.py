@@ -94,8 +94,6 @@ def parse_json(text: str | bytes) -> Any:
 def read_toml(path: Path, limit: int = TEXT_BYTES) -> dict[str, Any]:
     """The table in a TOML file. Raises Unreadable."""
     text = read_text(path, limit)
-    if not text.strip():
-        raise Unreadable("is empty")
     try:
         return tomllib.loads(text)
     except RecursionError as error:

@@ -102,10 +102,16 @@ class Policy(BaseModel):
 def load_policy(path: Path) -> Policy:
     """Read a policy from TOML. Raises UsageError with the offending key."""
     try:
-        return Policy.model_validate(read_toml(path))
+        content = read_toml(path)
+        if not content:
+            raise Unreadable("is empty")
+        return Policy.model_validate(content)
     except Unreadable as error:
         raise UsageError(f"The policy file '{path}' {error}.", "Write level, thresholds, severity and so on.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The policy file '{path}' has a bad entry '{where}': {first['msg']}.") from error
+        raise UsageError(
+            f"The policy file '{path}' has a bad entry '{where}': {first['msg']}.",
+            "`vlaudit schema config` says under Policy what there is.",
+        ) from error

@@ -99,7 +99,9 @@ def _entry(path: Path, number: int, table: object, today: date) -> Entry:
             raise UsageError(
                 f"{where} has no '{key}'.", "A suppression needs probe, target, reason, owner and expires."
             ) from error
-        raise UsageError(f"{where} has a bad '{key}': {first['msg']}.") from error
+        raise UsageError(
+            f"{where} has a bad '{key}': {first['msg']}.", "A suppression needs probe, target, reason, owner and expires."
+        ) from error
     if entry.expires > today + LONGEST:
         raise UsageError(
             f"[[ignore]] {number} of '{path}' expires on {entry.expires}, more than a year from now.",

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -199,6 +200,39 @@ def test_a_plugin_cannot_choose_the_exit_code(scan: Callable, data: Path, tmp_pa
     (tmp_path / "evil.py").write_bytes(code.encode("utf-8", "surrogateescape"))
     found, error = scan(data, "--plugin", tmp_path / "evil.py")
     assert found == 2 and "evil.py" in error and "bug" not in error
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path),
+    "link to nothing": lambda path: path.symlink_to("nowhere"),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "bytes": lambda path: path.write_bytes(bytes(range(256))),
+    "not there": lambda path: None,
+}
+NAMES = ("x" * 300, "x/" * 3_000, "~nobody/x", "pixel.png/below")
+
+
+@pytest.mark.parametrize("kind", [*ODD, *(name[:12] for name in NAMES)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--labels {}", "--config {}", "--ignore-file {}", "--plugin {}", "--baseline {}", "--prompt vp:{}", "--prompt coop:{}",
+        "--prompt ensemble:{}", "--reference coop:{}", "--data {}",
+    ],
+)  # fmt: skip
+def test_what_is_no_file_ends_in_a_sentence(
+    scan: Callable, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pixel.png").touch()
+    name = next((name for name in NAMES if name[:12] == kind), "odd.py")
+    ODD.get(kind, lambda path: None)(Path(name))
+    option, _, value = words.partition(" ")
+    code, error = scan(data, option, value.format(name))
+    assert code == 2 and "Error: " in error and "This is a bug" not in error
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "text", "loop"])
