@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -121,6 +122,12 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         open_picture(tmp_path / "none.png")
     with pytest.raises(DataError, match="not a regular file"):
         open_picture(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_picture(tmp_path / "x.png")
 
 
 def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:

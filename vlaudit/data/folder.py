@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from vlaudit.data.example import TEXT_COLUMNS, Example
@@ -13,6 +14,7 @@ from vlaudit.data.text_files import check_label, metadata_rows
 from vlaudit.files import is_unicode
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+MAX_ROWS = 1_000_000
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -66,7 +68,9 @@ def _split(root: Path, folder: Path, split: str) -> Iterator[Example]:
 def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
     file = _metadata_file(folder)
     assert file is not None
-    rows = list(metadata_rows(file))
+    rows = list(islice(metadata_rows(file), MAX_ROWS + 1))
+    if len(rows) > MAX_ROWS:
+        raise DataError(f"'{file}' has more than {MAX_ROWS:,} rows.", "Audit on a sample of them.")
     if not rows:
         raise DataError(f"'{file}' lists no pictures.", "Add rows, or remove the file to use class folders.")
     any_labelled = any(row.get("label") for _, row in rows)
