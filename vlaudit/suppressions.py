@@ -8,8 +8,9 @@
     expires = 2027-03-01                   # within a year
     ticket = "SEC-42"                      # optional
 
-Only a file that ``--ignore-file`` names is applied: one that lies in the folder may belong to what is audited. A suppressed finding keeps its verdict and is shown in every report; it does not stop a pipeline. One that has expired is not
-applied, and one that matches nothing is named: both are warnings.
+Only a file that ``--ignore-file`` names is applied: one that lies in the folder may belong to what is audited. A suppressed finding
+keeps its verdict and is shown in every report; it does not stop a pipeline. One that has expired is not applied, and one that matches
+nothing is named: both are warnings.
 """
 
 from __future__ import annotations
