@@ -328,3 +328,14 @@ def test_config_found_in_the_folder_is_not_trusted(
     config.write_text('[[target]]\nmodel = "hf:org/name"\ndata = "data"\n')
     assert vlaudit("scan", "--dry-run") == 2
     assert "--allow-network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["def cases(self, ctx):", "def shards(self, cases):"])
+def test_a_plugin_that_fails_to_plan_is_no_bug_of_ours(
+    scan: Callable, data: Path, mirror_plugin: Path, tmp_path: Path, where: str
+) -> None:
+    mirror_plugin.write_text(mirror_plugin.read_text().replace(where, f"{where}\n        raise TypeError('mine')"))
+    code, error = scan(data)
+    assert code == 3 and "This is a bug" not in error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "mine" in report["findings"][0]["reason"]
