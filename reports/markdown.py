@@ -77,6 +77,9 @@ def _top(report: Report) -> Iterator[str]:
     if not report.audit.complete:
         yield ""
         yield "**The audit did not finish: do not read it as a pass.**"
+    for note in report.audit.notes:
+        yield ""
+        yield f"**Note:** {escape(note, 600)}"
     yield ""
 
 

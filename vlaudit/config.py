@@ -17,20 +17,23 @@
     clip-autoattack = 0.2
 
 Command-line flags win over the file. A file that was found, rather than named with ``--config``, may belong to the
-audited repository: its paths must stay inside its folder, and it reaches remote models only with ``--allow-network``.
+audited repository: its paths must stay inside its folder, it reaches remote models only with ``--allow-network``, and its
+policy can only tighten the gate. What it leaves out is said in the report.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.files import Unreadable, read_text, read_toml, user_path
 from vlaudit.policy import Policy
 from vlaudit.records import Place
 
@@ -103,29 +106,47 @@ class Request(Closed):
 def read_config(path: Path, *, trusted: bool) -> Config:
     """Read a config file; ``trusted`` when the user named it. Raises UsageError with the offending key and a cure."""
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"The config file '{path}' cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"The config file '{path}' is not TOML: {error}.") from error
+        raw = read_toml(path)
+        lines = read_text(path).splitlines()
+        if not any(map(str.strip, lines)):
+            raise Unreadable("is empty")
+    except Unreadable as error:
+        raise UsageError(f"The config file '{path}' {error}.", "Mend it; `vlaudit init` writes an example.") from error
+    for where, value in _strings(raw):
+        if not value.strip() or "\0" in value:
+            what = "holds a NUL character" if value.strip() else "is empty"
+            raise UsageError(f"The entry '{where}' of the config file '{path}' {what}.", "Fill it in, or take it out.")
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise _explain(path, error) from error
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent
     targets = [_resolve_paths(target, folder, trusted) for target in config.target]
-    for target, place in zip(targets, _places(path, text, len(targets)), strict=True):
+    for target, place in zip(targets, _places(path, lines, len(targets)), strict=True):
         target._declared = place
     return config.model_copy(update={"target": targets})
 
 
-def _places(path: Path, text: str, count: int) -> list[Place | None]:
+def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a config that say what to audit, with the name of their entry; an empty list counts as an empty text.
+    Parameters of probes may be empty."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if where or key != "probes":
+                yield from _strings(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, list) and value:
+        for number, item in enumerate(value, 1):
+            yield from _strings(item, f"{where}[{number}]")
+    elif isinstance(value, str | list):
+        yield where, value if isinstance(value, str) else ""
+
+
+def _places(path: Path, text: list[str], count: int) -> list[Place | None]:
     """Where a config declares each of its targets; null where the file lies outside the current folder, or its tables
     cannot be told apart by their headers."""
-    lines = [number for number, line in enumerate(text.splitlines(), 1) if _TARGET.match(line)]
+    lines = [number for number, line in enumerate(text, 1) if _TARGET.match(line)]
     try:
-        file = path.resolve().relative_to(Path.cwd().resolve()).as_posix()
+        file = Path(os.path.realpath(path)).relative_to(os.path.realpath(Path.cwd())).as_posix()
     except ValueError:
         return [None] * count
     return [Place(file=file, line=line) for line in lines] if len(lines) == count else [None] * count
@@ -135,7 +156,10 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return UsageError(f"The config file '{path}' has a bad entry '{where}': {first['msg']}.")
+        return UsageError(
+            f"The config file '{path}' has a bad entry '{where}': {first['msg']}.",
+            "`vlaudit schema config` says what it may be.",
+        )
     section: Any = {"target": TargetSpec, "scan": ScanSettings, "policy": Policy}.get(str(first["loc"][0]), Config)
     return UsageError(
         f"The config file '{path}' has an unknown entry '{where}'.",
@@ -147,7 +171,7 @@ def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpe
     """Make the file paths of a target absolute, relative to the config's folder; refuse those that leave it."""
 
     def resolve(value: str) -> str:
-        path = (folder / Path(value).expanduser()).resolve()
+        path = Path(os.path.realpath(folder / user_path(value)))
         if not trusted and not path.is_relative_to(folder):
             raise UsageError(
                 f"The config found in '{folder}' names '{value}', which lies outside its folder.",
@@ -175,10 +199,7 @@ def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpe
         return resolve(value) if key in PATH_OPTIONS and not value.startswith("zoo:") else value
 
     def is_path(value: str) -> bool:
-        try:
-            return value.startswith((".", "/", "~")) or (folder / value).exists()
-        except OSError:  # too long for a name
-            return False
+        return value.startswith((".", "/", "~")) or os.path.exists(folder / value)
 
     return target.model_copy(
         update={

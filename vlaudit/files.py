@@ -139,6 +139,11 @@ _GIT = re.compile(r"\.git(/(HEAD|config|description|index|packed-refs|[A-Z_]+_HE
                   r"|objects/([0-9a-f]{2}/[0-9a-f]{38}|pack/pack-[0-9a-f]{40}\.(pack|idx|rev)|info/commit-graph)))?")  # fmt: skip
 
 
+def user_path(text: str) -> Path:
+    """A path as a user writes it: ``~`` is a home folder, where there is one of that name."""
+    return Path(os.path.expanduser(text))
+
+
 def folder_files(folder: Path) -> list[Path]:
     """What lies in a folder and its subfolders, sorted: regular files, hidden ones too, and all that is neither file nor folder.
     Links to folders are listed and not followed, a subfolder that cannot be opened is listed itself. Left out is what git itself

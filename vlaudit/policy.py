@@ -10,13 +10,14 @@ bias = "medium"
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vlaudit.errors import UsageError
+from vlaudit.files import Unreadable, read_toml
 from vlaudit.probe import ProbeInfo
 from vlaudit.records import Judgement, Severity, Verdict
 
@@ -50,7 +51,7 @@ class Policy(BaseModel):
 
     level: float = Field(0.95, gt=0.5, lt=1, description="confidence level of the intervals")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the tests")
-    thresholds: dict[str, float] = Field(default_factory=dict, description="by probe id; else the probe's default")
+    thresholds: dict[str, FiniteFloat] = Field(default_factory=dict, description="by probe id; else the probe's default")
     severity: SeverityTable = SeverityTable()
     fail_on: Severity = Field(Severity.HIGH, description="lowest severity that fails a scan; none: never")
     strict: bool = Field(False, description="whether inconclusive and not-assessed findings fail a scan too")
@@ -60,6 +61,26 @@ class Policy(BaseModel):
         """The threshold of a probe's metric: the policy's, else the probe's default (0 when it has none)."""
         default = info.threshold if info.threshold is not None else 0.0
         return self.thresholds.get(info.id, default)
+
+    def relaxations(self, infos: Iterable[ProbeInfo]) -> list[str]:
+        """The entries by which this policy may let pass what the default one stops. A level may only be the default: a lower
+        one calls more things held, a higher one fewer things vulnerable."""
+        default, found = Policy(), []
+        if self.level != default.level:
+            found.append("level")
+        if self.alpha < default.alpha:
+            found.append("alpha")
+        if self.gate != default.gate:
+            found.append("gate")
+        if not 0 < self.fail_on.rank <= default.fail_on.rank:
+            found.append("fail_on")
+        for row in SeverityTable.model_fields:
+            if getattr(self.severity, row).rank < getattr(default.severity, row).rank:
+                found.append(f"severity.{row.replace('_', '-')}")
+        for info in infos:
+            if not 0 <= self.threshold(info) <= default.threshold(info):
+                found.append(f"thresholds.{info.id}")
+        return found
 
     def severity_of(self, info: ProbeInfo, judgement: Judgement) -> tuple[Severity, str]:
         """Severity and the sentence that derives it."""
@@ -81,12 +102,16 @@ class Policy(BaseModel):
 def load_policy(path: Path) -> Policy:
     """Read a policy from TOML. Raises UsageError with the offending key."""
     try:
-        return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"The policy file {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"The policy file {path} is not TOML: {error}.") from error
+        content = read_toml(path)
+        if not content:
+            raise Unreadable("is empty")
+        return Policy.model_validate(content)
+    except Unreadable as error:
+        raise UsageError(f"The policy file '{path}' {error}.", "Write level, thresholds, severity and so on.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The policy file {path} has a bad entry '{where}': {first['msg']}.") from error
+        raise UsageError(
+            f"The policy file '{path}' has a bad entry '{where}': {first['msg']}.",
+            "`vlaudit schema config` says under Policy what there is.",
+        ) from error

@@ -234,6 +234,7 @@ class Suppression(Record):
     owner: str
     expires: str  # ISO date
     ticket: str = ""
+    file: str = ""  # the file that accepts it, as the command line named it
 
 
 class Finding(Record):
@@ -334,6 +335,7 @@ class AuditInfo(Record):
     strict: bool = False
     baseline: str | None = None  # id of the audit that the findings are compared with
     only_new: bool = False  # what the baseline had already does not stop a pipeline
+    notes: list[str] = Field(default_factory=list)  # what files found beside the command left out or changed, one sentence each
     errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
 
 

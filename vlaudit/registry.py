@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.errors import UsageError, did_you_mean, first_line
 from vlaudit.probe import Probe
 from vlaudit.records import Family, Risk
 
@@ -44,11 +45,13 @@ class Plugin:
             return self._value
         try:
             return self._entry.load()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit too: what a plugin does is no exit code of ours
             if self.origin.split()[0] == OWN_PACKAGE:
                 raise
             raise UsageError(
-                f"The plugin '{self.name}' of {self.origin} fails to load ({type(error).__name__}: {error}).",
+                f"The plugin '{self.name}' of {self.origin} fails to load ({type(error).__name__}: {first_line(error)}).",
                 "Update or uninstall that package, or leave the probe out with --skip.",
             ) from error
 
@@ -164,8 +167,9 @@ class ProbeRegistry:
 
 def probes_in(path: Path) -> list[type[Probe]]:
     """Probe classes defined in a plugin file. The file is code: it is run, which is why only a flag can name it."""
-    if not path.is_file():
-        raise UsageError(f"The plugin file '{path}' does not exist.")
+    if not os.path.isfile(path):
+        what = "is not a file" if os.path.lexists(path) else "does not exist"
+        raise UsageError(f"The plugin file '{path}' {what}.", "Name a Python file that defines probes.")
     module = _import_file(path)
     found = [
         value
@@ -178,14 +182,18 @@ def probes_in(path: Path) -> list[type[Probe]]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"vlaudit_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    name = f"vlaudit_plugin_{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"'{path}' is not a Python file.")
+        raise UsageError(f"The plugin file '{path}' is not a Python file.", "Its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"The plugin file '{path}' fails to load ({type(error).__name__}: {error}).") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit too: what a plugin does is no exit code of ours
+        raise UsageError(
+            f"The plugin file '{path}' fails to load ({type(error).__name__}: {first_line(error)}).", "Mend it."
+        ) from error
     return module

@@ -310,12 +310,13 @@ def interval(
 
 
 def suppression_text(finding: Finding) -> str:
-    """``accepted by ada until 2027-03-01: no text in our pictures (SEC-42)``, or nothing."""
+    """``accepted by ada until 2027-03-01: no text in our pictures (SEC-42), as ignore.toml says``, or nothing."""
     said = finding.suppressed
     if said is None:
         return ""
     ticket = f" ({said.ticket})" if said.ticket else ""
-    return f"accepted by {said.owner} until {said.expires}: {said.reason}{ticket}"
+    file = f", as {said.file} says" if said.file else ""
+    return f"accepted by {said.owner} until {said.expires}: {said.reason}{ticket}{file}"
 
 
 def p_text(p: float | None) -> str:

@@ -8,21 +8,22 @@
     expires = 2027-03-01                   # within a year
     ticket = "SEC-42"                      # optional
 
-A suppressed finding keeps its verdict and is shown in every report; it does not stop a pipeline. One that has expired is not
-applied, and one that matches nothing is named: both are warnings.
+Only a file that ``--ignore-file`` names is applied: one that lies in the folder may belong to what is audited. A suppressed finding
+keeps its verdict and is shown in every report; it does not stop a pipeline. One that has expired is not applied, and one that matches
+nothing is named: both are warnings.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.files import Unreadable, read_toml
 from vlaudit.records import Finding, Report, Suppression
 
 LONGEST = timedelta(days=366)
@@ -39,6 +40,7 @@ class Entry(BaseModel):
     owner: str = Field(min_length=1)
     expires: date
     ticket: str = ""
+    _file: str = PrivateAttr("")
 
     def covers(self, finding: Finding) -> bool:
         """Whether a finding is meant."""
@@ -51,11 +53,9 @@ class Entry(BaseModel):
 def read_suppressions(path: Path, today: date | None = None) -> list[Entry]:
     """The entries of a file, expired ones too. Raises UsageError with the offending entry and a cure."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The file '{path}' cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"The file '{path}' is not TOML: {error}.") from error
+        raw = read_toml(path)
+    except Unreadable as error:
+        raise UsageError(f"The file '{path}' {error}.", "Write [[ignore]] tables, see docs/ci.md.") from error
     if unknown := set(raw) - {"ignore"}:
         raise UsageError(f"The file '{path}' has an unknown entry '{min(unknown)}'.", "Write [[ignore]] tables.")
     tables = raw.get("ignore", [])
@@ -77,7 +77,8 @@ def suppress(report: Report, entries: Sequence[Entry], today: date | None = None
             warnings.append(f"The suppression of {entry} matches no finding of this audit.")
         else:
             said = Suppression(
-                reason=entry.reason, owner=entry.owner, expires=entry.expires.isoformat(), ticket=entry.ticket
+                reason=entry.reason, owner=entry.owner, expires=entry.expires.isoformat(), ticket=entry.ticket,
+                file=entry._file,
             )
             for index in covered:
                 findings[index] = findings[index].model_copy(update={"suppressed": said})
@@ -99,12 +100,15 @@ def _entry(path: Path, number: int, table: object, today: date) -> Entry:
             raise UsageError(
                 f"{where} has no '{key}'.", "A suppression needs probe, target, reason, owner and expires."
             ) from error
-        raise UsageError(f"{where} has a bad '{key}': {first['msg']}.") from error
+        raise UsageError(
+            f"{where} has a bad '{key}': {first['msg']}.", "A suppression needs probe, target, reason, owner and expires."
+        ) from error
     if entry.expires > today + LONGEST:
         raise UsageError(
             f"[[ignore]] {number} of '{path}' expires on {entry.expires}, more than a year from now.",
             "Accept a risk for a year at most, and look again then.",
         )
+    entry._file = str(path)
     return entry
 
 

@@ -124,6 +124,8 @@ def _finding(finding: Finding, *, several_targets: bool) -> Iterator[RenderableT
 
 def _outcome(report: Report) -> Iterator[RenderableType]:
     yield _text("")
+    for note in report.audit.notes:
+        yield _text(("note: ", "yellow"), _flat(note))
     for error in report.audit.errors:
         yield _text(("did not finish: ", "yellow"), _flat(error))
     if not report.audit.complete:

@@ -28,6 +28,7 @@ def run(folder: Path, code: int = 0, **env: str) -> tuple[list[str], dict[str, s
     given: dict[str, Any] = {
         "TARGETS": "",
         "CONFIG": "vlaudit.toml",
+        "IGNORE_FILE": ".vlaudit-ignore.toml",
         "FAIL_ON": "high",
         "BASELINE": "",
         "ARGS": "",
@@ -79,6 +80,25 @@ def test_the_config_and_the_baseline_are_used_where_they_are_given(tmp_path: Pat
     words, _, _ = run(tmp_path, BASELINE="old", FAIL_ON="new")
     assert words[1:3] == ["--config", "vlaudit.toml"]
     assert words[words.index("--baseline") + 1] == "old" and words[words.index("--fail-on") + 1] == "new"
+
+
+def test_what_relaxes_the_gate_is_named_where_it_is_there(tmp_path: Path) -> None:
+    for name in ("vlaudit.toml", ".vlaudit-ignore.toml"):
+        (tmp_path / name).write_text("")
+    words, _, _ = run(tmp_path, TARGETS="zoo:clean")
+    assert words[:6] == ["scan", "zoo:clean", "--config", "vlaudit.toml", "--ignore-file", ".vlaudit-ignore.toml"]
+
+
+def test_a_repository_that_is_itself_audited_names_nothing(tmp_path: Path) -> None:
+    for name in ("vlaudit.toml", ".vlaudit-ignore.toml"):
+        (tmp_path / name).write_text("")
+    words, _, _ = run(tmp_path, CONFIG="", IGNORE_FILE="")
+    assert not {"--config", "--ignore-file"} & set(words)
+
+
+def test_a_misspelt_file_is_left_to_vlaudit_to_complain_of(tmp_path: Path) -> None:
+    words, _, _ = run(tmp_path, CONFIG="ci/vlaudi.toml", IGNORE_FILE="ci/ignore.tom")
+    assert words[1:5] == ["--config", "ci/vlaudi.toml", "--ignore-file", "ci/ignore.tom"]
 
 
 def test_no_input_is_pasted_into_a_shell() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -145,6 +146,103 @@ def test_wrong_flags(scan: Callable, data: Path, tmp_path: Path, flags: list[str
     assert not (tmp_path / "out").exists(), "nothing is written for a wrong command"
 
 
+VALUES = (
+    "--prompt", "--reference", "--data", "--labels", "--prompts", "--group", "--members", "--probe", "--skip", "--scorer",
+    "--plugin", "--config", "--device", "--out", "--format", "--baseline", "--ignore-file", "--max-time", "--seed", "--effort",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["", " \t\n"], ids=["empty", "blank"])
+@pytest.mark.parametrize("option", VALUES)
+def test_an_empty_value_is_not_the_same_as_none(
+    vlaudit: Command, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert vlaudit("scan", "zoo:clean", f"{option}={value}") == 2
+    assert f"{option} is empty." in capsys.readouterr().err
+    assert vlaudit("scan", "zoo:clean", option, value) == 2
+    assert f"{option} is empty." in capsys.readouterr().err
+
+
+def test_every_option_with_a_value_is_tried_empty() -> None:
+    from vlaudit.cli.scan import scan_command
+
+    options = {p.opts[0] for p in scan_command.params if p.opts[0].startswith("--") and not getattr(p, "is_flag", False)}
+    assert options - set(VALUES) == {"--batch-size", "--fail-on", "--gate"}  # numbers and choices, which cannot be empty
+
+
+def test_an_empty_target_is_said(vlaudit: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vlaudit("scan", "zoo:clean", "") == 2 and "TARGET is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, where",
+    [
+        ("[[target]]\nmodel = ''\n", "target[1].model"), ("[[target]]\nmodel = 'zoo:clean'\nprompt = ['']\n", "target[1].prompt[1]"),
+        ("[[target]]\nmodel = 'zoo:clean'\nprompt = []\n", "target[1].prompt"), ("[[target]]\nmodel = 'zoo:clean'\ndata = ' '\n", "data"),
+        ("[scan]\nprobe = []\n", "scan.probe"), ("[scan]\nskip = ['']\n", "scan.skip[1]"), ("target = []\n", "'target'"),
+        ('[[target]]\nmodel = "zoo:cl\\u0000ean"\n', "NUL"),
+    ],
+)  # fmt: skip
+def test_an_empty_entry_of_a_config_is_said(
+    vlaudit: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, where: str
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    assert vlaudit("scan", "--config", tmp_path / "c.toml") == 2
+    assert where in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import sys; sys.exit(0)", "raise BaseException('x')", "raise GeneratorExit", "\0", "(" * 5000, "\udcff", "x = 1"],
+    ids=["exit", "base", "generator", "nul", "deep", "surrogate", "no probe"],
+)
+def test_a_plugin_cannot_choose_the_exit_code(scan: Callable, data: Path, tmp_path: Path, code: str) -> None:
+    (tmp_path / "evil.py").write_bytes(code.encode("utf-8", "surrogateescape"))
+    found, error = scan(data, "--plugin", tmp_path / "evil.py")
+    assert found == 2 and "evil.py" in error and "bug" not in error
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path),
+    "link to nothing": lambda path: path.symlink_to("nowhere"),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "bytes": lambda path: path.write_bytes(bytes(range(256))),
+    "not there": lambda path: None,
+}
+NAMES = ("x" * 300, "x/" * 3_000, "~nobody/x", "pixel.png/below")
+
+
+@pytest.mark.parametrize("kind", [*ODD, *(name[:12] for name in NAMES)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--labels {}", "--config {}", "--ignore-file {}", "--plugin {}", "--baseline {}", "--prompt vp:{}", "--prompt coop:{}",
+        "--prompt ensemble:{}", "--reference coop:{}", "--data {}",
+    ],
+)  # fmt: skip
+def test_what_is_no_file_ends_in_a_sentence(
+    scan: Callable, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pixel.png").touch()
+    name = next((name for name in NAMES if name[:12] == kind), "odd.py")
+    ODD.get(kind, lambda path: None)(Path(name))
+    option, _, value = words.partition(" ")
+    code, error = scan(data, option, value.format(name))
+    assert code == 2 and "Error: " in error and "This is a bug" not in error
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "text", "loop"])
+def test_what_is_no_python_file_is_no_plugin(scan: Callable, data: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("plugin.txt" if kind == "text" else "plugin.py")
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "text": path.touch, "loop": lambda: path.symlink_to(path)}[kind]()
+    found, error = scan(data, "--plugin", path)
+    assert found == 2 and "plugin" in error and "bug" not in error
+
+
 def test_an_argument_that_is_no_text_is_a_usage_error(vlaudit: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert vlaudit("scan", "zoo:clean", "--data", os.fsdecode(b"/tmp/\xff")) == 2
     said = capsys.readouterr().err
@@ -230,3 +328,14 @@ def test_config_found_in_the_folder_is_not_trusted(
     config.write_text('[[target]]\nmodel = "hf:org/name"\ndata = "data"\n')
     assert vlaudit("scan", "--dry-run") == 2
     assert "--allow-network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["def cases(self, ctx):", "def shards(self, cases):"])
+def test_a_plugin_that_fails_to_plan_is_no_bug_of_ours(
+    scan: Callable, data: Path, mirror_plugin: Path, tmp_path: Path, where: str
+) -> None:
+    mirror_plugin.write_text(mirror_plugin.read_text().replace(where, f"{where}\n        raise TypeError('mine')"))
+    code, error = scan(data)
+    assert code == 3 and "This is a bug" not in error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "mine" in report["findings"][0]["reason"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlaudit.data import folder
 from vlaudit.data.dataset import DataError, Dataset, load_dataset
 from vlaudit.data.example import Example
 from vlaudit.data.text_files import read_captions, read_labels
@@ -235,13 +237,47 @@ def test_bundled_set_has_both_splits_and_opens() -> None:
         (b"cat\n", "has 1 labels"),
         (b"cat\ndog\ncat\n", "'cat' twice"),
         (b"cat\n<b>x</b>\n", "markup"),
-        (b"\xff\xfe", "as text"),
+        (b"\xff\xfe", "not UTF-8"),
     ],
 )
 def test_bad_labels_file(tmp_path: Path, content: bytes, match: str) -> None:
     (tmp_path / "labels.txt").write_bytes(content)
     with pytest.raises(DataError, match=match):
         read_labels(tmp_path / "labels.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("metadata.csv", "file_name,label,label\na.png,cat,dog\n", "'label' twice"),
+        ("metadata.csv", "file_name," + ",".join(f"c{n}" for n in range(100_000)) + "\n", "100,001 columns"),
+        ("metadata.csv", f"file_name,label\na.png,{'x' * 200_000}\n", "field larger"),
+        ("metadata.csv", "", "no column file_name"),
+        ("metadata.csv", "file_name\n" + "a.png\n" * 1_002, "more than 1,000 rows"),
+        ("metadata.jsonl", "[" * 200_000 + "\n", "nested too deeply"),
+        ("metadata.jsonl", '{"file_name": ' + "9" * 5_000 + "}\n", "is not JSON"),
+        ("metadata.jsonl", '{"file_name": "' + "x" * 300 + '.png"}\n', "does not exist"),
+        ("metadata.jsonl", '{"file_name": "a\\u0000.png"}\n', "outside"),
+        ("metadata.jsonl", '{"file_name": "loop/a.png"}\n', "does not exist"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else None,
+)
+def test_metadata_that_is_junk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, match: str
+) -> None:
+    monkeypatch.setattr(folder, "MAX_ROWS", 1_000)
+    (tmp_path / name).write_text(content)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(DataError, match=match):
+        load_dataset(tmp_path)
+
+
+def test_metadata_that_is_no_file_is_not_passed_over(picture_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(picture_folder / "test", tmp_path / "data")
+    assert load_dataset(tmp_path / "data").labels
+    os.mkfifo(tmp_path / "data" / "metadata.csv")
+    with pytest.raises(DataError, match="not a regular file"):
+        load_dataset(tmp_path / "data")
 
 
 def test_labels_file_keeps_its_order(tmp_path: Path) -> None:

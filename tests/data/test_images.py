@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -119,8 +120,14 @@ def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_picture(tmp_path / "none.png")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a regular file"):
         open_picture(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_picture(tmp_path / "x.png")
 
 
 def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:

@@ -328,6 +328,12 @@ def _cases(folder: Path) -> Sequence[tuple[type[SoftPrompt], Path, str]]:
         (PrefixTuning, adapter(folder / "f", {"prompt_embeddings": values}, peft_type="PREFIX_TUNING"), "shape"),
         (PrefixTuning, adapter(folder / "g", {"prompt_embeddings": torch.ones(4, 96)}, peft_type="PREFIX_TUNING", **(prefix | {"num_layers": 3})), "3 layers"),
         (PrefixTuning, adapter(folder / "h", {"prompt_embeddings": torch.ones(4, 64)}, peft_type="PREFIX_TUNING", num_transformer_submodules=2, **prefix), "encoder-decoder"),
+        (PromptTuning, adapter(folder / "junk-i", {"prompt_embeddings": values}, peft_type="PROMPT_TUNING", num_virtual_tokens=9), "num_virtual_tokens"),
+        (PromptTuning, adapter(folder / "junk-j", {"prompt_embeddings": values}, peft_type="PROMPT_TUNING", num_virtual_tokens="4"), "num_virtual_tokens"),
+        (PromptTuning, adapter(folder / "junk-k", {"prompt_embeddings": values * 1j}, peft_type="PROMPT_TUNING"), "lacks the tensor"),
+        (PrefixTuning, adapter(folder / "junk-l", {"prompt_embeddings": values}, peft_type="PREFIX_TUNING", **(prefix | {"num_attention_heads": -1})), "shape"),
+        (PrefixTuning, adapter(folder / "junk-m", {"prompt_embeddings": values}, peft_type="PREFIX_TUNING", **(prefix | {"token_dim": [32]})), "shape"),
+        (PrefixTuning, adapter(folder / "junk-n", {"prompt_embeddings": values}, peft_type=["PREFIX_TUNING"]), "holds a"),
     ]  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _plan_probe(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Sp
     ctx = context(plan.request, subject, name, TARGET, ArtifactStore(Path()))
     cage.say(phase=Phase.LOAD, what=f"the plan of {name}", limit=PLAN_SECONDS)
     try:
-        cases = probe.cases(ctx)
+        return _cut(plan, subject, name, probe, speed, ctx)
     except NotAssessed as error:
         return PlannedProbe(target=subject.id, probe=name, reason=str(error))
     except (KeyboardInterrupt, VlauditError):
@@ -83,6 +83,11 @@ def _plan_probe(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Sp
     except BaseException as error:  # noqa: BLE001 (a plugin may raise anything; it spoils only itself)
         reason = f"the probe failed: {cage.foreign_words(error)}"
         return PlannedProbe(target=subject.id, probe=name, reason=reason, failed=True)
+
+
+def _cut(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Speed | None, ctx: Context) -> PlannedProbe:
+    """The cases of a probe, cut into units of work by the probe itself."""
+    cases = probe.cases(ctx)
     if not cases:
         return PlannedProbe(target=subject.id, probe=name, reason="the probe finds nothing to try on these data")
     arms = [(subject.id, TARGET)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ from vlaudit.cli.render import reporter_names
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
+from vlaudit.records import Family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,22 @@ IGNORE_FILE = ".vlaudit-ignore.toml"
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+class ScanCommand(click.Command):
+    """A command none of whose values is empty: a variable of a shell that is not set is not the same as a flag left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        for parameter in self.get_params(ctx):
+            name = parameter.opts[0] if isinstance(parameter, click.Option) else "TARGET"
+            values = given.get(str(parameter.name))
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if isinstance(value, str) and not value.strip():
+                    raise UsageError(f"{name} is empty.", "Give it a value, or leave it out.")
+                if isinstance(value, str) and "\0" in value:
+                    raise UsageError(f"{name} holds a NUL character.", "Give it as text.")
+        return super().parse_args(ctx, args)
+
+
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
     """``90``, ``90s``, ``10m`` or ``1.5h`` to seconds."""
     if value is None:
@@ -41,7 +59,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-@click.command("scan", epilog="""\b
+@click.command("scan", cls=ScanCommand, epilog="""\b
 Exit codes:
   0    complete; nothing vulnerable at or above --fail-on
   1    something vulnerable at or above --fail-on
@@ -109,7 +127,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--strict", is_flag=True, default=None, help="Exit 3 when a finding is inconclusive or not assessed.")
 @click.option("--gate", type=click.Choice(["none", "holm"]), help="holm: vulnerable only if adjusted p < alpha too.")
 @click.option(
-    "--ignore-file", type=FILE, help=f"Accepted findings. Default: {IGNORE_FILE} in this folder, if there is one."
+    "--ignore-file", type=FILE, help=f"Accepted findings, such as {IGNORE_FILE}. None are accepted unless it is named."
 )
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
 @click.option("--max-time", callback=_seconds, metavar="10m", help="End after this time, whatever hangs: with a partial report and code 3.")
@@ -131,21 +149,29 @@ def scan_command(**flags: Any) -> int:
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
     baseline = _baseline(flags)
-    accepted = _accepted(flags["ignore_file"])
+    accepted, notes = _accepted(flags["ignore_file"])
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     specs, is_default = _targets(config, flags)
     flags["out"] = flags["out"] or new_folder()
     cage.say(folder=None if flags["dry_run"] or cage.ended else str(flags["out"]))
     registry = ProbeRegistry.load(() if cage.ended and cage.ended.only_say else flags["plugins"])
     if cage.ended:
-        return _finish(cage.ended, config, settings, specs, flags, registry, command, baseline, accepted)
+        if not trusted and not cage.ended.only_say:
+            notes += _found(flags, registry, _request(config, settings, specs, flags, registry), set(Family))
+        return _finish(cage.ended, config, settings, specs, flags, registry, command, baseline, accepted, notes)
+    if not trusted:
+        _refuse_relaxation(config, registry)
     if is_default:
         _announce_defaults(specs, _policy(config.policy, flags), registry.select(settings.probe, settings.skip))
     plan, device = _plan(config, settings, specs, flags, registry, allow_network=trusted or flags["allow_network"])
+    if not trusted:
+        notes += _found(flags, registry, plan.request, {target.info.family for target in plan.targets})
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
     if flags["dry_run"]:
         _show_plan(plan, device)
         return 4 if any(target.error for target in plan.targets) else 0
-    return _run(plan, registry, device, settings, flags, command, baseline, accepted, deadline)
+    return _run(plan, registry, device, settings, flags, command, baseline, accepted, notes, deadline)
 
 
 def _read(path: Path | None) -> tuple[Config, bool]:
@@ -153,7 +179,34 @@ def _read(path: Path | None) -> tuple[Config, bool]:
     if path is not None:
         return read_config(path, trusted=True), True
     found = Path(FILE_NAME)
-    return (read_config(found, trusted=False), False) if found.is_file() else (Config(), True)
+    return (read_config(found, trusted=False), False) if os.path.lexists(found) else (Config(), True)
+
+
+def _refuse_relaxation(config: Config, registry: ProbeRegistry) -> None:
+    """Raise UsageError where a config that was found, and so may belong to what is audited, lowers the gate."""
+    relaxed = config.policy.relaxations(probe.info for probe in registry.classes.values())
+    if relaxed:
+        raise UsageError(
+            f"The {FILE_NAME} found here may belong to what is audited, and its policy lowers the gate: {', '.join(relaxed)}.",
+            f"If you trust it, name it with --config {FILE_NAME}; else take these entries out.",
+        )
+
+
+def _found(flags: dict[str, Any], registry: ProbeRegistry, request: Request, families: set[Family]) -> list[str]:
+    """What a config that was found leaves out of the audit, or sets otherwise, one sentence each."""
+    asked = registry.select(flags["probes"], flags["skip"])
+    asked = [name for name in asked if flags["probes"] or registry.get(name).info.families & families]
+    kept, said = request.probes, []
+    left_out = [name for name in asked if name not in kept]
+    if left_out:
+        names = ", ".join(left_out[:8]) + (f" and {len(left_out) - 8} more" if len(left_out) > 8 else "")
+        said.append(f"The {FILE_NAME} found here leaves out {len(left_out)} of {len(asked)} probes: {names}.")
+    if request.seed != ScanSettings().seed and flags["seed"] is None:
+        said.append(f"The {FILE_NAME} found here sets the seed {request.seed}.")
+    for name, params in request.params.items():
+        values = ", ".join(f"{key} = {value!r}" for key, value in params.items())
+        said.append(f"The {FILE_NAME} found here sets parameters of {name}: {values}.")
+    return said
 
 
 def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
@@ -177,20 +230,21 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
     is_default = not specs
     given: dict[str, Any] = {
         "reference": flags["reference"],
-        "data": str(flags["data"]) if flags["data"] else None,
-        "labels": str(flags["labels"]) if flags["labels"] else None,
-        "groups": list(flags["groups"]),
-        "captions": str(flags["captions"]) if flags["captions"] else None,
+        "data": flags["data"] and str(flags["data"]),
+        "labels": flags["labels"] and str(flags["labels"]),
+        "groups": list(flags["groups"]) or None,
+        "captions": flags["captions"] and str(flags["captions"]),
         "members": flags["members"],
         "scorer": flags["scorer"],
     }
+    given = {name: value for name, value in given.items() if value is not None}
     prompts = list(flags["prompts"])
     if is_default:
         specs = [TargetSpec(model=f"zoo:{name}") for name in DEFAULTS]
-        specs = specs[:1] if prompts or any(given.values()) else specs
-    merged = [spec.model_copy(update={k: v for k, v in given.items() if v}) for spec in specs]
+        specs = specs[:1] if prompts or given else specs
+    merged = [spec.model_copy(update=given) for spec in specs]
     return [
-        spec.model_copy(update={"prompt": [prompt] if prompt else []})
+        spec.model_copy(update={"prompt": [] if prompt is None else [prompt]})
         for spec in merged
         for prompt in (prompts or spec.prompt or [None])
     ], is_default
@@ -234,7 +288,7 @@ def _request(config: Config, settings: ScanSettings, specs: list[TargetSpec], fl
 def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], registry: ProbeRegistry,
           *, allow_network: bool) -> tuple[Plan, Any]:  # fmt: skip
     request = _request(config, settings, specs, flags, registry)
-    if flags["out"].exists() and not flags["out"].is_dir():
+    if os.path.exists(flags["out"]) and not os.path.isdir(flags["out"]):
         raise UsageError(f"'{flags['out']}' is a file.", "Give a folder to --out.")
 
     from vlaudit.audit.plan import make_plan
@@ -295,11 +349,18 @@ def _show_plan(plan: Plan, device: Any) -> None:
     console.print(f"Estimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
 
 
-def _accepted(path: Path | None) -> list[Entry]:
+def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:
+    """The entries of the file that a flag names. One that was found is not applied, and that is said."""
     from vlaudit.suppressions import read_suppressions
 
-    found = path or Path(IGNORE_FILE)
-    return read_suppressions(found) if path or found.is_file() else []
+    if path is not None:
+        return read_suppressions(path), []
+    if not os.path.lexists(IGNORE_FILE):
+        return [], []
+    return [], [
+        f"The {IGNORE_FILE} found here may belong to what is audited, so nothing is accepted by it; "
+        f"--ignore-file {IGNORE_FILE} applies it."
+    ]
 
 
 def _baseline(flags: dict[str, Any]) -> Report | None:
@@ -314,7 +375,7 @@ def _baseline(flags: dict[str, Any]) -> Report | None:
 
 
 def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str,
-         baseline: Report | None, accepted: list[Entry], deadline: float | None) -> int:  # fmt: skip
+         baseline: Report | None, accepted: list[Entry], notes: list[str], deadline: float | None) -> int:  # fmt: skip
     from rich.console import Console
 
     from vlaudit.audit.run import environment, open_audit, run_audit
@@ -326,11 +387,11 @@ def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: 
         plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console()),
         batch_size=settings.batch_size, deadline=deadline, debug="--debug" in sys.argv,
     )  # fmt: skip
-    return _conclude(outcome.report, outcome.interrupted, flags, baseline, accepted)
+    return _conclude(outcome.report, outcome.interrupted, flags, baseline, accepted, notes)
 
 
 def _finish(ended: Ended, config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any],
-            registry: ProbeRegistry, command: str, baseline: Report | None, accepted: list[Entry]) -> int:  # fmt: skip
+            registry: ProbeRegistry, command: str, baseline: Report | None, accepted: list[Entry], notes: list[str]) -> int:  # fmt: skip
     """In place of a scan that was ended from outside: a report of what it left."""
     from vlaudit.audit.partial import partial_report
 
@@ -338,12 +399,11 @@ def _finish(ended: Ended, config: Config, settings: ScanSettings, specs: list[Ta
     request = _request(config, settings, specs, flags, registry)
     flags["out"].mkdir(parents=True, exist_ok=True)
     report = partial_report(ended, flags["out"], request, registry, command)
-    return _conclude(report, ended.interrupted, flags, baseline, accepted)
+    return _conclude(report, ended.interrupted, flags, baseline, accepted, notes)
 
 
-def _conclude(
-    report: Report, interrupted: bool, flags: dict[str, Any], baseline: Report | None, accepted: list[Entry]
-) -> int:
+def _conclude(report: Report, interrupted: bool, flags: dict[str, Any], baseline: Report | None, accepted: list[Entry],
+              notes: list[str]) -> int:  # fmt: skip
     """Write and print the report; returns the exit code that it gives."""
     from rich.console import Console
 
@@ -355,7 +415,8 @@ def _conclude(
     from vlaudit.suppressions import suppress
 
     out = flags["out"]
-    report, warnings = suppress(report, accepted)
+    audit = report.audit.model_copy(update={"notes": notes})
+    report, warnings = suppress(report.model_copy(update={"audit": audit}), accepted)
     if baseline is not None:
         warnings += [f"compared with the baseline: {caveat}" for caveat in compare(baseline, report).caveats]
         report = mark(report, baseline, only_new=flags["fail_on"] == "new")

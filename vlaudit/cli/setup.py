@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -52,7 +53,7 @@ def doctor_command() -> int:
         try:
             importlib.import_module(module)
             click.echo(f"ok    {package} {version(package)}")
-        except (ImportError, RuntimeError, OSError, PackageNotFoundError) as error:
+        except Exception as error:  # noqa: BLE001 (a broken package can raise anything)
             problems += 1
             click.echo(f"FAIL  {package}: {error}\n      {cures.get(module, f'pip install -U {package}')}")
     from vlaudit.device import pick_device
@@ -74,12 +75,12 @@ def doctor_command() -> int:
 def init_command(force: bool) -> int:
     """Write a commented vlaudit.toml into this folder."""
     from vlaudit.config import FILE_NAME
-    from vlaudit.errors import UsageError
+    from vlaudit.files import write_atomically
 
     path = Path(FILE_NAME)
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise UsageError(f"There is a {FILE_NAME} already.", "Use --force to overwrite it.")
-    path.write_text(TEMPLATE, encoding="utf-8")
+    write_atomically(path, TEMPLATE)
     click.echo(f"Wrote {path}. Edit its [[target]], then run `vlaudit scan --dry-run`.")
     return 0
 
@@ -131,7 +132,7 @@ def validate_command(files: tuple[Path, ...]) -> int:
     from vlaudit.config import FILE_NAME, read_config
     from vlaudit.suppressions import read_suppressions
 
-    found = files or tuple(path for path in (Path(FILE_NAME), Path(IGNORE_FILE)) if path.is_file())
+    found = files or tuple(path for path in (Path(FILE_NAME), Path(IGNORE_FILE)) if os.path.lexists(path))
     if not found:
         raise UsageError(
             f"There is no {FILE_NAME} and no {IGNORE_FILE} here.", "Name the files, or write them: vlaudit init."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from vlaudit.data.example import TEXT_COLUMNS, Example
@@ -12,13 +14,14 @@ from vlaudit.data.text_files import check_label, metadata_rows
 from vlaudit.files import is_unicode
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+MAX_ROWS = 1_000_000
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def read_folder(root: Path) -> Iterator[Example]:
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(
-            f"The data folder '{root}' does not exist." if not root.exists() else f"'{root}' is not a folder.",
+            f"The data folder '{root}' does not exist." if not os.path.lexists(root) else f"'{root}' is not a folder.",
             "Give a folder of pictures, see --data in vlaudit scan --help.",
         )
     children = _subfolders(root)
@@ -65,7 +68,9 @@ def _split(root: Path, folder: Path, split: str) -> Iterator[Example]:
 def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
     file = _metadata_file(folder)
     assert file is not None
-    rows = list(metadata_rows(file))
+    rows = list(islice(metadata_rows(file), MAX_ROWS + 1))
+    if len(rows) > MAX_ROWS:
+        raise DataError(f"'{file}' has more than {MAX_ROWS:,} rows.", "Audit on a sample of them.")
     if not rows:
         raise DataError(f"'{file}' lists no pictures.", "Add rows, or remove the file to use class folders.")
     any_labelled = any(row.get("label") for _, row in rows)
@@ -76,7 +81,7 @@ def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
         if not name:
             raise DataError(f"{where} has no file_name.", "Every row needs the path of its picture.")
         path = _inside(root, folder / name, where)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DataError(
                 f"The picture '{folder / name}' of {where} does not exist.", "Restore it, or take its row out."
             )
@@ -97,20 +102,24 @@ def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
 
 
 def _metadata_file(folder: Path) -> Path | None:
-    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    found = [folder / name for name in METADATA if os.path.lexists(folder / name)]
     if len(found) > 1:
         raise DataError(f"The data folder '{folder}' has both a metadata.csv and a metadata.jsonl.", "Keep one.")
     return found[0] if found else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"The folder '{folder}' cannot be read ({error.strerror}).", "Check its permissions.") from error
+    return [child for child in children if os.path.isdir(child) and not child.name.startswith(".")]
 
 
 def _pictures(folder: Path) -> list[Path]:
     """All picture files below a folder, sorted by their path."""
     return sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
+        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p) and not p.name.startswith(".")
     )
 
 
@@ -118,7 +127,7 @@ def _inside(root: Path, path: Path, where: str = "") -> Path:
     """The path itself, if neither ``..`` nor a link leads out of the data folder, and its name is text."""
     if not is_unicode(str(path)):
         raise DataError(f"The name of '{path}' is not UTF-8.", "Rename the file or its folder.")
-    if "\0" in str(path) or not path.resolve().is_relative_to(root.resolve()):
+    if "\0" in str(path) or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise DataError(
             f"The picture '{path}'{' of ' + where if where else ''} lies outside the data folder '{root}'.",
             "Copy it into the folder.",

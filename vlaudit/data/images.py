@@ -7,13 +7,14 @@ refused before they are decoded, and so are slivers, which a resize of the short
 from __future__ import annotations
 
 import io
-import struct
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.errors import UsageError
+from vlaudit.errors import UsageError, first_line
+from vlaudit.files import Unreadable, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ SUFFIXES = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
 })  # fmt: skip
 MAX_ASPECT = 100  # a 1 x 10,000,000 sliver is small, its 224 x 2,240,000,000 resize is not
+PICTURE_BYTES = 500_000_000  # a raw picture of all the pixels that Pillow allows
 Colour = tuple[int, int, int]
 
 
@@ -35,14 +37,12 @@ class DataError(UsageError):
 
 def open_picture(path: Path) -> Image:
     """Read a picture file as 8-bit RGB, upright (EXIF), alpha on white, 16-bit scaled. Raises DataError."""
+    if not os.path.lexists(path):
+        raise DataError(f"The picture '{path}' does not exist.", "Restore it, or take its row out of the data.")
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(
-            f"The picture '{path}' does not exist.", "Restore it, or take its row out of the data."
-        ) from error
-    except OSError as error:
-        raise DataError(f"The picture '{path}' cannot be read: {error.strerror}.", "Check its permissions.") from error
+        content = read_bytes(path, PICTURE_BYTES)
+    except Unreadable as error:
+        raise DataError(f"The picture '{path}' {error}.", "Replace it, or take it out of the data.") from error
     return decode_picture(content, str(path))
 
 
@@ -69,9 +69,11 @@ def decode_picture(content: bytes, name: str) -> Image:
         raise DataError(
             f"The file '{name}' is not a picture in a known format.", f"Use one of {', '.join(known)}."
         ) from error
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a hostile file can make a decoder raise anything
         raise DataError(
-            f"The picture '{name}' is damaged or cut off ({error}).", "Replace it, or take it out of the data."
+            f"The picture '{name}' is damaged or cut off ({first_line(error)}).", "Replace it, or take it out of the data."
         ) from error
 
 

@@ -7,13 +7,13 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlaudit.data.images import DataError
-from vlaudit.files import is_unicode
+from vlaudit.files import Unreadable, parse_json, read_text
 
+MAX_COLUMNS = 1_000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _MARKUP = re.compile(r"<[a-zA-Z/!?][^>]*>|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -21,10 +21,10 @@ _MARKUP = re.compile(r"<[a-zA-Z/!?][^>]*>|[\x00-\x08\x0b-\x1f\x7f]")
 def read_labels(path: Path) -> list[str]:
     """Labels from a text file, one a line, in that order. Raises DataError."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except Unreadable as error:
         raise DataError(
-            f"The labels file '{path}' cannot be read as text.", "Give a UTF-8 file with one label a line."
+            f"The labels file '{path}' {error}.", "Give a UTF-8 file with one label a line."
         ) from error
     labels = [line.strip() for line in lines if line.strip()]
     if len(labels) < 2:
@@ -61,22 +61,29 @@ def metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if not content.strip():
             continue
         try:
-            row: Any = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"'{file}', line {line}, is not JSON ({error}).", "Write one object a line.") from error
+            row = parse_json(content)
+        except Unreadable as error:
+            raise DataError(f"'{file}', line {line}, {error}.", "Write one object a line.") from error
         if not isinstance(row, dict):
             raise DataError(f"'{file}', line {line}, is not a JSON object.", "Write one object a line.")
-        if not is_unicode(json.dumps(row, ensure_ascii=False)):
-            raise DataError(f"'{file}', line {line}, holds half of a surrogate pair.", "Write its text as UTF-8.")
+        _check_columns(file, list(row))
         present = {key: value for key, value in row.items() if value is not None}
         yield line, {key: value if isinstance(value, str) else json.dumps(value) for key, value in present.items()}
 
 
 def _text_of(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read as UTF-8 text.", "Save it as UTF-8.") from error
+        return read_text(file)
+    except Unreadable as error:
+        raise DataError(f"The file '{file}' {error}.", "Give a text file in UTF-8.") from error
+
+
+def _check_columns(file: Path, columns: Sequence[str]) -> None:
+    if len(columns) > MAX_COLUMNS:
+        raise DataError(f"'{file}' has {len(columns):,} columns.", f"Keep at most {MAX_COLUMNS}.")
+    twice = [column for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise DataError(f"'{file}' has the column '{twice[0][:60]}' twice.", "Give every column its own name.")
 
 
 def _csv_rows(file: Path, text: str, needed: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -85,6 +92,7 @@ def _csv_rows(file: Path, text: str, needed: str) -> Iterator[tuple[int, dict[st
         if needed not in (reader.fieldnames or ()):
             cure = "Add it, with paths relative to the file." if needed == "file_name" else "Add it to its heading."
             raise DataError(f"'{file}' has no column {needed}.", cure)
+        _check_columns(file, reader.fieldnames or ())
         for cells in reader:
             if None in cells or None in cells.values():
                 raise DataError(

@@ -6,11 +6,13 @@ Sources: Wei et al. 2022 (arXiv:2201.11903); the two steps of ``zero-shot`` are 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.prompts.base import GenerationPrompt
+from vlaudit.prompts.files import read_prompt_text
 from vlaudit.prompts.instruction import check_instruction
 from vlaudit.prompts.pool import whole_number
 from vlaudit.prompts.specs import parse_options
@@ -39,16 +41,11 @@ class ChainOfThought(GenerationPrompt):
         question; ``file=…,tokens=N`` bounds each rationale."""
         options = parse_options(argument, cls.method, OPTIONS)
         tokens, source = whole_number(options, "tokens", 96, 1), options.get("file", "zero-shot")
-        path = Path(source).expanduser()
-        if source == "zero-shot" and not path.exists():
+        path = user_path(source)
+        if source == "zero-shot" and not os.path.lexists(path):
             return cls(tokens=tokens)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"The file '{source}' of a chain of thought cannot be read.",
-                "Give a text file with one step a line, or write chain-of-thought:zero-shot.",
-            ) from error
+        cure = "Give a text file with one step a line, or write chain-of-thought:zero-shot."
+        lines = read_prompt_text(path, "file of a chain of thought", cure).splitlines()
         prompt = cls([line.strip() for line in lines if line.strip()], tokens=tokens, name=path.stem)
         prompt.path = path
         return prompt

@@ -11,11 +11,13 @@ whether model and labels are those that it was learned on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import (
@@ -92,7 +94,7 @@ class CoOp(MatchingPrompt):
             raise UsageError(f"The prompt 'coop' cannot take 'labels={options['labels']}'.", "Write labels=any, or nothing.")
         if not options.get("file"):
             raise UsageError("The prompt 'coop' needs its file.", "Write coop:FILE, or coop:file=FILE,position=middle.")
-        return cls.load(Path(options["file"]).expanduser(), position=options.get("position"), any_labels="labels" in options)
+        return cls.load(user_path(options["file"]), position=options.get("position"), any_labels="labels" in options)
 
     @classmethod
     def load(cls, path: Path, *, position: str | None = None, any_labels: bool = False) -> CoOp:
@@ -360,7 +362,7 @@ def _same(copies: Tensor, wanted: Tensor) -> Tensor:
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether a file is a torch checkpoint, by its first bytes or, where they say nothing, by its name."""
-    if not path.is_file() or is_safetensors(path):
+    if not os.path.isfile(path) or is_safetensors(path):
         return False
     with path.open("rb") as file:
         start = file.read(4)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.errors import UsageError
+from vlaudit.errors import UsageError, first_line
+from vlaudit.files import Unreadable, parse_json, read_text
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -55,18 +57,7 @@ def write_prompt_file(path: Path, content: PromptFile) -> None:
 
 def read_prompt_file(path: Path, method: str) -> PromptFile:
     """Read a vlaudit prompt file of the given method. Raises UsageError with the cure for anything else."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UsageError(f"The prompt file '{path}' does not exist.", "Check the path after 'method:'.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"The prompt file '{path}' is not a readable safetensors file ({error}).", "See docs/prompt-files.md."
-        ) from error
+    tensors, metadata = read_safetensors(path)
     if metadata.get("vlaudit.format") != FORMAT:
         raise UsageError(
             f"'{path}' is a safetensors file, but its metadata lacks vlaudit.format = {FORMAT}.",
@@ -88,13 +79,15 @@ def read_prompt_file(path: Path, method: str) -> PromptFile:
         family=_family(metadata.get("family", ""), path),
         base_model=metadata.get("base_model") or None,
         class_token_position=metadata.get("class_token_position") or None,
-        members=_members(metadata.get("members", ""), path),
+        members=read_members(metadata, path),
         extra={key: value for key, value in metadata.items() if key not in known},
     )
 
 
 def is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors do, whatever its name."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -113,6 +106,48 @@ def refuse_more(names: Iterable[str], own: Sequence[str], path: Path | None) -> 
         )
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file, and its metadata. Raises UsageError."""
+    from safetensors import safe_open
+
+    if not os.path.isfile(path):  # a pipe would be waited for
+        what = "is not a file" if os.path.lexists(path) else "does not exist"
+        raise UsageError(f"The prompt file '{path}' {what}.", "Check the path after 'METHOD:'.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # a hostile file can make the library raise anything
+        raise UsageError(
+            f"The prompt file '{path}' is not a readable safetensors file ({first_line(error)}).",
+            "Save it again; see docs/prompt-files.md.",
+        ) from error
+
+
+def read_prompt_text(path: Path, what: str, cure: str) -> str:
+    """The text of a prompt's text file. ``what`` it is and the ``cure`` complete the UsageError for anything else."""
+    try:
+        text = read_text(path)
+    except Unreadable as error:
+        raise UsageError(f"The {what} '{path}' {error}.", cure) from error
+    if "\0" in text:
+        raise UsageError(f"The {what} '{path}' holds control characters, so it is no text.", cure)
+    return text
+
+
+def read_prompt_lines(path: Path, what: str, cure: str) -> list[str]:
+    """The lines of a prompt's text file, without blank ones and those that begin with ``#``. Raises UsageError."""
+    lines = read_prompt_text(path, what, cure).splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def real(value: Tensor) -> Tensor | None:
+    """A tensor as float32; None where it holds no real numbers (complex or packed ones), or none in memory."""
+    try:
+        return None if value.is_complex() else value.to("cpu").float()
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None
+
+
 def tensor(content: PromptFile, name: str, dims: tuple[int, ...], path: Path | None) -> Tensor:
     """A float tensor of the file, checked for its name, number of dimensions and finite values."""
     import torch
@@ -122,7 +157,9 @@ def tensor(content: PromptFile, name: str, dims: tuple[int, ...], path: Path | N
             f"The prompt file '{path}' lacks the tensor '{name}' of method {content.method}.",
             "See docs/prompt-files.md.",
         )
-    value = content.tensors[name].to(torch.float32)
+    value = real(content.tensors[name])
+    if value is None:
+        raise UsageError(f"The tensor '{name}' in '{path}' does not hold real numbers.", "See docs/prompt-files.md.")
     if value.dim() not in dims:
         raise UsageError(
             f"The tensor '{name}' in '{path}' has shape {tuple(value.shape)}; it needs {' or '.join(map(str, dims))} dimensions."
@@ -148,11 +185,14 @@ def _family(value: str, path: Path) -> Family:
         raise UsageError(f"'{path}' names the unknown family '{value}'.", f"Known: {', '.join(Family)}.") from error
 
 
-def _members(value: str, path: Path) -> list[str]:
+def read_members(metadata: Mapping[str, str], path: Path) -> list[str]:
+    """The hashes of the pictures that a prompt was learned on, of its file's metadata. Raises UsageError."""
     try:
-        members = json.loads(value or "[]")
-    except json.JSONDecodeError as error:
-        raise UsageError(f"The members of '{path}' are not a JSON list of SHA-256 hashes.") from error
+        members = parse_json(metadata.get("members") or "[]")
+    except Unreadable:
+        members = None
     if not isinstance(members, list) or not all(isinstance(item, str) for item in members):
-        raise UsageError(f"The members of '{path}' are not a JSON list of SHA-256 hashes.")
+        raise UsageError(
+            f"The members of '{path}' are not a JSON list of SHA-256 hashes.", "See docs/prompt-files.md."
+        )
     return members

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.data.images import open_picture
 from vlaudit.errors import UsageError
 from vlaudit.families.text_to_image import Conditioning, Generated
+from vlaudit.files import user_path
 from vlaudit.probe import Needs
 from vlaudit.prompts.base import TextToImagePrompt
 from vlaudit.prompts.specs import parse_options
@@ -49,9 +50,10 @@ class ImageToImage(TextToImagePrompt):
         if not options.get("file"):
             raise UsageError("The prompt 'image-to-image' needs a picture.", "Write image-to-image:file=PICTURE,….")
         try:
-            return cls(Path(options["file"]).expanduser(), float(options.get("strength", 0.6)))
+            strength = float(options.get("strength", 0.6))
         except ValueError as error:
             raise UsageError(f"'{options['strength']}' is no strength.", "Give a number in (0, 1].") from error
+        return cls(user_path(options["file"]), strength)
 
     @property
     def text(self) -> str:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.prompts.base import GenerationPrompt
+from vlaudit.prompts.files import read_prompt_text
 
 SYSTEM_LINE = "---"
 
@@ -37,14 +37,9 @@ class Instruction(GenerationPrompt):
         """A template with ``{}``, or a text file with one; what stands above a line ``---`` is the system turn."""
         if "{}" in argument:
             return cls(argument)
-        path = Path(argument).expanduser()
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            raise UsageError(
-                f"The instruction file '{argument}' cannot be read.",
-                "Give a text file with '{}' in it, or write the template itself.",
-            ) from error
+        path = user_path(argument)
+        cure = "Give a text file with '{}' in it, or write the template itself."
+        text = "\n".join(read_prompt_text(path, "instruction file", cure).splitlines())  # CRLF too
         above, line, below = f"\n{text}".partition(f"\n{SYSTEM_LINE}\n")
         system, template = (above.strip(), below.strip()) if line else ("", text.strip())
         prompt = cls(template, system)

@@ -8,19 +8,20 @@ so its reference only leaves the personal token out.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import ModelError, UsageError, first_line
-from vlaudit.files import PICKLE_SUFFIXES, Unreadable, parse_json, read_json_object
+from vlaudit.errors import ModelError, UsageError
+from vlaudit.files import PICKLE_SUFFIXES, Unreadable, parse_json, read_json_object, user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.inspection.configs import pattern_fault, refuse_requests
 from vlaudit.inspection.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
-from vlaudit.prompts.files import check_base_model
+from vlaudit.prompts.files import check_base_model, read_members, read_safetensors
 from vlaudit.prompts.personal import Concept, WithoutConcept
 from vlaudit.prompts.specs import parse_options
 
@@ -70,7 +71,7 @@ class LoRA(TextToImagePrompt):
         if path is not None:
             self._source, metadata = read_adapter(path)
         self.base_model = metadata.get("base_model") or None
-        self.members = json.loads(metadata.get("members") or "[]")
+        self.members = read_members(metadata, path) if path else []
         self.id = f"lora-{path.stem if path else token}" + (f"-{scale:g}" if scale != 1 else "")
 
     @classmethod
@@ -84,7 +85,7 @@ class LoRA(TextToImagePrompt):
             raise UsageError(
                 f"'{options['scale']}' is no scale of an adapter.", "Give a number, such as 0.8."
             ) from error
-        path = Path(options["file"]).expanduser() if options.get("file") else None
+        path = user_path(options["file"]) if options.get("file") else None
         return cls(path, scale=scale, token=options.get("token"), noun=options.get("noun"), text=options.get("text"))
 
     @classmethod
@@ -156,9 +157,9 @@ class LoRA(TextToImagePrompt):
 def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
     """What the loaders take of an adapter (a safetensors file in diffusers' or kohya's format, or tensors in diffusers'
     naming) and its metadata. Raises UsageError."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise UsageError(f"The adapter '{path}' does not exist.", "Check the path after 'lora:'.")
-    if path.is_file():
+    if not path.is_dir():
         return _read_file(path)
     parts = [folder for folder in (path / name for name in PARTS) if (folder / ADAPTER_CONFIG).is_file()]
     if (path / ADAPTER_CONFIG).is_file() or parts:
@@ -178,23 +179,15 @@ def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
 
 def _read_file(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
     import torch
-    from safetensors import SafetensorError, safe_open
 
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix in PICKLE_SUFFIXES and os.path.isfile(path):
         content = load_torch_checkpoint(path)
         if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
             raise UsageError(f"'{path}' is not an adapter's state dict.", "See docs/prompt-files.md.")
         _check_names(list(content), path)
         return content, {}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            _check_names(list(file.keys()), path)
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"The adapter '{path}' is not a readable safetensors file ({first_line(error)}).",
-            "See docs/prompt-files.md.",
-        ) from error
+    tensors, metadata = read_safetensors(path)
+    _check_names(list(tensors), path)
     try:
         own = parse_json(metadata.get("lora_adapter_metadata") or "{}")  # the peft config of each part, as diffusers keeps it
     except Unreadable as error:

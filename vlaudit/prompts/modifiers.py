@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.prompts.base import TextToImagePrompt
+from vlaudit.prompts.files import read_prompt_lines
 
 
 class Modifiers(TextToImagePrompt):
@@ -32,14 +33,8 @@ class Modifiers(TextToImagePrompt):
     @classmethod
     def parse(cls, argument: str) -> Modifiers:
         """``modifiers:FILE``: a text file, one phrase a line; blank lines and ``#`` lines are skipped."""
-        path = Path(argument)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"The modifiers file '{path}' cannot be read.", "Give a text file, one phrase a line."
-            ) from error
-        prompt = cls([line.strip() for line in lines if line.strip() and not line.startswith("#")], path.stem)
+        path = user_path(argument)
+        prompt = cls(read_prompt_lines(path, "modifiers file", "Give a text file, one phrase a line."), path.stem)
         prompt.path = path
         return prompt
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.example import Example
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.instruction import check_instruction
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def load_pool(source: str) -> Dataset:
     """The pool that a folder or ``zoo:NAME`` holds: its train split, where it has one. Raises UsageError."""
-    data = load_dataset(source if source.startswith("zoo:") else Path(source).expanduser())
+    data = load_dataset(source if source.startswith("zoo:") else user_path(source))
     train = [example for example in data.examples if example.split == "train"]
     usable = [e for e in train or data.examples if e.answer or e.texts.get("text")]
     if not usable:
@@ -37,8 +37,8 @@ def load_pool(source: str) -> Dataset:
 def whole_number(options: dict[str, str], key: str, default: int, least: int = 0) -> int:
     """An option that counts. Raises UsageError."""
     text = options.get(key, str(default))
-    if not text.isdecimal() or int(text) < least:
-        raise UsageError(f"'{key}={text}' is no whole number from {least} up.", f"Write for example {key}={default}.")
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise UsageError(f"'{key}={text[:40]}' is no whole number from {least} to a billion.", f"Write for example {key}={default}.")
     return int(text)
 
 

@@ -9,15 +9,17 @@ conversations, and are in the key-value cache that these share.
 from __future__ import annotations
 
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from vlaudit.errors import UsageError, first_line
+from vlaudit.errors import UsageError
+from vlaudit.files import Unreadable, read_json_object, user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.prompts.base import GenerationPrompt
-from vlaudit.prompts.files import check_base_model, refuse_more
+from vlaudit.prompts.files import check_base_model, read_members, read_safetensors, real, refuse_more
 from vlaudit.prompts.instruction import check_instruction
 from vlaudit.prompts.specs import parse_options
 
@@ -50,15 +52,14 @@ class SoftPrompt(GenerationPrompt):
     def parse(cls, argument: str) -> Self:
         """``METHOD:FOLDER``, or ``METHOD:file=FOLDER,instruction=…{}…``."""
         options = parse_options(argument, cls.method, OPTIONS)
-        return cls.load(Path(options.get("file", "")).expanduser(), template=options.get("instruction", "{}"))
+        return cls.load(user_path(options.get("file", "")), template=options.get("instruction", "{}"))
 
     @classmethod
     def load(cls, folder: Path, template: str = "{}") -> Self:
         """Read a peft folder: ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``, tensors only)."""
         config, tensor, metadata = read_peft(folder, cls.peft_type, cls.method)
-        members = metadata.get("members") or "[]"
         return cls(cls._from_peft(tensor, config, folder), template=template, path=folder,
-                   base_model=metadata.get("base_model"), members=json.loads(members))  # fmt: skip
+                   base_model=metadata.get("base_model"), members=read_members(metadata, folder))  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write a peft folder, with the base model's fingerprint and the members in the metadata of its weights."""
@@ -138,10 +139,10 @@ class PromptTuning(SoftPrompt):
     def _from_peft(tensor: Tensor, config: dict[str, Any], folder: Path) -> LearnedPrefix:
         from vlaudit.families.generation import LearnedPrefix
 
-        count, halves = int(config.get("num_virtual_tokens") or len(tensor)), config.get("num_transformer_submodules")
-        if len(tensor) != count * int(halves or 1):
+        count, halves = config.get("num_virtual_tokens") or len(tensor), config.get("num_transformer_submodules") or 1
+        if type(count) is not int or type(halves) is not int or count < 1 or len(tensor) != count * halves:
             raise UsageError(
-                f"'{folder}' holds {len(tensor)} vectors, but its adapter_config.json says {count * int(halves or 1)}.",
+                f"'{folder}' holds {len(tensor)} vectors, but the num_virtual_tokens of its adapter_config.json says otherwise.",
                 "Save it again with peft.",
             )
         return LearnedPrefix(embeddings=tensor[:count])  # peft keeps a second half for decoders, which nothing reads
@@ -178,10 +179,12 @@ class PrefixTuning(SoftPrompt):
 
         try:
             layers, heads, width = (int(config[key]) for key in ("num_layers", "num_attention_heads", "token_dim"))
+            if min(layers, heads, width) < 1:
+                raise ValueError("a size below 1")
             if int(config.get("num_transformer_submodules") or 1) != 1:
                 raise UsageError(f"The prefix in '{folder}' is for an encoder-decoder, which cannot take one here.")
             values = tensor.view(len(tensor), layers * 2, heads, width // heads).permute(1, 2, 0, 3)
-        except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise UsageError(
                 f"The prefix in '{folder}' does not have the shape that its adapter_config.json says.",
                 "Save it again with peft.",
@@ -214,41 +217,36 @@ class PrefixTuning(SoftPrompt):
 def read_peft(folder: Path, kind: str, method: str) -> tuple[dict[str, Any], Tensor, dict[str, str]]:
     """The config of a peft folder, its tensor ``prompt_embeddings``, and the metadata of its file. Raises UsageError."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        found = str(config["peft_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = read_json_object(folder / "adapter_config.json")
+    except Unreadable as error:
         raise UsageError(
-            f"'{folder}' is no peft folder: it has no readable adapter_config.json.",
+            f"'{folder}' is no peft folder: its adapter_config.json {error}.",
             f"Write {method}:FOLDER with a folder that peft's save_pretrained wrote.",
         ) from error
+    found = str(config.get("peft_type"))[:40]
     if found != kind:
         known = {"PROMPT_TUNING": "prompt-tuning", "PREFIX_TUNING": "prefix-tuning"}
         cure = (
             f"Write --prompt {known[found]}:{folder}." if found in known else "Only prompt and prefix tuning are read."
         )
         raise UsageError(f"'{folder}' holds a {found} adapter, not one of {method}.", cure)
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    path = next((folder / name for name in WEIGHTS if os.path.isfile(folder / name)), None)
     if path is None:
         raise UsageError(f"The peft folder '{folder}' lacks {WEIGHTS[0]}.", "Save the adapter again with peft.")
     metadata: dict[str, str] = {}
     if path.suffix == ".bin":
         tensors = load_torch_checkpoint(path)
     else:
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"'{path}' is not a readable safetensors file ({first_line(error)}).") from error
-    values = tensors.get("prompt_embeddings") if isinstance(tensors, dict) else None
-    if not isinstance(values, torch.Tensor) or values.dim() != 2 or values.numel() == 0:
+        tensors, metadata = read_safetensors(path)
+    held = tensors.get("prompt_embeddings") if isinstance(tensors, dict) else None
+    values = real(held) if isinstance(held, torch.Tensor) else None
+    if values is None or values.dim() != 2 or values.numel() == 0:
         raise UsageError(
             f"'{path}' lacks the tensor 'prompt_embeddings' (M, width).", "Save the adapter again with peft."
         )
     refuse_more(tensors, ("prompt_embeddings",), path)
     if not torch.isfinite(values).all():
         raise UsageError(f"The learned vectors in '{path}' are not finite.", "They are damaged, or never converged.")
-    return config, values.float(), metadata
+    return config, values, metadata

@@ -5,15 +5,19 @@ ARGUMENT is a file or folder, or ``key=value,…``. What a bare template is depe
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.files import user_path
 from vlaudit.prompts.base import Prompt
 from vlaudit.records import Family
 from vlaudit.registry import plugin, plugins
 
+MOST_FILES = 100_000  # below the folder of a prompt
 HARD = {
     Family.MATCHING: ("template", "a photo of a {}"),
     Family.GENERATION: ("instruction", "{}"),
@@ -57,6 +61,16 @@ def parse_options(argument: str, method: str, known: Sequence[str]) -> dict[str,
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def _files_at(path: Path) -> list[Path]:
+    """The file, or those of the folder; none where there is neither. Raises UsageError for a folder of too many."""
+    if not os.path.isdir(path):
+        return [path] if os.path.isfile(path) else []
+    found = list(islice((file for file in path.rglob("*") if os.path.isfile(file)), MOST_FILES + 1))
+    if len(found) > MOST_FILES:
+        raise UsageError(f"The folder '{path}' of a prompt holds more than {MOST_FILES:,} files.", "Name its own folder.")
+    return sorted(found)
+
+
 def prompt_files(specs: Iterable[str]) -> list[Path]:
     """The files that prompt SPECs name, alone, in a folder, or as a ``key=value``."""
     found: list[Path] = []
@@ -65,9 +79,5 @@ def prompt_files(specs: Iterable[str]) -> list[Path]:
         if "{" in method or method not in plugins("prompts"):
             continue
         for word in [argument, *(part.partition("=")[2] for part in argument.split(",") if "=" in part)]:
-            path = Path(word).expanduser()
-            try:
-                found += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if word else []
-            except (OSError, ValueError):  # a text, too long for a name
-                continue
+            found += _files_at(user_path(word)) if word else []
     return list(dict.fromkeys(found))

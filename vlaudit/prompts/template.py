@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.prompts.base import MatchingPrompt
+from vlaudit.prompts.files import read_prompt_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,14 +71,8 @@ class Ensemble(MatchingPrompt):
     @classmethod
     def parse(cls, argument: str) -> Ensemble:
         """``ensemble:FILE``: a text file with one template a line; blank lines and ``#`` lines are skipped."""
-        path = Path(argument)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"The ensemble file '{path}' cannot be read.", "Give a text file, one template a line."
-            ) from error
-        prompt = cls([line.strip() for line in lines if line.strip() and not line.startswith("#")], path.stem)
+        path = user_path(argument)
+        prompt = cls(read_prompt_lines(path, "ensemble file", "Give a text file, one template a line."), path.stem)
         prompt.path = path
         return prompt
 

@@ -7,16 +7,17 @@ token embeddings; nothing else of the model changes. Files: what diffusers and t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import UsageError, first_line
-from vlaudit.files import PICKLE_SUFFIXES
+from vlaudit.errors import UsageError
+from vlaudit.files import PICKLE_SUFFIXES, user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.prompts.base import Prompt, TextToImagePrompt
-from vlaudit.prompts.files import check_base_model, refuse_more
+from vlaudit.prompts.files import check_base_model, read_members, read_safetensors, real, refuse_more
 from vlaudit.prompts.personal import Concept, WithoutConcept
 from vlaudit.prompts.specs import parse_options
 
@@ -52,7 +53,7 @@ class TextualInversion(TextToImagePrompt):
         options = parse_options(argument, cls.method, OPTIONS)
         if "file" not in options:
             raise UsageError("The prompt 'textual-inversion' needs its file.", "Write textual-inversion:file=FILE,….")
-        return cls.load(Path(options["file"]), **{key: value for key, value in options.items() if key != "file"})
+        return cls.load(user_path(options["file"]), **{key: value for key, value in options.items() if key != "file"})
 
     @classmethod
     def load(
@@ -68,7 +69,7 @@ class TextualInversion(TextToImagePrompt):
             )
         return cls(
             vectors, found, noun=noun or metadata.get("noun") or None, text=text,
-            base_model=metadata.get("base_model") or None, members=json.loads(metadata.get("members") or "[]"), path=path,
+            base_model=metadata.get("base_model") or None, members=read_members(metadata, path), path=path,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -151,20 +152,9 @@ class TextualInversion(TextToImagePrompt):
 
 def _read(path: Path) -> tuple[Any, dict[str, str]]:
     """The file's content and, of safetensors, its metadata."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UsageError(f"The prompt file '{path}' does not exist.", "Check the path after 'textual-inversion:'.")
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix in PICKLE_SUFFIXES and os.path.isfile(path):
         return load_torch_checkpoint(path), {}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"The prompt file '{path}' is not a readable safetensors file ({first_line(error)}).",
-            "See docs/prompt-files.md.",
-        ) from error
+    return read_safetensors(path)
 
 
 def _vectors(content: Any, path: Path) -> tuple[str | None, list[Tensor]]:
@@ -191,16 +181,11 @@ def _vectors(content: Any, path: Path) -> tuple[str | None, list[Tensor]]:
             found = [value]
         if own:
             refuse_more((str(key) for key, value in content.items() if isinstance(value, torch.Tensor)), own, path)
-    rows = [
-        value.float().reshape(-1, value.shape[-1]) for value in found if isinstance(value, torch.Tensor) and value.dim()
-    ]
-    if (
-        not rows
-        or len(rows) != len(found)
-        or any(not value.numel() or not torch.isfinite(value).all() for value in rows)
-    ):
+    read = [real(value) for value in found if isinstance(value, torch.Tensor) and value.dim() and value.numel()]
+    rows = [value.reshape(-1, value.shape[-1]) for value in read if value is not None]
+    if not rows or len(rows) != len(found) or not all(torch.isfinite(value).all() for value in rows):
         raise UsageError(
             f"'{path}' holds no token embeddings in a format vlaudit knows.",
             "Give the learned_embeds.safetensors of diffusers or a web UI embedding; see docs/prompt-files.md.",
         )
-    return name, rows
+    return name if isinstance(name, str) else None, rows

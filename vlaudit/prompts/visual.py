@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.errors import UsageError
+from vlaudit.files import user_path
 from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
 from vlaudit.prompts.template import PLAIN, Template
@@ -46,7 +47,7 @@ class VisualPrompt(MatchingPrompt):
     @classmethod
     def parse(cls, argument: str) -> VisualPrompt:
         """``vp:FILE``: a vlaudit prompt file."""
-        return cls.load(Path(argument))
+        return cls.load(user_path(argument))
 
     @classmethod
     def load(cls, path: Path) -> VisualPrompt:
