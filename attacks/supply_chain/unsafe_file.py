@@ -1,7 +1,7 @@
 """Would loading the model's or the prompt's files run somebody else's code?
 
-Threat. A checkpoint in pickle format is a program: whoever loads it the ordinary way runs it. So are scripts, native libraries,
-TorchScript archives and some layers of Keras. A model folder can also ask for its own Python files to be run (``auto_map``,
+Threat. A checkpoint in pickle format is a program: whoever loads it the ordinary way runs it. So are native libraries, TorchScript
+archives and some layers of Keras. A model folder can also ask for its own Python files to be run (``auto_map``,
 which needs ``trust_remote_code``). All have been used to spread malware through model hubs.
 
 Method. Every file of the target, in subfolders too, is looked at without running it, and what it is is decided by its content:
@@ -19,10 +19,10 @@ Controls. None are needed: the check is exact. The reference arm does not apply,
 When it errs. A file of which the format is not known, that is damaged, too deeply packed, or no regular file is "not looked into":
 it is named, it never counts as safe, and the finding is at best not-assessed. A pickle that builds objects of a library which is
 not on the list, such as scikit-learn's estimators or whole torch modules, is reported though it may mean no harm: opening it runs
-code that the file chooses. Python files and native libraries are reported wherever they lie, though a loader runs them only when it
-is told to. Archives of formats that need further libraries (7z, zstandard, lz4) are not looked into. Malicious *weights* in a safe
-format are not its business; the backdoor probes look for those. A remote model's files are checked after download, where they lie
-in a local folder.
+code that the file chooses. Native programs and libraries are reported wherever they lie. Sources (Python files, scripts) run only
+where a config asks for them, which is reported, or somebody calls them: they are "not looked into", for a person to read. Nor are
+archives of formats that need further libraries (7z, zstandard, lz4). Malicious *weights* in a safe format are not its business; the
+backdoor probes look for those. A remote model's files are checked after download, where they lie in a local folder.
 
 References. PyTorch documentation of ``torch.load(weights_only=True)``; Python's ``pickletools``; CWE-502 (Deserialization of
 Untrusted Data).

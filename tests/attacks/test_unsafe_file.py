@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.inspection.corpus import Call, torch_zip
 from vlaudit.attacks.supply_chain.unsafe_file import UnsafeFile, look_into, names_of, readable
 from vlaudit.errors import ModelError
-from vlaudit.files import fingerprint, folder_files, pick_weights
+from vlaudit.files import file_sha256, fingerprint, folder_files
+from vlaudit.inspection.folder import inspect_transformers
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 
@@ -68,11 +70,12 @@ def test_too_many_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_subfolders_do_not_change_which_file_is_the_model(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / "model.safetensors").write_bytes(b"a")
-    before = fingerprint(pick_weights(tmp_path))
-    (tmp_path / "checkpoint-1" / "model.safetensors").write_bytes(b"b")
-    assert fingerprint(pick_weights(tmp_path)) == before
+    for number, folder in enumerate((tmp_path, tmp_path / "checkpoint-1")):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text('{"model_type": "clip"}')
+        save_file({"a": torch.full((2,), float(number))}, folder / "model.safetensors")
+    assert inspect_transformers(tmp_path).weights == [tmp_path / "model.safetensors"]
+    assert fingerprint(inspect_transformers(tmp_path).weights) == file_sha256(tmp_path / "model.safetensors")
 
 
 def test_links_out_of_the_folder_are_named_and_not_followed(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_odd_files_hide_nothing(tiny_clip: Path, picture_folder: Path, tmp_path:
     shutil.copytree(tiny_clip, model)
     np.save(model / "mean.npy", np.zeros(3))
     (model / "a.bin").touch()
-    os.mkfifo(model / "pipe.bin")
+    os.mkfifo(model / "pipe.dat")
     (model / "link").symlink_to(tmp_path)
     Path(os.fsdecode(os.fsencode(model) + b"/a-\xff.dat")).write_bytes(EVIL)
     (model / "sub").mkdir()
@@ -113,4 +116,4 @@ def test_odd_files_hide_nothing(tiny_clip: Path, picture_folder: Path, tmp_path:
     assert code == 1 and finding["verdict"] == "vulnerable" and finding["severity"] == "critical"
     assert "posix.system" in rows["a-\\xff.dat"] and "posix.system" in rows["sub/EVIL.TXT"]
     assert rows["a.bin"] == rows["mean.npy"] == rows["model.safetensors"] == "none"
-    assert "no regular file" in rows["pipe.bin"] and "link" in rows["link"]
+    assert "no regular file" in rows["pipe.dat"] and "link" in rows["link"]

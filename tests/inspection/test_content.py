@@ -64,7 +64,10 @@ def inspected(tmp_path: Path) -> Inspect:
 def test_files_that_run_code_are_named_and_run_none(tmp_path: Path) -> None:
     files = dangerous(tmp_path)
     assert len(files) >= 150 and len({file.kind for file in files}) >= 20
-    assert [file.path for file in files if not inspect_file(file.path).danger] == []
+    looks = {file: inspect_file(file.path) for file in files}
+    assert [file.path for file, look in looks.items() if not (look.danger or "program code" in look.unknown)] == []
+    plain = [file for file, look in looks.items() if not look.danger]
+    assert {file.kind for file in plain} <= {"Python", "Python in a zip", "script"}, "only what somebody has to call himself"
     assert list((tmp_path / "markers").iterdir()) == [], "looking into them has run their payload"
     ran = run_loaders(files)
     assert [(file.kind, file.path) for file in files if file not in ran] == [], "these are not dangerous: their payload did not run"
@@ -202,7 +205,6 @@ def test_a_file_that_is_called_safetensors_and_is_none_is_not_safe(inspected: In
         ("x", b"MZ" + bytes(58) + (64).to_bytes(4, "little") + b"PE\0\0", "PE"),
         ("x", b"\xcf\xfa\xed\xfe" + bytes(99), "Mach-O"),
         ("x.llamafile", b"MZqFpD='\n\0" + bytes(99), "APE"),
-        ("x.egg", zipped({"a/__init__.py": b"import os\n"}), "program code"),
         ("x.jar", zipped({"A.class": b"\xca\xfe\xba\xbe" + bytes(99)}), "Java"),
         ("x.pth", b"./lib\nimport os; os.system('x')\n", "path file"),
     ],

@@ -74,11 +74,12 @@ class Subject:
 
 
 class Loader:
-    """Loads models, prompts and data once each. ``allow_network`` is needed for remote specs of an untrusted config."""
+    """Loads models, prompts and data once each. ``allow_network``: a spec may name a remote model, as those of an untrusted
+    config may not; ``allow_borrowed``: so may the files of a folder on this disk."""
 
-    def __init__(self, device: torch.device, *, allow_network: bool) -> None:
+    def __init__(self, device: torch.device, *, allow_network: bool, allow_borrowed: bool = False) -> None:
         self._device = device
-        self._allow_network = allow_network
+        self._allow_network, self._allow_borrowed = allow_network, allow_borrowed
         self._models: dict[str, Model | VlauditError] = {}
         self._pixels: dict[tuple[str, str], dict[str, Tensor]] = {}
         self._data: dict[str, Dataset] = {}
@@ -198,6 +199,12 @@ class Loader:
         return self._scorers[name]
 
     def _check_remote(self, spec: str, backend: Backend, argument: str) -> None:
+        borrowed = backend.borrows(argument)
+        if borrowed is not None and not self._allow_borrowed:
+            raise UsageError(
+                f"'{spec}' is a folder that is made of the remote model '{borrowed}'.",
+                "Add --allow-network if you trust both, or write the folder of that model into its config.",
+            )
         if backend.is_remote(argument) and not self._allow_network:
             raise UsageError(
                 f"'{spec}' is a remote model, named by a config that was found rather than given.",

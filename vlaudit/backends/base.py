@@ -29,6 +29,10 @@ class Backend(ABC):
     def is_remote(self, argument: str) -> bool:
         """True unless everything lies on this disk."""
 
+    def borrows(self, argument: str) -> str | None:
+        """The remote model that a folder on this disk is made of, if it names one."""
+        return None
+
     @abstractmethod
     def family(self, argument: str) -> Family:
         """The family of the model that this names; reads at most its configuration. Raises ModelError or UsageError."""

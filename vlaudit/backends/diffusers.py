@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import Backend, local_folder, refuse_oversized
+from vlaudit.cage import network
 from vlaudit.errors import ModelError, did_you_mean, first_line, foreign
 from vlaudit.files import fingerprint, folder_files
 from vlaudit.inspection.configs import SIDE, read_config
@@ -137,14 +138,15 @@ def _download(argument: str, device: torch.device) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        kind_of(Path(hf_hub_download(argument, INDEX)).parent)
-        variants = ("fp16", None) if device.type == "cuda" else (None, "fp16")
-        for variant in variants:
-            try:
-                return Path(DiffusionPipeline.download(argument, variant=variant, use_safetensors=True))
-            except (OSError, ValueError) as error:
-                if variant == variants[-1]:
-                    raise error
+        with network.hub():
+            kind_of(Path(hf_hub_download(argument, INDEX)).parent)
+            variants = ("fp16", None) if device.type == "cuda" else (None, "fp16")
+            for variant in variants:
+                try:
+                    return Path(DiffusionPipeline.download(argument, variant=variant, use_safetensors=True))
+                except (OSError, ValueError) as error:
+                    if variant == variants[-1]:
+                        raise error
         raise AssertionError
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ModelError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlaudit.backends.adapters import base_of, is_adapter
 from vlaudit.backends.base import Backend, local_folder
+from vlaudit.cage import network
 from vlaudit.errors import ModelError, UsageError, first_line
 from vlaudit.files import folder_files
 from vlaudit.inspection.configs import read_config
@@ -30,13 +31,17 @@ class HuggingFaceBackend(Backend):
     """``hf:…``"""
 
     def is_remote(self, argument: str) -> bool:
+        return local_folder(argument) is None or self.borrows(argument) is not None
+
+    def borrows(self, argument: str) -> str | None:
         folder = local_folder(argument)
         if folder is None or not is_adapter(folder):
-            return folder is None
+            return None
         try:
-            return local_folder(base_of(folder)) is None
+            base = base_of(folder)
+            return base if local_folder(base) is None else None
         except ModelError:  # a damaged adapter, of which loading will say so
-            return False
+            return None
 
     def family(self, argument: str) -> Family:
         folder = local_folder(argument) or _download(argument, ["config.json", ADAPTER_CONFIG])
@@ -91,7 +96,8 @@ def _download(name: str, only: list[str] | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=only, ignore_patterns=UNWANTED))
+        with network.hub():
+            return Path(snapshot_download(name, allow_patterns=only, ignore_patterns=UNWANTED))
     except HFValidationError as error:
         raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import Backend, pad, reading, refuse_oversized, soft_tokens
+from vlaudit.cage import network
 from vlaudit.errors import CapabilityError, UsageError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 from vlaudit.files import fingerprint, folder_files
@@ -148,10 +149,9 @@ class OpenCLIPBackend(Backend):
                 f"open_clip knows no pretrained model '{argument}'.",
                 "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or open_clip:local-dir:PATH.",
             )
-        with foreign(
-            f"'{argument}' could not be downloaded or loaded",
-            "Check the network, or download it once and use open_clip:local-dir:PATH.",
-        ):
+        problem = f"'{argument}' could not be downloaded or loaded"
+        cure = "Check the network, or download it once and use open_clip:local-dir:PATH."
+        with foreign(problem, cure), network.hub():
             weights = Path(download_pretrained(get_pretrained_cfg(architecture, tag)))
             refuse_code([weights])
             model = open_clip.create_model(architecture, pretrained=str(weights))

@@ -119,7 +119,7 @@ def _run(
     batch_size = flags["batch_size"] or recorded.manifest.batch_size or 128
     folder = out.absolute()
     with contextlib.chdir(recorded.started_in()):
-        (subject,), references = Loader(device, allow_network=True).subjects([recorded.spec])
+        (subject,), references = Loader(device, allow_network=True, allow_borrowed=flags["allow_network"]).subjects([recorded.spec])
         if subject.error is not None and recorded.info.error is None:
             raise subject.error
         subject.rename(recorded.info.id)

@@ -131,7 +131,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 )
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
 @click.option("--max-time", callback=_seconds, metavar="10m", help="End after this time, whatever hangs: with a partial report and code 3.")
-@click.option("--allow-network", is_flag=True, help="Let a config that was found, not named, reach remote models.")
+@click.option("--allow-network", is_flag=True, help="Let a config that was found, or the files of a folder, name remote models.")
 @debug_option
 def scan_command(**flags: Any) -> int:
     """Audit TARGETs and write a report.
@@ -296,7 +296,8 @@ def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags
     from vlaudit.device import pick_device
 
     device = pick_device(settings.device)
-    targets, references = Loader(device, allow_network=allow_network).subjects(specs)
+    loader = Loader(device, allow_network=allow_network, allow_borrowed=flags["allow_network"])
+    targets, references = loader.subjects(specs)
     families = {target.info.family for target in targets}
     named = registry.named(settings.probe)  # one by one; all others are those made for these targets
     made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]

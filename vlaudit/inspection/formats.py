@@ -16,6 +16,7 @@ from vlaudit.inspection.sources import CHUNK, Look, NotLookedInto, Reader, Sourc
 
 SEARCHED = 1 << 30  # bytes of a file that are searched for a word
 LONGEST_HEADER = 32 << 20  # bytes; a header of a hundred thousand tensors has 10 MB
+SOURCE = "program code, which no loader runs unless a config or somebody tells it to: read it"
 LONGEST_CODE = 1 << 20  # characters of a text that is parsed as Python
 LONGEST_JSON = 64 << 20  # characters
 _DTYPE_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -460,11 +461,11 @@ def look_into_text(text: str, name: str, look: Look) -> str:
     from vlaudit.inspection.names import RUNS, kind_of
 
     if text.startswith("#!"):
-        look.danger("a script, which runs when it is called")
+        look.unknown(SOURCE)
         return "script"
     if name.lower().endswith(_SCRIPTS) or text.lstrip().lower().startswith("@echo off") or is_python(text):
         if text.strip():
-            look.danger("program code, which loaders run under trust_remote_code or when it is called")
+            look.unknown(SOURCE)
         return "script"
     if text.lstrip()[:1] in ("{", "["):
         if len(text) > LONGEST_JSON:
