@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from vlaudit.records import AuditInfo, Family, Finding, PromptInfo
 from vlaudit.registry import plugins
-from vlaudit.reporting import one_line
+from vlaudit.reporting import log_line
 
 TASKS = {
     Family.MATCHING: "zero-shot-image-classification",
@@ -28,13 +28,13 @@ def model_name(spec: str) -> str:
     name = name.rpartition("#")[2].partition("?")[0] or name
     parts = [part for part in re.split(r"[\\/]+", name) if part]
     is_path = argument.startswith(("local-dir:", ".", "/", "~")) or "\\" in name or name.count("/") > 1
-    return one_line(parts[-1] if parts and is_path else name, MAX_NAME) or "model"
+    return log_line(parts[-1] if parts and is_path else name, MAX_NAME) or "model"
 
 
 def data_name(source: str) -> str:
     """The name of a data set: bundled ones as they are called (``zoo:NAME``), of a folder only the last part."""
     parts = [part for part in re.split(r"[\\/]+", source) if part]
-    return one_line(source if source.startswith("zoo:") or not parts else parts[-1], MAX_NAME) or "data"
+    return log_line(source if source.startswith("zoo:") or not parts else parts[-1], MAX_NAME) or "data"
 
 
 def valid_sha256(text: str | None) -> str | None:

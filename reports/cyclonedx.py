@@ -24,7 +24,8 @@ from vlaudit.reporting import (
     control_arms,
     counts_text,
     interval,
-    one_line,
+    log_json,
+    log_line,
     suppression_text,
     worst_first,
 )
@@ -57,7 +58,7 @@ class CycloneDXReporter:
         digest = hashlib.sha256(json.dumps(document).encode()).hexdigest()
         serial = uuid.uuid5(uuid.NAMESPACE_URL, f"vlaudit:{digest}").urn
         head = {"$schema": SCHEMA, "bomFormat": "CycloneDX", "specVersion": "1.6", "serialNumber": serial, "version": 1}
-        return json.dumps(head | document, indent=2, ensure_ascii=False) + "\n"
+        return log_json(json.dumps(head | document, indent=2, ensure_ascii=False)) + "\n"
 
 
 def _document(report: Report, findings: list[Finding]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _metadata(report: Report, findings: list[Finding]) -> dict[str, Any]:
         "component": {
             "type": "application",
             "bom-ref": ROOT,
-            "name": one_line(", ".join(target.id for target in report.targets), MAX_TEXT) or "nothing",
+            "name": log_line(", ".join(target.id for target in report.targets), MAX_TEXT) or "nothing",
             "description": "Vision-language models under the prompts that they were audited with",
         },
         "properties": [*(_property(name, value) for name, value in said.items()), *errors],
@@ -131,7 +132,7 @@ def _model(ref: str, targets: Sequence[TargetInfo], findings: list[Finding]) -> 
         },
         "quantitativeAnalysis": {"performanceMetrics": [m for f in own for m in _metrics(f, ids[f.target])]},
         "considerations": {
-            "technicalLimitations": [*(one_line(text, MAX_TEXT) for text in failed), *_limitations(own)],
+            "technicalLimitations": [*(log_line(text, MAX_TEXT) for text in failed), *_limitations(own)],
             "ethicalConsiderations": [
                 {"name": _claim(f)} | _accepted(f) for f in own if _is_vulnerable(f) and f.risk is Risk.PRIVACY
             ],
@@ -149,10 +150,10 @@ def _model(ref: str, targets: Sequence[TargetInfo], findings: list[Finding]) -> 
 
 def _prompt(ref: str, target: TargetInfo) -> dict[str, Any]:
     prompt = target.prompt
-    name, described = one_line(prompt.id, 200) or "prompt", f"{prompt.method} prompt"
+    name, described = log_line(prompt.id, 200) or "prompt", f"{prompt.method} prompt"
     if is_learned(prompt):
         described += f", learned for {model_name(target.model.spec)}"
-    named = {"bom-ref": ref, "name": name, "description": one_line(described, MAX_TEXT)}
+    named = {"bom-ref": ref, "name": name, "description": log_line(described, MAX_TEXT)}
     text = {"contentType": "text/plain", "content": clean(prompt.text)[:MAX_PROMPT]}
     if prompt.sha256:
         return (
@@ -218,8 +219,8 @@ def _metrics(finding: Finding, target: TargetInfo) -> Iterator[dict[str, Any]]:
     metric = finding.metric
     if metric is None or finding.verdict is Verdict.NOT_ASSESSED:
         return
-    unit = f" ({one_line(metric.unit, 40)})" if metric.unit else ""
-    kind = f"{one_line(metric.name, 200)}{unit}, lower is better"
+    unit = f" ({log_line(metric.unit, 40)})" if metric.unit else ""
+    kind = f"{log_line(metric.name, 200)}{unit}, lower is better"
     yield _metric(kind, metric, finding, target, "target")
     if finding.reference:
         yield _metric(kind, finding.reference, finding, target, "reference")
@@ -237,7 +238,7 @@ def _metric(kind: str, measured: Metric | Estimate, finding: Finding, target: Ta
     return {
         "type": kind,
         "value": str(measured.value),
-        "slice": "; ".join(f"{key}={one_line(text, 200).replace(';', ',')}" for key, text in said.items()),
+        "slice": "; ".join(f"{key}={log_line(text, 200).replace(';', ',')}" for key, text in said.items()),
         "confidenceInterval": {"lowerBound": str(low), "upperBound": str(high)},
     }
 
@@ -247,7 +248,7 @@ def _limitations(findings: list[Finding]) -> list[str]:
     flaws = (Risk.ROBUSTNESS, Risk.BACKDOOR)
     said = [_claim(f) for f in findings if (_is_vulnerable(f) and f.risk in flaws) or not _is_decided(f)]
     said += [
-        one_line(f"{f.title} held: {f.limits}", MAX_TEXT) for f in findings if f.verdict is Verdict.HELD and f.limits
+        log_line(f"{f.title} held: {f.limits}", MAX_TEXT) for f in findings if f.verdict is Verdict.HELD and f.limits
     ]
     return list(dict.fromkeys(said))
 
@@ -256,7 +257,7 @@ def _claim(finding: Finding) -> str:
     """One sentence: the verdict, what was tried on what, and why."""
     figures = f" ({finding.metric.name} {interval(finding.metric, finding.metric.unit)})" if finding.metric else ""
     said = f"{verdict_text(finding)}: {finding.title} ({finding.code}) on {finding.target}: {finding.reason}"
-    return one_line(said, MAX_TEXT) + one_line(figures, 300)
+    return log_line(said, MAX_TEXT) + log_line(figures, 300)
 
 
 def _is_vulnerable(finding: Finding) -> bool:
@@ -268,13 +269,13 @@ def _is_decided(finding: Finding) -> bool:
 
 
 def _accepted(finding: Finding) -> dict[str, str]:
-    text = one_line(suppression_text(finding), MAX_TEXT)
+    text = log_line(suppression_text(finding), MAX_TEXT)
     return {"mitigationStrategy": text} if text else {}
 
 
 def _groups(target: TargetInfo) -> str:
     columns = target.data.groups if target.data else []
-    return one_line(f"groups of {', '.join(columns)}" if columns else "groups that the probe compares", MAX_TEXT)
+    return log_line(f"groups of {', '.join(columns)}" if columns else "groups that the probe compares", MAX_TEXT)
 
 
 def _vulnerability(finding: Finding, target: TargetInfo | None, alike: set[str]) -> dict[str, Any]:
@@ -282,7 +283,7 @@ def _vulnerability(finding: Finding, target: TargetInfo | None, alike: set[str])
     mark = fingerprint(finding, target, alike)
     analysis: dict[str, Any] = {"state": "exploitable"}
     if finding.suppressed:
-        analysis |= {"response": ["will_not_fix"], "detail": one_line(suppression_text(finding), MAX_TEXT)}
+        analysis |= {"response": ["will_not_fix"], "detail": log_line(suppression_text(finding), MAX_TEXT)}
     return {
         "bom-ref": _ref("finding", finding.id, mark),
         "id": f"vlaudit-{finding.code}-{mark[:12]}",
@@ -292,11 +293,11 @@ def _vulnerability(finding: Finding, target: TargetInfo | None, alike: set[str])
                 "source": {"name": "vlaudit"},
                 "severity": finding.severity.value,
                 "method": "other",
-                "justification": one_line(finding.severity_derivation, MAX_TEXT),
+                "justification": log_line(finding.severity_derivation, MAX_TEXT),
             }
         ],
         "description": _claim(finding),
-        "proofOfConcept": {"reproductionSteps": one_line(finding.reproduce, MAX_TEXT)},
+        "proofOfConcept": {"reproductionSteps": log_line(finding.reproduce, MAX_TEXT)},
         "analysis": analysis,
         "affects": [{"ref": ref} for ref in refs],
         "properties": [
@@ -308,4 +309,4 @@ def _vulnerability(finding: Finding, target: TargetInfo | None, alike: set[str])
 
 
 def _property(name: str, value: str) -> dict[str, str]:
-    return {"name": f"vlaudit:{name}", "value": one_line(value, MAX_TEXT + 300)}
+    return {"name": f"vlaudit:{name}", "value": log_line(value, MAX_TEXT + 300)}

@@ -10,10 +10,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vlaudit.records import Finding, Report, Verdict
-from vlaudit.reporting import clean, gating, interval, suppression_text
+from vlaudit.reporting import gating, interval, log_line, suppression_text
 
 COUNTED = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
 MAX_MESSAGE = 500  # characters of an attribute; the whole reason is in the element
+MAX_TEXT = 20_000
 
 
 class JUnitReporter:
@@ -24,14 +25,14 @@ class JUnitReporter:
 
     def render(self, report: Report, audit_dir: Path) -> str:
         stopping = {finding.id for finding in gating(report)}
-        root = ElementTree.Element("testsuites", name=clean(f"{report.tool.name} {report.audit.id}"))
+        root = ElementTree.Element("testsuites", name=log_line(f"{report.tool.name} {report.audit.id}"))
         for target in report.targets:
             findings = [finding for finding in report.findings if finding.target == target.id]
-            suite = _suite(root, clean(target.id), findings)
+            suite = _suite(root, log_line(target.id), findings)
             for finding in findings:
                 _case(suite, finding, stopping)
             if target.error:
-                case = ElementTree.SubElement(suite, "testcase", name="load", classname=clean(target.id), time="0")
+                case = ElementTree.SubElement(suite, "testcase", name="load", classname=log_line(target.id), time="0")
                 _outcome(case, "error", "load", target.error)
         if report.audit.errors or not report.audit.complete:
             suite = _suite(root, "audit", [])
@@ -51,9 +52,9 @@ def _suite(root: ElementTree.Element, name: str, findings: list[Finding]) -> Ele
 
 
 def _case(suite: ElementTree.Element, finding: Finding, stopping: set[str]) -> None:
-    classname = f"{clean(finding.target)}.{finding.risk.value}"
+    classname = f"{log_line(finding.target)}.{finding.risk.value}"
     case = ElementTree.SubElement(
-        suite, "testcase", name=clean(finding.probe), classname=classname, time=f"{finding.cost.seconds:.3f}"
+        suite, "testcase", name=log_line(finding.probe), classname=classname, time=f"{finding.cost.seconds:.3f}"
     )
     if finding.id in stopping:
         _outcome(case, "failure", finding.code, _sentence(finding))
@@ -62,7 +63,8 @@ def _case(suite: ElementTree.Element, finding: Finding, stopping: set[str]) -> N
     elif finding.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED):
         _outcome(case, "skipped", "", f"{finding.verdict.value}: {finding.reason}")
     out = ElementTree.SubElement(case, "system-out")
-    out.text = clean(f"{finding.verdict.value}: {_sentence(finding)}\nreproduce: {finding.reproduce}")
+    said = (f"{finding.verdict.value}: {_sentence(finding)}", f"reproduce: {finding.reproduce}")
+    out.text = "\n".join(log_line(line, MAX_TEXT) for line in said)
 
 
 def _sentence(finding: Finding) -> str:
@@ -73,7 +75,7 @@ def _sentence(finding: Finding) -> str:
 
 
 def _outcome(case: ElementTree.Element, tag: str, kind: str, message: str) -> None:
-    element = ElementTree.SubElement(case, tag, message=clean(message)[:MAX_MESSAGE])
+    element = ElementTree.SubElement(case, tag, message=log_line(message, MAX_MESSAGE))
     if kind:
-        element.set("type", clean(kind))
-        element.text = clean(message)
+        element.set("type", log_line(kind))
+        element.text = log_line(message, MAX_TEXT)

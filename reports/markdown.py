@@ -18,8 +18,8 @@ from vlaudit.reporting import (
     counts_text,
     headline,
     interval,
+    log_line,
     number,
-    one_line,
     p_text,
     suppression_text,
     worst_first,
@@ -58,12 +58,12 @@ class MarkdownReporter:
 
 def escape(text: str, limit: int = MAX_CELL) -> str:
     """Text as literal Markdown on one line, cut at ``limit`` characters."""
-    return _MENTION.sub(_APART, _PUNCTUATION.sub(r"\\\1", one_line(text, limit)))
+    return _MENTION.sub(_APART, _PUNCTUATION.sub(r"\\\1", log_line(text, limit)))
 
 
 def code(text: str, limit: int = 300) -> str:
     """Text as inline code, which no table may hold: fenced by more backticks than it holds."""
-    flat = one_line(text, limit)
+    flat = log_line(text, limit)
     fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
     pad = " " if "`" in flat else ""
     return f"{fence}{pad}{flat}{pad}{fence}"
@@ -138,7 +138,7 @@ def _detail(finding: Finding) -> str:
 
 
 def _html(text: str) -> str:
-    flat = one_line(text, MAX_CELL)
+    flat = log_line(text, MAX_CELL)
     return _MENTION.sub(_APART, flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 

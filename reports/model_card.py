@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vlaudit.errors import UsageError
 from vlaudit.records import Finding, Report, TargetInfo, Verdict
-from vlaudit.reporting import SYMBOLS, WORDS, counts_text, interval, number, one_line, worst_first
+from vlaudit.reporting import SYMBOLS, WORDS, counts_text, interval, log_line, number, worst_first
 from vlaudit.reports._published import TASKS, audit_time, data_name, model_name, valid_sha256, verdict_text
 from vlaudit.reports.markdown import escape
 
@@ -83,19 +83,19 @@ def _result(finding: Finding, target: TargetInfo, report: Report, several: bool)
 
     metric, data = finding.metric, target.data
     assert metric is not None
-    name, prompt = one_line(metric.name, 200), one_line(target.prompt.id, 200)
+    name, prompt = log_line(metric.name, 200), log_line(target.prompt.id, 200)
     dataset = data_name(data.source) if data else "no data"
     said: dict[str, Any] = {
-        "tool": one_line(f"vlaudit {report.tool.version}, audit {report.audit.id}", 200),
+        "tool": log_line(f"vlaudit {report.tool.version}, audit {report.audit.id}", 200),
         "model": model_name(target.model.spec),
-        "probe": one_line(finding.probe, 100),
+        "probe": log_line(finding.probe, 100),
         "risk": finding.risk.value,
         "verdict": verdict_text(finding),
         "severity": finding.severity.value if finding.verdict is Verdict.VULNERABLE else None,
         "interval": list(metric.ci),
         "level": metric.level,
         "n": metric.n,
-        "unit": one_line(metric.unit, 40),
+        "unit": log_line(metric.unit, 40),
         "threshold": finding.threshold,
         "lower_is_better": True,
     }
@@ -104,7 +104,7 @@ def _result(finding: Finding, target: TargetInfo, report: Report, several: bool)
         dataset_type=re.sub(r"[^A-Za-z0-9._-]+", "-", dataset).strip("-") or "data",
         dataset_name=dataset,
         dataset_revision=valid_sha256(data.sha256) if data else None,
-        metric_type=one_line(finding.probe, 100) or "vlaudit",
+        metric_type=log_line(finding.probe, 100) or "vlaudit",
         metric_value=metric.value,
         metric_name=f"{name}{f', prompt {prompt}' if several else ''} ({verdict_text(finding)}; lower is better)",
         metric_config=prompt or None,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.records import Finding, Place, Report, Severity, TargetInfo, Verdict
-from vlaudit.reporting import clean, cleaned, counts_text, interval, one_line, worst_first
+from vlaudit.reporting import clean, cleaned, counts_text, interval, log_json, log_line, worst_first
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 INFORMATION = "https://arxiv.org/abs/2307.12980"
@@ -61,7 +61,7 @@ class SARIFReporter:
             "results": [_result(f, targets.get(f.target), order[f.probe], alike) for f in vulnerable],
         }
         document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-        return json.dumps(_without_links(cleaned(document)), indent=2, ensure_ascii=False) + "\n"
+        return log_json(json.dumps(_without_links(cleaned(document)), indent=2, ensure_ascii=False)) + "\n"
 
 
 def _without_links(value: Any) -> Any:
@@ -74,18 +74,18 @@ def _without_links(value: Any) -> Any:
 
 
 def _rule(finding: Finding) -> dict[str, Any]:
-    title = one_line(finding.title, 200) or finding.probe
-    limits = one_line(finding.limits, MAX_TEXT) or "See the finding in the audit's report."
+    title = log_line(finding.title, 200) or finding.probe
+    limits = log_line(finding.limits, MAX_TEXT) or "See the finding in the audit's report."
     return {
         "id": finding.probe,
-        "name": one_line(finding.code, 100) or finding.probe,
+        "name": log_line(finding.code, 100) or finding.probe,
         "shortDescription": {"text": title},
         "fullDescription": {"text": f"{title} ({finding.risk.value} of a model under a prompt)"},
-        "help": {"text": one_line(f"{limits} Sources: {', '.join(finding.references) or 'none'}.", MAX_TEXT)},
+        "help": {"text": log_line(f"{limits} Sources: {', '.join(finding.references) or 'none'}.", MAX_TEXT)},
         "properties": {
             "security-severity": SCORES[finding.severity],
             "precision": "high",
-            "tags": list(dict.fromkeys([finding.risk.value, *(one_line(tag, 100) for tag in finding.mappings)]))[:20],
+            "tags": list(dict.fromkeys([finding.risk.value, *(log_line(tag, 100) for tag in finding.mappings)]))[:20],
         },
     }
 
@@ -93,8 +93,8 @@ def _rule(finding: Finding) -> dict[str, Any]:
 def _result(finding: Finding, target: TargetInfo | None, rule: int, alike: set[str]) -> dict[str, Any]:
     place = (target.declared if target else None) or ELSEWHERE
     region = {"startLine": place.line, "startColumn": 1, "endLine": place.line, "endColumn": 2}
-    spec = one_line(target.model.spec if target else finding.target, 300)
-    name = f"{spec}/{one_line(finding.target, 200)}/{finding.probe}"
+    spec = log_line(target.model.spec if target else finding.target, 300)
+    name = f"{spec}/{log_line(finding.target, 200)}/{finding.probe}"
     return {
         "ruleId": finding.probe,
         "ruleIndex": rule,
@@ -107,7 +107,7 @@ def _result(finding: Finding, target: TargetInfo | None, rule: int, alike: set[s
             }
         ],
         "partialFingerprints": {"primaryLocationLineHash": fingerprint(finding, target, alike)},
-        "properties": {"target": one_line(finding.target, 300), "severity": finding.severity.value},
+        "properties": {"target": log_line(finding.target, 300), "severity": finding.severity.value},
     }
 
 
@@ -132,13 +132,13 @@ def _message(finding: Finding) -> str:
         figures = (
             f" Measured: {finding.metric.name} {interval(finding.metric, finding.metric.unit)}, n = {finding.metric.n}."
         )
-    return one_line(f"{finding.target}: {finding.reason}.{figures} Reproduce: {finding.reproduce}", 2_000)
+    return log_line(f"{finding.target}: {finding.reason}.{figures} Reproduce: {finding.reproduce}", 2_000)
 
 
 def _invocation(report: Report) -> dict[str, Any]:
     undecided = [f for f in report.findings if f.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED)]
     notes = [
-        {"level": "error", "message": {"text": one_line(error, MAX_TEXT)}} for error in report.audit.errors if error
+        {"level": "error", "message": {"text": log_line(error, MAX_TEXT)}} for error in report.audit.errors if error
     ]
     if suppressed := [f for f in report.findings if f.suppressed]:
         notes.append({"level": "note", "message": {"text": f"Suppressed and left out: {len(suppressed)}."}})

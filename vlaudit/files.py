@@ -30,12 +30,14 @@ class Unreadable(ValueError):
     "is empty", "is not UTF-8", "is nested too deeply". Callers say which file it is, and the cure."""
 
 
-def read_bytes(path: Path, limit: int = TEXT_BYTES) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes; a link to one is followed. A pipe or a device is never waited for.
-    Raises Unreadable."""
+def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes; a link to one is followed unless ``follow`` is false. A pipe or a
+    device is never waited for. Raises Unreadable."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise Unreadable("is a link") from error
         raise Unreadable(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise Unreadable("has a name that no file can have") from error

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 SCHEMA_VERSION = "1.0"
 TARGET, REFERENCE = "target", "reference"
+LARGEST = 1000  # bits of a whole number: beyond, it is no float
+MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
 
 class Risk(StrEnum):
@@ -93,15 +95,18 @@ class Cost(Record):
         )
 
 
-def _check_finite(value: Any, where: str) -> None:
+def check_finite(value: Any, where: str) -> None:
+    """Raise ValueError for a number in a JSON value that is not finite, or too large for a float."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"the value '{where}' is {value}: the model yields numbers that are not finite")
+    if isinstance(value, int) and value.bit_length() > LARGEST:
+        raise ValueError(f"the value '{where}' is a whole number of more than {LARGEST} bits")
     if isinstance(value, dict):
         for key, item in value.items():
-            _check_finite(item, f"{where}.{key}")
+            check_finite(item, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for item in value:
-            _check_finite(item, where)
+            check_finite(item, where)
 
 
 def alike(first: object, second: object) -> bool:
@@ -134,7 +139,7 @@ class Trial(Record):
     @field_validator("values")
     @classmethod
     def _finite(cls, values: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        _check_finite(values, "values")
+        check_finite(values, "values")
         return values
 
     def __getitem__(self, key: str) -> Any:
@@ -347,3 +352,4 @@ class Report(Record):
     audit: AuditInfo
     targets: list[TargetInfo]
     findings: list[Finding]
+    checksum: str | None = None  # over the bytes before it, see checksums.py; null in memory, and where none was written

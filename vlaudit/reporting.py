@@ -38,6 +38,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vlaudit.checksums import sealed
 from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, Verdict
 from vlaudit.secrets import redact
 
@@ -222,9 +223,15 @@ def gating(report: Report) -> list[Finding]:
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1, but newline and tab
 _REORDERING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _UNENCODABLE = "\ud800-\udfff\ufeff\ufffe\uffff"  # lone surrogates and non-characters
+_INVISIBLE = "\u180e\u200b\u2060-\u2064\u206a-\u206f\ufff9-\ufffb"  # but joiners, which letters and emoji need
 _NBSP = "\u00a0"  # keeps a number and its unit on one line
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}]")
+_UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}{_INVISIBLE}]")
+COMMANDS = re.compile(
+    r"([:#])(?=\1)"  # GitHub's ::name:: and ##[name], ##vso[ of Azure, ##teamcity[
+    r"|([-+~^])(?=\2\2)"  # the groups of Buildkite: ---, +++, ~~~, ^^^
+    r"|(?:section_(?:start|end)|travis_(?:fold|time)):(?=\S)"  # the folds of GitLab and Travis
+)
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 _LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]*)?")
 
@@ -246,25 +253,29 @@ def cleaned(value: Any) -> Any:
     return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def one_line(text: str, limit: int = 300) -> str:
-    """``clean`` text on one line, cut at ``limit`` characters."""
-    flat = " ".join(clean(redact(text)[: 4 * limit]).split())
+def log_line(text: str, limit: int = 2_000) -> str:
+    """Text that others wrote, for a line of a terminal, a log or a report: ``clean``, on one line, cut at ``limit`` characters. What
+    would command a CI server is broken by a space wherever it stands, since lines may be wrapped before it."""
+    flat = COMMANDS.sub(r"\g<0> ", " ".join(clean(redact(text)[: 4 * limit]).split()))
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def log_line(text: str, limit: int = 2_000) -> str:
-    """``one_line`` for a terminal or a log: a CI server that reads it sees none of its commands, which GitHub writes as ``::name::``
-    or ``##[name]``, Azure and TeamCity as ``##vso[`` and ``##teamcity[``."""
-    return one_line(text, limit).replace("::", ": :").replace("##", "# #")
+def log_json(text: str) -> str:
+    """The same for the text of a JSON value: what could steer a terminal, reorder a line or command a CI server is written as
+    escapes, which read back as the same value."""
+    return COMMANDS.sub(_escaped, _UNSAFE.sub(_escaped, text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"
 
 
 def report_json(report: Report, indent: int) -> str:
-    """``report.json``. Characters that could steer a terminal or reorder a line are written as escapes, which read back as the same
-    values; lone surrogates, which no reader takes, become ``�``."""
+    """``report.json``, with its checksum: ``log_json``. Lone surrogates, which no reader takes, become ``�``."""
     from pydantic_core import to_json
 
-    whole = to_json(_without_surrogates(report.model_dump(mode="json")), indent=indent).decode()
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", whole) + "\n"
+    whole = to_json(_without_surrogates(report.model_dump(mode="json", exclude={"checksum"})), indent=indent).decode()
+    return sealed(log_json(whole))[0] + "\n"
 
 
 def _without_surrogates(value: Any) -> Any:
@@ -279,7 +290,7 @@ def number(value: float, unit: str = "") -> str:
     """A number with three significant digits and its unit: ``42.3 %`` for a share, ``0.03 nats``, ``12,345``."""
     if unit == "share":
         return f"{_plain(100 * value)}{_NBSP}%"
-    return f"{_plain(value)}{_NBSP}{one_line(unit, 40)}" if unit else _plain(value)
+    return f"{_plain(value)}{_NBSP}{log_line(unit, 40)}" if unit else _plain(value)
 
 
 def _plain(value: float) -> str:
@@ -300,7 +311,7 @@ def interval(
 ) -> str:
     """``42.3 % [38.0, 46.9]``; a ``difference`` has signs, and shares are in points: ``+4.3 points [−1.0, +9.6]``.
     Decimals follow ``scale``, the largest number it stands among; by default the largest of its own."""
-    factor, name = (100, "points" if difference else "%") if unit == "share" else (1, one_line(unit, 40))
+    factor, name = (100, "points" if difference else "%") if unit == "share" else (1, log_line(unit, 40))
     values = [factor * value for value in (estimate.value, *estimate.ci)]
     largest = scale or max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     digits = 1 if unit == "share" else min(_decimals(largest), 6)
@@ -371,5 +382,5 @@ def headline(report: Report) -> tuple[str, str]:
     }[exit_code(report)]
     gate = f"--fail-on {report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
     if report.audit.only_new:
-        gate += f" and the baseline {one_line(report.audit.baseline or '', 40)}"
+        gate += f" and the baseline {log_line(report.audit.baseline or '', 40)}"
     return " ".join(outcome), f"A pipeline with {gate} {meaning}."

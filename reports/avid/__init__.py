@@ -23,8 +23,9 @@ from vlaudit.reporting import (
     control_arms,
     counts_text,
     interval,
+    log_json,
+    log_line,
     number,
-    one_line,
     p_text,
     plural,
     web_address,
@@ -54,7 +55,7 @@ class AVIDReporter:
         targets = {target.id: target for target in report.targets}
         vulnerable = [f for f in worst_first(report.findings) if f.verdict is Verdict.VULNERABLE][:MAX_REPORTS]
         reports = (_report(finding, targets.get(finding.target), report) for finding in vulnerable)
-        return "".join(json.dumps(cleaned(said), ensure_ascii=False) + "\n" for said in reports)
+        return "".join(log_json(json.dumps(cleaned(said), ensure_ascii=False)) + "\n" for said in reports)
 
 
 @cache
@@ -73,8 +74,8 @@ def categories(finding: Finding) -> list[str]:
 def _report(finding: Finding, target: TargetInfo | None, report: Report) -> dict[str, Any]:
     effect, lifecycle = taxonomy()["effect"], taxonomy()["lifecycle"]
     found = categories(finding)
-    model = model_name(target.model.spec) if target else one_line(finding.target, 200)
-    prompt = one_line(target.prompt.id, 200) if target else "unknown"
+    model = model_name(target.model.spec) if target else log_line(finding.target, 200)
+    prompt = log_line(target.prompt.id, 200) if target else "unknown"
     generates_text = target is not None and target.family is Family.GENERATION
     sources = [(text, web_address(text)) for text in finding.references]
     moment = audit_time(report.audit)
@@ -92,7 +93,7 @@ def _report(finding: Finding, target: TargetInfo | None, report: Report) -> dict
         },
         "metrics": [_metric(finding, finding.metric)] if finding.metric else [],
         "references": [
-            {"type": "source", "label": one_line(text, 300), "url": url}
+            {"type": "source", "label": log_line(text, 300), "url": url}
             for text, url in sources
             if url and len(url) <= MAX_URL
         ],
@@ -124,8 +125,8 @@ def _metric(finding: Finding, metric: Metric) -> dict[str, Any]:
     if finding.reference:
         results["reference"] = _estimate(finding.reference)
     if controls := control_arms(finding):
-        results["controls"] = {one_line(name, 100): _estimate(control) for name, control in controls.items()}
-    return {"name": one_line(metric.name, 300), "detection_method": {"type": rule, "name": name}, "results": results}
+        results["controls"] = {log_line(name, 100): _estimate(control) for name, control in controls.items()}
+    return {"name": log_line(metric.name, 300), "detection_method": {"type": rule, "name": name}, "results": results}
 
 
 def _estimate(estimate: Metric | Estimate) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _estimate(estimate: Metric | Estimate) -> dict[str, Any]:
 
 
 def _text(value: str) -> dict[str, str]:
-    return {"lang": "eng", "value": one_line(value, MAX_TEXT)}
+    return {"lang": "eng", "value": log_line(value, MAX_TEXT)}
 
 
 def _description(finding: Finding, prompt: str, report: Report) -> list[str]:

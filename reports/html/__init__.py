@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.records import Report
-from vlaudit.reporting import SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
+from vlaudit.reporting import COMMANDS, SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -87,8 +87,13 @@ def shared_style(script: str = "") -> dict[str, str]:
 
 
 def _finalize(value: Any) -> Any:
-    """Clean every string that a template prints; a macro's markup is made of cleaned strings."""
-    return clean(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    """Clean every string that a template prints, its commands for a CI server that logs the page as character references; a
+    macro's markup is made of such strings."""
+    from markupsafe import Markup, escape
+
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return Markup(COMMANDS.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", str(escape(clean(value)))))
 
 
 def _sentence(text: str) -> str:

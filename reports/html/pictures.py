@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
+from vlaudit.files import Unreadable, read_bytes
 from vlaudit.records import Evidence, Finding
 
 MAX_PICTURES = 60
@@ -50,17 +52,17 @@ class RefusedError(Exception):
 def read_evidence(evidence: Evidence, audit_dir: Path) -> bytes:
     """The bytes of an evidence file. Raises RefusedError unless it lies in ``audit_dir/artifacts`` and is the file
     that was recorded, by its SHA-256."""
-    folder = (audit_dir / "artifacts").resolve()
     try:
-        path = (audit_dir / evidence.path).resolve()
-        if not path.is_relative_to(folder):
+        root = audit_dir.resolve()  # the folder itself may be reached by a link; nothing in it is
+        path = root / evidence.path
+        if path.resolve() != path or not path.is_relative_to(root / "artifacts"):
             raise RefusedError("its path leaves the audit folder")
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise RefusedError("the file is missing")
-        if path.stat().st_size > MAX_FILE:
-            raise RefusedError("the file is too large")
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        content = read_bytes(path, MAX_FILE, follow=False)
+    except Unreadable as error:
+        raise RefusedError(f"the file {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a path with a null byte
         raise RefusedError("the file cannot be read") from error
     if hashlib.sha256(content).hexdigest() != evidence.sha256:
         raise RefusedError("the file is not the one that was recorded (its SHA-256 differs)")

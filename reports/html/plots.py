@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vlaudit.records import Estimate, Finding, Metric
-from vlaudit.reporting import Bars, Curve, interval, number, one_line
+from vlaudit.reporting import Bars, Curve, interval, log_line, number
 
 LABELS_END = 150  # where the labels at the left end and the axis begins
 AXIS_END = 500  # where the axis of an interval plot ends and the figures begin
@@ -109,7 +109,7 @@ def interval_plot(finding: Finding, controls: dict[str, Estimate]) -> IntervalPl
     scale, ticks = _axis(values, LABELS_END, AXIS_END, metric.unit)
     rows = [
         Row(
-            label=one_line(name, 24),
+            label=log_line(name, 24),
             kind=kind,
             y=36 + 28 * position,
             x=scale(estimate.value),
@@ -145,7 +145,7 @@ def bar_plot(series: Bars) -> BarPlot:
         end = scale(series.values[i])
         bars.append(
             Bar(
-                label=one_line(series.labels[i], 24),
+                label=log_line(series.labels[i], 24),
                 y=10 + 22 * position,
                 x=min(zero, end),
                 width=round(abs(end - zero), 1),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vlaudit.files import Unreadable, parse_json
 from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     SCORER_ACCURACY,
@@ -21,8 +22,8 @@ from vlaudit.reporting import (
     count_verdicts,
     headline,
     interval,
+    log_line,
     number,
-    one_line,
     p_text,
     split_details,
     web_address,
@@ -188,8 +189,8 @@ def fact(value: Any) -> str:
     if estimate := _estimate(value):
         return interval(estimate) + (f", n = {fact(value['n'])}" if "n" in value else "")
     if isinstance(value, dict) and value:
-        return one_line("; ".join(f"{name}: {fact(item)}" for name, item in value.items()), MAX_FACT)
-    return one_line(json.dumps(value, ensure_ascii=False), MAX_FACT) if value else "none"
+        return log_line("; ".join(f"{name}: {fact(item)}" for name, item in value.items()), MAX_FACT)
+    return log_line(json.dumps(value, ensure_ascii=False), MAX_FACT) if value else "none"
 
 
 def _estimate(value: Any) -> Estimate | None:
@@ -212,8 +213,8 @@ def read_or_none(evidence: Any, audit_dir: Path) -> bytes | None:
 
 def _plot_data(content: bytes | None) -> list[Any]:
     try:
-        details = json.loads(content or b"{}")
-    except ValueError:
+        details = parse_json(content or b"{}")
+    except Unreadable:
         return []
     return list(split_details(details)[0]) if isinstance(details, dict) else []
 

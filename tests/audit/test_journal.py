@@ -31,14 +31,17 @@ def test_killed_at_any_byte_keeps_all_closed_units(tmp_path_factory: pytest.Temp
     journal = Journal(folder)
     for result in results(3):
         journal.append(result)
+    journal.close()
     path = folder / "trials.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[: max(0, len(whole) - cut)])
+    journal = Journal(folder)
     kept = journal.results()
     assert list(kept) == [f"u{n}" for n in range(len(kept))]
     assert all(len(result.trials) == 3 for result in kept.values())
     journal.append(results(4)[3])  # goes on where the last closed unit ended
     assert list(journal.results()) == [*kept, "u3"]
+    journal.close()
 
 
 def test_damage_in_the_middle_is_said(tmp_path: Path) -> None:

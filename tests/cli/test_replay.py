@@ -17,6 +17,7 @@ from tests.cli.test_light import BLOCK
 from tests.conftest import MIRROR, save_tiny_clip
 from vlaudit.audit.journal import Journal
 from vlaudit.audit.replay import Outcome, outcome_of
+from vlaudit.checksums import sealed
 from vlaudit.cli import run
 from vlaudit.records import Family, Finding, Metric, Risk, Severity, Verdict
 
@@ -98,17 +99,23 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """As a forger would, who can compute checksums too."""
     value = json.loads(path.read_text())
+    value.pop("checksum", None)
     change(value)
-    path.write_text(json.dumps(value))
+    path.write_text(sealed(json.dumps(value))[0])
 
 
 def edit_trials(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
-    for line in lines:
-        if "flipped" in line.get("trial", {}).get("values", {}):
-            change(line["trial"]["values"])
-    (folder / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, checksum = "", ""
+    for line in (folder / "trials.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        del entry["checksum"]
+        if "flipped" in entry.get("trial", {}).get("values", {}):
+            change(entry["trial"]["values"])
+        line, checksum = sealed(json.dumps(entry), checksum)
+        text += line + "\n"
+    (folder / "trials.jsonl").write_text(text)
 
 
 def test_specimen_reproduces(

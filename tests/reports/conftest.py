@@ -34,7 +34,7 @@ from vlaudit.records import (
     ToolInfo,
     Verdict,
 )
-from vlaudit.reporting import Bars, Curve, Table
+from vlaudit.reporting import Bars, Curve, Table, report_json
 
 CLEAN, COOP = "zoo:flagship", "zoo:prompt-backdoor"
 LABELS = ["farmer", "cook", "student", "singer", "artist", "teacher", "judge", "pilot", "mechanic", "firefighter"]
@@ -215,7 +215,7 @@ def report(audit_dir: Path) -> Report:
     """Nine findings whose pictures lie in ``audit_dir``; ``report.json`` beside them."""
     images = pictures(ArtifactStore(audit_dir))
     made = Report(tool=ToolInfo(version="0.1.0"), audit=audit_info(), targets=targets(), findings=findings(images))
-    (audit_dir / "report.json").write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (audit_dir / "report.json").write_text(report_json(made, indent=2), encoding="utf-8")
     return made
 
 

@@ -22,8 +22,8 @@ from vlaudit.reporting import (
     gating,
     headline,
     interval,
+    log_line,
     number,
-    one_line,
     p_text,
     plural,
     risk_order,
@@ -139,8 +139,8 @@ def test_clean_text_is_inert_everywhere(text: str) -> None:
     cleaned.encode("utf-8")
     assert not any(c in cleaned for c in "\x00\x07\x08\x1b\x7f\x9b\r\u202e\u2066")
     assert clean(cleaned) == cleaned and len(cleaned) == len(text)
-    assert one_line(text, 20).isprintable() or not one_line(text, 20).isascii()
-    assert len(one_line(text, 20)) <= 20 and "\n" not in one_line(text)
+    assert log_line(text, 20).isprintable() or not log_line(text, 20).isascii()
+    assert len(log_line(text, 20)) <= 20 and "\n" not in log_line(text)
 
 
 def test_clean_keeps_what_people_write() -> None:

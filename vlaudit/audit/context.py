@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from vlaudit.errors import NotAssessed
+from vlaudit.errors import NotAssessed, UsageError
+from vlaudit.files import file_sha256, write_atomically
 from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
 from vlaudit.secrets import redact
 
@@ -40,15 +40,17 @@ class ArtifactStore:
 
     def put(self, content: bytes, suffix: str, kind: Literal["image", "text", "plot-data"], caption: str,
             sensitive: bool = False) -> Evidence:  # fmt: skip
-        """Store bytes once under their SHA-256 and return the evidence record."""
+        """Store bytes once under their SHA-256 and return the evidence record. Raises UsageError for a link in place of a folder,
+        which could lead anywhere."""
         digest = hashlib.sha256(content).hexdigest()
         relative = f"artifacts/{digest[:2]}/{digest}.{suffix}"
         path = self.folder / relative
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.part")
-            partial.write_bytes(content)
-            partial.replace(path)  # a kill in between leaves no half-written artefact under its final name
+        for folder in (path.parents[1], path.parent):
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise UsageError(f"'{folder}' is not a folder of the audit's own.", "Choose another --out.")
+            folder.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or not path.is_file() or file_sha256(path) != digest:
+            write_atomically(path, content)
         return Evidence(kind=kind, path=relative, sha256=digest, caption=caption, sensitive=sensitive)
 
     def put_image(self, image: np.ndarray | Tensor, caption: str, *, sensitive: bool = False) -> Evidence:

@@ -1,25 +1,37 @@
 """The append-only journal of an audit: ``manifest.json`` and ``trials.jsonl``.
 
 A unit's trials and its closing line are written with one ``write`` and synced, so a killed audit loses at most the unit
-it was in, and resuming skips what is closed. A torn last line is cut off.
+it was in, and resuming skips what is closed. Every line carries a checksum over itself and the line before (``checksums.py``):
+what was altered, dropped, repeated or moved is refused by its number. Only the scan that writes a journal cuts a torn last line
+off; everybody else leaves the file as it is. An audit folder may come from anybody: no link in it is followed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+import stat
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
-from vlaudit.config import Request
-from vlaudit.errors import UsageError
-from vlaudit.files import disk_error, write_atomically
-from vlaudit.records import Record, TargetInfo, Trial
-from vlaudit.secrets import redact
+from vlaudit.checksums import has_more, sealed, unsealed
+from vlaudit.config import Request, TargetSpec
+from vlaudit.errors import UsageError, VlauditWarning
+from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, parse_json, read_bytes, write_atomically
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, TargetInfo, Trial, check_finite
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
+SCHEMA_VERSION = "1.1"  # 1.0 had no checksums
+TRIALS_BYTES = 1_000_000_000  # longest journal that is read
+ANEW = "Copy the folder again from where it was made, or scan into a new one."
 
 
 class Unit(Record):
@@ -58,21 +70,26 @@ class Manifest(Record):
     What has a default was not recorded by earlier versions.
     """
 
-    schema_version: str = "1.0"
+    schema_version: str = SCHEMA_VERSION
     version: str
     id: str
     digest: str
     command: str
     started: str
     request: Request
-    targets: list[TargetInfo]
-    planned: list[PlannedProbe]
+    targets: list[TargetInfo] = Field(max_length=MOST_TARGETS)
+    planned: list[PlannedProbe] = Field(max_length=MOST_FINDINGS)
     environment: dict[str, str | int | None] = Field(default_factory=dict)
     folder: str | None = None  # that it was started in, relative to the audit folder: where its relative paths begin
     batch_size: int | None = None
     probes: dict[str, ProbeSource] = Field(default_factory=dict)  # by probe id
     fingerprints: dict[str, dict[str, str]] = Field(default_factory=dict)  # by target id: see provenance.py
     replays: str | None = None  # AUDIT/FINDING that this audit runs again
+
+    @cached_property
+    def specs(self) -> dict[str, TargetSpec]:
+        """What each target was made from, by its id."""
+        return {info.id: spec for info, spec in zip(self.targets, self.request.targets, strict=True)}
 
 
 class UnitResult(Record):
@@ -84,74 +101,204 @@ class UnitResult(Record):
     error: str | None = None
 
 
+_locks: set[int] = set()  # of this process
+
+
+def _let_go() -> None:
+    """A forked worker that outlives its scan must not keep the next one out."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class Journal:
     """Reads and appends one audit folder's journal."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._trials = folder / TRIALS
+        self._lock: int | None = None
+        self._size: int | None = None  # bytes up to the last closed unit, once this journal is written to
+        self._last = ""  # checksum of the last line
+
+    def lock(self) -> None:
+        """Become the one scan that writes into this folder, until ``close``. Raises UsageError where another does."""
+        if self._lock is not None:
+            return
+        handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(handle)
+                raise UsageError(
+                    f"Another scan is writing into '{self.folder}'.", "Wait for its end, or choose another --out."
+                ) from error
+            # a file system without locks: ``append`` sees what another has written
+        self._lock = handle
+        _locks.add(handle)
+
+    def close(self) -> None:
+        """Let others write into this folder."""
+        if self._lock in _locks:
+            _locks.discard(self._lock)
+            os.close(self._lock)
+        self._lock = self._size = None
 
     def write_manifest(self, manifest: Manifest) -> None:
-        write_atomically(self.folder / MANIFEST, redact(manifest.model_dump_json(indent=1)))
+        write_atomically(self.folder / MANIFEST, sealed(manifest.model_dump_json(indent=1))[0])
 
     def append(self, result: UnitResult) -> None:
         """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""
-        lines = [
-            redact(json.dumps({"unit": result.unit, "trial": trial.model_dump(mode="json")}, allow_nan=False))
-            for trial in result.trials
-        ]
-        lines.append(redact(json.dumps({"unit": result.unit, "closed": {"seconds": result.seconds, "error": result.error}})))
-        size = self._trials.stat().st_size if self._trials.exists() else 0
-        try:
-            with self._trials.open("ab") as file:
-                file.write(("\n".join(lines) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with self._trials.open("ab") as file:
-                file.truncate(size)
-            raise disk_error(error, self.folder) from error
+        if self._size is None:
+            self.results(mend=True)
+        assert self._size is not None
+        lines, last = "", self._last
+        closing = {"closed": {"seconds": result.seconds, "error": result.error}}
+        for entry in (*({"trial": trial.model_dump(mode="json")} for trial in result.trials), closing):
+            line, last = sealed(json.dumps({"unit": result.unit, **entry}, allow_nan=False), last)
+            lines += f"{line}\n"
+        with self._writable() as file:
+            if os.fstat(file).st_size != self._size:
+                raise UsageError(f"Another scan has written into '{self.folder}'.", "Choose another --out.")
+            try:
+                left = memoryview(lines.encode())
+                while left:
+                    left = left[os.write(file, left) :]
+                os.fsync(file)
+            except OSError as error:
+                with contextlib.suppress(OSError):  # what is torn now is cut off by the next scan
+                    os.ftruncate(file, self._size)
+                raise disk_error(error, self.folder) from error
+        self._size, self._last = self._size + len(lines.encode()), last
 
-    def results(self, *, mend: bool = True) -> dict[str, UnitResult]:
-        """Closed units by id. Trials of a unit that was never closed are dropped, and with them a torn last line; the file is
-        cut there, unless it is only looked at (``mend=False``)."""
-        if not self._trials.exists():
-            return {}
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[int]:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            file = os.open(self._trials, flags, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise UsageError(f"'{self._trials}' is not a regular file.", "Choose another --out.") from error
+            raise disk_error(error, self.folder) from error
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise UsageError(f"'{self._trials}' is not a regular file.", "Choose another --out.")
+            yield file
+        finally:
+            os.close(file)
+
+    def results(self, *, mend: bool = False) -> dict[str, UnitResult]:
+        """Closed units by id; of a unit that failed and was tried again, the last try. Trials of a unit that was never closed are
+        dropped, and with them a torn last line. ``mend``: to write on, cut the file there.
+
+        Raises UsageError for what is damaged, by the number of the line, and when mending for a journal without checksums.
+        """
+        if mend:
+            self.lock()
+        content = read_part(self.folder, TRIALS, TRIALS_BYTES) if os.path.lexists(self._trials) else b""
         closed: dict[str, UnitResult] = {}
         pending: dict[str, list[Trial]] = {}
-        content = self._trials.read_bytes()
-        position = end = 0  # end: just after the last closed unit
-        for line in content.splitlines(keepends=True):
-            position += len(line)
-            if not line.endswith(b"\n"):
+        start, end, number, checksum, last = 0, 0, 0, "", ""  # end, last: just after the last closed unit
+        while start < len(content):
+            number += 1
+            stop = content.find(b"\n", start) + 1
+            line = content[start : stop or None]
+            if not stop:
+                if has_more(line):
+                    raise self._damaged(number, "does not end where it should")
                 break  # torn by a kill
             try:
-                entry = json.loads(line)
-                unit = entry["unit"]
+                entry, own = self._entry(line, checksum)
+                if number > 1 and bool(own) != bool(checksum):
+                    raise Unreadable("does not agree with its checksum")
+                unit, checksum, start = entry["unit"], own, stop
                 if "trial" in entry:
                     pending.setdefault(unit, []).append(Trial.model_validate(entry["trial"]))
                     continue
-                closed[unit] = UnitResult(unit=unit, trials=pending.pop(unit, []), **entry["closed"])
-                end = position
-            except (json.JSONDecodeError, KeyError, TypeError, ValidationError, UnicodeDecodeError) as error:
-                raise UsageError(f"'{self._trials}' is damaged after byte {end}.", "Scan into a new folder.") from error
-        if mend and end < len(content):
-            with self._trials.open("rb+") as file:
-                file.truncate(end)
+                result = UnitResult(unit=unit, trials=pending.pop(unit, []), **entry["closed"])
+            except (Unreadable, KeyError, TypeError, ValidationError) as error:
+                why = str(error) if isinstance(error, Unreadable) else "is not what a scan writes"
+                raise self._damaged(number, why) from error
+            if unit not in closed or closed[unit].error:
+                closed[unit] = result
+            end, last = stop, checksum
+        if mend:
+            if closed and not last:
+                raise UsageError(
+                    f"'{self._trials}' was written by an earlier version, without checksums.",
+                    "It can be judged, but not gone on with: scan into a new folder.",
+                )
+            if end < len(content):
+                with self._writable() as file:
+                    os.ftruncate(file, end)
+            self._size, self._last = end, last
         return closed
+
+    @staticmethod
+    def _entry(line: bytes, previous: str) -> tuple[dict[str, Any], str]:
+        """What a line holds, and its checksum. Raises Unreadable."""
+        if len(line) > TEXT_BYTES:
+            raise Unreadable(f"is longer than {TEXT_BYTES / 1e6:g} MB")
+        body, checksum = unsealed(line, previous)
+        entry = parse_json(body)
+        if not isinstance(entry, dict) or entry.keys() not in ({"unit", "trial"}, {"unit", "closed"}):
+            raise Unreadable("is not what a scan writes")
+        finite(entry)
+        return entry, checksum
+
+    def _damaged(self, number: int, why: str) -> UsageError:
+        return UsageError(f"'{self._trials}' is damaged: line {number} {why}.", ANEW)
+
+
+def read_part(folder: Path, name: str, limit: int = TEXT_BYTES) -> bytes:
+    """The bytes of a file of an audit folder, which is no link. Raises UsageError."""
+    try:
+        return read_bytes(folder / name, limit, follow=False)
+    except Unreadable as error:
+        raise UsageError(f"'{folder / name}' {error}.", ANEW) from error
+
+
+def finite(value: Any) -> None:
+    """Raise Unreadable for a number that no report can show."""
+    try:
+        check_finite(value, "")
+    except ValueError as error:
+        raise Unreadable("holds a number that is not finite") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an audit folder. Raises UsageError when there is none or it cannot be read."""
     path = folder / MANIFEST
+    if not os.path.lexists(path):
+        raise UsageError(f"'{folder}' is not an audit folder: it has no {MANIFEST}.")
+    content = read_part(folder, MANIFEST)
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"'{folder}' is not an audit folder: it has no readable {MANIFEST}.") from error
+        body, checksum = unsealed(content)
+        value = parse_json(body)
+        finite(value)
+        manifest = Manifest.model_validate(value)
+        if len(manifest.request.targets) != len(manifest.targets) or len(manifest.specs) != len(manifest.targets):
+            raise Unreadable("names other targets than its request")
+        if {planned.target for planned in manifest.planned} - manifest.specs.keys():
+            raise Unreadable("plans probes on what is none of its targets")
+        if not checksum and manifest.schema_version != "1.0":
+            raise Unreadable("has lost its checksum")
+    except Unreadable as error:
+        raise UsageError(f"'{path}' is not as the scan wrote it: it {error}.", ANEW) from error
     except ValidationError as error:
         raise UsageError(
             f"'{path}' is not a manifest this vlaudit can read.", "Judge it with the version that wrote it."
         ) from error
+    if not checksum:
+        warnings.warn(
+            f"'{folder}' was written by an earlier version, without checksums: whether it is damaged cannot be told.",
+            VlauditWarning,
+            stacklevel=2,
+        )
+    return manifest
 
 
 def trials_of(results: dict[str, UnitResult], units: Iterable[Unit]) -> list[Trial]:

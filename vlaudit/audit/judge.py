@@ -5,34 +5,55 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vlaudit.audit.journal import Manifest, PlannedProbe, Unit, UnitResult, trials_of
-from vlaudit.config import TargetSpec
+from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
-from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict
+from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict, check_finite
 from vlaudit.registry import ProbeRegistry
 from vlaudit.statistics import holm
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What an audit's trials say. ``complete``: every unit that counts has succeeded. ``errors``: units and judges that failed."""
+
+    findings: list[Finding]
+    complete: bool
+    errors: list[str]
+
+
 def judge_audit(
     manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy
-) -> list[Finding]:
+) -> Judged:
     """All findings of an audit, in plan order."""
     targets = {target.id: target for target in manifest.targets}
-    findings = []
+    findings, complete, errors = [], True, []
     for planned in manifest.planned:
         probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
-        judgement = judge_probe(probe, planned, results, policy)
+        failures: list[str] = []
+        needed = [unit for batch in rounds_needed(probe, planned, results, policy, failures) for unit in batch]
+        complete = complete and not planned.failed and all(is_done(unit, results) for unit in needed)
+        judgement = _judge(probe, planned, needed, results, policy, failures)
+        units = [f" ({unit.arm}): {r.error}" for unit in needed if (r := results.get(unit.id)) and r.error]
+        if planned.failed:
+            failures.append(str(planned.reason))
+        said = dict.fromkeys([*units, *(f": {failure}" for failure in failures)])
+        errors += [f"{planned.probe} on {planned.target}{what}" for what in said]
         findings.append(_finding(manifest, targets[planned.target], planned, probe, judgement, results, policy))
-    return adjust(findings, policy)
+    return Judged(adjust(findings, policy), complete, errors)
 
 
-def judge_probe(probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitResult], policy: Policy) -> Judgement:
-    """The judgement of one probe on one target. What did not finish, failed or is empty is never ``held``."""
+def _judge(
+    probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
+    failures: list[str],
+) -> Judgement:  # fmt: skip
+    """The judgement of one probe on one target. What did not finish, failed or is empty is never ``held``; what the judge itself
+    did wrong is added to ``failures``."""
     if planned.reason is not None:
         return Judgement.not_assessed(planned.reason)
-    needed = [unit for batch in rounds_needed(probe, planned, results, policy) for unit in batch]
     failed = [result.error for unit in needed if (result := results.get(unit.id)) and result.error]
     if failed:
         return Judgement.not_assessed(f"the probe failed: {failed[0]}")
@@ -43,23 +64,58 @@ def judge_probe(probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitR
     if not trials.target:
         return Judgement.not_assessed("the probe yielded no trials")
     try:
-        return probe.judge(trials, policy)
-    except Exception as error:  # noqa: BLE001 (a plugin's judge may raise anything; it spoils only its own finding)
-        return Judgement.not_assessed(f"the judge failed: {type(error).__name__}: {error}")
+        if not failures:
+            return _sound(probe.judge(trials, policy))
+    except (KeyboardInterrupt, NotAssessed) as end:
+        if isinstance(end, KeyboardInterrupt):
+            raise
+        return Judgement.not_assessed(str(end))
+    except BaseException as error:  # noqa: BLE001 (a plugin's judge may raise anything; it spoils only its own finding)
+        failures.append(f"the judge failed: {type(error).__name__}: {error}")
+    return Judgement.not_assessed(failures[0])
+
+
+def _sound(said: object) -> Judgement:
+    """What a judge said, if it is a judgement that a report can hold. Raises ValueError."""
+    if not isinstance(said, Judgement):
+        raise ValueError(f"it said {type(said).__name__}, which is no Judgement")
+    judgement = Judgement.model_validate(said.model_dump(warnings=False))
+    check_finite(judgement.model_dump(), "judgement")
+    for name in ("metric", "reference", "delta"):
+        if figure := getattr(judgement, name):
+            low, high = figure.ci
+            slack = 1e-6 * max(abs(figure.value), 1.0)  # the last bits of another way to the same number
+            if not low - slack <= figure.value <= high + slack:
+                raise ValueError(f"the {name} {figure.value:g} lies outside its interval [{low:g}, {high:g}]")
+    if judgement.p_value is not None and not 0 <= judgement.p_value <= 1:
+        raise ValueError(f"the p-value is {judgement.p_value:g}")
+    return judgement
+
+
+def is_done(unit: Unit, results: Mapping[str, UnitResult]) -> bool:
+    """Whether a unit ran without an error."""
+    return unit.id in results and not results[unit.id].error
 
 
 def rounds_needed(
-    probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitResult], policy: Policy
-) -> list[list[Unit]]:
-    """The rounds that count: all of them, or those up to the one after which the probe called itself decided."""
+    probe: Probe, planned: PlannedProbe, results: Mapping[str, UnitResult], policy: Policy, failures: list[str] | None = None
+) -> list[list[Unit]]:  # fmt: skip
+    """The rounds that count: all of them, or those up to the one after which the probe called itself decided. Where it fails to say,
+    all count, and why is added to ``failures``."""
     numbers = sorted({unit.round for unit in planned.units})
     rounds = [[unit for unit in planned.units if unit.round == number] for number in numbers]
     for count, batch in enumerate(rounds, 1):
-        if any(unit.id not in results or results[unit.id].error for unit in batch):
+        if not all(is_done(unit, results) for unit in batch):
             return rounds[:count]
         done = [unit for earlier in rounds[:count] for unit in earlier]
-        if count < len(rounds) and probe.decided(gather(planned, done, results), policy):
-            return rounds[:count]
+        try:
+            if count < len(rounds) and probe.decided(gather(planned, done, results), policy):
+                return rounds[:count]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 (as of a judge)
+            if failures is not None:
+                failures.append(f"the judge failed to say whether it is decided: {type(error).__name__}: {error}")
     return rounds
 
 
@@ -95,9 +151,7 @@ def _unique_evidence(trials: list) -> list:
 
 def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
     """The command that runs one finding again."""
-    request = manifest.request
-    index = [info.id for info in manifest.targets].index(target.id)
-    spec: TargetSpec = request.targets[index]
+    request, spec = manifest.request, manifest.specs[target.id]
     words = ["vlaudit", "scan", spec.model]
     flags: list[tuple[str, str | None]] = [
         *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),

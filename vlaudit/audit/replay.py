@@ -157,15 +157,13 @@ def read_recorded(folder: Path, word: str) -> Recorded:
     places = [place for place, info in enumerate(manifest.targets) if info.id == finding.target]
     if report.audit.id != manifest.id or len(planned) != 1 or len(places) != 1:
         raise UsageError(f"report.json and manifest.json of '{folder}' are not of the same audit.", _MEND)
-    if len(manifest.targets) != len(manifest.request.targets):
-        raise UsageError(f"manifest.json of '{folder}' does not say what its targets were made from.", _MEND)
     try:
         policy = Policy.model_validate(report.audit.policy)
     except ValidationError as error:
         raise UsageError(f"report.json of '{folder}' has no policy that this vlaudit can read.", _MEND) from error
     recorded = Recorded(
         folder.absolute(), manifest, report, finding, planned[0], manifest.targets[places[0]],
-        manifest.request.targets[places[0]], policy, Journal(folder).results(mend=False),
+        manifest.request.targets[places[0]], policy, Journal(folder).results(),
     )  # fmt: skip
     if planned[0].reason is not None or not recorded.trials:
         raise _nothing(recorded, f"was not assessed ({planned[0].reason or finding.reason})")
@@ -208,7 +206,7 @@ def judge_again(recorded: Recorded, registry: ProbeRegistry) -> Finding:
     """What the recorded trials say under the report's policy."""
     manifest = recorded.manifest.model_copy(update={"planned": [recorded.planned]})
     ungated = recorded.policy.model_copy(update={"gate": "none"})
-    return recorded.among_the_others(judge_audit(manifest, recorded.results, registry, ungated)[0])
+    return recorded.among_the_others(judge_audit(manifest, recorded.results, registry, ungated).findings[0])
 
 
 def differences(recorded: Recorded, plan: Plan, environment: Mapping[str, object]) -> list[str]:

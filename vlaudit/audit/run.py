@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 import uuid
@@ -12,25 +13,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from vlaudit import __version__
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.executor import pick
 from vlaudit.audit.journal import (
+    MANIFEST,
     Journal,
     Manifest,
     PlannedProbe,
     Unit,
     UnitResult,
+    finite,
     read_manifest,
+    read_part,
 )  # fmt: skip
-from vlaudit.audit.judge import judge_audit, rounds_needed
+from vlaudit.audit.judge import is_done, judge_audit, rounds_needed
 from vlaudit.audit.plan import Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
 from vlaudit.cage import Phase, say
+from vlaudit.checksums import unsealed
 from vlaudit.errors import UsageError
-from vlaudit.files import disk_error, write_atomically
+from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
 from vlaudit.policy import Policy
-from vlaudit.records import AuditInfo, Report, ToolInfo
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json
 
@@ -66,22 +73,50 @@ def open_audit(
     except OSError as error:
         raise disk_error(error, out) from error
     journal = Journal(out)
-    if (out / "manifest.json").exists():
+    journal.lock()
+    try:
+        return journal, _manifest(journal, plan, command, environment, batch_size, replays)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _manifest(
+    journal: Journal, plan: Plan, command: str, environment: dict[str, str | int | None], batch_size: int | None,
+    replays: str | None,
+) -> Manifest:  # fmt: skip
+    """The manifest of the audit that ``journal`` holds unfinished, or of a new one."""
+    out = journal.folder
+    if os.path.lexists(out / MANIFEST):
         manifest = read_manifest(out)
         if manifest.digest != plan.request.digest() or manifest.replays != replays:
             raise UsageError(
                 f"'{out}' holds a different audit.", "Choose another --out, or repeat the command it was made with."
             )
-        if (out / REPORT).exists() and read_report(out).audit.complete:
+        failed = [(item.target, item.probe) for item in manifest.planned if item.failed]  # are planned again
+        if _signature(manifest.planned, failed) != _signature(plan.planned, failed):
+            raise UsageError(f"'{out}' was planned from other data, models or versions.", "Choose another --out.")
+        results = journal.results(mend=True)
+        if has_report(out) and not failed and all(
+            is_done(unit, results)
+            for planned in plan.planned
+            for batch in rounds_needed(plan.probes[planned.probe], planned, results, plan.request.policy)
+            for unit in batch
+        ):
             raise UsageError(
                 f"'{out}' holds this audit, finished.",
                 "See it with vlaudit report, or choose another --out to scan again.",
             )
-        if _signature(manifest.planned) != _signature(plan.planned):
-            raise UsageError(f"'{out}' was planned from other data, models or versions.", "Choose another --out.")
-        return journal, manifest
-    if any(out.iterdir()) and not _holds_only_a_partial_report(out):
+        if failed:
+            manifest = manifest.model_copy(update={"planned": plan.planned})
+            journal.write_manifest(manifest)
+        return manifest
+    if any(not _is_half_written(path) for path in out.iterdir()) and not _holds_only_a_partial_report(out):
         raise UsageError(f"'{out}' is not empty and holds no audit.", "Choose another --out.")
+    if len(plan.targets) > MOST_TARGETS or len(plan.planned) > MOST_FINDINGS:
+        raise UsageError(
+            f"An audit holds at most {MOST_TARGETS:,} targets and {MOST_FINDINGS:,} findings.", "Scan them in parts."
+        )
     manifest = Manifest(
         version=__version__, id=uuid.uuid4().hex[:12], digest=plan.request.digest(), command=command, started=_now(),
         request=plan.request, targets=[subject.info for subject in plan.targets], planned=plan.planned,
@@ -93,29 +128,48 @@ def open_audit(
         replays=replays,
     )  # fmt: skip
     journal.write_manifest(manifest)
-    return journal, manifest
+    return manifest
 
 
 def _holds_only_a_partial_report(out: Path) -> bool:
     """Whether a scan was ended here before it had planned anything."""
-    return all(path.stem == "report" for path in out.iterdir()) and not read_report(out).audit.complete
+    kept = [path for path in out.iterdir() if not _is_half_written(path)]
+    return all(path.stem == "report" for path in kept) and not read_report(out).audit.complete
 
 
-def _signature(planned: list[PlannedProbe]) -> list[tuple[str, str, list[str]]]:
-    """What must agree to resume. Estimated seconds are timings and differ from run to run."""
-    return [(item.target, item.probe, [unit.id for unit in item.units]) for item in planned]
+def _is_half_written(path: Path) -> bool:
+    """Whether ``write_atomically`` was killed before it could give the file its name."""
+    return path.suffix == ".part" and path.name.startswith(".")
+
+
+def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> list[tuple[str, str, list[str]]]:
+    """What must agree to resume, but for plans that ``failed``. Estimated seconds are timings and differ from run to run."""
+    return [
+        (item.target, item.probe, [] if (item.target, item.probe) in failed else [unit.id for unit in item.units])
+        for item in planned
+    ]
 
 
 def run_audit(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
     batch_size: int = 128, deadline: float | None = None, debug: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Run what is not in the journal yet, judge, and write ``report.json``.
+    """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
     Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
     is partial.
     """
-    results = journal.results()
+    try:
+        return _run(plan, journal, manifest, registry, observer, batch_size, deadline, debug)
+    finally:
+        journal.close()
+
+
+def _run(
+    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int,
+    deadline: float | None, debug: bool,
+) -> Outcome:  # fmt: skip
+    results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
     executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
     left = [unit for unit in plan.units if unit.id not in results]
     weights = {unit.id: unit.weight + OVERHEAD for unit in left}
@@ -174,35 +228,32 @@ class _Due:
 
 def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> Report:
     """Judge the trials and assemble the report."""
-    findings = judge_audit(manifest, results, registry, policy)
-    complete, errors = True, []
-    for planned in manifest.planned:
-        if planned.failed:
-            errors.append(f"{planned.probe} on {planned.target}: {planned.reason}")
-        probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
-        for unit in (unit for batch in rounds_needed(probe, planned, results, policy) for unit in batch):
-            result = results.get(unit.id)
-            complete = complete and result is not None
-            if result is not None and result.error:
-                errors.append(f"{planned.probe} on {planned.target} ({unit.arm}): {result.error}")
+    judged = judge_audit(manifest, results, registry, policy)
     return Report(
         tool=ToolInfo(version=__version__),
         audit=AuditInfo(
-            id=manifest.id, started=manifest.started, finished=_now() if complete else None, complete=complete,
+            id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
             seed=manifest.request.seed, effort=manifest.request.effort, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
             fail_on=policy.fail_on, strict=policy.strict,
-            errors=list(dict.fromkeys(errors)),
+            errors=list(dict.fromkeys(judged.errors)),
         ),
         targets=manifest.targets,
-        findings=findings,
+        findings=judged.findings,
     )  # fmt: skip
 
 
 def judge_folder(folder: Path, policy: Policy | None = None, plugin_files: list[Path] | None = None) -> Report:
-    """Judge an audit folder again, without its models. The policy defaults to the one it was scanned with."""
+    """Judge an audit folder again, without its models; an audit that was killed too, whose report is partial then. The policy
+    defaults to the one it was scanned with. The folder is only read."""
     manifest = read_manifest(folder)
     registry = ProbeRegistry.load(plugin_files or [])
+    missing = sorted({planned.probe for planned in manifest.planned} - registry.classes.keys() - registry.broken.keys())
+    if missing and manifest.request.plugins:
+        raise UsageError(
+            f"The probe '{missing[0]}' is not installed; the audit had it from {', '.join(manifest.request.plugins)}.",
+            "Name its file: vlaudit judge AUDIT_DIR --plugin FILE. It is code, and it is run.",
+        )
     return make_report(manifest, Journal(folder).results(), registry, policy or manifest.request.policy)
 
 
@@ -210,19 +261,35 @@ def write_report(folder: Path, report: Report) -> None:
     write_atomically(folder / REPORT, report_json(report, indent=1))
 
 
+def has_report(folder: Path) -> bool:
+    """Whether an audit folder holds something called ``report.json``; an audit that was killed does not."""
+    return os.path.lexists(folder / REPORT)
+
+
 def read_report(folder: Path) -> Report:
     """``report.json`` of an audit folder. Raises UsageError when there is none or it cannot be read."""
-    from pydantic import ValidationError
-
-    try:
-        return Report.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
-    except OSError as error:
+    path = folder / REPORT
+    if not has_report(folder):
         raise UsageError(
-            f"'{folder}' has no {REPORT}.",
-            "Give an audit folder; an audit that was killed needs its scan run again first.",
-        ) from error
+            f"'{folder}' has no {REPORT}.", "Give an audit folder; one whose scan was killed needs vlaudit judge first."
+        )
+    content = read_part(folder, REPORT)
+    try:
+        body, _ = unsealed(content)
+        value = parse_json(body)
+        finite(value)
+        report = Report.model_validate(value)
+        if report.checksum is not None:
+            raise Unreadable("does not agree with its checksum")
+        if len(report.targets) > MOST_TARGETS or len(report.findings) > MOST_FINDINGS:
+            raise Unreadable(f"has more than {MOST_TARGETS:,} targets or {MOST_FINDINGS:,} findings")
+    except Unreadable as error:
+        raise UsageError(f"'{path}' {error}.", f"Write it anew from the trials: vlaudit judge {folder}.") from error
     except ValidationError as error:
-        raise UsageError(f"'{folder / REPORT}' is not a report this vlaudit can read.") from error
+        raise UsageError(
+            f"'{path}' is not a report this vlaudit can read.", f"Write it anew from the trials: vlaudit judge {folder}."
+        ) from error
+    return report
 
 
 def environment(device: str) -> dict[str, str | int | None]:

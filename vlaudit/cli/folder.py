@@ -21,17 +21,18 @@ AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=F
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen.")
 @debug_option
 def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
-    """Render the report of AUDIT_DIR again, from the folder alone.
+    """Render the report of AUDIT_DIR again, from the folder alone; of an audit that was killed, what its trials say.
 
     One format goes to the screen or to --output; several are written into AUDIT_DIR as report.html, report.sarif and so on.
     """
-    from vlaudit.audit.run import read_report
+    from vlaudit.audit.run import has_report, judge_folder, read_report
     from vlaudit.cli.render import reporter_names, write_reports
     from vlaudit.errors import UsageError
     from vlaudit.files import write_atomically
     from vlaudit.registry import plugin
 
-    report, names = read_report(audit_dir), reporter_names(formats)
+    names = reporter_names(formats)
+    report = read_report(audit_dir) if has_report(audit_dir) else judge_folder(audit_dir)
     if len(names) > 1:
         if output:
             raise UsageError("--output takes one --format.", "Leave --output out: several go into the audit folder.")
@@ -55,17 +56,24 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
               help="Probe file the audit was made with.")  # fmt: skip
 @debug_option
 def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path, ...]) -> int:
-    """Judge the trials of AUDIT_DIR again, under another policy, and rewrite its reports. No model is needed."""
+    """Judge the trials of AUDIT_DIR again, under another policy, and rewrite its reports. No model is needed.
+
+    The report of an audit that was killed is partial, and says so.
+    """
+    import contextlib
+
     from vlaudit.audit.run import judge_folder, read_report, write_report
     from vlaudit.cli.render import write_reports
+    from vlaudit.errors import UsageError
     from vlaudit.policy import load_policy
     from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
 
     policy = load_policy(policy_file) if policy_file else None
     report = judge_folder(audit_dir, policy, list(plugins))
-    if read_report(audit_dir).audit.baseline:
-        click.echo("The comparison with the baseline is dropped; see vlaudit diff.", err=True)
+    with contextlib.suppress(UsageError):  # no report yet, or a damaged one, which is written anew
+        if read_report(audit_dir).audit.baseline:
+            click.echo("The comparison with the baseline is dropped; see vlaudit diff.", err=True)
     write_report(audit_dir, report)
     write_reports(report, audit_dir)
     click.echo(plugin("reporters", "terminal")().render(report, audit_dir))
@@ -87,7 +95,7 @@ def diff_command(before: Path, after: Path, as_json: bool) -> int:
 
     from vlaudit.audit.run import read_report
     from vlaudit.history import compare
-    from vlaudit.reporting import plural
+    from vlaudit.reporting import log_json, plural
 
     history = compare(read_report(before), read_report(after))
     if as_json:
@@ -102,7 +110,7 @@ def diff_command(before: Path, after: Path, as_json: bool) -> int:
             }
             for c in history.comparisons
         ]
-        click.echo(json.dumps({"caveats": history.caveats, "comparisons": rows}, indent=2))
+        click.echo(log_json(json.dumps({"caveats": history.caveats, "comparisons": rows}, indent=2)))
     else:
         _print_history(history)
         counts = (
@@ -127,9 +135,9 @@ def _print_history(history: History) -> None:
             if place == 0:
                 console.print(Text(change.value.upper(), STYLES.get(change, "bold")))
             verdicts = " → ".join(WORDS[finding.verdict] for finding in (c.before, c.after) if finding)
-            said = f"  {log_line(c.finding.probe)} on {log_line(c.finding.target)}: {verdicts}"
+            said = f"{c.finding.probe} on {c.finding.target}: {verdicts}"
             if c.difference and c.finding.metric:
                 value, low, high = c.difference
                 apart = Metric(name=c.finding.metric.name, value=value, ci=(low, high), n=c.finding.metric.n)
                 said += f", {interval(apart, c.finding.metric.unit, difference=True)}"
-            console.print(Text(said))
+            console.print(Text(f"  {log_line(said)}"))

@@ -113,6 +113,7 @@ def _run(
     from vlaudit.cli.render import write_reports
     from vlaudit.files import write_atomically
     from vlaudit.registry import plugin
+    from vlaudit.reporting import log_json
 
     console = Console(stderr=flags["as_json"])
     device = _device(flags["device"], recorded)
@@ -159,7 +160,7 @@ def _run(
         trials = trials_of(journal.results(), manifest.planned[0].units)
         result = compare(recorded, report.findings[0], trials, changed=other, notes=notes, folder=str(out))
     write_reports(report, folder)
-    write_atomically(folder / RESULT, result.model_dump_json(indent=1))
+    write_atomically(folder / RESULT, log_json(result.model_dump_json(indent=1)))
     return result, outcome.interrupted
 
 
@@ -206,21 +207,21 @@ def _show(result: Replay, out: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from vlaudit.reporting import one_line
+    from vlaudit.reporting import log_json, log_line
 
     if as_json:
-        click.echo(result.model_dump_json(indent=1))
+        click.echo(log_json(result.model_dump_json(indent=1)))
         return
     console = Console()
     said = result.outcome.value if result.outcome else "no outcome"
     if result.now is not None:
         console.print(_table(result.then, result.now))
-        arms = ", ".join(f"{one_line(arm, 40)} {a.same:,} of {a.of:,}" for arm, a in result.trials.items())
+        arms = ", ".join(f"{arm[:40]} {a.same:,} of {a.of:,}" for arm, a in result.trials.items())
         whole = result.all_trials
         console.print(_text(f"{whole.same:,} of {whole.of:,} trials came out equally ({arms})."))
         if result.artifacts:
             console.print(_text(f"{result.artifacts.same:,} of {result.artifacts.of:,} artefacts are the same bytes."))
-    console.print(Text.assemble((said, STYLES.get(said, "bold yellow")), f": {one_line(result.reason)}."))
+    console.print(Text.assemble((said, STYLES.get(said, "bold yellow")), f": {log_line(result.reason)}."))
     console.print(_text(f"The new run: {out}"), soft_wrap=True)
 
 
@@ -228,7 +229,7 @@ def _table(then: Finding, now: Finding) -> Table:
     """Verdict and figures side by side."""
     from rich.table import Table
 
-    from vlaudit.reporting import WORDS, interval, one_line
+    from vlaudit.reporting import WORDS, interval, log_line
 
     metric = then.metric or now.metric
     unit = metric.unit if metric else ""
@@ -237,7 +238,7 @@ def _table(then: Finding, now: Finding) -> Table:
         table.add_column(name)
     table.add_row("verdict", WORDS[then.verdict], WORDS[now.verdict])
     for name, before, after in (
-        (one_line(metric.name, 60) if metric else "", then.metric, now.metric),
+        (log_line(metric.name, 60) if metric else "", then.metric, now.metric),
         ("reference", then.reference, now.reference),
         ("difference", then.delta, now.delta),
     ):
@@ -252,6 +253,6 @@ def _table(then: Finding, now: Finding) -> Table:
 def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    from vlaudit.reporting import one_line
+    from vlaudit.reporting import log_line
 
-    return Text(one_line(text, 600), style)
+    return Text(log_line(text, 600), style)

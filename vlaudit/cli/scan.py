@@ -317,14 +317,14 @@ def _show_plan(plan: Plan, device: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from vlaudit.reporting import clean, duration
+    from vlaudit.reporting import duration, log_line
 
     console = Console()
     total = 0.0
     width = max(len(planned.probe) for planned in plan.planned)
     for target in dict.fromkeys(planned.target for planned in plan.planned):
         table = Table(
-            box=None, pad_edge=False, header_style="bold", title=Text(clean(target), "bold"), title_justify="left"
+            box=None, pad_edge=False, header_style="bold", title=Text(log_line(target), "bold"), title_justify="left"
         )
         table.add_column("probe", width=width)
         for column in ("cases", "arms", "passes forward", "backward", "time"):
@@ -332,7 +332,7 @@ def _show_plan(plan: Plan, device: Any) -> None:
         missing = []
         for planned in (planned for planned in plan.planned if planned.target == target):
             if planned.reason:
-                missing.append(f"  not assessed: {planned.probe}: {clean(planned.reason)}")
+                missing.append(f"  not assessed: {planned.probe}: {log_line(planned.reason)}")
                 continue
             seconds = sum(unit.weight for unit in planned.units)
             total += seconds
@@ -412,7 +412,7 @@ def _conclude(report: Report, interrupted: bool, flags: dict[str, Any], baseline
     from vlaudit.cli.render import write_reports
     from vlaudit.history import compare, mark
     from vlaudit.registry import plugin
-    from vlaudit.reporting import exit_code
+    from vlaudit.reporting import exit_code, log_line
     from vlaudit.suppressions import suppress
 
     out = flags["out"]
@@ -424,7 +424,7 @@ def _conclude(report: Report, interrupted: bool, flags: dict[str, Any], baseline
     write_report(out, report)
     cage.say(report=True)
     for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {log_line(warning)}", err=True)
     for path in write_reports(report, out, flags["formats"]):
         click.echo(f"Report: {path}")
     if interrupted:

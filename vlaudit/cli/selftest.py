@@ -71,6 +71,8 @@ def selftest_command(probes: tuple[str, ...], names: tuple[str, ...], effort: st
     Prints sensitivity (planted flaws found) and specificity (clean ones not called vulnerable) of each probe with exact
     intervals. Exits with 1 if an expectation is not met.
     """
+    from vlaudit.files import write_atomically
+
     work = _work(probes, names)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def selftest_command(probes: tuple[str, ...], names: tuple[str, ...], effort: st
     _show(results, summary)
     if out is not None:
         content = {"effort": effort, "probes": summary, "results": [vars(r) | {"met": r.met} for r in results]}
-        (out / "selftest.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_atomically(out / "selftest.json", json.dumps(content, indent=1))
         click.echo(f"Wrote {out / 'selftest.json'}")
     return 0 if all(result.met for result in results) else 1
 
@@ -109,6 +111,8 @@ def _work(probes: tuple[str, ...], names: tuple[str, ...]) -> list[Scan]:
 
 
 def _run_all(work: list[Scan], folder: Path, effort: str, jobs: int) -> list[Result]:
+    from vlaudit.reporting import log_line
+
     threads = max(1, (os.cpu_count() or 1) // jobs)
     results: list[Result] = []
     total, then = sum(scan.size for scan in work), time.monotonic()
@@ -120,13 +124,16 @@ def _run_all(work: list[Scan], folder: Path, effort: str, jobs: int) -> list[Res
             left = (time.monotonic() - then) / len(results) * (total - len(results)) / 60
             for result in found:
                 mark, missed = ("ok  ", "") if result.met else ("MISS", f", not {result.expected}")
-                click.echo(f"{mark} {result.specimen}: {result.probe} says {result.verdict}{missed}")
+                click.echo(log_line(f"{mark} {result.specimen}: {result.probe} says {result.verdict}{missed}"))
             click.echo(f"     {len(results)} of {total} expectations, about {left:.0f} min left")
     return sorted(results, key=lambda r: (r.probe, r.specimen))
 
 
 def _run(scan: Scan, folder: Path, effort: str, threads: int) -> list[Result]:
     """Scan in a process of its own, as a user would."""
+    from vlaudit.audit.run import read_report
+    from vlaudit.errors import UsageError
+
     out = folder / scan.name
     flags = [word for probe in scan.probes for word in ("--probe", probe)]
     targets = [specimen.target for specimen in scan.specimens]
@@ -137,10 +144,10 @@ def _run(scan: Scan, folder: Path, effort: str, threads: int) -> list[Result]:
     found: dict[tuple[str, str], tuple[str, str]] = {}
     error = "no finding"
     try:
-        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        specs = {target["id"]: target["model"]["spec"] for target in report["targets"]}
-        found = {(specs[f["target"]], f["probe"]): (f["verdict"], f["reason"]) for f in report["findings"]}
-    except OSError:
+        report = read_report(out)
+        specs = {target.id: target.model.spec for target in report.targets}
+        found = {(specs.get(f.target, ""), f.probe): (f.verdict.value, f.reason) for f in report.findings}
+    except UsageError:
         error = (done.stderr.strip().splitlines() or ["no output"])[-1]
     return [
         Result(target.removeprefix("zoo:"), probe, wanted, *found.get((target, probe), ("error", error)))
@@ -177,6 +184,8 @@ def _show(results: list[Result], summary: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vlaudit.reporting import log_line
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("probe", "sensitivity", "specificity"):
         table.add_column(column)
@@ -185,7 +194,6 @@ def _show(results: list[Result], summary: dict[str, dict[str, Any]]) -> None:
     Console().print(table)
     missed = [result for result in results if not result.met]
     for result in missed:
-        click.echo(
-            f"{result.specimen}: {result.probe} says {result.verdict}, expected {result.expected} ({result.reason})"
-        )
+        said = f"{result.specimen}: {result.probe} says {result.verdict}, expected {result.expected} ({result.reason})"
+        click.echo(log_line(said))
     click.echo(f"{len(results) - len(missed)} of {len(results)} expectations met.")
