@@ -26,10 +26,12 @@ class JUnitReporter:
     def render(self, report: Report, audit_dir: Path) -> str:
         stopping = {finding.id for finding in gating(report)}
         root = ElementTree.Element("testsuites", name=log_line(f"{report.tool.name} {report.audit.id}"))
+        of_target: dict[str, list[Finding]] = {target.id: [] for target in report.targets}
+        for finding in report.findings:
+            of_target.get(finding.target, []).append(finding)
         for target in report.targets:
-            findings = [finding for finding in report.findings if finding.target == target.id]
-            suite = _suite(root, log_line(target.id), findings)
-            for finding in findings:
+            suite = _suite(root, log_line(target.id), of_target[target.id])
+            for finding in of_target[target.id]:
                 _case(suite, finding, stopping)
             if target.error:
                 case = ElementTree.SubElement(suite, "testcase", name="load", classname=log_line(target.id), time="0")

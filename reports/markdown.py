@@ -85,12 +85,15 @@ def _top(report: Report) -> Iterator[str]:
 
 def _matrix(report: Report) -> Iterator[str]:
     risks = list(Risk)
+    places: dict[tuple[str, Risk], list[Finding]] = {}
+    for finding in report.findings:
+        places.setdefault((finding.target, finding.risk), []).append(finding)
     yield f"| target | {' | '.join(risk.value for risk in risks)} |"
     yield f"|---|{'---|' * len(risks)}"
     for target in report.targets:
         cells = []
         for risk in risks:
-            verdict = worst_verdict(f for f in report.findings if f.risk is risk and f.target == target.id)
+            verdict = worst_verdict(places.get((target.id, risk), []))
             cells.append(f"{SYMBOLS[verdict]} {WORDS[verdict]}" if verdict else "")
         if target.error:
             cells = ["could not be loaded"] + [""] * (len(risks) - 1)

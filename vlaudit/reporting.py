@@ -230,7 +230,7 @@ _UNSAFE = re.compile(f"[{_CONTROLS}{_REORDERING}{_UNENCODABLE}{_INVISIBLE}]")
 COMMANDS = re.compile(
     r"([:#])(?=\1)"  # GitHub's ::name:: and ##[name], ##vso[ of Azure, ##teamcity[
     r"|([-+~^])(?=\2\2)"  # the groups of Buildkite: ---, +++, ~~~, ^^^
-    r"|(?:section_(?:start|end)|travis_(?:fold|time)):(?=\S)"  # the folds of GitLab and Travis
+    r"|(?<=section)_(?=(?:start|end):)|(?<=travis)_(?=(?:fold|time):)"  # the folds of GitLab and Travis
 )
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 _LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]*)?")
@@ -267,7 +267,7 @@ def log_json(text: str) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"
+    return f"\\u{ord(found[0]):04x}"
 
 
 def report_json(report: Report, indent: int) -> str:

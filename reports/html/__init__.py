@@ -93,7 +93,7 @@ def _finalize(value: Any) -> Any:
 
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return Markup(COMMANDS.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", str(escape(clean(value)))))
+    return Markup(COMMANDS.sub(lambda found: f"&#{ord(found[0])};", str(escape(clean(value)))))
 
 
 def _sentence(text: str) -> str:

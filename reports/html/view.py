@@ -148,6 +148,10 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
         )
         for position, finding in enumerate(ordered, start=1)
     ]
+    places: dict[tuple[str, Risk], list[Card]] = {}
+    for card in cards:
+        for target in dict.fromkeys((card.finding.target, *card.finding.related_targets)):
+            places.setdefault((target, card.finding.risk), []).append(card)
     outcome, pipeline = headline(report)
     return {
         "report": report,
@@ -156,7 +160,7 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
         "worst": worst_verdict(report.findings),
         "counts": count_verdicts(report.findings),
         "risks": list(Risk),
-        "matrix": [(target, [_cell(cards, target.id, risk) for risk in Risk]) for target in report.targets],
+        "matrix": [(target, [_cell(places.get((target.id, risk), [])) for risk in Risk]) for target in report.targets],
         "assessed": [card for card in cards if card.finding.verdict is not Verdict.NOT_ASSESSED],
         "not_assessed": [card for card in cards if card.finding.verdict is Verdict.NOT_ASSESSED],
         "limits": _limits(report.findings),
@@ -225,9 +229,7 @@ def _draw(series: Any) -> BarPlot | CurvePlot | Table:
     return curve_plot(series) if isinstance(series, Curve) else series
 
 
-def _cell(cards: Iterable[Card], target: str, risk: Risk) -> Cell | None:
-    here = [card for card in cards if card.finding.risk is risk and target in
-            (card.finding.target, *card.finding.related_targets)]  # fmt: skip
+def _cell(here: list[Card]) -> Cell | None:
     worst = worst_verdict(card.finding for card in here)
     if worst is None:
         return None

@@ -1,6 +1,13 @@
 """The journal survives a kill at any byte, and refuses what it cannot trust."""
 
+import errno
 import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlaudit.audit.journal import Journal, UnitResult
-from vlaudit.errors import UsageError
+from vlaudit.checksums import sealed
+from vlaudit.errors import UsageError, VlauditError
 from vlaudit.records import Trial
 
 
@@ -45,17 +53,171 @@ def test_killed_at_any_byte_keeps_all_closed_units(tmp_path_factory: pytest.Temp
 
 
 def test_damage_in_the_middle_is_said(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    for result in results(2):
-        journal.append(result)
-    path = tmp_path / "trials.jsonl"
+    path = written(tmp_path, 2)
     path.write_bytes(b"{broken" + path.read_bytes())
-    with pytest.raises(UsageError, match="damaged"):
-        journal.results()
+    with pytest.raises(UsageError, match="damaged: line 1 "):
+        Journal(tmp_path).results()
 
 
 def test_every_line_names_its_unit(tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in written(tmp_path, 1).read_text().splitlines()]
+    assert [line["unit"] for line in lines] == ["u0"] * 4 and "closed" in lines[-1]
+
+
+def written(folder: Path, count: int) -> Path:
+    journal = Journal(folder)
+    for result in results(count):
+        journal.append(result)
+    journal.close()
+    return folder / "trials.jsonl"
+
+
+def test_each_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = written(tmp_path, 3)
+    sound, true, draw = path.read_bytes(), Journal(tmp_path).results(), random.Random(0)
+    lines = sound.count(b"\n")
+    for _ in range(1500):
+        place, bit = draw.randrange(len(sound)), 1 << draw.randrange(8)
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ bit]) + sound[place + 1 :])
+        try:
+            assert Journal(tmp_path).results() == true, (place, bit)
+        except UsageError as error:
+            number = int(re.search(r"damaged: line (\d+) ", error.message)[1])  # type: ignore[index]
+            assert number in (found := sound[:place].count(b"\n") + 1, found + 1) and number <= lines
+    for place in [place for place, byte in enumerate(sound) if byte == ord("\n")]:
+        for bit in range(8):
+            path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
+            with pytest.raises(UsageError, match="damaged: line"):
+                Journal(tmp_path).results()
+
+
+def lines_changed(sound: list[bytes]) -> Iterator[list[bytes]]:
+    """All ways to drop, repeat or swap whole lines, the last ones aside: without them the audit is only unfinished."""
+    for n in range(len(sound) - 1):
+        yield sound[:n] + sound[n + 1 :]
+        yield [*sound[:n], sound[n + 1], sound[n], *sound[n + 2 :]]
+    for n in range(len(sound)):
+        for to in range(n, len(sound) + 1):
+            yield [*sound[:to], sound[n], *sound[to:]]
+    yield sound[4:] + sound[:4]
+
+
+def test_lines_dropped_repeated_or_moved_are_found(tmp_path: Path) -> None:
+    path = written(tmp_path, 3)
+    sound, true = path.read_bytes().splitlines(keepends=True), Journal(tmp_path).results()
+    for changed in lines_changed(sound):
+        path.write_bytes(b"".join(changed))
+        try:
+            assert Journal(tmp_path).results() == true or changed == sound
+        except UsageError as error:
+            assert "does not agree with its checksum" in error.message
+        else:
+            assert changed == sound, "unseen"
+
+
+def test_only_the_scan_itself_mends(tmp_path: Path) -> None:
+    path = written(tmp_path, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"unit": "torn')
+    assert len(Journal(tmp_path).results()) == 2 and path.read_bytes() == whole + b'{"unit": "torn'
+    journal = Journal(tmp_path)
+    assert len(journal.results(mend=True)) == 2 and path.read_bytes() == whole
+    journal.close()
+
+
+def test_a_failed_unit_is_replaced_and_a_good_one_never(tmp_path: Path) -> None:
+    journal, (good,) = Journal(tmp_path), results(1)
+    for result in (UnitResult(unit="u0", error="away"), good, UnitResult(unit="u0", error="again")):
+        journal.append(result)
+    assert journal.results() == {"u0": good}
+
+
+def test_journals_without_checksums_are_read_and_not_gone_on_with(tmp_path: Path) -> None:
+    path = written(tmp_path, 2)
+    true = Journal(tmp_path).results()
+    bare = [re.sub(', "checksum": "[0-9a-f]*"', "", line) + "\n" for line in path.read_text().splitlines()]
+    path.write_text("".join(bare))
+    assert Journal(tmp_path).results() == true
+    path.write_text("".join([*bare[:4], bare[3], *bare[4:]]))
+    assert Journal(tmp_path).results() == true, "a repeated closing line drops no trials"
+    with pytest.raises(UsageError, match="earlier version"):
+        Journal(tmp_path).append(results(3)[2])
+    path.write_text("".join(bare) + sealed(bare[0])[0] + "\n")
+    with pytest.raises(UsageError, match="line 9 does not agree"):
+        Journal(tmp_path).results()
+
+
+def test_two_scans_in_one_folder_are_refused(tmp_path: Path) -> None:
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    first.append(results(1)[0])
+    with pytest.raises(UsageError, match="Another scan is writing"):
+        second.append(results(2)[1])
+    first.close()
+    second.append(results(2)[1])
+    assert len(second.results()) == 2
+    second.close()
+
+
+def test_a_forked_worker_does_not_keep_the_folder(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.lock()
+    said, says = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(says, b"here")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        assert os.read(said, 4)
+        journal.close()
+        Journal(tmp_path).lock()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_journal_that_another_has_grown_is_left_alone(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(results(1)[0])
-    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
-    assert [line["unit"] for line in lines] == ["u0"] * 4 and "closed" in lines[-1]
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    with pytest.raises(UsageError, match="Another scan has written"):
+        journal.append(results(2)[1])
+    journal.close()
+
+
+def test_a_failed_write_leaves_closed_units_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.append(results(1)[0])
+    before = (tmp_path / "trials.jsonl").read_bytes()
+    real = os.write
+
+    def write(file: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data[:90])
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(VlauditError, match="is full"):
+        journal.append(results(2)[1])
+    assert (tmp_path / "trials.jsonl").read_bytes() == before
+    monkeypatch.setattr(os, "write", real)
+    journal.append(results(2)[1])
+    assert len(journal.results()) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000, b'{"unit": "u", "trial": ' + b'{"values":' * 5000, b"null", b"{}", b'{"unit": [], "closed": {}}',
+        b'{"unit": "u", "closed": {"unit": "v"}}', b'{"unit": "u", "closed": {"seconds": 1e999, "error": null}}',
+        b'{"unit": "u", "trial": {"case": "a", "arm": "target", "values": {"x": NaN}}}', b'{"unit": "u", "closed": 3}',
+        b'{"unit": "u", "trial": {"case": "a", "arm": "target", "values": {"x": 1' + b"0" * 3000 + b"}}}",
+        b'{"unit": "u", "trial": {"case": "a", "arm": "target", "values": {"x": 1' + b"0" * 9000 + b"}}}",
+        b'{"unit": "u", "trial": {"case": "\\ud800", "arm": "target"}}', b"\xff\xfe", b"", b'{"unit": "u", "closed": {}, "x": 1}',
+    ],
+)  # fmt: skip
+def test_lines_that_no_scan_writes(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "trials.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(UsageError, match="damaged: line 1 "):
+        Journal(tmp_path).results()

@@ -141,6 +141,48 @@ def test_a_broken_probe_spoils_only_itself(
     assert batches == {8}, "the batch is halved until it fits"
 
 
+FAILING = '''"""A probe whose second round fails while a file is missing."""
+import pathlib
+from vlaudit.probe import Probe, probe
+from vlaudit.records import Case, Family, Judgement, Risk, Verdict
+
+@probe(id="passing", code="P1", risk=Risk.BIAS, families={Family.MATCHING})
+class Passing(Probe):
+    def cases(self, ctx): return [Case(id=str(i)) for i in range(3)]
+    def rounds(self, cases): return [[case] for case in cases]
+    def attempt(self, ctx, cases):
+        if cases[0].id == "1":
+            pathlib.Path("FILE").read_text()
+        yield ctx.trial(cases[0])
+    def judge(self, trials, policy): return Judgement(verdict=Verdict.HELD, reason=f"{len(trials.target)} trials")
+'''
+
+
+def test_what_failed_is_tried_again_by_the_same_command(
+    tiny_clip: Path, picture_folder: Path, tmp_path: Path, vlaudit: Command
+) -> None:
+    plugin, out, file = tmp_path / "failing.py", tmp_path / "out", tmp_path / "file"
+    plugin.write_text(FAILING.replace("FILE", str(file)))
+    words = ["scan", f"hf:{tiny_clip}", "--data", picture_folder, "--plugin", plugin, "--probe", "passing", "--out", out]
+    for _ in range(2):
+        assert vlaudit(*words) == 3
+        report = json.loads((out / "report.json").read_text())
+        assert report["audit"]["complete"] is False and report["audit"]["finished"] is None
+        assert "No such file" in report["audit"]["errors"][0] and report["findings"][0]["verdict"] == "not-assessed"
+    before = (out / "trials.jsonl").read_text()
+    file.write_text("")
+    assert vlaudit(*words) == 0
+    assert (out / "trials.jsonl").read_text().startswith(before), "what succeeded is kept"
+    report = json.loads((out / "report.json").read_text())
+    assert report["audit"]["complete"] is True and not report["audit"]["errors"]
+    assert report["findings"][0]["reason"] == "3 trials"
+    units = [json.loads(line)["unit"] for line in (out / "trials.jsonl").read_text().splitlines() if '"trial"' in line]
+    assert len(units) == len(set(units)), "no unit that succeeded ran again"
+    assert vlaudit(*words) == 2
+    (out / "report.json").unlink()
+    assert vlaudit(*words) == 0, "an audit that was killed before its report was written"
+
+
 def test_judge_again_without_the_model(scan: list[str], tmp_path: Path, vlaudit: Command, mirror_plugin: Path) -> None:
     out = tmp_path / "out"
     assert vlaudit(*scan, "--out", out) in (0, 1)

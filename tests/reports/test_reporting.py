@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vlaudit.reporting import (
     gating,
     headline,
     interval,
+    log_json,
     log_line,
     number,
     p_text,
@@ -141,6 +144,19 @@ def test_clean_text_is_inert_everywhere(text: str) -> None:
     assert clean(cleaned) == cleaned and len(cleaned) == len(text)
     assert log_line(text, 20).isprintable() or not log_line(text, 20).isascii()
     assert len(log_line(text, 20)) <= 20 and "\n" not in log_line(text)
+
+
+@given(st.lists(st.sampled_from([*":# -+~^ax\n\t\u00a0\u200b\x1b[]", "section_start:", "travis_fold:"])).map("".join))
+def test_no_line_commands_a_ci_server_wherever_it_is_wrapped(text: str) -> None:
+    for shown in (log_line(text), log_line(text, 9)):
+        assert not re.search(r"::|##|---|\+\+\+|~~~|\^\^\^|section_start:\S|travis_fold:\S|[\x1b\u200b\n]", shown)
+    assert json.loads(log_json(json.dumps({text: [text]}, ensure_ascii=False))) == {text: [text]}
+    assert not re.search(r"::|##|[\x1b\u200b]", log_json(json.dumps({text: [text]}, ensure_ascii=False)))
+
+
+def test_lines_keep_what_people_write() -> None:
+    text = "zoo:clean under “a photo of a {}” --fail-on high: 42 % [38.0, 46.9], 👩🏽‍🚒 C# at http://127.0.0.1:8000/v1#m"
+    assert log_line(text) == text
 
 
 def test_clean_keeps_what_people_write() -> None:

@@ -127,7 +127,10 @@ class Journal:
         """Become the one scan that writes into this folder, until ``close``. Raises UsageError where another does."""
         if self._lock is not None:
             return
-        handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
