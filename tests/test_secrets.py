@@ -17,7 +17,7 @@ from vlaudit.audit.journal import Journal, UnitResult
 from vlaudit.errors import ModelError
 from vlaudit.files import write_atomically
 from vlaudit.records import Cost, Trial
-from vlaudit.reporting import clean, log_line, one_line
+from vlaudit.reporting import clean, log_line
 from vlaudit.secrets import STRUCK, redact
 
 KEY = 'sk-made/up+"key"&0123456789'
@@ -80,6 +80,6 @@ def test_all_ways_out(tmp_path: Path) -> None:
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
         assert STRUCK in path.read_text() and "0123456789" not in path.read_text()
     error = ModelError(f"It says {KEY}.", f"Take back {KEY}.")
-    cut = one_line("x" * 290 + KEY, 300), one_line(" " * 1190 + KEY, 300)
+    cut = log_line("x" * 290 + KEY, 300), log_line(" " * 1190 + KEY, 300)
     for text in (str(error), error.message, error.cure, repr(error), clean(KEY), log_line(KEY), *cut):
         assert "sk-made" not in text

@@ -148,7 +148,10 @@ from vlaudit.records import Case, Family, Judgement, Risk, Verdict
 
 @probe(id="passing", code="P1", risk=Risk.BIAS, families={Family.MATCHING})
 class Passing(Probe):
-    def cases(self, ctx): return [Case(id=str(i)) for i in range(3)]
+    def cases(self, ctx):
+        if "WHERE" == "cases":
+            pathlib.Path("FILE").read_text()
+        return [Case(id=str(i)) for i in range(3)]
     def rounds(self, cases): return [[case] for case in cases]
     def attempt(self, ctx, cases):
         if cases[0].id == "1":
@@ -158,18 +161,21 @@ class Passing(Probe):
 '''
 
 
+@pytest.mark.parametrize("where", ["cases", "attempt"])
 def test_what_failed_is_tried_again_by_the_same_command(
-    tiny_clip: Path, picture_folder: Path, tmp_path: Path, vlaudit: Command
+    tiny_clip: Path, picture_folder: Path, tmp_path: Path, vlaudit: Command, where: str
 ) -> None:
     plugin, out, file = tmp_path / "failing.py", tmp_path / "out", tmp_path / "file"
-    plugin.write_text(FAILING.replace("FILE", str(file)))
+    plugin.write_text(FAILING.replace("FILE", str(file)).replace("WHERE", where))
+    out.mkdir()
+    (out / ".0123456789abcdef.part").write_text("what a kill left of a file that was being written")
     words = ["scan", f"hf:{tiny_clip}", "--data", picture_folder, "--plugin", plugin, "--probe", "passing", "--out", out]
     for _ in range(2):
         assert vlaudit(*words) == 3
         report = json.loads((out / "report.json").read_text())
         assert report["audit"]["complete"] is False and report["audit"]["finished"] is None
         assert "No such file" in report["audit"]["errors"][0] and report["findings"][0]["verdict"] == "not-assessed"
-    before = (out / "trials.jsonl").read_text()
+    before = (out / "trials.jsonl").read_text() if where == "attempt" else ""
     file.write_text("")
     assert vlaudit(*words) == 0
     assert (out / "trials.jsonl").read_text().startswith(before), "what succeeded is kept"

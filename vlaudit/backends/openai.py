@@ -32,7 +32,7 @@ from vlaudit.errors import ModelError, UsageError, VlauditWarning
 from vlaudit.families.generation import MAX_NEW_TOKENS, OPEN_THOUGHT, SPENT, Answer, Conversation, GenerationModel
 from vlaudit.probe import Needs
 from vlaudit.records import Family
-from vlaudit.reporting import one_line
+from vlaudit.reporting import log_line
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +104,7 @@ class EndpointModel(GenerationModel):
                 seconds = max(0.0, min(longest, deadline - time.monotonic()))
                 reply = post(self._url, json.dumps(asked).encode(), _key(), seconds, stop)
             except NoReply as error:
-                problem = ModelError(f"'{self.spec}' {one_line(error.message)}.", error.cure)
+                problem = ModelError(f"'{self.spec}' {log_line(error.message, 300)}.", error.cure)
                 again, asked_for = error.again, None
             else:
                 data = _parsed(reply.body)
@@ -157,10 +157,10 @@ class EndpointModel(GenerationModel):
 
     def _problem(self, status: int, reply: Reply, data: Any) -> ModelError:
         """The sentence for a refusal, with the server's own words."""
-        words = one_line(_message(data)).rstrip(".")
+        words = log_line(_message(data), 300).rstrip(".")
         said = f": {words}" if words else ""
         if status < 400:
-            place = one_line(reply.headers.get("Location") or "nowhere", 200)
+            place = log_line(reply.headers.get("Location") or "nowhere", 200)
             return ModelError(
                 f"'{self.spec}' sends its callers on to '{place}', which is not followed.",
                 "Name that address if you trust it.",
