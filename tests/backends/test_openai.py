@@ -35,7 +35,7 @@ from vlaudit.probe import Needs
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.prompts.soft import PromptTuning
 from vlaudit.records import Family
-from vlaudit.reporting import one_line
+from vlaudit.reporting import log_line
 
 
 def test_answers_come_in_order_with_their_pictures(server: Server, model: EndpointModel) -> None:
@@ -299,7 +299,7 @@ def test_any_json_is_an_answer_or_one_error(value: Any, status: int, log_probs: 
         try:
             (answer,) = model.generate([Conversation((Turn("user", ("what is this ?",)),))], log_probs=log_probs)
         except ModelError as error:
-            assert one_line(str(error), 1_000) == str(error)
+            assert log_line(str(error), 1_000) == str(error)
         else:
             assert len(answer.encode(errors="strict").decode()) <= 64 * 32
             assert answer.log_prob is None or answer.log_prob < 1
