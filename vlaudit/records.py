@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 SCHEMA_VERSION = "1.0"
 TARGET, REFERENCE = "target", "reference"
-LARGEST = 1000  # bits of a whole number: beyond, it is no float
+LARGEST = 1e300  # beyond, what is computed from a number may be infinite
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
 
@@ -96,11 +96,10 @@ class Cost(Record):
 
 
 def check_finite(value: Any, where: str) -> None:
-    """Raise ValueError for a number in a JSON value that is not finite, or too large for a float."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"the value '{where}' is {value}: the model yields numbers that are not finite")
-    if isinstance(value, int) and value.bit_length() > LARGEST:
-        raise ValueError(f"the value '{where}' is a whole number of more than {LARGEST} bits")
+    """Raise ValueError for a number in a JSON value that is not finite, or as good as that."""
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        said = f"{value}" if isinstance(value, float) else "too large"
+        raise ValueError(f"the value '{where}' is {said}: the model yields numbers that are not finite")
     if isinstance(value, dict):
         for key, item in value.items():
             check_finite(item, f"{where}.{key}")
@@ -191,7 +190,7 @@ class Metric(Record):
     name: str
     value: float
     ci: tuple[float, float]
-    level: float = 0.95
+    level: float = Field(0.95, ge=0.01, le=1 - 1e-9)
     n: int
     unit: str = ""
 

@@ -208,8 +208,9 @@ def _axis(values: Iterable[float], start: float, end: float, unit: str = "") -> 
     span = high - low
     if low - span <= 0 <= high + span:
         low, high = min(low, 0.0), max(high, 0.0)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), 1e-300):  # one value, but for its last bits
+        reach = max(0.5, 1e-6 * abs(high))
+        low, high = low - reach, high + reach
     pad = 0.04 * (high - low)
     bottom, top = (low if low == 0 else low - pad), high + pad
 

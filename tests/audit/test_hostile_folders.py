@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -223,24 +224,27 @@ def _each_field(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, .
         yield from _each_field(item, (*path, key))
 
 
-WRONG = [None, True, -1, 1e400, float("nan"), 10**400, "x", "\x1b[31m::error::", [], {}, [[]], {"a": {"a": []}}, ["a", "a"]]
+WRONG = [None, True, -1, 0.0, 1e308, 1e400, float("nan"), 10**400, "x", "\x1b[31m::error::", [], {}, [[]], {"a": {"a": []}}, ["a", "a"]]
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["manifest.json", "report.json"])
-def test_wrong_values_in_every_field(said: Said, audit: Path, name: str) -> None:
+def test_wrong_values_in_every_field(said: Said, audit: Path, name: str, every: bool) -> None:
     """A forger puts anything anywhere: what follows is a documented exit code and no command for a terminal."""
     kept = json.loads((audit / name).read_text())
     del kept["checksum"]
     fields = list(_each_field(kept))
     assert len(fields) > 60
-    for number, field in enumerate(fields):
+    formats = ["--format", ",".join(plugins("reporters"))] if every else []
+    chosen = itertools.product(fields, WRONG) if every else zip(fields, itertools.cycle(WRONG), strict=False)
+    for field, wrong in chosen:
         value = json.loads(json.dumps(kept))
         place = value
         for key in field[:-1]:
             place = place[key]
-        place[field[-1]] = WRONG[number % len(WRONG)]
+        place[field[-1]] = wrong
         (audit / name).write_text(sealed(json.dumps(value))[0])
-        for command in (["judge", "audit"] if name == "manifest.json" else ["report", "audit"], ["diff", "audit", "audit"]):
+        for command in (["judge", "audit"] if name == "manifest.json" else ["report", "audit", *formats], ["diff", "audit", "audit"]):
             code, text = said(*command)
             assert code in (0, 1, 2, 3, 4) and "\x1b" not in text and "::error::" not in text, (field, text)
 
