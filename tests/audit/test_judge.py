@@ -87,7 +87,7 @@ BAD = {
     "threshold": says(threshold=NAN), "reference": says(reference=Estimate(value=0, ci=(1, 2))), "p": says(p_value=1.5),
     "delta": says(delta=Delta(value=0, ci=(0, INF))), "details": says(details={"x": [{"y": NAN}]}), "p nan": says(p_value=NAN),
     "controls": says(controls={"x": INF}), "huge": says(details={"x": 10**400}),
-    "unchecked": lambda _: Judgement.model_construct(verdict="fine", reason=3), "level": says(metric=Metric(name="m", value=0, ci=(0, 0), n=1, level=NAN)),
+    "unchecked": lambda _: Judgement.model_construct(verdict="fine", reason=3), "level": lambda _: says(metric=Metric(name="m", value=0, ci=(0, 0), n=1, level=NAN))(_),
 }  # fmt: skip
 
 
