@@ -52,7 +52,7 @@ def test_what_is_no_tensor_becomes_a_stand_in(tmp_path: Path, other: Any, as_zip
     assert read["epoch"] == 50 and type(read["other"]) in (StandIn, OrderedDict, list)
 
 
-@pytest.mark.parametrize("call", [Call("posix.system", "touch nowhere"), torch.nn.Linear(2, 2), Call("torch.from_file", "x", True, 1)], ids=str)
+@pytest.mark.parametrize("call", [Call("posix.system", "touch nowhere"), torch.nn.Linear(2, 2), Call("torch.from_file", "x", True, 1)], ids=["call", "module", "torch"])
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_all_else_is_refused(tmp_path: Path, call: Any, as_zip: bool) -> None:
     path = tmp_path / "weights"
