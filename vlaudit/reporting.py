@@ -314,7 +314,8 @@ def interval(
     factor, name = (100, "points" if difference else "%") if unit == "share" else (1, log_line(unit, 40))
     values = [factor * value for value in (estimate.value, *estimate.ci)]
     largest = scale or max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    digits = 1 if unit == "share" else min(_decimals(largest), 6)
+    whole = all(value.is_integer() for value in values)  # a count
+    digits = 1 if unit == "share" else 0 if whole else min(_decimals(largest), 6)
     sign = "+" if difference else ""
     middle, low, high = (f"{value:{sign},.{digits}f}".replace("-", "−") for value in values)
     return f"{middle}{_NBSP}{name} [{low}, {high}]" if name else f"{middle} [{low}, {high}]"

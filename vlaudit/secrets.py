@@ -18,15 +18,23 @@ from urllib.parse import quote
 SHORTEST = 8  # characters: shorter values are words, and no secrets
 STRUCK = "[redacted]"
 
-_NAMES = re.compile(r"OPENAI_API_KEY|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|VLAUDIT_\w*(?:KEY|TOKEN)")
+_NAMES = re.compile(r"OPENAI_API_KEY|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|HUGGINGFACE_TOKEN|VLAUDIT_\w*(?:KEY|TOKEN)")
 _GAP = r"(?:[\s\u00ad\u200b-\u200d\ufeff]|\\[nrt])*"  # what wraps a line, also within JSON
 _NUMBER = re.compile(r"[\d.eE+-]+")
+_taken: dict[str, str] = {}  # variables that have left the environment
+
+
+def take(name: str) -> str:
+    """Take a variable out of the environment and return its value, which is struck out all the same if it is a secret."""
+    _taken[name] = os.environ.pop(name)
+    return _taken[name]
 
 
 def redact(text: str) -> str:
     """The text with the value of every secret struck out: in any case, broken over lines, and as URLs, JSON, HTML, base64 and
     hexadecimal write it. One that looks like a number becomes a number, so that JSON stays JSON."""
-    pattern = _pattern(tuple(sorted({os.environ[name].strip() for name in os.environ if _NAMES.fullmatch(name)})))
+    found = {value.strip() for name, value in (*_taken.items(), *os.environ.items()) if _NAMES.fullmatch(name)}
+    pattern = _pattern(tuple(sorted(found)))
     return text if pattern is None else pattern.sub(_struck, text)
 
 

@@ -26,6 +26,7 @@ from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_toml
 from vlaudit.records import Finding, Report, Suppression
 
+IGNORE_FILE = ".vlaudit-ignore.toml"
 LONGEST = timedelta(days=366)
 
 

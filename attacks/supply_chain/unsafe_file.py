@@ -81,12 +81,13 @@ class UnsafeFile(Probe):
         unsafe = [trial for trial in trials.target if trial["problem"]]
         unknown = [trial for trial in trials.target if _unknown(trial) and not trial["problem"]]
         n = len(trials.target) - len(unknown)
+        worst_first = sorted(trials.target, key=lambda trial: (not trial["problem"], not _unknown(trial)))
         table = {"columns": ["file", "kind", "problem"],
-                 "rows": [[t["file"], t["kind"], t["problem"] or _unknown(t) or "none"] for t in trials.target]}  # fmt: skip
+                 "rows": [[t["file"], t["kind"], t["problem"] or _unknown(t) or "none"] for t in worst_first]}  # fmt: skip
         metric = Metric(name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=n, unit="files")
         figures = {"metric": metric, "threshold": 0.0, "details": {"table": table}}
         if unsafe:
-            reason = f"{unsafe[0]['file']}: {unsafe[0]['problem']}"
+            reason = f"'{unsafe[0]['file']}': {unsafe[0]['problem']}"
             more = f" (and {len(unsafe) - 1} more)" if len(unsafe) > 1 else ""
             return Judgement(verdict=Verdict.VULNERABLE, reason=reason + more, **figures)
         if unknown:

@@ -87,3 +87,10 @@ def test_a_download_that_the_user_named_is_let_through(server: int) -> None:
     after = f"socket.create_connection(('127.0.0.1', {server}), 5)"
     said = closed(asks + after, HF_HUB_OFFLINE="")
     assert "reached" in said and "network is closed" in said
+
+
+def test_a_token_that_was_taken_away_is_still_struck_out() -> None:
+    token = "hf_0123456789abcdef"
+    said = closed("from vlaudit.secrets import redact; print('HF_TOKEN' in os.environ, redact('the hub says ' + os.environ['SAID']))",
+                  HF_TOKEN=token, SAID=token)  # fmt: skip
+    assert said.strip() == "False the hub says [redacted]"

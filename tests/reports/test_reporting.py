@@ -121,6 +121,7 @@ def test_intervals_share_their_decimals() -> None:
     assert flat(interval(Estimate(value=0.414, ci=(0.329, 0.504)), "share")) == "41.4 % [32.9, 50.4]"
     assert interval(Estimate(value=0.5, ci=(0.42, 0.58))) == "0.500 [0.420, 0.580]"
     assert interval(Estimate(value=0.0, ci=(0.0, 0.0))) == "0 [0, 0]"
+    assert interval(Estimate(value=14.0, ci=(14.0, 14.0))) == "14 [14, 14]"
     difference = interval(Delta(value=0.062, ci=(-0.004, 0.121)), "share", difference=True)
     assert flat(difference) == "+6.2 points [−0.4, +12.1]"
 

@@ -276,7 +276,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an audit folder. Raises UsageError when there is none or it cannot be read."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        raise UsageError(f"'{folder}' is not an audit folder: it has no {MANIFEST}.")
+        raise UsageError(f"'{folder}' is not an audit folder: it has no {MANIFEST}.", "Name a folder whose scan had begun to run.")
     content = read_part(folder, MANIFEST)
     try:
         body, checksum = unsealed(content)

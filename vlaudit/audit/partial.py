@@ -59,5 +59,5 @@ def _unloaded(spec: TargetSpec, ended: Ended) -> TargetInfo:
     named = spec.prompt[0] if spec.prompt else HARD[family][1]
     return TargetInfo(
         id=target_id(spec.model, named), family=family, model=ModelInfo(spec=spec.model),
-        prompt=PromptInfo(id=named, method="unknown"), declared=spec.declared, error=f"it was not loaded: {ended.reason}",
+        prompt=PromptInfo(id=named, method="unknown"), declared=spec.declared, error=ended.reason,
     )  # fmt: skip

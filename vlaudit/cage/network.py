@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from vlaudit import secrets
+
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_TOKEN_PATH")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 
@@ -38,7 +40,7 @@ def close() -> None:
     _closed = True
     for name in TOKENS:
         if name in os.environ:
-            _taken[name] = os.environ.pop(name)
+            _taken[name] = secrets.take(name)
     for name in OFFLINE:
         if name in os.environ:
             _taken[name] = os.environ[name]

@@ -6,30 +6,27 @@ import os
 import re
 import shlex
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vlaudit import cage
-from vlaudit.cli import debug_option, new_folder
-from vlaudit.cli.render import reporter_names
-from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
+from vlaudit.cli import debug_option
+from vlaudit.cli.asked import Asked, read_flags
+from vlaudit.cli.dry_run import show_plan
+from vlaudit.config import FILE_NAME
 from vlaudit.errors import UsageError
-from vlaudit.policy import Policy
 from vlaudit.records import Family
+from vlaudit.suppressions import IGNORE_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vlaudit.audit.plan import Plan
     from vlaudit.cage import Ended
     from vlaudit.records import Report
     from vlaudit.registry import ProbeRegistry
-    from vlaudit.suppressions import Entry
 
-IGNORE_FILE = ".vlaudit-ignore.toml"
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -143,268 +140,88 @@ def scan_command(**flags: Any) -> int:
     """
     from vlaudit.registry import ProbeRegistry
 
-    deadline = time.monotonic() + flags["max_time"] if flags["max_time"] is not None else None
-    cage.say(until=deadline)
-    config, trusted = _read(flags["config"])
-    settings = _settings(config.scan, flags)
-    reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
-    baseline = _baseline(flags)
-    accepted, notes = _accepted(flags["ignore_file"])
-    command = shlex.join(["vlaudit", *sys.argv[1:]])
-    specs, is_default = _targets(config, flags)
-    flags["out"] = flags["out"] or new_folder()
-    cage.say(folder=None if flags["dry_run"] or cage.ended else str(flags["out"]))
+    asked = read_flags(flags)
+    cage.say(folder=None if flags["dry_run"] or cage.ended else str(asked.out))
     registry = ProbeRegistry.load(() if cage.ended and cage.ended.only_say else flags["plugins"])
     if cage.ended:
-        if not trusted and not cage.ended.only_say:
-            notes += _found(flags, registry, _request(config, settings, specs, flags, registry), set(Family))
-        return _finish(cage.ended, config, settings, specs, flags, registry, command, baseline, accepted, notes)
-    if not trusted:
-        _refuse_relaxation(config, registry)
-    if is_default:
-        _announce_defaults(specs, _policy(config.policy, flags), registry.select(settings.probe, settings.skip))
-    plan, device = _plan(config, settings, specs, flags, registry, allow_network=trusted or flags["allow_network"])
-    if not trusted:
-        notes += _found(flags, registry, plan.request, {target.info.family for target in plan.targets})
+        return _finish(cage.ended, asked, registry)
+    asked.refuse_relaxation(registry)
+    if asked.is_default:
+        _announce_defaults(asked, registry)
+    plan, device = _plan(asked, registry)
+    notes = asked.notes + asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
     for note in notes:
         click.echo(f"Note: {note}", err=True)
     if flags["dry_run"]:
-        _show_plan(plan, device)
+        show_plan(plan, device)
         return 4 if any(target.error for target in plan.targets) else 0
-    return _run(plan, registry, device, settings, flags, command, baseline, accepted, notes, deadline)
+    return _run(replace(asked, notes=notes), plan, registry, device)
 
 
-def _read(path: Path | None) -> tuple[Config, bool]:
-    """The config, and whether the user vouches for what it names (no config names nothing)."""
-    if path is not None:
-        return read_config(path, trusted=True), True
-    found = Path(FILE_NAME)
-    return (read_config(found, trusted=False), False) if os.path.lexists(found) else (Config(), True)
-
-
-def _refuse_relaxation(config: Config, registry: ProbeRegistry) -> None:
-    """Raise UsageError where a config that was found, and so may belong to what is audited, lowers the gate."""
-    relaxed = config.policy.relaxations(probe.info for probe in registry.classes.values())
-    if relaxed:
-        raise UsageError(
-            f"The {FILE_NAME} found here may belong to what is audited, and its policy lowers the gate: {', '.join(relaxed)}.",
-            f"If you trust it, name it with --config {FILE_NAME}; else take these entries out.",
-        )
-
-
-def _found(flags: dict[str, Any], registry: ProbeRegistry, request: Request, families: set[Family]) -> list[str]:
-    """What a config that was found leaves out of the audit, or sets otherwise, one sentence each."""
-    asked = registry.select(flags["probes"], flags["skip"])
-    asked = [name for name in asked if flags["probes"] or registry.get(name).info.families & families]
-    kept, said = request.probes, []
-    left_out = [name for name in asked if name not in kept]
-    if left_out:
-        names = ", ".join(left_out[:8]) + (f" and {len(left_out) - 8} more" if len(left_out) > 8 else "")
-        said.append(f"The {FILE_NAME} found here leaves out {len(left_out)} of {len(asked)} probes: {names}.")
-    if request.seed != ScanSettings().seed and flags["seed"] is None:
-        said.append(f"The {FILE_NAME} found here sets the seed {request.seed}.")
-    for name, params in request.params.items():
-        values = ", ".join(f"{key} = {value!r}" for key, value in params.items())
-        said.append(f"The {FILE_NAME} found here sets parameters of {name}: {values}.")
-    return said
-
-
-def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
-    """The config's scan settings with the flags that were given on top."""
-    given = {name: flags[name] for name in ("effort", "seed", "device", "batch_size") if flags[name] is not None}
-    if flags["probes"]:
-        given["probe"] = list(flags["probes"])
-    if flags["skip"]:
-        given["skip"] = list(flags["skip"])
-    try:
-        return ScanSettings.model_validate(settings.model_dump() | given)
-    except ValueError as error:
-        raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda or cuda:N.") from error
-
-
-def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], bool]:
-    """One spec a target and prompt. The flags fill in or replace what the config says."""
-    from vlaudit.zoo import DEFAULTS
-
-    specs = [TargetSpec(model=model) for model in flags["targets"]] or config.target
-    is_default = not specs
-    given: dict[str, Any] = {
-        "reference": flags["reference"],
-        "data": flags["data"] and str(flags["data"]),
-        "labels": flags["labels"] and str(flags["labels"]),
-        "groups": list(flags["groups"]) or None,
-        "captions": flags["captions"] and str(flags["captions"]),
-        "members": flags["members"],
-        "scorer": flags["scorer"],
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    prompts = list(flags["prompts"])
-    if is_default:
-        specs = [TargetSpec(model=f"zoo:{name}") for name in DEFAULTS]
-        specs = specs[:1] if prompts or given else specs
-    merged = [spec.model_copy(update=given) for spec in specs]
-    return [
-        spec.model_copy(update={"prompt": [] if prompt is None else [prompt]})
-        for spec in merged
-        for prompt in (prompts or spec.prompt or [None])
-    ], is_default
-
-
-def _announce_defaults(specs: list[TargetSpec], policy: Policy, probes: Sequence[str]) -> None:
+def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     from vlaudit.records import Severity
     from vlaudit.zoo import get
 
-    specimens = [get(spec.model.removeprefix("zoo:")) for spec in specs]
-    click.echo(f"No target given: auditing {len(specs)} bundled specimen{'s' * (len(specs) > 1)} with planted flaws.")
+    specimens = [get(spec.model.removeprefix("zoo:")) for spec in asked.specs]
+    probes = registry.select(asked.settings.probe, asked.settings.skip)
+    click.echo(f"No target given: auditing {len(specimens)} bundled specimen{'s' * (len(specimens) > 1)} with planted flaws.")
     for specimen in specimens:
         click.echo(f"  {specimen.target} ({specimen.family.value}): {specimen.planted}.")
     said = [pair for specimen in specimens for pair in specimen.expects.items()]
     planted = sorted({probe for probe, verdict in said if verdict == "vulnerable" and probe in probes})
-    if planted and policy.fail_on is not Severity.NONE:
+    if planted and asked.policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
-def _request(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any],
-             registry: ProbeRegistry) -> Request:  # fmt: skip
-    """All that was asked for; of the probes, every one that is chosen."""
-    try:
-        chosen = registry.select(settings.probe, settings.skip)
-        for name, params in config.probes.items():
-            registry.make(name, params)  # a misspelt probe or parameter is said now, before a model is loaded
-    except UsageError:
-        if not (cage.ended and cage.ended.only_say):
-            raise
-        chosen = settings.probe  # a plugin's, whose file is not read again
-    if not chosen:
-        raise UsageError("No probe is left to run.", "Take back a --skip.")
-    return Request(
-        targets=specs, probes=chosen, params={name: config.probes[name] for name in chosen if name in config.probes},
-        effort=settings.effort, seed=settings.seed, policy=_policy(config.policy, flags),
-        plugins=[str(path) for path in flags["plugins"]],
-    )  # fmt: skip
-
-
-def _plan(config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any], registry: ProbeRegistry,
-          *, allow_network: bool) -> tuple[Plan, Any]:  # fmt: skip
-    request = _request(config, settings, specs, flags, registry)
-    if os.path.exists(flags["out"]) and not os.path.isdir(flags["out"]):
-        raise UsageError(f"'{flags['out']}' is a file.", "Give a folder to --out.")
+def _plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
+    """Load the targets and plan their probes; returns the device too."""
+    request = asked.request(registry)
+    if os.path.exists(asked.out) and not os.path.isdir(asked.out):
+        raise UsageError(f"'{asked.out}' is a file.", "Give a folder to --out.")
 
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.targets import Loader
     from vlaudit.device import pick_device
 
-    device = pick_device(settings.device)
-    loader = Loader(device, allow_network=allow_network, allow_borrowed=flags["allow_network"])
-    targets, references = loader.subjects(specs)
+    device = pick_device(asked.settings.device)
+    allowed = asked.flags["allow_network"]
+    targets, references = Loader(device, allow_network=asked.trusted or allowed, allow_borrowed=allowed).subjects(asked.specs)
     families = {target.info.family for target in targets}
-    named = registry.named(settings.probe)  # one by one; all others are those made for these targets
+    named = registry.named(asked.settings.probe)  # one by one; all others are those made for these targets
     made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]
     chosen = made_for or request.probes
     params = {name: params for name, params in request.params.items() if name in chosen}
     return make_plan(request.model_copy(update={"probes": chosen, "params": params}), registry, targets, references), device
 
 
-def _policy(policy: Policy, flags: dict[str, Any]) -> Policy:
-    """The config's policy with the flags that were given on top."""
-    given = {name: flags[name] for name in ("gate", "fail_on", "strict") if flags[name] not in (None, "new")}
-    return Policy.model_validate(policy.model_dump() | given)
-
-
-def _show_plan(plan: Plan, device: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from vlaudit.reporting import duration, log_line
-
-    console = Console()
-    total = 0.0
-    width = max(len(planned.probe) for planned in plan.planned)
-    for target in dict.fromkeys(planned.target for planned in plan.planned):
-        table = Table(
-            box=None, pad_edge=False, header_style="bold", title=Text(log_line(target), "bold"), title_justify="left"
-        )
-        table.add_column("probe", width=width)
-        for column in ("cases", "arms", "passes forward", "backward", "time"):
-            table.add_column(column, justify="right", min_width=len(column))
-        missing = []
-        for planned in (planned for planned in plan.planned if planned.target == target):
-            if planned.reason:
-                missing.append(f"  not assessed: {planned.probe}: {log_line(planned.reason)}")
-                continue
-            seconds = sum(unit.weight for unit in planned.units)
-            total += seconds
-            costs = [plan.costs[unit.id] for unit in planned.units]
-            cases = {case for unit in planned.units for case in unit.cases}
-            table.add_row(
-                planned.probe, f"{len(cases):,}", str(len({unit.arm for unit in planned.units})),
-                f"{sum(cost.queries for cost in costs):,}", f"{sum(cost.gradient_steps for cost in costs):,}",
-                duration(seconds),
-            )  # fmt: skip
-        console.print(table)
-        for line in missing:
-            console.print(Text(line, "dim"))
-        console.print()
-    console.print(f"Estimated {duration(total)} in all on {device}, from a short calibration of the loaded models.")
-
-
-def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:
-    """The entries of the file that a flag names. One that was found is not applied, and that is said."""
-    from vlaudit.suppressions import read_suppressions
-
-    if path is not None:
-        return read_suppressions(path), []
-    if not os.path.lexists(IGNORE_FILE):
-        return [], []
-    return [], [
-        f"The {IGNORE_FILE} found here may belong to what is audited, so nothing is accepted by it; "
-        f"--ignore-file {IGNORE_FILE} applies it."
-    ]
-
-
-def _baseline(flags: dict[str, Any]) -> Report | None:
-    """The report to compare with. Raises UsageError where there is none."""
-    from vlaudit.audit.run import read_report
-
-    if flags["baseline"] is None:
-        if flags["fail_on"] == "new":
-            raise UsageError("--fail-on new needs something to compare with.", "Add --baseline AUDIT_DIR.")
-        return None
-    return read_report(flags["baseline"])
-
-
-def _run(plan: Plan, registry: Any, device: Any, settings: ScanSettings, flags: dict[str, Any], command: str,
-         baseline: Report | None, accepted: list[Entry], notes: list[str], deadline: float | None) -> int:  # fmt: skip
+def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
     from rich.console import Console
 
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.registry import plugin
 
-    out = flags["out"]
-    journal, manifest = open_audit(out, plan, command, environment(str(device)), batch_size=settings.batch_size)
+    batch_size = asked.settings.batch_size
+    journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
     outcome = run_audit(
         plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console()),
-        batch_size=settings.batch_size, deadline=deadline, debug="--debug" in sys.argv,
+        batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
     )  # fmt: skip
-    return _conclude(outcome.report, outcome.interrupted, flags, baseline, accepted, notes)
+    return _conclude(asked, outcome.report, interrupted=outcome.interrupted)
 
 
-def _finish(ended: Ended, config: Config, settings: ScanSettings, specs: list[TargetSpec], flags: dict[str, Any],
-            registry: ProbeRegistry, command: str, baseline: Report | None, accepted: list[Entry], notes: list[str]) -> int:  # fmt: skip
+def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry) -> int:
     """In place of a scan that was ended from outside: a report of what it left."""
     from vlaudit.audit.partial import partial_report
 
-    flags["out"] = Path(ended.folder or "")
-    request = _request(config, settings, specs, flags, registry)
-    flags["out"].mkdir(parents=True, exist_ok=True)
-    report = partial_report(ended, flags["out"], request, registry, command)
-    return _conclude(report, ended.interrupted, flags, baseline, accepted, notes)
+    out, request = Path(ended.folder or ""), asked.request(registry)
+    notes = asked.notes + ([] if ended.only_say else asked.narrowed(request, registry, set(Family)))
+    out.mkdir(parents=True, exist_ok=True)
+    report = partial_report(ended, out, request, registry, asked.command)
+    return _conclude(replace(asked, out=out, notes=notes), report, interrupted=ended.interrupted)
 
 
-def _conclude(report: Report, interrupted: bool, flags: dict[str, Any], baseline: Report | None, accepted: list[Entry],
-              notes: list[str]) -> int:  # fmt: skip
+def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     """Write and print the report; returns the exit code that it gives."""
     from rich.console import Console
 
@@ -415,17 +232,17 @@ def _conclude(report: Report, interrupted: bool, flags: dict[str, Any], baseline
     from vlaudit.reporting import exit_code, log_line
     from vlaudit.suppressions import suppress
 
-    out = flags["out"]
-    audit = report.audit.model_copy(update={"notes": notes})
-    report, warnings = suppress(report.model_copy(update={"audit": audit}), accepted)
+    out, baseline = asked.out, asked.baseline
+    audit = report.audit.model_copy(update={"notes": asked.notes})
+    report, warnings = suppress(report.model_copy(update={"audit": audit}), asked.accepted)
     if baseline is not None:
         warnings += [f"compared with the baseline: {caveat}" for caveat in compare(baseline, report).caveats]
-        report = mark(report, baseline, only_new=flags["fail_on"] == "new")
+        report = mark(report, baseline, only_new=asked.flags["fail_on"] == "new")
     write_report(out, report)
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    for path in write_reports(report, out, flags["formats"]):
+    for path in write_reports(report, out, asked.flags["formats"]):
         click.echo(f"Report: {path}")
     if interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")

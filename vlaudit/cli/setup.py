@@ -128,9 +128,8 @@ def validate_command(files: tuple[Path, ...]) -> int:
     """
     from datetime import UTC, datetime
 
-    from vlaudit.cli.scan import IGNORE_FILE
     from vlaudit.config import FILE_NAME, read_config
-    from vlaudit.suppressions import read_suppressions
+    from vlaudit.suppressions import IGNORE_FILE, read_suppressions
 
     found = files or tuple(path for path in (Path(FILE_NAME), Path(IGNORE_FILE)) if os.path.lexists(path))
     if not found:

@@ -50,7 +50,9 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list
     if not reasons:
         return []
     said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-    return [f"{reasons.total():,} files in '{root}' look like pictures and are left out: {said}."]
+    total = reasons.total()
+    found = f"{total:,} files in '{root}' look like pictures and are" if total > 1 else f"1 file in '{root}' looks like a picture and is"
+    return [f"{found} left out: {said}."]
 
 
 def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:
