@@ -81,7 +81,7 @@ class UnsafeFile(Probe):
         unsafe = [trial for trial in trials.target if trial["problem"]]
         unknown = [trial for trial in trials.target if _unknown(trial) and not trial["problem"]]
         n = len(trials.target) - len(unknown)
-        worst_first = sorted(trials.target, key=lambda trial: (not trial["problem"], not _unknown(trial)))
+        worst_first = sorted(trials.target, key=lambda trial: 0 if trial["problem"] else 1 if _unknown(trial) else 2)
         table = {"columns": ["file", "kind", "problem"],
                  "rows": [[t["file"], t["kind"], t["problem"] or _unknown(t) or "none"] for t in worst_first]}  # fmt: skip
         metric = Metric(name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=n, unit="files")
