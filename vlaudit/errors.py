@@ -63,7 +63,8 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line without its full stop: to be put into a sentence of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.removeprefix("Got: ").rstrip(".")  # how the hub's client begins
 
 
 @contextmanager
