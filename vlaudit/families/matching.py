@@ -187,7 +187,7 @@ class ImageTextMatcher(Target):
             for label, text in words.items()
             if strange & set(text.ids) or len(text.ids) <= text.lead + text.tail
         ]
-        said = f"The tokenizer of '{self.model.spec}' does not know all of {len(found)} of {len(labels)} labels"
+        said = f"The tokenizer of '{self.model.spec}' does not know every part of {len(found)} of {len(labels)} labels"
         return [f"{said}: {listed(found)}."] if found else []
 
     def calibrate(self, ctx: Context) -> Speed:
