@@ -488,6 +488,9 @@ def _plain_values(add: Callable[[str, bytes | str], None]) -> None:
     for packing in (0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("lzma", 3), ("xz", 3)):
         name = packing[0] if packing else "raw"
         content = {"a": np.zeros(100), "b": ["text", np.float32(1)], "c": np.array(["x", "yy"]), "d": np.array([1, None], dtype=object)}
+        parts = np.array([(1, "a")], dtype=[("a", "f4"), ("b", "U5")])
+        for kind, array in {"objects": np.array([1, "a"], dtype=object), "parts": parts, "both": parts.astype([("a", "O"), ("b", "U5")])}.items():
+            add(f"{kind}-{name}.joblib", saved(lambda c, out, packing=packing: joblib.dump(c, out, compress=packing), array))
         add(f"values-{name}.joblib", saved(lambda c, out, packing=packing: joblib.dump(c, out, compress=packing), content))
     dtypes = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "float8_e4m3fn", "float8_e5m2", "complex64")
     for index, name in enumerate(dtypes):

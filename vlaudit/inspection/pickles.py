@@ -26,6 +26,9 @@ _INTEGER = re.compile(rb"\s*[+-]?\w*\s*(\0.*)?", re.DOTALL)  # what C unpicklers
 _DTYPE = re.compile(r"[<>=|]?[?bBiufcmMSUVO]\d*")
 _IDENTIFIERS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
+_NO_TEXT = {"numpy.dtype", "joblib.numpy_pickle.NumpyArrayWrapper", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
+"""Calls that never make a text, which alone can be a name."""
+
 Inspect = Callable[[Source], object]  # looks into what torch loads from a pickle's bytes
 
 
@@ -229,7 +232,7 @@ class Machine:
         name, module = self.pop(), self.pop()
         if isinstance(name, str) and isinstance(module, str):
             self.stack.append(self.name(module, name))
-        elif any(value is UNKNOWN or isinstance(value, (_Made, _Bytes)) for value in (name, module)):
+        elif any(value is UNKNOWN or isinstance(value, _Bytes) or (isinstance(value, _Made) and value.by not in _NO_TEXT) for value in (name, module)):
             self.problem("it imports a name that only the loader knows")
             self.stack.append(UNKNOWN)
         else:
@@ -301,17 +304,17 @@ class Machine:
         code = dtype.arguments[0] if isinstance(dtype, _Made) and isinstance(dtype.arguments, tuple) and dtype.arguments else None
         if dtype is None or not isinstance(code, str) or not isinstance(shape, tuple) or not all(isinstance(n, int) for n in shape):
             raise NotLookedInto("an array of a kind that is not known here")
-        fields = dtype.state[2:5] if isinstance(dtype.state, tuple) else ()
+        part_of = dtype.state[2] if isinstance(dtype.state, tuple) and len(dtype.state) > 2 else None
         if dtype.by != "numpy.dtype":
             raise NotLookedInto("an array of a kind that is not known here")
-        if code[:1] in "O|" and code.strip("|<>=")[:1] == "O":
+        if dtype.holds_objects:
             inner = Machine(self.reader.source, self.reader.at, self.look, self.inspect)
             inner.run()
             self.take_over(inner)
             if not inner.stopped:
                 raise _Broken
             self.reader.at = inner.reader.at
-        elif not re.fullmatch(r"[<>=|]?[?bBiufcmMSUV]\d+", code) or any(field is not None for field in fields):
+        elif not re.fullmatch(r"[<>=|]?[?bBiufcmMSUV]\d+", code) or dtype.holds_objects is None or part_of is not None:
             raise NotLookedInto("an array of a kind that is not known here")
         else:
             if state.get("numpy_array_alignment_bytes") is not None:
