@@ -13,6 +13,7 @@ import io
 import lzma
 import marshal
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -58,6 +59,7 @@ LOADERS = {  # statements that open the file at ``p``, as its users do
     "tar": "t = tarfile.open(p); [pickle.load(t.extractfile(m)) for m in t if m.name.endswith('.pkl')]",
     "nemo": "t = tarfile.open(p); [torch.load(io.BytesIO(t.extractfile(m).read()), weights_only=False) for m in t if m.name.endswith('.ckpt')]",
     "unpack": "d = p + '-out'; os.makedirs(d); tarfile.open(p).extractall(d, filter='fully_trusted')",
+    "export": "torch.export.load(p)",
     "jit": "torch.jit.load(p)(torch.ones(1))",
     "python": "runpy.run_path(p)",
     "import": "sys.path.insert(0, p); importlib.import_module('payload_in_zip'); sys.path.pop(0); del sys.modules['payload_in_zip']",
@@ -231,6 +233,8 @@ def dangerous(folder: Path) -> list[Dangerous]:
         add("torch zip", "torch stream", lambda m: torch_zip(opens(m)), name)
         add("torch without zip", "torch stream", lambda m: torch_zip(opens(m), _use_new_zipfile_serialization=False), name)
     add("torch zip, deflated", "torch", lambda m: zipped({"x/data.pkl": pickle.dumps(opens(m), 2), "x/version": b"3"}))
+    add("torch zip, two tables", "torch", two_tables, "pytorch_model.bin")
+    add("torch.export", "export", exported, "model.pt2")
     add("torch tar", "torch", lambda m: legacy_tar(opens(m)), "old.tar")
     for extra in ({}, {"compress": ("zlib", 3)}, {"compress": ("gzip", 3)}, {"compress": ("bz2", 3)}, {"compress": ("lzma", 3)}, {"compress": ("xz", 3)}):
         packing = extra["compress"][0] if extra else "raw"
@@ -239,10 +243,14 @@ def dangerous(folder: Path) -> list[Dangerous]:
             lambda m, e=extra: saved(lambda c, out: joblib.dump(c, out, **e), [np.zeros(9), opens(m), np.ones(300)]), "model.joblib")  # fmt: skip
     add("joblib, raw", "joblib", lambda m: saved(joblib.dump, [np.zeros(9), np.array([Call("io.open", m, "w")], dtype=object)]))
     add("joblib array of opcodes", "pickle", array_of_opcodes)
+    for kind in arrays_that_lie("/nowhere/"):
+        add(f"joblib, {kind}", "joblib", lambda m, k=kind: arrays_that_lie(m)[k])
     add("npy of objects", "numpy", lambda m: saved(lambda c, out: np.save(out, c, allow_pickle=True), np.array([Call("io.open", m, "w")], dtype=object)), "stats.npy")
     add("npy of objects", "numpy", lambda m: saved(lambda c, out: np.save(out, c, allow_pickle=True), np.array([[opens(m)]], dtype=object)), "x.safetensors")
     for compress in (np.savez, np.savez_compressed):
         add("npz of objects", "numpy", lambda m, c=compress: saved(lambda a, out: c(out, x=np.zeros(3), y=a), np.array([Call("io.open", m, "w")], dtype=object)), "stats.npz")
+    add("npz in the place of tensors", "numpy", lambda m: zipped({"x/data.pkl": pickle.dumps({}), "x/data/0": saved(
+        lambda a, out: np.save(out, a, allow_pickle=True), np.array([Call("io.open", m, "w")], dtype=object))}, 0), "stats.npz")  # fmt: skip
     add("numpy.load of a pickle", "numpy", lambda m: pickle.dumps(opens(m), 4), "array.npy")
     add("gzip", "gzip", lambda m: gzip.compress(pickle.dumps(opens(m))), "a.gz")
     add("gzip, two parts", "gzip", lambda m: gzip.compress(pickle.dumps(opens(m))[:20]) + gzip.compress(pickle.dumps(opens(m))[20:]), "a.gz")
@@ -281,6 +289,7 @@ def dangerous(folder: Path) -> list[Dangerous]:
         add("library", "library", library, "weights.bin")
     add("YAML", "yaml", lambda m: f"a: !!python/object/apply:builtins.open [{m}, w]\n".encode(), "config.yaml")
     add("YAML", "yaml", lambda m: f"%TAG !p! tag:yaml.org,2002:pyth\n---\na: !p!on/object/apply:builtins.open [{m}, w]\n".encode(), "config.yml")
+    add("YAML", "yaml", lambda m: f"%TAG !p! tag:yam\n---\na: !p!l.org,2002:python/object/apply:builtins.open [{m}, w]\n".encode(), "c.yml")
     add("YAML", "yaml", lambda m: f"a: !!pytho%6e/object/apply:builtins.open [{m}, w]\n".encode(), "config.txt")
     add("shelf", "shelf", lambda m: shelf({"a": 1, "b": opens(m)})[".dat"], "cache.dat")
     (found[-1].path.parent / "cache.dir").write_bytes(shelf({"a": 1, "b": opens(str(found[-1].marker))})[".dir"])
@@ -338,6 +347,52 @@ def array_of_opcodes(marker: str) -> bytes:
     return content[:end] + b"N" + b"N0" * (ord("N") // 2) + content[end + 1 + content[end] :]
 
 
+def arrays_that_lie(marker: str) -> dict[str, bytes]:
+    """Arrays that joblib takes for pickles and whose types look plain. For any other unpickler the memo holds other names."""
+
+    def text(content: str) -> bytes:
+        return b"X" + len(content).to_bytes(4, "little") + content.encode()
+
+    payload = b"\x80\x04\x8c\x02io\x94\x8c\x04open\x9400h\x00h\x01\x93" + text(marker) + text("w") + b"\x86R."
+    payload += bytes(-len(payload) % 8)
+    plain, objects, void = (b"cnumpy\ndtype\n" + text(code) + b"\x85R" for code in ("f8", "O8", "V8"))
+    types = {
+        "a forged type": text("dtype") + void + b"(K\x03" + text("|") + b"NNNK\x08K\x01K\x3ftb",
+        "a made key": text("dtype") + plain + b"cbuiltins\nstr\n" + text("dtype") + b"\x85R" + objects,
+    }
+    head = b"\x80\x02" + text("collections") + b"q\x00" + text("OrderedDict") + b"q\x0100cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81("
+    head += text("subclass") + b"cnumpy\nndarray\n" + text("shape") + b"K" + bytes([len(payload) // 8]) + b"\x85" + text("order") + text("C")
+    return {kind: head + entry + text("allow_mmap") + b"\x89db" + payload + b"." for kind, entry in types.items()}
+
+
+def two_tables(marker: str) -> bytes:
+    """An archive of which torch believes the first table of contents, and Python's zipfile the second."""
+    parts = []
+    for content in (Call("builtins.open", marker, "w"), {"a": 1}):
+        archive = zipped({"x/data.pkl": pickle.dumps(content, 2), "x/version": b"3"}, 0)
+        end = archive.rindex(b"PK\5\6")
+        start = int.from_bytes(archive[end + 16 : end + 20], "little")
+        parts.append((archive[:start], archive[start:end], archive[end:]))
+    (evil, evil_table, _), (good, good_table, end_of) = parts
+    moved = bytearray(good_table)
+    for at in (found.start() for found in re.finditer(b"PK\1\2", good_table)):
+        where = int.from_bytes(moved[at + 42 : at + 46], "little") + len(evil) - len(good)
+        moved[at + 42 : at + 46] = where.to_bytes(4, "little")
+    return evil + evil_table + good + bytes(moved) + end_of[:16] + len(evil).to_bytes(4, "little") + end_of[20:]
+
+
+def exported(marker: str) -> bytes:
+    """A graph whose sizes are expressions, which Python evaluates."""
+    import torch.export
+
+    out = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Flatten(0), (torch.ones(3, 2),), dynamic_shapes={"input": {0: torch.export.Dim.AUTO}}), out)
+    with zipfile.ZipFile(out) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    call = b'"expr_str": "open(\'' + marker.encode() + b"', 'w') or "
+    return zipped({name: part.replace(b'"expr_str": "', call) for name, part in content.items()}, 0)
+
+
 def database(content: bytes) -> bytes:
     import sqlite3
 
@@ -366,7 +421,7 @@ def run_loaders(files: list[Dangerous]) -> list[Dangerous]:
 
     program = textwrap.dedent('''
         import bz2, ctypes, gzip, importlib, io, json, lzma, os, pickle, runpy, shelve, sqlite3, subprocess, sys, tarfile, zipfile, zlib
-        import joblib, numpy as np, torch, warnings, yaml
+        import joblib, numpy as np, torch, torch.export, warnings, yaml
         warnings.simplefilter("ignore")
         for p, statements in json.load(open(sys.argv[1])):
             try:
@@ -433,6 +488,9 @@ def _plain_values(add: Callable[[str, bytes | str], None]) -> None:
     for packing in (0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("lzma", 3), ("xz", 3)):
         name = packing[0] if packing else "raw"
         content = {"a": np.zeros(100), "b": ["text", np.float32(1)], "c": np.array(["x", "yy"]), "d": np.array([1, None], dtype=object)}
+        parts = np.array([(1, "a")], dtype=[("a", "f4"), ("b", "U5")])
+        for kind, array in {"objects": np.array([1, "a"], dtype=object), "parts": parts, "both": parts.astype([("a", "O"), ("b", "U5")])}.items():
+            add(f"{kind}-{name}.joblib", saved(lambda c, out, packing=packing: joblib.dump(c, out, compress=packing), array))
         add(f"values-{name}.joblib", saved(lambda c, out, packing=packing: joblib.dump(c, out, compress=packing), content))
     dtypes = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "float8_e4m3fn", "float8_e5m2", "complex64")
     for index, name in enumerate(dtypes):

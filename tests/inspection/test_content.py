@@ -96,6 +96,18 @@ def test_a_known_way_to_run_code_and_a_foreign_class_are_told_apart(inspected: I
     assert "posix.system" in inspected(torch_zip({"w": Call("posix.system", "x"), "b": torch.ones(1)}), "weights.safetensors").danger
 
 
+def test_constructors_that_may_only_be_filled_are_not_passed_on(inspected: Inspect) -> None:
+    passed = b"\x80\x02cnumpy.random._pickle\n__generator_ctor\nX\1\0\0\0xctransformers.training_args\nTrainingArguments\n\x86R."
+    assert "passes the constructor of transformers" in inspected(passed).danger
+
+
+def test_archives_behind_archives_are_looked_into(inspected: Inspect) -> None:
+    good, evil = torch_zip({"a": torch.ones(3)}), torch_zip(Call("posix.system", "x"))
+    for content in (evil + good, good + evil, good + evil + good):
+        assert "posix.system" in inspected(content).danger
+    assert inspected(good * 9).understood
+
+
 def test_every_opcode_is_followed() -> None:
     for info in pickletools.opcodes:
         assert hasattr(pickles.Machine, f"do_{info.name.lower()}"), info.name
@@ -175,6 +187,8 @@ def test_payloads_are_found_wherever_they_are_packed(inspected: Inspect, content
         (b"\xde\xad\xbe\xef" * 99, "no format"),
         (msgpack() + b"\0", "no format"),
         (b"%!PS-Adobe-3.0\n", "PostScript"),
+        (tarred({"a": b"text"}) + b"more", "after the end"),
+        (b'{"graph_module": {"a": [{"expr_str": "Mul(Integer(2), Symbol(\'s77\', positive=True))"}]}}', "torch.export"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_said_and_not_called_dangerous(inspected: Inspect, content: bytes, why: str) -> None:
@@ -194,6 +208,8 @@ def test_a_file_that_is_called_safetensors_and_is_none_is_not_safe(inspected: In
         ("a.h5", b"\x89HDF\r\n\x1a\n" + b'model_config{"class_name": "Functional", "config": {"layers": [{"class_name": "Lambda"}]}}', "Lambda"),
         ("config.json", json.dumps({"class_name": "Lambda", "config": {}}).encode(), "Lambda"),
         ("config.json", json.dumps({"class_name": "call", "module": "os.path"}).encode(), "os.path"),
+        ("config.json", json.dumps({"class_name": "function", "module": "builtins", "config": "exec"}).encode(), "exec"),
+        ("state.json", json.dumps({"a": {"py/reduce": [{"py/function": "os.system"}, {"py/tuple": ["x"]}]}}).encode(), "jsonpickle"),
         ("config.json", json.dumps({"a": [{"_target_": "os.system"}]}).encode(), "os.system"),
         ("config.yaml", b"a:\n  _target_: os.system\n", "os.system"),
         ("config.yaml", b'a:\n  "_target_": !!str "\\x6fs.system"\n', "os.system"),

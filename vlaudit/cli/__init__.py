@@ -88,7 +88,9 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nInterrupted.", err=True)
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):  # click exits on a broken pipe
+            return _bug(error, debug)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the reader of a pipe went away)
         return 3 if arguments[:1] and arguments[0] in ANSWERING else 0
     except VlauditError as error:
@@ -99,11 +101,15 @@ def run(arguments: list[str]) -> int:
             click.echo(f"       {_one_line(error.cure)}", err=True)
         return error.exit_code
     except BaseException as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
-        if debug:
-            _print_traceback()
-        click.echo(f"Error: vlaudit failed with {_one_line(cage.foreign_words(error))}", err=True)
-        click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
-        return 3
+        return _bug(error, debug)
+
+
+def _bug(error: BaseException, debug: bool) -> int:
+    if debug:
+        _print_traceback()
+    click.echo(f"Error: vlaudit failed with {_one_line(cage.foreign_words(error))}", err=True)
+    click.echo("       This is a bug. Run the command again with --debug for the traceback.", err=True)
+    return 3
 
 
 def new_folder(suffix: str = "") -> Path:

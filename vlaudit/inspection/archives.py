@@ -33,11 +33,14 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
     if not begins and _ZIP_END not in tail:
         return None
     try:
-        entries = zipfile.ZipFile(SourceFile(source)).infolist()
+        archive = zipfile.ZipFile(SourceFile(source))
+        entries = archive.infolist()
     except _ERRORS:
         if begins:
             look.unknown("a damaged zip archive")
         return "zip archive" if begins else None
+    if begins and _named_places(source) != _places(source, archive.start_dir):
+        return _look_into_several(source, look, inspect)
     names = {entry.filename for entry in entries}
     if len(names) < len(entries):
         look.unknown("a zip archive with two parts of one name")
@@ -46,7 +49,7 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
     checkpoints = {name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")}
     for entry in entries:
         root, _, number = entry.filename.rpartition("data/")
-        if entry.is_dir() or (root in checkpoints and number.isdigit()):
+        if entry.is_dir() or (root in checkpoints and number.isdigit() and not _is_array(source, entry)):
             continue
         look.member()
         try:
@@ -59,6 +62,59 @@ def look_into_zip(source: Source, look: Look, inspect: Inspect) -> str | None:
     if checkpoints:
         return "torch checkpoint"
     return "npz archive" if names and all(name.endswith(".npy") for name in names) else "zip archive"
+
+
+def _end(source: Source) -> int:
+    start = max(source.size - 66_000, 0)
+    return start + source.read(start, 66_000).rfind(_ZIP_END)
+
+
+def _named_places(source: Source) -> tuple[int, ...]:
+    """Where an archive's end says that its table of contents is and, for long archives, another end."""
+    end = _end(source)
+    table = int.from_bytes(source.read(end + 16, 4), "little")
+    if source.read(end - 20, 4) != b"PK\x06\x07":
+        return (table,)
+    long = int.from_bytes(source.read(end - 76 + 48, 8), "little")
+    return (long if table == 0xFFFFFFFF else table, int.from_bytes(source.read(end - 12, 8), "little"))
+
+
+def _places(source: Source, table: int) -> tuple[int, ...]:
+    """Where they are for Python, which believes no place that it is told: just before the end."""
+    end = _end(source)
+    return (table, end - 76) if source.read(end - 20, 4) == b"PK\x06\x07" else (table,)
+
+
+def _look_into_several(source: Source, look: Look, inspect: Inspect) -> str:
+    """Archives one behind the other, as torch.distributed writes them, or one with two tables of contents for two readers."""
+    try:
+        parts, rest = [], source
+        while rest.size:
+            before = zipfile.ZipFile(SourceFile(rest)).start_dir - _named_places(rest)[0]
+            if not 0 <= before < rest.size:
+                raise EOFError
+            parts.append(rest.window(before))
+            rest = source.window(0, before)
+        if len(parts) < 2:
+            raise EOFError
+    except _ERRORS:
+        look.unknown("a zip archive with two tables of contents")
+        return "zip archive"
+    for part in parts:
+        look.member()
+        inspect(part, "")
+    for place in set(_named_places(parts[0])) - set(_named_places(parts[-1])):
+        if source.read(place, 2) == b"PK":
+            look.unknown("a zip archive with two tables of contents")
+    return "zip archives"
+
+
+def _is_array(source: Source, entry: zipfile.ZipInfo) -> bool:
+    """Whether numpy would take a storage of a torch checkpoint for an array, or it is packed, which torch's are not."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        return True
+    header = source.read(entry.header_offset, 30)
+    return source.read(entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30])), 6) == b"\x93NUMPY" if len(header) == 30 else True
 
 
 def _is_program(name: str) -> bool:
@@ -115,6 +171,8 @@ def look_into_tar(source: Source, look: Look, inspect: Inspect) -> str | None:
                     inspect(source.window(entry.offset_data, entry.size), entry.name)
                 elif not (entry.isdir() or entry.issym() or entry.islnk()):
                     look.unknown(f"{entry.name}: it is no regular file")
+            if source.read(archive.offset, CHUNK).strip(b"\0"):
+                look.unknown("data after the end of its tar archive")
     except _ERRORS as error:
         look.unknown(str(error) if isinstance(error, NotLookedInto) else "a damaged tar archive")
     return "tar archive"

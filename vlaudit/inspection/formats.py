@@ -4,6 +4,7 @@ format, and None for any other; what is dangerous about it or not understood goe
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import math
 import re
@@ -178,9 +179,15 @@ def keras_problems(content: object) -> list[str]:
         kind, module = entry.get("class_name"), entry.get("module")
         if kind in {"Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer"}:
             problems.append(f"a Keras model whose {kind} layer runs code of the file")
+        elif kind == "function" and module == "builtins" and hasattr(builtins, str(entry.get("config"))):
+            problems.append(f"a Keras model that calls {entry['config']}")
         elif isinstance(kind, str) and isinstance(module, str) and module.split(".")[0] not in _KERAS:
             problems.append(f"a Keras model that imports {module}.{kind}")
     return list(dict.fromkeys(problems))
+
+
+_CALL = re.compile(r"""\b[a-z_]\w*\s*\(|["'\[{:]|\.\s*[A-Za-z_]|__""")  # what arithmetic of sizes does not hold
+_SYMBOL = re.compile(r"Symbol\('\w+'")
 
 
 def json_problems(content: object) -> list[str]:
@@ -196,6 +203,10 @@ def json_problems(content: object) -> list[str]:
             name = f"{entry['__module__']}.{entry.get('__class__')}"
             if kind_of(*_split(name)) == RUNS:
                 problems.append(f"a skops model that calls {name}")
+        if isinstance(expression := entry.get("expr_str"), str) and _CALL.search(_SYMBOL.sub("", expression)):
+            problems.append(f"a graph of torch.export that evaluates {expression[:80]!r}")
+        if entry.keys() & {"py/reduce", "py/repr"}:
+            problems.append("JSON of jsonpickle that calls what it names")
         if entry.get("id") == "pickle" and "filters" in str(content)[:100_000]:
             problems.append("a zarr array whose chunks are pickles")
     return list(dict.fromkeys(problems))
@@ -435,7 +446,7 @@ def look_into_picture(source: Source, look: Look) -> str | None:
 
 _SCRIPTS = (".py", ".pyw", ".pyi", ".sh", ".bash", ".bat", ".cmd", ".ps1", ".vbs", ".wsf", ".command")
 _CONTROL = bytes(set(range(32)) - {9, 10, 12, 13, 27}) + b"\x7f"
-_YAML_CODE = re.compile(r"!<?(!|tag:yaml\.org,2002:)?python/|^%TAG.*yaml\.org,2002", re.MULTILINE | re.IGNORECASE)
+_YAML_CODE = re.compile(r"!<?(!|tag:yaml\.org,2002:)?python/|(?:^|[\r\x85\u2028\u2029])%TAG[ \t]+!\S*[ \t]+[^!\s]", re.MULTILINE | re.IGNORECASE)
 _TARGET = re.compile(r"""_target_["']?\s*:\s*(?:[!&|>]\S*\s+)*["']?([\w.]+)""")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
 
@@ -478,6 +489,8 @@ def look_into_text(text: str, name: str, look: Look) -> str:
         if content is not None:
             for problem in json_problems(content):
                 look.danger(problem)
+            if isinstance(content, dict) and "graph_module" in content:
+                look.unknown("a graph of torch.export, which is a program")
             return "JSON"
     if len(text) > LONGEST_CODE and re.search(r"^(import \w|from [\w.]+ import |def \w+\(|class \w+[:(])", text, re.MULTILINE):
         look.unknown("a long text with lines of Python")

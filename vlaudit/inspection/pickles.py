@@ -23,7 +23,11 @@ LONGEST_TEXT = 256  # bytes of a text that is kept as such, and may be a name
 _CODES = {info.code.encode("latin-1"): (info, f"do_{info.name.lower()}") for info in pickletools.opcodes}
 _SIGNED = {"BININT", "LONG4", "BINSTRING", "EXT4"}
 _INTEGER = re.compile(rb"\s*[+-]?\w*\s*(\0.*)?", re.DOTALL)  # what C unpicklers may take for one, the empty line too
+_DTYPE = re.compile(r"[<>=|]?[?bBiufcmMSUVO]\d*")
 _IDENTIFIERS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+_NO_TEXT = {"numpy.dtype", "joblib.numpy_pickle.NumpyArrayWrapper", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
+"""Calls that never make a text, which alone can be a name."""
 
 Inspect = Callable[[Source], object]  # looks into what torch loads from a pickle's bytes
 
@@ -48,6 +52,9 @@ class _Made:
 
     def __init__(self, by: str, arguments: Any = ()) -> None:
         self.by, self.arguments, self.state = by, arguments, None
+        code = arguments[0] if isinstance(arguments, tuple) and arguments else None
+        known = isinstance(code, str) and by == "numpy.dtype" and _DTYPE.fullmatch(code)
+        self.holds_objects: bool | None = "O" in str(code) if known else None  # of a type of numpy's; None where that cannot be told
 
 
 class _Bytes:
@@ -176,7 +183,11 @@ class Machine:
                 self.problem("it calls something that only the loader knows")
                 return _Made("")
             raise _Broken
-        self.keep(arguments if isinstance(arguments, tuple) else [arguments])
+        passed = arguments if isinstance(arguments, tuple) else [arguments]
+        self.keep(passed)
+        for value in passed if what.kind == INERT else ():
+            if isinstance(value, _Name) and value.kind == FILLED:  # some of these call what they are given
+                self.problem(f"it passes the constructor of {value} on")
         if what.kind not in {INERT, FILLED, CHECKED}:
             self.called.append(what)
         elif what.kind == FILLED and not filled:
@@ -221,7 +232,7 @@ class Machine:
         name, module = self.pop(), self.pop()
         if isinstance(name, str) and isinstance(module, str):
             self.stack.append(self.name(module, name))
-        elif any(value is UNKNOWN or isinstance(value, (_Made, _Bytes)) for value in (name, module)):
+        elif any(value is UNKNOWN or isinstance(value, _Bytes) or (isinstance(value, _Made) and value.by not in _NO_TEXT) for value in (name, module)):
             self.problem("it imports a name that only the loader knows")
             self.stack.append(UNKNOWN)
         else:
@@ -263,8 +274,22 @@ class Machine:
             self.problem(f"it changes {filled} itself")
         elif isinstance(filled, _Made):
             filled.state = state
+            if filled.by == "numpy.dtype":
+                self.dtype(filled)
             if filled.by == "joblib.numpy_pickle.NumpyArrayWrapper":
                 self.array(state)
+
+    def dtype(self, made: _Made) -> None:
+        """A type of numpy's takes from its state whether it holds objects, and then takes bytes for pointers, or for a pickle."""
+        state = made.state if isinstance(made.state, tuple) else ()
+        array, _, fields = state[2:5] if len(state) > 7 else (None, None, None)
+        parts: list[Any] = list(fields.values()) if isinstance(fields, dict) else []
+        parts = [part[0] if isinstance(part, tuple) and part else None for part in ([array] if array is not None else []) + parts]
+        held = [made.holds_objects, *(part.holds_objects if isinstance(part, _Made) else None for part in parts)]
+        made.holds_objects = None if None in held or OTHER in state[2:5] else any(held)
+        flags = state[7] if len(state) > 7 else None
+        if made.holds_objects is None or flags is None or not isinstance(flags, int) or flags & 3 != 3 * made.holds_objects:
+            self.problem("it makes a numpy type that may lie about what it holds")
 
     def array(self, state: Any) -> None:
         """An array of joblib, whose bytes follow."""
@@ -273,21 +298,23 @@ class Machine:
             return
         if self.reader.at < self.frame_end:
             raise NotLookedInto("an array within a frame")
-        dtype, shape = (state.get("dtype"), state.get("shape")) if isinstance(state, dict) else (None, None)
+        if not isinstance(state, dict) or OTHER in state:
+            raise NotLookedInto("an array of a kind that is not known here")
+        dtype, shape = state.get("dtype"), state.get("shape")
         code = dtype.arguments[0] if isinstance(dtype, _Made) and isinstance(dtype.arguments, tuple) and dtype.arguments else None
         if dtype is None or not isinstance(code, str) or not isinstance(shape, tuple) or not all(isinstance(n, int) for n in shape):
             raise NotLookedInto("an array of a kind that is not known here")
-        fields = dtype.state[2:5] if isinstance(dtype.state, tuple) else ()
+        part_of = dtype.state[2] if isinstance(dtype.state, tuple) and len(dtype.state) > 2 else None
         if dtype.by != "numpy.dtype":
             raise NotLookedInto("an array of a kind that is not known here")
-        if code[:1] in "O|" and code.strip("|<>=")[:1] == "O":
+        if dtype.holds_objects:
             inner = Machine(self.reader.source, self.reader.at, self.look, self.inspect)
             inner.run()
             self.take_over(inner)
             if not inner.stopped:
                 raise _Broken
             self.reader.at = inner.reader.at
-        elif not re.fullmatch(r"[<>=|]?[?bBiufcmMSUV]\d+", code) or any(field is not None for field in fields):
+        elif not re.fullmatch(r"[<>=|]?[?bBiufcmMSUV]\d+", code) or dtype.holds_objects is None or part_of is not None:
             raise NotLookedInto("an array of a kind that is not known here")
         else:
             if state.get("numpy_array_alignment_bytes") is not None:
@@ -377,7 +404,8 @@ class Machine:
     def do_int(self, argument: bytes) -> None:
         if not _INTEGER.fullmatch(argument):
             raise _Broken
-        self.stack.append(OTHER)
+        plain = argument.strip().removesuffix(b"L")
+        self.stack.append(int(plain) if re.fullmatch(rb"-?[1-9]\d{0,9}|0", plain) else OTHER)
 
     do_long = do_int
 
@@ -473,7 +501,8 @@ class Machine:
         self.keep(found)
         self.grows()
         if isinstance(self.stack[-1], dict):
-            self.stack[-1].update((key, value) for key, value in zip(found[::2], found[1::2], strict=False) if isinstance(key, str))
+            pairs = zip(found[::2], found[1::2], strict=False)
+            self.stack[-1].update((key if isinstance(key, str) else OTHER, value) for key, value in pairs)
 
     def grows(self) -> None:
         if isinstance(self.stack[-1], _Name):
