@@ -25,6 +25,12 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
 TEXT_BYTES = 64_000_000  # longest text file that is read whole unless a caller says otherwise
 
 
+def open_flags(*names: str) -> int:
+    """Flags for ``os.open`` by their names without ``O_``, as far as this system has them: Windows has no links and pipes of this
+    kind, and a text mode that is never wanted."""
+    return sum(getattr(os, f"O_{name}", 0) for name in (*names, "CLOEXEC", "BINARY"))
+
+
 class Unreadable(ValueError):
     """A file that cannot be read as what it should be. The message completes a sentence that begins with its name:
     "is empty", "is not UTF-8", "is nested too deeply". Callers say which file it is, and the cure."""
@@ -33,11 +39,11 @@ class Unreadable(ValueError):
 def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> bytes:
     """The bytes of a regular file of at most ``limit`` bytes; a link to one is followed unless ``follow`` is false. A pipe or a
     device is never waited for. Raises Unreadable."""
+    if not follow and os.path.islink(path):
+        raise Unreadable("is a link")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        handle = os.open(path, open_flags("RDONLY", "NONBLOCK", *([] if follow else ["NOFOLLOW"])))
     except OSError as error:
-        if error.errno == errno.ELOOP and not follow:
-            raise Unreadable("is a link") from error
         raise Unreadable(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise Unreadable("has a name that no file can have") from error
@@ -108,7 +114,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     replaced and never written through; text is written without secrets. Raises VlauditError when the disk is full, UsageError for any other failure."""
     data = content if isinstance(content, bytes) else redact(content).encode("utf-8")
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = open_flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW")
     try:
         try:
             with open(os.open(partial, flags, 0o666), "wb") as file:

@@ -313,6 +313,19 @@ def test_killed_audits_are_judged_and_rendered(said: Said, audit: Path) -> None:
     assert {f["verdict"] for f in report["findings"]} >= {"not-assessed"}
 
 
+@pytest.mark.parametrize("report", ["partial", "damaged", "whole"])
+def test_a_scan_that_was_killed_while_it_was_judged_goes_on(said: Said, sound: Path, audit: Path, report: str) -> None:
+    """All its units are done by then, and its report is partial."""
+    if report == "partial":
+        forge(audit / "report.json", lambda report: report["audit"].update(complete=False, finished=None, errors=["killed"]))
+    elif report == "damaged":
+        (audit / "report.json").write_text("{")
+    code, text = said(*json.loads((sound / "command.json").read_text()), "audit")
+    assert code == (2 if report == "whole" else 0), text
+    then, now = (json.loads((folder / "report.json").read_text()) for folder in (sound / "audit", audit))
+    assert now["audit"]["complete"] is True and now["audit"]["errors"] == [] and now["findings"] == then["findings"]
+
+
 def test_a_report_of_a_killed_audit_of_installed_probes(said: Said, audit: Path, tiny_clip: Path, picture_folder: Path) -> None:
     words = ["scan", f"hf:{tiny_clip}", "--data", picture_folder, "--probe", "unsafe-file", "--out", "killed"]
     assert said(*words)[0] == 0

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlaudit.data.images import SUFFIXES
+from vlaudit.files import open_flags
 
 UNREAD = frozenset({
     ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd", ".xcf", ".tga", ".dds",
@@ -75,7 +76,7 @@ def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:
 def _begins_as_picture(path: str) -> bool:
     """Whether the first bytes of a regular file are those of a picture."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, open_flags("RDONLY", "NONBLOCK"))
     except (OSError, ValueError):
         return False
     with open(handle, "rb") as file:
