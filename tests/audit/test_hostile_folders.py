@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import MIRROR
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Journal, read_manifest
+from vlaudit.audit.replay import read_recorded
 from vlaudit.audit.run import read_report
 from vlaudit.checksums import sealed
 from vlaudit.cli import run
@@ -287,6 +288,12 @@ def test_manifests_that_do_not_fit_together(said: Said, audit: Path) -> None:
     path.write_text(kept)
     forge(path, lambda m: m["planned"][0].update(probe="nowhere"))
     assert said("judge", "audit")[0] == 2
+
+
+@pytest.mark.parametrize("folder", ["\0", "a" * 5_000, "/dev/null", "/nowhere"])
+def test_a_replay_begins_in_a_folder_that_there_is(audit: Path, folder: str) -> None:
+    forge(audit / "manifest.json", lambda manifest: manifest.update(folder=folder))
+    assert read_recorded(audit, "unsafe-file").started_in() == Path.cwd()
 
 
 def test_a_folder_without_checksums_is_read_with_a_warning(said: Said, audit: Path) -> None:
