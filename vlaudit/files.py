@@ -12,7 +12,8 @@ import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -152,19 +153,33 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """All that is no folder below a folder, in no order, and what cannot be opened itself; links to folders are not followed. The
+    standard library's own walks are recursive, or raise for what they cannot open."""
+    left = [folder]
+    while left:
+        place = left.pop()
+        try:
+            with os.scandir(place) as entries:
+                inside = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except OSError:
+            yield place
+            continue
+        for path, is_folder in inside:
+            if is_folder:
+                left.append(path)
+            else:
+                yield path
+
+
 def folder_files(folder: Path) -> list[Path]:
     """What lies in a folder and its subfolders, sorted: regular files, hidden ones too, and all that is neither file nor folder.
     Links to folders are listed and not followed, a subfolder that cannot be opened is listed itself. Left out is what git itself
     keeps in ``.git``, under the names that it gives. Raises ModelError when there are more than ``MOST_FILES``."""
-    found: list[Path] = []
-    unopened: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=lambda error: unopened.append(Path(error.filename))):
-        folders.sort()
-        paths = [Path(place, name) for name in [*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]]
-        found += [path for path in paths if not _GIT.fullmatch(path.relative_to(folder).as_posix())]
-        if len(found) > MOST_FILES:
-            raise ModelError(f"The folder '{folder}' holds more than {MOST_FILES:,} files.", "Name the folder of the model alone.")
-    return sorted([*found, *unopened])
+    found = list(islice((path for path in walk(folder) if not _GIT.fullmatch(path.relative_to(folder).as_posix())), MOST_FILES + 1))
+    if len(found) > MOST_FILES:
+        raise ModelError(f"The folder '{folder}' holds more than {MOST_FILES:,} files.", "Name the folder of the model alone.")
+    return sorted(found)
 
 
 def fingerprint(files: Sequence[Path]) -> str:
