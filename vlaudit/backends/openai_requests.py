@@ -98,7 +98,7 @@ class _Exchange:
     def abandon(self) -> None:
         """End it from another thread."""
         self._left = True
-        for each in (self._socket, self._connection and self._connection.sock):
+        for each in (self._socket, getattr(self._connection, "sock", None)):
             if each is not None:
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)  # wakes a read; closing would not
