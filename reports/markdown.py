@@ -44,13 +44,14 @@ class MarkdownReporter:
         text = "\n".join((*_top(report), *_matrix(report), *_table(report))) + "\n"
         closing = f"\n{escape(report.tool.name)} {escape(report.tool.version)}, audit {escape(report.audit.id)}, "
         closing += f"seed {report.audit.seed}, {escape(report.audit.effort)} effort. An audit shows flaws, not their absence.\n"
-        left_out = 0
+        left_out, space = 0, MAX_SIZE - 200 - len((text + closing).encode())
         for finding in worst_first(report.findings):
             block = _detail(finding) if finding.verdict is Verdict.VULNERABLE else ""
-            if block and len((text + block + closing).encode()) > MAX_SIZE - 200:
-                left_out += 1
+            size = len(block.encode())
+            if size > space:
+                left_out += bool(block)
                 continue
-            text += block
+            text, space = text + block, space - size
         if left_out:
             text += f"\n{left_out} more in the HTML report.\n"
         return _cut(text, MAX_SIZE - len(closing.encode())) + closing

@@ -12,7 +12,8 @@ import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
 TEXT_BYTES = 64_000_000  # longest text file that is read whole unless a caller says otherwise
 
 
+def open_flags(*names: str) -> int:
+    """Flags for ``os.open`` by their names without ``O_``, as far as this system has them: Windows has no links and pipes of this
+    kind, and a text mode that is never wanted."""
+    return sum(getattr(os, f"O_{name}", 0) for name in (*names, "CLOEXEC", "BINARY"))
+
+
 class Unreadable(ValueError):
     """A file that cannot be read as what it should be. The message completes a sentence that begins with its name:
     "is empty", "is not UTF-8", "is nested too deeply". Callers say which file it is, and the cure."""
@@ -33,11 +40,11 @@ class Unreadable(ValueError):
 def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> bytes:
     """The bytes of a regular file of at most ``limit`` bytes; a link to one is followed unless ``follow`` is false. A pipe or a
     device is never waited for. Raises Unreadable."""
+    if not follow and os.path.islink(path):
+        raise Unreadable("is a link")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        handle = os.open(path, open_flags("RDONLY", "NONBLOCK", *([] if follow else ["NOFOLLOW"])))
     except OSError as error:
-        if error.errno == errno.ELOOP and not follow:
-            raise Unreadable("is a link") from error
         raise Unreadable(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise Unreadable("has a name that no file can have") from error
@@ -108,7 +115,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     replaced and never written through; text is written without secrets. Raises VlauditError when the disk is full, UsageError for any other failure."""
     data = content if isinstance(content, bytes) else redact(content).encode("utf-8")
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = open_flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW")
     try:
         try:
             with open(os.open(partial, flags, 0o666), "wb") as file:
@@ -146,19 +153,33 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """All that is no folder below a folder, in no order, and what cannot be opened itself; links to folders are not followed. The
+    standard library's own walks are recursive, or raise for what they cannot open."""
+    left = [folder]
+    while left:
+        place = left.pop()
+        try:
+            with os.scandir(place) as entries:
+                inside = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except OSError:
+            yield place
+            continue
+        for path, is_folder in inside:
+            if is_folder:
+                left.append(path)
+            else:
+                yield path
+
+
 def folder_files(folder: Path) -> list[Path]:
     """What lies in a folder and its subfolders, sorted: regular files, hidden ones too, and all that is neither file nor folder.
     Links to folders are listed and not followed, a subfolder that cannot be opened is listed itself. Left out is what git itself
     keeps in ``.git``, under the names that it gives. Raises ModelError when there are more than ``MOST_FILES``."""
-    found: list[Path] = []
-    unopened: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=lambda error: unopened.append(Path(error.filename))):
-        folders.sort()
-        paths = [Path(place, name) for name in [*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]]
-        found += [path for path in paths if not _GIT.fullmatch(path.relative_to(folder).as_posix())]
-        if len(found) > MOST_FILES:
-            raise ModelError(f"The folder '{folder}' holds more than {MOST_FILES:,} files.", "Name the folder of the model alone.")
-    return sorted([*found, *unopened])
+    found = list(islice((path for path in walk(folder) if not _GIT.fullmatch(path.relative_to(folder).as_posix())), MOST_FILES + 1))
+    if len(found) > MOST_FILES:
+        raise ModelError(f"The folder '{folder}' holds more than {MOST_FILES:,} files.", "Name the folder of the model alone.")
+    return sorted(found)
 
 
 def fingerprint(files: Sequence[Path]) -> str:

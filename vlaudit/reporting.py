@@ -271,19 +271,20 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def report_json(report: Report, indent: int) -> str:
-    """``report.json``, with its checksum: ``log_json``. Lone surrogates, which no reader takes, become ``�``."""
+    """``report.json``, with its checksum: ``log_json`` of what is ``without_surrogates``."""
     from pydantic_core import to_json
 
-    whole = to_json(_without_surrogates(report.model_dump(mode="json", exclude={"checksum"})), indent=indent).decode()
+    whole = to_json(without_surrogates(report.model_dump(mode="json", exclude={"checksum"})), indent=indent).decode()
     return sealed(log_json(whole))[0] + "\n"
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
+    """A JSON value whose texts hold no lone surrogates, which no reader takes: they become ``�``."""
     if isinstance(value, str):
         return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return [_without_surrogates(item) for item in value] if isinstance(value, list) else value
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
+    return [without_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def number(value: float, unit: str = "") -> str:

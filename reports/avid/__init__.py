@@ -54,7 +54,11 @@ class AVIDReporter:
     def render(self, report: Report, audit_dir: Path) -> str:
         targets = {target.id: target for target in report.targets}
         vulnerable = [f for f in worst_first(report.findings) if f.verdict is Verdict.VULNERABLE][:MAX_REPORTS]
-        reports = (_report(finding, targets.get(finding.target), report) for finding in vulnerable)
+        by_target: dict[str, list[Finding]] = {}
+        for finding in report.findings:
+            by_target.setdefault(finding.target, []).append(finding)
+        counted = {f.target: _counted(by_target[f.target]) for f in vulnerable}
+        reports = (_report(f, targets.get(f.target), report, counted[f.target]) for f in vulnerable)
         return "".join(log_json(json.dumps(cleaned(said), ensure_ascii=False)) + "\n" for said in reports)
 
 
@@ -71,7 +75,11 @@ def categories(finding: Finding) -> list[str]:
     return [name for name in found if name in taxonomy()["effect"]] or [USUAL[finding.risk]]
 
 
-def _report(finding: Finding, target: TargetInfo | None, report: Report) -> dict[str, Any]:
+def _counted(findings: list[Finding]) -> str:
+    return f"Of {plural(len(findings), 'finding')} on this target: {counts_text(findings, skip_zeros=True)}."
+
+
+def _report(finding: Finding, target: TargetInfo | None, report: Report, counted: str) -> dict[str, Any]:
     effect, lifecycle = taxonomy()["effect"], taxonomy()["lifecycle"]
     found = categories(finding)
     model = model_name(target.model.spec) if target else log_line(finding.target, 200)
@@ -97,7 +105,7 @@ def _report(finding: Finding, target: TargetInfo | None, report: Report) -> dict
             for text, url in sources
             if url and len(url) <= MAX_URL
         ],
-        "description": {"lang": "eng", "value": "\n\n".join(_description(finding, prompt, report))},
+        "description": {"lang": "eng", "value": "\n\n".join(_description(finding, prompt, report, counted))},
         "impact": {
             "avid": {
                 "vuln_id": "",  # the editors' to give, as in the database
@@ -137,7 +145,7 @@ def _text(value: str) -> dict[str, str]:
     return {"lang": "eng", "value": log_line(value, MAX_TEXT)}
 
 
-def _description(finding: Finding, prompt: str, report: Report) -> list[str]:
+def _description(finding: Finding, prompt: str, report: Report, counted: str) -> list[str]:
     """Paragraphs of Markdown, as the database shows them; texts of the audit are escaped."""
     said = [escape(finding.reason, MAX_TEXT)]
     if finding.metric:
@@ -151,10 +159,8 @@ def _description(finding: Finding, prompt: str, report: Report) -> list[str]:
         said.append(escape(f"Limits: {finding.limits}", MAX_TEXT))
     if not report.audit.complete or report.audit.errors:
         said.append("The audit did not finish; other flaws may have been missed.")
-    others = [f for f in report.findings if f.target == finding.target]
     command = f"vlaudit scan TARGET --probe {finding.probe} --seed {report.audit.seed} --effort {report.audit.effort}"
     said.append(
-        f"Found by {escape(report.tool.name)} {escape(report.tool.version)} with the prompt {code(prompt)}: {code(command)}. "
-        f"Of {plural(len(others), 'finding')} on this target: {counts_text(others, skip_zeros=True)}."
+        f"Found by {escape(report.tool.name)} {escape(report.tool.version)} with the prompt {code(prompt)}: {code(command)}. {counted}"
     )
     return said

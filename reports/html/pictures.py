@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from vlaudit.records import Evidence, Finding
 MAX_PICTURES = 60
 MAX_BYTES = 5_000_000  # of the embedded files together, before base64
 MAX_FILE = 64_000_000  # a larger file is not even read
+MAX_READ = 2_000_000_000  # bytes read and pixels decoded for one page, so that no folder keeps a reader waiting for hours
+LEAST_READ = 50_000  # what a file counts at least: opening and laying out take time too
 MAX_SIDE = 768  # pixels; a larger picture is embedded smaller
 SHOWN_WIDTH, MAX_ZOOM = 544, 4  # a small picture is enlarged by a whole factor, its pixels kept sharp
 ROW_WIDTH = 760  # a row of small pictures is enlarged together, if by less than twice it wraps
@@ -49,24 +51,39 @@ class RefusedError(Exception):
     """An evidence file that must not be shown; the message says why."""
 
 
-def read_evidence(evidence: Evidence, audit_dir: Path) -> bytes:
-    """The bytes of an evidence file. Raises RefusedError unless it lies in ``audit_dir/artifacts`` and is the file
-    that was recorded, by its SHA-256."""
-    try:
-        root = audit_dir.resolve()  # the folder itself may be reached by a link; nothing in it is
-        path = root / evidence.path
-        if path.resolve() != path or not path.is_relative_to(root / "artifacts"):
-            raise RefusedError("its path leaves the audit folder")
-        if not os.path.lexists(path):
-            raise RefusedError("the file is missing")
-        content = read_bytes(path, MAX_FILE, follow=False)
-    except Unreadable as error:
-        raise RefusedError(f"the file {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a path with a null byte
-        raise RefusedError("the file cannot be read") from error
-    if hashlib.sha256(content).hexdigest() != evidence.sha256:
-        raise RefusedError("the file is not the one that was recorded (its SHA-256 differs)")
-    return content
+@dataclass
+class EvidenceFiles:
+    """Reads the evidence of one page within ``MAX_READ``."""
+
+    audit_dir: Path
+    left: int = field(default_factory=lambda: MAX_READ)
+
+    def spend(self, size: int) -> None:
+        """Raises RefusedError where so many bytes, pixels or comparisons are not left."""
+        if size > self.left:
+            raise RefusedError("left out, because this page would take too long to make")
+        self.left -= size
+
+    def read(self, evidence: Evidence, limit: int = MAX_FILE) -> bytes:
+        """The bytes of an evidence file. Raises RefusedError unless it lies in ``audit_dir/artifacts`` and is the file
+        that was recorded, by its SHA-256."""
+        self.spend(LEAST_READ)
+        try:
+            root = self.audit_dir.resolve()  # the folder itself may be reached by a link; nothing in it is
+            path = root / evidence.path
+            if path.resolve() != path or not path.is_relative_to(root / "artifacts"):
+                raise RefusedError("its path leaves the audit folder")
+            if not os.path.lexists(path):
+                raise RefusedError("the file is missing")
+            self.spend(min(path.stat().st_size, limit))
+            content = read_bytes(path, limit, follow=False)
+        except Unreadable as error:
+            raise RefusedError(f"the file {error}") from error
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a path with a null byte
+            raise RefusedError("the file cannot be read") from error
+        if hashlib.sha256(content).hexdigest() != evidence.sha256:
+            raise RefusedError("the file is not the one that was recorded (its SHA-256 differs)")
+        return content
 
 
 def heading_of(evidence: Evidence) -> tuple[str, str]:
@@ -80,7 +97,7 @@ class Gallery:
     """Embeds the pictures of all findings within one budget, shared fairly: a row of every finding, the worst finding
     first, then a second row of every finding, and so on."""
 
-    audit_dir: Path
+    files: EvidenceFiles
     embedded: int = 0
     size: int = 0
     left_out: int = 0
@@ -101,8 +118,7 @@ class Gallery:
             self.left_out += 1
             return Picture(caption, evidence.path, refused="left out to keep this file small")
         try:
-            content = read_evidence(evidence, self.audit_dir)
-            media_type, content, (width, height) = _browser_ready(content)
+            media_type, content, (width, height) = self._browser_ready(self.files.read(evidence))
         except RefusedError as refusal:
             return Picture(caption, evidence.path, refused=str(refusal))
         if self.size + len(content) > MAX_BYTES:
@@ -118,6 +134,26 @@ class Gallery:
             width=width,
             height=height,
         )
+
+    def _browser_ready(self, content: bytes) -> tuple[str, bytes, tuple[int, int]]:
+        """Media type, bytes and size of a picture, made smaller where it is large. Raises RefusedError for anything that
+        is not a plain PNG, JPEG or WebP, and for picture bombs."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES)) as image:
+                if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_FILE):
+                    raise RefusedError("the picture has too many pixels")
+                if max(image.size) <= MAX_SIDE:
+                    return MEDIA_TYPES[str(image.format)], content, image.size
+                self.files.spend(image.width * image.height)
+                smaller = image.convert("RGB")
+                smaller.thumbnail((MAX_SIDE, MAX_SIDE))
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            raise RefusedError("the file is not a picture that can be shown") from error
+        buffer = io.BytesIO()
+        smaller.save(buffer, format="WEBP", quality=85)
+        return "image/webp", buffer.getvalue(), smaller.size
 
 
 def _enlarged(pictures: list[Picture]) -> list[Picture]:
@@ -140,23 +176,3 @@ def _in_rows(evidence: Iterable[Evidence]) -> Iterator[tuple[str, list[tuple[Evi
             heading, caption = heading_of(item)
             grouped.setdefault(heading, []).append((item, caption))
     yield from grouped.items()
-
-
-def _browser_ready(content: bytes) -> tuple[str, bytes, tuple[int, int]]:
-    """Media type, bytes and size of a picture, made smaller where it is large. Raises RefusedError for anything that
-    is not a plain PNG, JPEG or WebP, and for picture bombs."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES)) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_FILE):
-                raise RefusedError("the picture has too many pixels")
-            if max(image.size) <= MAX_SIDE:
-                return MEDIA_TYPES[str(image.format)], content, image.size
-            smaller = image.convert("RGB")
-            smaller.thumbnail((MAX_SIDE, MAX_SIDE))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise RefusedError("the file is not a picture that can be shown") from error
-    buffer = io.BytesIO()
-    smaller.save(buffer, format="WEBP", quality=85)
-    return "image/webp", buffer.getvalue(), smaller.size

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from pathlib import Path
 
 from vlaudit.records import Evidence
-from vlaudit.reports.html.pictures import Picture, PictureRow, RefusedError, heading_of, read_evidence
+from vlaudit.reports.html.pictures import EvidenceFiles, Picture, PictureRow, RefusedError, heading_of
 
 MAX_TEXT = 4_000  # characters shown of a text
 MAX_WORDS = 800  # of a text that is compared: the time grows with the square
+PAIR = 100  # bytes read in the time that comparing a pair of words may take
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 
@@ -36,37 +36,41 @@ class Exhibit:
     transcripts: list[Transcript]
 
 
-def exhibits(rows: Iterable[PictureRow], evidence: Iterable[Evidence], audit_dir: Path) -> list[Exhibit]:
+def exhibits(rows: Iterable[PictureRow], evidence: Iterable[Evidence], files: EvidenceFiles) -> list[Exhibit]:
     """The rows of pictures in their order, each with the texts of the same heading; then the rows of texts alone."""
-    texts = dict(_rows(evidence, audit_dir))
+    texts = dict(_rows(evidence, files))
     shown = [Exhibit(row.heading, row.pictures, texts.pop(row.heading, [])) for row in rows]
     return shown + [Exhibit(heading, [], transcripts) for heading, transcripts in texts.items()]
 
 
-def _rows(evidence: Iterable[Evidence], audit_dir: Path) -> Iterator[tuple[str, list[Transcript]]]:
+def _rows(evidence: Iterable[Evidence], files: EvidenceFiles) -> Iterator[tuple[str, list[Transcript]]]:
     grouped: dict[str, list[tuple[Evidence, str]]] = {}
     for item in evidence:
         if item.kind == "text":
             heading, caption = heading_of(item)
             grouped.setdefault(heading, []).append((item, caption))
     for heading, items in grouped.items():
-        texts = [_read(item, audit_dir) for item, _ in items]
+        texts = [_read(item, files) for item, _ in items]
         first = texts[0] if heading else None  # texts without a heading have nothing in common
         yield (
             heading,
             [
-                Transcript(caption, item.path, marked(first, text), item.sensitive)
+                Transcript(caption, item.path, marked(first, text, files), item.sensitive)
                 for (item, caption), text in zip(items, texts, strict=True)
             ],
         )
 
 
-def marked(first: str | None, text: str) -> list[tuple[str, bool]]:
-    """``text`` in pieces: what stands in ``first`` too, and what does not."""
+def marked(first: str | None, text: str, files: EvidenceFiles) -> list[tuple[str, bool]]:
+    """``text`` in pieces: what stands in ``first`` too, and what does not. It is left in one piece where telling takes too long."""
     if first is None:
         return [(text, False)]
     old, new = _WORDS.findall(first), _WORDS.findall(text)
     if max(len(old), len(new)) > MAX_WORDS:
+        return [(text, False)]
+    try:
+        files.spend(PAIR * len(old) * len(new))
+    except RefusedError:
         return [(text, False)]
     matcher = SequenceMatcher(None, old, new, autojunk=False)
     return [
@@ -74,10 +78,10 @@ def marked(first: str | None, text: str) -> list[tuple[str, bool]]:
     ]
 
 
-def _read(evidence: Evidence, audit_dir: Path) -> str:
+def _read(evidence: Evidence, files: EvidenceFiles) -> str:
     """A text file's beginning, or the reason why it is not shown."""
     try:
-        text = read_evidence(evidence, audit_dir).decode("utf-8", errors="replace")
+        text = files.read(evidence).decode("utf-8", errors="replace")
     except RefusedError as refusal:
         return f"(not shown: {refusal})"
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}\n… ({len(text):,} characters in all)"

@@ -33,10 +33,10 @@ from vlaudit.reporting import (
 from vlaudit.reports.html.pictures import (
     MAX_BYTES,
     MAX_PICTURES,
+    EvidenceFiles,
     Gallery,
     PictureRow,
     RefusedError,
-    read_evidence,
 )
 from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
 from vlaudit.reports.html.transcripts import Exhibit, exhibits
@@ -49,6 +49,7 @@ GENERAL_LIMITS = (
     "Intervals cover the sampling of cases at the stated level; they do not cover wrong labels in the data.",
 )
 MAX_FACT = 2_000  # characters of a fact that has no better form than JSON
+MAX_PLOT = 2_000_000  # bytes of a file of plot data; what is larger would not fit the page
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Card:
     anchor: str
     target_index: int
     rows: list[PictureRow]
-    audit_dir: Path
+    files: EvidenceFiles
     reference_note: str
 
     @cached_property
@@ -95,7 +96,10 @@ class Card:
         series, facts = split_details(self.finding.details)
         for item in self.finding.evidence:
             if item.kind == "plot-data":
-                series += _plot_data(read_or_none(item, self.audit_dir))
+                try:
+                    series += _plot_data(self.files.read(item, MAX_PLOT))
+                except RefusedError as refusal:
+                    facts[item.caption or item.path] = f"not shown: {refusal}"
         drawn = [_draw(item) for item in series]
         return drawn, [(name, fact(value)) for name, value in facts.items()]
 
@@ -109,7 +113,7 @@ class Card:
 
     @cached_property
     def exhibits(self) -> list[Exhibit]:
-        return exhibits(self.rows, self.finding.evidence, self.audit_dir)
+        return exhibits(self.rows, self.finding.evidence, self.files)
 
     @property
     def comparison(self) -> str:
@@ -133,7 +137,8 @@ class Card:
 def page(report: Report, audit_dir: Path) -> dict[str, Any]:
     """All variables of ``page.html``."""
     ordered = worst_first(report.findings)
-    gallery = Gallery(audit_dir)
+    files = EvidenceFiles(audit_dir)
+    gallery = Gallery(files)
     rows = gallery.rows(ordered)
     targets = {target.id: target for target in report.targets}
     index = {name: position for position, name in enumerate(targets)}
@@ -143,7 +148,7 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
             anchor=f"finding-{position}",
             target_index=index.get(finding.target, -1),
             rows=rows[finding.id],
-            audit_dir=audit_dir,
+            files=files,
             reference_note=_reference_note(targets.get(finding.target)),
         )
         for position, finding in enumerate(ordered, start=1)
@@ -207,17 +212,9 @@ def _estimate(value: Any) -> Estimate | None:
         return None
 
 
-def read_or_none(evidence: Any, audit_dir: Path) -> bytes | None:
-    """The bytes of an evidence file, or None where it must not be shown."""
+def _plot_data(content: bytes) -> list[Any]:
     try:
-        return read_evidence(evidence, audit_dir)
-    except RefusedError:
-        return None
-
-
-def _plot_data(content: bytes | None) -> list[Any]:
-    try:
-        details = parse_json(content or b"{}")
+        details = parse_json(content)
     except Unreadable:
         return []
     return list(split_details(details)[0]) if isinstance(details, dict) else []
@@ -240,11 +237,9 @@ def _cell(here: list[Card]) -> Cell | None:
 
 def _limits(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     """Each distinct limit once, with the probes it belongs to."""
-    probes: dict[str, list[str]] = {}
+    probes: dict[str, dict[str, None]] = {}
     for finding in findings:
-        named = probes.setdefault(finding.limits, [])
-        if finding.title not in named:
-            named.append(finding.title)
+        probes.setdefault(finding.limits, {})[finding.title] = None
     return [(", ".join(titles), text) for text, titles in probes.items() if text]
 
 

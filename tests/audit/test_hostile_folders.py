@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import MIRROR
 from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Journal, read_manifest
+from vlaudit.audit.replay import read_recorded
 from vlaudit.audit.run import read_report
 from vlaudit.checksums import sealed
 from vlaudit.cli import run
@@ -289,6 +290,12 @@ def test_manifests_that_do_not_fit_together(said: Said, audit: Path) -> None:
     assert said("judge", "audit")[0] == 2
 
 
+@pytest.mark.parametrize("folder", ["\0", "a" * 5_000, "/dev/null", "/nowhere"])
+def test_a_replay_begins_in_a_folder_that_there_is(audit: Path, folder: str) -> None:
+    forge(audit / "manifest.json", lambda manifest: manifest.update(folder=folder))
+    assert read_recorded(audit, "unsafe-file").started_in() == Path.cwd()
+
+
 def test_a_folder_without_checksums_is_read_with_a_warning(said: Said, audit: Path) -> None:
     value = json.loads((audit / "manifest.json").read_text())
     del value["checksum"]
@@ -311,6 +318,19 @@ def test_killed_audits_are_judged_and_rendered(said: Said, audit: Path) -> None:
     report = json.loads((audit / "report.json").read_text())
     assert report["audit"]["complete"] is False and report["audit"]["finished"] is None
     assert {f["verdict"] for f in report["findings"]} >= {"not-assessed"}
+
+
+@pytest.mark.parametrize("report", ["partial", "damaged", "whole"])
+def test_a_scan_that_was_killed_while_it_was_judged_goes_on(said: Said, sound: Path, audit: Path, report: str) -> None:
+    """All its units are done by then, and its report is partial."""
+    if report == "partial":
+        forge(audit / "report.json", lambda report: report["audit"].update(complete=False, finished=None, errors=["killed"]))
+    elif report == "damaged":
+        (audit / "report.json").write_text("{")
+    code, text = said(*json.loads((sound / "command.json").read_text()), "audit")
+    assert code == (2 if report == "whole" else 0), text
+    then, now = (json.loads((folder / "report.json").read_text()) for folder in (sound / "audit", audit))
+    assert now["audit"]["complete"] is True and now["audit"]["errors"] == [] and now["findings"] == then["findings"]
 
 
 def test_a_report_of_a_killed_audit_of_installed_probes(said: Said, audit: Path, tiny_clip: Path, picture_folder: Path) -> None:

@@ -32,6 +32,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert journal.results() == {result.unit: result for result in results(3)}
 
 
+def test_what_foreign_code_says_never_spoils_the_journal(tmp_path: Path) -> None:
+    """Half of a surrogate pair, which no reader of the journal takes, in an error or a value."""
+    journal = Journal(tmp_path)
+    journal.append(UnitResult(unit="u0", error="RuntimeError: \ud800"))
+    journal.append(UnitResult(unit="u1", trials=[Trial(case="c", arm="target", values={"said": ["\ud800"]})]))
+    assert journal.results()["u0"].error == "RuntimeError: \ufffd"
+    assert journal.results()["u1"].trials[0].values == {"said": ["\ufffd"]}
+
+
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(1, 2000))
 def test_killed_at_any_byte_keeps_all_closed_units(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 from urllib.parse import quote
 
@@ -100,13 +100,21 @@ def test_what_is_no_answer_is_one_error(reply: Reply, message: str, server: Serv
 
 
 def test_a_server_that_hangs_is_left(server: Server, model: EndpointModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlaudit.backends.openai.TIMEOUT", 2.0)
-    server.script = [lambda handler, _: time.sleep(3)]
-    assert model.generate([talk()]) == ["1 100 what is this ?"], "asked again"
+    """The first request has two seconds, the next ones all the time that they need."""
+    times, over = iter((2.0,)), Event()
+
+    def impatient(url: str, payload: bytes, key: str | None, seconds: float, stop: Event) -> openai_requests.Reply:
+        return openai_requests.post(url, payload, key, next(times, seconds), stop)
+
+    monkeypatch.setattr("vlaudit.backends.openai.post", impatient)
+    server.script = [lambda handler, _: over.wait(60)]
+    assert model.generate([talk()]) == ["1 100 what is this ?"] and len(server.requests) == 2, "asked again"
     monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 0)
-    server.script = [lambda handler, _: time.sleep(3)]
+    times = iter((2.0,))
+    server.script = [lambda handler, _: over.wait(60)]
     with pytest.raises(ModelError, match="did not answer within 2 s"):
         model.generate([talk()])
+    over.set()
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

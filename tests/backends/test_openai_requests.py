@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -61,6 +61,16 @@ BOMB = gzip.compress(b" " * 10_000_000)
         (raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"), "gives no answer"),
         (raw(HEAD + f"Content-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode(), BOMB), "encoding 'gzip'"),
         (raw(b"\x00\xff\xfe" * 50), "gives no answer"),
+        (raw(b"HTTP/1.1 100 Continue\r\n\r\n", endless=True), "did not answer within|gives no answer"),
+        (raw(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", endless=True), "no chat completion"),
+        (raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n" + GOOD), "no chat completion"),
+        (raw(b"HTTP/1.1 204 No Content\r\n\r\n" + GOOD), "no chat completion"),
+        (raw(b"HTTP/1.1 304 Not Modified\r\n\r\n" + GOOD), "to 'nowhere'"),
+        (raw(HEAD + b"Content-Length: -1\r\n\r\n", b" " * 10_000, endless=True), "sends more than 0.05 MB"),
+        (raw(HEAD + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n", b" " * 10_000, endless=True), "sends more|gives no answer"),
+        (raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", b" " * 10_000, endless=True), "sends more|gives no answer"),
+        (raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n", pause=0.01, endless=True), "did not answer within"),
+        (raw(b"HTTP/1.1 200 OK\r\n" * 1_000 + b"\r\n"), "gives no answer|no chat completion"),
         (raw(b""), "gives no answer"),
         (raw(HEAD + b"\r\n\x00\xff\xfe\x80"), "no chat completion"),
         (body("[" * 20_000), "no chat completion"),
@@ -81,7 +91,33 @@ def test_every_request_ends(
     with pytest.raises(ModelError, match=message) as caught:
         model.generate([question])
     assert time.monotonic() - then < 5 and len(str(caught.value)) < 500
+    monkeypatch.setattr("vlaudit.backends.openai.TIMEOUT", 30.0)
     assert model.generate([talk()]) == ["1 100 what is this ?"], "the next question is asked as if nothing had been"
+
+
+@pytest.mark.parametrize("head", [HEAD + b"\r\n", b"HTTP/1.0 200 OK\r\n\r\n", HEAD + b"Connection: close\r\nContent-Length: 999999\r\n\r\n"])
+def test_nothing_of_a_request_that_was_left_stays(
+    head: bytes, server: Server, model: EndpointModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even its connection, which the library's own object has forgotten by then."""
+    monkeypatch.setattr("vlaudit.backends.openai.TIMEOUT", 2.0)
+    monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 0)
+    dripping, ended = raw(head, b" ", pause=0.05, endless=True), Event()
+
+    def reply(handler: BaseHTTPRequestHandler, request: dict[str, object]) -> None:
+        dripping(handler, request)
+        ended.set()
+
+    server.script = [reply]
+    with pytest.raises(ModelError, match="did not answer within"):
+        model.generate([talk()])
+    assert ended.wait(10), "the server still has somebody to write to"
+
+
+def test_a_server_that_speaks_no_tls(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlaudit.backends.openai.RETRIES", 0)
+    with pytest.raises(ModelError, match="gives no answer"):
+        ask(server.url.replace("http://", "https://").removesuffix("/v1"))
 
 
 def test_looking_up_a_name_and_connecting_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,28 @@ def test_commands_on_audits_need_no_model(name: str, audit: Path, tmp_path: Path
     assert "Traceback" not in done.stderr and done.stdout
 
 
+WITHOUT_POSIX = """
+import os, signal, sys
+import click, html, jinja2, multiprocessing, pydantic, subprocess, tempfile, webbrowser, zipfile
+sys.modules |= dict.fromkeys(["fcntl", "grp", "pwd", "resource", "termios"])
+for module, names in {
+    os: ["fork", "register_at_fork", "getppid", "killpg", "setpgid", "sysconf", "getuid", "geteuid", "O_CLOEXEC", "O_DIRECTORY",
+         "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK"],
+    signal: ["SIGHUP", "SIGKILL", "SIGCHLD", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGSTOP", "SIGCONT", "pthread_sigmask", "setitimer"],
+}.items():
+    for name in names:
+        delattr(module, name)
+"""
+
+
+@pytest.mark.parametrize("name", list(AUDITS))
+def test_audits_are_read_without_what_windows_lacks(name: str, audit: Path, tmp_path: Path) -> None:
+    words = [word.replace("AUDIT", str(audit)) for word in AUDITS[name]]
+    done = run(f"{WITHOUT_POSIX}os.chdir({str(tmp_path)!r})\nsys.argv[1:] = {words!r}\nfrom vlaudit.cli import main\nmain()")
+    assert done.returncode in ((0, 1, 3) if name == "judge" else (0,)) and done.stdout, done.stderr
+    assert "Traceback" not in done.stderr and "bug" not in done.stderr
+
+
 def seconds(script: str) -> float:
     """CPU seconds of a fresh interpreter, which a busy machine leaves nearly as they are."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vlaudit.errors import UsageError
-from vlaudit.prompts.specs import parse_options, prompt_files
+from vlaudit.errors import UsageError, VlauditError
+from vlaudit.prompts.specs import parse_options, parse_prompt, prompt_files
+from vlaudit.records import Family
 
 
 def test_an_argument_is_a_file_or_named_options() -> None:
@@ -27,3 +28,22 @@ def test_the_files_of_a_prompt_are_found_alone_in_a_folder_and_as_an_option(tmp_
     assert prompt_files([f"coop:{single}"]) == [single]
     assert prompt_files([f"vp:file={adapter},scale=1"]) == [adapter / "config.json", adapter / "weights.bin"]
     assert prompt_files(["a photo of a {}", "a photo: {}", "coop:/no/such/file"]) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "content"),
+    [
+        ("ensemble", Family.MATCHING, "root:secret\n"), ("ensemble", Family.MATCHING, "root:secret\nadmin:secret\n"),
+        ("modifiers", Family.TEXT_TO_IMAGE, "secret={} {}\n"), ("instruction", Family.GENERATION, "secret\n"),
+        ("chain-of-thought", Family.GENERATION, "secret\nsecret\n"), ("coop", Family.MATCHING, "secret"),
+        ("vp", Family.MATCHING, "secret"), ("textual-inversion", Family.TEXT_TO_IMAGE, "secret"),
+        ("prompt-tuning", Family.GENERATION, "secret"), ("lora", Family.TEXT_TO_IMAGE, "secret"),
+        ("in-context", Family.GENERATION, "secret"), ("image-to-image", Family.TEXT_TO_IMAGE, "secret"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_said_without_its_text(tmp_path: Path, method: str, family: Family, content: str) -> None:
+    """A config or an audit folder from elsewhere may name any file of the reader's."""
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(VlauditError) as caught:
+        parse_prompt(f"{method}:{tmp_path}/file", family)
+    assert "secret" not in f"{caught.value.message} {caught.value.cure}"

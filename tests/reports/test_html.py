@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from vlaudit.audit.context import ArtifactStore
+from vlaudit.files import read_bytes
 from vlaudit.records import Evidence, Report, Verdict
 from vlaudit.reporting import SCORER_ACCURACY, Bars
-from vlaudit.reports.html import HTMLReporter
-from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, Gallery
+from vlaudit.reports.html import HTMLReporter, pictures
+from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, EvidenceFiles, Gallery
 from vlaudit.reports.html.plots import bar_plot, interval_plot
 from vlaudit.reports.html.view import fact
 
@@ -170,9 +171,48 @@ def test_the_number_of_pictures_is_capped_and_shared(report: Report, audit_dir: 
 def test_the_size_of_pictures_is_capped(report: Report, audit_dir: Path) -> None:
     store = ArtifactStore(audit_dir)
     evidence = [noise(store, i, side=700) for i in range(6)]  # noise does not compress: about 1.5 MB each
-    gallery = Gallery(audit_dir)
+    gallery = Gallery(EvidenceFiles(audit_dir))
     gallery.rows([report.findings[0].model_copy(update={"evidence": evidence})])
     assert gallery.size <= MAX_BYTES and gallery.embedded == 3 and gallery.left_out == 3
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "plot-data"])
+def test_files_named_again_and_again_are_read_within_a_budget(
+    report: Report, audit_dir: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What is no picture is counted too, and what is larger than a plot may be."""
+    read: list[int] = []
+
+    def reading(path: Path, *more: int, **how: bool) -> bytes:
+        content = read_bytes(path, *more, **how)
+        read.append(len(content))
+        return content
+
+    monkeypatch.setattr(pictures, "MAX_READ", 1_000_000)
+    monkeypatch.setattr(pictures, "read_bytes", reading)
+    store = ArtifactStore(audit_dir)
+    large = store.put(b"a " * 100_000, "txt", kind, "row | large")
+    small = store.put(b"short", "txt", kind, "row | small")
+    text = " ".join(Page(render(with_evidence(report, *[large] * 300, *[small] * 300), audit_dir)).text.split())
+    assert text.count("left out, because this page would take too long to make") >= (1 if kind == "plot-data" else 550)
+    assert 3 <= len(read) <= 20 and sum(read) <= 1_000_000
+
+
+def test_pictures_are_decoded_within_a_budget(report: Report, audit_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_READ", 5_000_000)
+    store = ArtifactStore(audit_dir)
+    blank = [store.put_image(np.full((1500, 1000, 3), n, np.uint8), f"blank {n}") for n in range(6)]
+    gallery = Gallery(EvidenceFiles(audit_dir))
+    (row,) = gallery.rows([report.findings[0].model_copy(update={"evidence": blank})]).popitem()[1]
+    assert [bool(picture.uri) for picture in row.pictures] == [True] * 3 + [False] * 3
+
+
+def test_long_texts_are_compared_within_a_budget(report: Report, audit_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_READ", 2_000_000)
+    store = ArtifactStore(audit_dir)
+    texts = [store.put_text(f"{n} " + "word " * 30, f"row | {n}") for n in range(10)]
+    page = Page(render(with_evidence(report, *texts), audit_dir))
+    assert 1 <= sum(tag == "mark" for tag, _ in page.tags) < 9 and page.text.count("word " * 30) == 10
 
 
 def test_large_pictures_are_made_smaller_and_small_ones_enlarged(report: Report, audit_dir: Path) -> None:
@@ -267,10 +307,10 @@ def test_grids_stand_side_by_side_at_one_size(report: Report, audit_dir: Path) -
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     grids = [store.put_grid(images[:n], 4, f"“judge” | {name}: {n} of 12") for name, n in (("man", 10), ("woman", 2))]
     first = report.findings[0].model_copy(update={"evidence": grids})
-    (row,) = Gallery(audit_dir).rows([first])[first.id]
+    (row,) = Gallery(EvidenceFiles(audit_dir)).rows([first])[first.id]
     assert [(p.width, p.height) for p in row.pictures] == [(3 * 134, 3 * 100), (3 * 66, 3 * 32)]
     alone = first.model_copy(update={"evidence": [noise(store, 1)]})
-    assert Gallery(audit_dir).rows([alone])[alone.id][0].pictures[0].width == 4 * 32
+    assert Gallery(EvidenceFiles(audit_dir)).rows([alone])[alone.id][0].pictures[0].width == 4 * 32
 
 
 def test_a_grid_has_every_picture_and_clear_gaps(audit_dir: Path) -> None:

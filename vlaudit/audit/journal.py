@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -25,8 +24,9 @@ from pydantic import Field, ValidationError
 from vlaudit.checksums import has_more, sealed, unsealed
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import UsageError, VlauditWarning
-from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, parse_json, read_bytes, write_atomically
+from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, open_flags, parse_json, read_bytes, write_atomically
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, TargetInfo, Trial, check_finite
+from vlaudit.reporting import without_surrogates
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
 SCHEMA_VERSION = "1.1"  # 1.0 had no checksums
@@ -110,7 +110,8 @@ def _let_go() -> None:
         os.close(_locks.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class Journal:
@@ -124,11 +125,16 @@ class Journal:
         self._last = ""  # checksum of the last line
 
     def lock(self) -> None:
-        """Become the one scan that writes into this folder, until ``close``. Raises UsageError where another does."""
+        """Become the one scan that writes into this folder, until ``close``. Raises UsageError where another does. Windows has no
+        such locks; ``append`` sees there what another has written."""
         if self._lock is not None:
             return
         try:
-            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            import fcntl
+        except ImportError:
+            return
+        try:
+            handle = os.open(self.folder, open_flags("RDONLY", "DIRECTORY"))
         except OSError as error:
             raise disk_error(error, self.folder) from error
         try:
@@ -151,7 +157,8 @@ class Journal:
         self._lock = self._size = None
 
     def write_manifest(self, manifest: Manifest) -> None:
-        write_atomically(self.folder / MANIFEST, sealed(manifest.model_dump_json(indent=1))[0])
+        whole = json.dumps(without_surrogates(manifest.model_dump(mode="json")), indent=1, ensure_ascii=False)
+        write_atomically(self.folder / MANIFEST, sealed(whole)[0])
 
     def append(self, result: UnitResult) -> None:
         """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""
@@ -161,7 +168,7 @@ class Journal:
         lines, last = "", self._last
         closing = {"closed": {"seconds": result.seconds, "error": result.error}}
         for entry in (*({"trial": trial.model_dump(mode="json")} for trial in result.trials), closing):
-            line, last = sealed(json.dumps({"unit": result.unit, **entry}, allow_nan=False), last)
+            line, last = sealed(json.dumps(without_surrogates({"unit": result.unit, **entry}), allow_nan=False), last)
             lines += f"{line}\n"
         with self._writable() as file:
             if os.fstat(file).st_size != self._size:
@@ -179,7 +186,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[int]:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = open_flags("WRONLY", "APPEND", "CREAT", "NOFOLLOW", "NONBLOCK")
         try:
             file = os.open(self._trials, flags, 0o666)
         except OSError as error:

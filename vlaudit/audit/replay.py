@@ -7,7 +7,9 @@ bytes: in a search, the very same trigger or picture was found again.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -116,9 +118,12 @@ class Recorded:
     def started_in(self) -> Path:
         """Where the target's relative paths begin: the folder that the audit was started in, or the current one if more of them
         lie there."""
-        here = Path.cwd()
-        then = (self.folder / self.manifest.folder).resolve() if self.manifest.folder else here
-        return max((then, here) if then.is_dir() else (here,), key=lambda folder: _exist(folder, self.spec))
+        here = then = Path.cwd()
+        if self.manifest.folder:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # a name that no folder can have, a loop of links
+                named = (self.folder / self.manifest.folder).resolve()
+                then = named if named.is_dir() and os.access(named, os.X_OK) else here
+        return max((then, here), key=lambda folder: _exist(folder, self.spec))
 
 
 def find(report: Report, word: str) -> Finding:

@@ -97,7 +97,7 @@ def _manifest(
         if _signature(manifest.planned, failed) != _signature(plan.planned, failed):
             raise UsageError(f"'{out}' was planned from other data, models or versions.", "Choose another --out.")
         results = journal.results(mend=True)
-        if has_report(out) and not failed and all(
+        if _has_whole_report(out) and not failed and all(
             is_done(unit, results)
             for planned in plan.planned
             for batch in rounds_needed(plan.probes[planned.probe], planned, results, plan.request.policy)
@@ -129,6 +129,14 @@ def _manifest(
     )  # fmt: skip
     journal.write_manifest(manifest)
     return manifest
+
+
+def _has_whole_report(out: Path) -> bool:
+    """Whether there is a report of the whole audit. One that was ended while it was judged has a partial one of all its units."""
+    try:
+        return read_report(out).audit.complete
+    except UsageError:
+        return False
 
 
 def _holds_only_a_partial_report(out: Path) -> bool:

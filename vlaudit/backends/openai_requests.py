@@ -75,6 +75,7 @@ class _Exchange:
         self._secure = url.scheme == "https"
         self._port = url.port or (443 if self._secure else 80)
         self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None  # which the connection forgets once an answer without a length has begun
         self._left = False
         self.done = threading.Event()
 
@@ -97,9 +98,10 @@ class _Exchange:
     def abandon(self) -> None:
         """End it from another thread."""
         self._left = True
-        if self._connection is not None and self._connection.sock is not None:
-            with suppress(OSError):
-                self._connection.sock.shutdown(socket.SHUT_RDWR)  # wakes a read; closing would not
+        for each in (self._socket, getattr(self._connection, "sock", None)):
+            if each is not None:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)  # wakes a read; closing would not
 
     def _talk(self) -> Reply:
         host = str(self._url.hostname)
@@ -150,6 +152,7 @@ class _Exchange:
             except OSError as error:
                 problem = error
                 continue
+            self._socket = connection.sock
             if self._left:
                 break
             return connection

@@ -120,7 +120,8 @@ def _run(
     batch_size = flags["batch_size"] or recorded.manifest.batch_size or 128
     folder = out.absolute()
     with contextlib.chdir(recorded.started_in()):
-        (subject,), references = Loader(device, allow_network=True, allow_borrowed=flags["allow_network"]).subjects([recorded.spec])
+        loader = Loader(device, allow_network=flags["allow_network"], allow_borrowed=flags["allow_network"])
+        (subject,), references = loader.subjects([recorded.spec])
         if subject.error is not None and recorded.info.error is None:
             raise subject.error
         subject.rename(recorded.info.id)

@@ -11,7 +11,7 @@ from pathlib import Path
 from vlaudit.data.example import TEXT_COLUMNS, Example
 from vlaudit.data.images import SUFFIXES, DataError
 from vlaudit.data.text_files import check_label, metadata_rows
-from vlaudit.files import is_unicode
+from vlaudit.files import is_unicode, walk
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 MAX_ROWS = 1_000_000
@@ -119,7 +119,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def _pictures(folder: Path) -> list[Path]:
     """All picture files below a folder, sorted by their path."""
     return sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p) and not p.name.startswith(".")
+        p for p in walk(folder) if p.suffix.lower() in SUFFIXES and os.path.isfile(p) and not p.name.startswith(".")
     )
 
 

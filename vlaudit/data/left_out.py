@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlaudit.data.images import SUFFIXES
+from vlaudit.files import open_flags, walk
 
 UNREAD = frozenset({
     ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd", ".xcf", ".tga", ".dds",
@@ -58,26 +59,25 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list
 def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:
     """Folder and path of what looks like a picture and is not known, in a fixed order."""
     looked = 0
-    for folder, folders, files in os.walk(root):
-        folders.sort()
+    for path in sorted(map(str, walk(root))):
+        folder, name = os.path.split(path)
         hidden = any(part.startswith(".") for part in os.path.relpath(folder, root).split(os.sep) if part != ".")
-        for name in sorted(files):
-            path, suffix = os.path.join(folder, name), os.path.splitext(name)[1].lower()
-            if os.path.normpath(path) in known:
+        suffix = os.path.splitext(name)[1].lower()
+        if os.path.normpath(path) in known:
+            continue
+        if name.startswith(".") or (suffix not in SUFFIXES and suffix not in UNREAD):  # "._1.png" is no picture
+            if hidden or suffix in OTHER or looked >= LOOKED_INTO:
                 continue
-            if name.startswith(".") or (suffix not in SUFFIXES and suffix not in UNREAD):  # "._1.png" is no picture
-                if hidden or suffix in OTHER or looked >= LOOKED_INTO:
-                    continue
-                looked += 1
-                if not _begins_as_picture(path):
-                    continue
-            yield folder, path
+            looked += 1
+            if not _begins_as_picture(path):
+                continue
+        yield folder, path
 
 
 def _begins_as_picture(path: str) -> bool:
     """Whether the first bytes of a regular file are those of a picture."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, open_flags("RDONLY", "NONBLOCK"))
     except (OSError, ValueError):
         return False
     with open(handle, "rb") as file:

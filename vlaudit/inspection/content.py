@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlaudit.files import open_flags
 from vlaudit.inspection import formats
 from vlaudit.inspection.archives import BEHIND, NOT_KNOWN, look_into_compressed, look_into_tar, look_into_zip
 from vlaudit.inspection.pickles import look_for_pickles, look_into_pickles
@@ -37,7 +38,7 @@ class Inspected:
 def inspect_file(path: Path) -> Inspected:
     """Look into one file. Never raises for what lies there: a pipe, a device or a folder is "not looked into" and not waited for."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        handle = os.open(path, open_flags("RDONLY", "NONBLOCK", "NOCTTY"))
     except (OSError, ValueError) as error:
         return Inspected("unknown", unknown=f"it cannot be opened ({getattr(error, 'strerror', None) or 'no name of a file'})")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlaudit.errors import UsageError
-from vlaudit.files import fingerprint
+from vlaudit.files import fingerprint, walk
 from vlaudit.records import Family, PromptInfo
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Prompt(ABC):
         """Fingerprint of the file or folder it was loaded from; None for a prompt that is all text."""
         if self.path is None:
             return None
-        files = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
+        files = [self.path] if self.path.is_file() else sorted(filter(os.path.isfile, walk(self.path)))
         return fingerprint(files)
 
 

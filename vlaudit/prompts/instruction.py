@@ -14,10 +14,11 @@ SYSTEM_LINE = "---"
 
 
 def check_instruction(template: str) -> str:
-    """The template itself, if the question has exactly one place in it. Raises UsageError."""
+    """The template itself, if the question has exactly one place in it. Raises UsageError, which does not quote it: an audit folder
+    from elsewhere may name any file."""
     if template.count("{}") != 1:
         raise UsageError(
-            f"The instruction '{template[:80]}' needs exactly one '{{}}' where the question goes.",
+            "The instruction needs exactly one '{}' where the question goes.",
             "Write for example 'Answer with one word. {}'.",
         )
     return template

@@ -23,9 +23,9 @@ class Modifiers(TextToImagePrompt):
     def __init__(self, phrases: Sequence[str], name: str | None = None) -> None:
         if not phrases:
             raise UsageError("A list of modifiers needs at least one phrase.", "Give a text file, one phrase a line.")
-        for phrase in phrases:
-            if phrase.count("{}") > 1:
-                raise UsageError(f"The modifier '{phrase}' has more than one '{{}}'.", "The caption goes into one.")
+        for number, phrase in enumerate(phrases, 1):
+            if phrase.count("{}") > 1:  # not quoted: an audit folder from elsewhere may name any file
+                raise UsageError(f"Modifier {number} of the list has more than one '{{}}'.", "The caption goes into one.")
         self.phrases = tuple(phrases)
         digest = hashlib.sha256("\n".join(phrases).encode()).hexdigest()[:6]
         self.id = f"modifiers-{name or len(phrases)}-{digest}"

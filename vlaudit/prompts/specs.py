@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from vlaudit.errors import UsageError, did_you_mean
-from vlaudit.files import user_path
+from vlaudit.files import user_path, walk
 from vlaudit.prompts.base import Prompt
 from vlaudit.records import Family
 from vlaudit.registry import plugin, plugins
@@ -65,7 +65,7 @@ def _files_at(path: Path) -> list[Path]:
     """The file, or those of the folder; none where there is neither. Raises UsageError for a folder of too many."""
     if not os.path.isdir(path):
         return [path] if os.path.isfile(path) else []
-    found = list(islice((file for file in path.rglob("*") if os.path.isfile(file)), MOST_FILES + 1))
+    found = list(islice(filter(os.path.isfile, walk(path)), MOST_FILES + 1))
     if len(found) > MOST_FILES:
         raise UsageError(f"The folder '{path}' of a prompt holds more than {MOST_FILES:,} files.", "Name its own folder.")
     return sorted(found)

@@ -27,11 +27,11 @@ def fill(template: str, label: str) -> str:
     return template.replace("{}", label)
 
 
-def check_template(template: str) -> str:
+def check_template(template: str, name: str) -> str:
+    """The template itself. Raises UsageError, which names it and does not quote it: it may be a line of a file that an audit
+    folder from elsewhere names."""
     if template.count("{}") != 1:
-        raise UsageError(
-            f"The template '{template}' needs exactly one '{{}}' where the label goes.", f"Write for example '{PLAIN}'."
-        )
+        raise UsageError(f"{name} needs exactly one '{{}}' where the label goes.", f"Write for example '{PLAIN}'.")
     return template
 
 
@@ -41,7 +41,7 @@ class Template(MatchingPrompt):
     method = "template"
 
     def __init__(self, template: str = PLAIN) -> None:
-        self.template = check_template(template)
+        self.template = check_template(template, f"The template '{template}'")
         self.id = template
 
     @classmethod
@@ -64,7 +64,7 @@ class Ensemble(MatchingPrompt):
     def __init__(self, templates: Sequence[str], name: str | None = None) -> None:
         if len(templates) < 2:
             raise UsageError("A template ensemble needs at least two templates.", "Give one template a line.")
-        self._templates = tuple(check_template(template) for template in templates)
+        self._templates = tuple(check_template(text, f"Template {n} of the ensemble") for n, text in enumerate(templates, 1))
         digest = hashlib.sha256("\n".join(self._templates).encode()).hexdigest()[:6]
         self.id = f"ensemble-{name or len(self._templates)}-{digest}"
 
