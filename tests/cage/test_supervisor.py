@@ -122,3 +122,17 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes cannot be followed out of their group elsewhere")
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        "other = os.fork()\nif not other:\n    os.setpgid(0, 0); time.sleep(60)\ntime.sleep(0.2); os.setpgid(0, other)",
+        "if not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(60)\n    os._exit(0)",
+    ],
+)
+def test_what_leaves_its_group_is_ended_too(leaves: str) -> None:
+    then = time.monotonic()
+    code, _ = ends(WAITS + f"cage.say(folder='out', until=time.monotonic() + 1, phase='load', what='x')\n{leaves}\ntime.sleep(60)")
+    assert code == 3 and time.monotonic() - then < 20, "the pipe of its output is open as long as one of them lives"

@@ -108,3 +108,12 @@ def test_output_that_nobody_reads_is_no_zero(scan: Scan) -> None:
     process.stdout.close()
     process.stderr.read()  # type: ignore[union-attr]
     assert process.wait(60) == 3
+
+
+def test_a_reader_that_went_away_is_no_bug() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    launch = [word.replace("CORES", "1") for word in LAUNCH]
+    done = subprocess.run([*launch, "list", "specimens"], stdout=writes, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -88,6 +88,9 @@ class _Child:
         self._unread = b""
         self._pipe, end = os.pipe()
         parent = os.getpid()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what leaves its parent stays in this family (Linux)
+        self._others = set(_family(parent))
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until each of the two has its handlers
         self.pid = os.fork()
         if self.pid == 0:
@@ -160,11 +163,10 @@ class _Child:
             if now >= look:
                 look = now + 0.5
                 self._check_memory()
+        self._kill_all()  # what it has left behind
         while select.select([self._pipe], [], [], 0)[0] and self._read():
             pass
         os.close(self._pipe)
-        with suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)  # what it has left behind
 
     def _patience(self) -> float:
         """Seconds until something is due; never more than one between two looks at its memory."""
@@ -205,8 +207,15 @@ class _Child:
 
     def kill(self, why: str) -> None:
         self._killed = self._killed or why
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        """Kill its group, and what has left the group."""
         with suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
+        for pid in set(_family(os.getpid())) - self._others:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def send(self, number: int) -> None:
         with suppress(OSError):

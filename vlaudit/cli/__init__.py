@@ -77,7 +77,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line in this process and return the exit code."""
-    debug = "--debug" in arguments
+    debug, out = "--debug" in arguments, sys.stdout
     try:
         _check_unicode(arguments)
         code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False)
@@ -89,7 +89,8 @@ def run(arguments: list[str]) -> int:
         click.echo("\nInterrupted.", err=True)
         return 130
     except (BrokenPipeError, SystemExit) as error:
-        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):  # click exits on a broken pipe
+        broke = sys.stdout is not out or isinstance(error.__context__, BrokenPipeError)  # click and rich exit when a pipe broke
+        if isinstance(error, SystemExit) and not broke:
             return _bug(error, debug)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the reader of a pipe went away)
         return 3 if arguments[:1] and arguments[0] in ANSWERING else 0
