@@ -101,6 +101,7 @@ def findings(folder: Path) -> list[dict[str, Any]]:
     return report["findings"]
 
 
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize(
     ("start", "wanted"), [(spawned, 2), pytest.param(spawned, 20, marks=pytest.mark.slow), pytest.param(Forked, 100, marks=pytest.mark.slow)]
 )
