@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from vlaudit.policy import Policy
 from vlaudit.probe import ProbeInfo
-from vlaudit.records import Cost, Family, Judgement, Metric, Risk, Severity, Trial, Trials, Verdict
+from vlaudit.records import LARGEST, Cost, Family, Judgement, Metric, Risk, Severity, Trial, Trials, Verdict
 
 json_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(-LARGEST, LARGEST)
     | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,

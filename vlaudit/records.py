@@ -301,7 +301,7 @@ class Place(Record):
     """A line of a file that a repository may hold."""
 
     file: str  # relative to the folder that the audit was started in, with forward slashes
-    line: int
+    line: int = Field(ge=1)
 
 
 class TargetInfo(Record):
