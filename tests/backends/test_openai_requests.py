@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.backends.conftest import Reply, Server, body, completion, send, talk
+from tests.patience import patience
 from vlaudit.backends import openai_requests
 from vlaudit.backends.openai import EndpointModel, OpenAIBackend, messages
 from vlaudit.errors import ModelError
@@ -90,7 +91,7 @@ def test_every_request_ends(
     then = time.monotonic()
     with pytest.raises(ModelError, match=message) as caught:
         model.generate([question])
-    assert time.monotonic() - then < 5 and len(str(caught.value)) < 500
+    assert time.monotonic() - then < patience(5) and len(str(caught.value)) < 500
     monkeypatch.setattr("vlaudit.backends.openai.TIMEOUT", 30.0)
     assert model.generate([talk()]) == ["1 100 what is this ?"], "the next question is asked as if nothing had been"
 
@@ -147,7 +148,7 @@ def test_one_failure_waits_for_no_other_request(server: Server, model: EndpointM
     then = time.monotonic()
     with pytest.raises(ModelError, match="refuses the key"):
         model.generate([talk()] * 4)
-    assert time.monotonic() - then < 5
+    assert time.monotonic() - then < patience(5)
 
 
 # --- where requests and keys travel -----------------------------------------------------------------------------------
