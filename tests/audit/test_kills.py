@@ -132,7 +132,7 @@ def test_kills_at_random_moments(
             after = len(Journal(out).results())
             assert after >= before, "what was closed is kept"
             resumed += after > 0
-        if code == 3:
+        if code == 3 and (out / "report.json").exists():  # none where the work was killed before it had said its folder
             assert json.loads((out / "report.json").read_text())["audit"]["complete"] is False
     print(f"{kills} kills, {audit} audits finished, {resumed} times with units kept, one scan {seconds:.1f} s")
     assert resumed
