@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationModel
+    from vlaudit.probe import Context
 
 
 _ENOUGH = 3  # requests with one context

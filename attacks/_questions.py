@@ -13,7 +13,7 @@ from vlaudit.data.example import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
 
 
 @dataclass(frozen=True)

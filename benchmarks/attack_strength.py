@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import TARGET
 from vlaudit.search.gradient import BUDGETS, worst_case
 from vlaudit.zoo import FOLDER

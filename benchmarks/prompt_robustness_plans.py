@@ -117,10 +117,10 @@ def measured(target: str, seed: int = 0, captions: int = 24, seeds: int = 6) -> 
 
     from vlaudit.attacks.robustness._drawn import draw, sample_captions
     from vlaudit.attacks.robustness._rewrites import CHARACTER_KINDS, rewrite_share
-    from vlaudit.audit.context import ArtifactStore
     from vlaudit.audit.plan import context
     from vlaudit.audit.targets import Loader
     from vlaudit.config import Request, TargetSpec
+    from vlaudit.probe.artifacts import ArtifactStore
     from vlaudit.records import TARGET
 
     torch.set_num_threads(1)

@@ -27,11 +27,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from vlaudit.attacks._homoglyphs import SCRIPTS
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.emoji import load_table
 from vlaudit.families.base import Meter
 from vlaudit.policy import Policy
+from vlaudit.probe import Context
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Trials
 from vlaudit.statistics import rate_interval
 from vlaudit.zoo.recipes import matcher

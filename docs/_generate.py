@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vlaudit.pages import Section, expected, facts, parameters, sections
+from vlaudit.plugins import plugins
 from vlaudit.probe import Probe
 from vlaudit.records import Family, Risk
-from vlaudit.registry import ProbeRegistry, plugins
+from vlaudit.registry import ProbeRegistry
 from vlaudit.reports.compliance import Framework, crosswalk, frameworks
 from vlaudit.zoo import specimens
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from vlaudit.plugins import plugins
 from vlaudit.records import AuditInfo, Family, Finding, PromptInfo
-from vlaudit.registry import plugins
 from vlaudit.reporting import log_line
 
 TASKS = {

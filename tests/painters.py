@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.data.dataset import Dataset
 from vlaudit.families.base import Meter
 from vlaudit.families.text_to_image import Conditioning, Generated
 from vlaudit.policy import Policy
-from vlaudit.probe import Needs, Probe
+from vlaudit.probe import Context, Needs, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trials
 
 SIDE, WIDTH = 4, 48

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Journal, UnitResult
 from vlaudit.errors import ModelError
 from vlaudit.files import write_atomically
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Cost, Trial
 from vlaudit.reporting import clean, log_line
 from vlaudit.secrets import STRUCK, redact

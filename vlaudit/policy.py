@@ -18,8 +18,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, Va
 
 from vlaudit.errors import UsageError
 from vlaudit.files import Unreadable, read_toml
-from vlaudit.probe import ProbeInfo
-from vlaudit.records import Judgement, Severity, Verdict
+from vlaudit.records import Judgement, ProbeInfo, Severity, Verdict
 
 _STEP_DOWN = {
     Severity.CRITICAL: Severity.HIGH,

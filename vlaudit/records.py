@@ -37,6 +37,37 @@ class Family(StrEnum):
     TEXT_TO_IMAGE = "text-to-image"
 
 
+class Needs(StrEnum):
+    """What a probe needs of the target or of the data. What is missing makes the finding ``not-assessed``."""
+
+    # of the target
+    FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
+    SCORES = "scores"
+    PIXEL_GRADIENTS = "pixel gradients"
+    LEARNED_PROMPT = "a learned prompt"
+    GENERATED_PICTURES = "generated pictures"
+    NOISE_PREDICTIONS = "noise predictions"
+    TEXT_FEATURES = "text features"
+    EMBEDDING_GRADIENTS = "token-embedding gradients"
+    IMAGE_LATENTS = "an image encoder"
+    CROSS_ATTENTION = "cross-attention maps"
+    GUIDANCE = "classifier-free guidance"
+    PERSONAL_TOKEN = "a personal token"
+    ANSWERS = "generated answers"
+    TOKEN_LOGITS = "next-token distributions"
+    ATTENTION = "attention weights"
+    CONTEXT = "demonstrations or documents in the prompt"
+    # of the data
+    IMAGES = "pictures"
+    LABELS = "labelled pictures"
+    GROUPS = "a group column"
+    MEMBERS = "declared members and non-members"
+    CAPTIONS = "captions"
+    CAPTIONED_PICTURES = "captioned pictures"
+    QUESTIONS = "questions with answers"
+    PAIRS = "counterfactual pairs"
+
+
 class Verdict(StrEnum):
     VULNERABLE = "vulnerable"
     HELD = "held"
@@ -61,6 +92,24 @@ class Record(BaseModel):
     """Base of all records: immutable, and closed so that a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProbeInfo(Record):
+    """A probe's fixed facts, as listed by ``vlaudit list probes``."""
+
+    id: str
+    code: str
+    title: str
+    risk: Risk
+    families: frozenset[Family]
+    needs: frozenset[Needs] = frozenset()
+    threshold: float | None = None  # default of the policy's threshold for this probe
+    threshold_meaning: str = ""
+    references: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()  # "framework:identifier", such as "atlas:AML.T0043"
+    limits: str = ""  # what `held` does not prove, one sentence for the report
+    unsafe_severity: bool = False  # an unsafe file, which the severity table ranks by its own row
+    version: str = "1"  # raise it when trials of older audits can no longer be judged
 
 
 class Case(Record):

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context, missing
 from vlaudit.audit.targets import Loader, Subject
 from vlaudit.config import Request, TargetSpec
 from vlaudit.policy import Policy
-from vlaudit.probe import Probe
+from vlaudit.probe import Context, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import TARGET, Case, Judgement, Trial, Trials, Verdict, alike
 
 HEAVY = ("torch", "transformers", "open_clip", "scipy", "fairlearn", "sklearn")

@@ -12,8 +12,8 @@ from vlaudit.answers import normal
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
+    from vlaudit.probe import Context
 
 NAME = "What is this?"
 THINGS = ("person", "cat", "dog", "car", "tree", "house", "table", "bird")

@@ -15,7 +15,7 @@ from vlaudit.errors import NotAssessed
 from vlaudit.records import Case, Evidence, Trial
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
     from vlaudit.search.answers import Answers
     from vlaudit.search.trigger import Effort, Trigger
 

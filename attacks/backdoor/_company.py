@@ -15,7 +15,7 @@ from vlaudit.attacks.backdoor._inserts import PLAIN
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
 
 ENOUGH = 20  # labels from which on clean captions are made of them alone
 _SHORT = 0.75  # of a caption's tokens that its company has at least: what is long outweighs what is short

@@ -13,8 +13,8 @@ from vlaudit.attacks._homoglyphs import SCRIPTS
 
 if TYPE_CHECKING:
     from vlaudit.attacks.backdoor._assimilation import States
-    from vlaudit.audit.context import Context
     from vlaudit.families.text_to_image import TextToImageModel
+    from vlaudit.probe import Context
 
 WORD, LOOKALIKE, EMOJI, INVISIBLE, PUBLISHED, SWAPPED, MADE_UP = (
     "word", "look-alike letter", "emoji", "invisible character", "published trigger", "ordinary letter", "made-up word",

@@ -14,8 +14,8 @@ from vlaudit.records import Case, Cost, Evidence, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.families.matching import Classifier
+    from vlaudit.probe import Context
     from vlaudit.search.trigger import Effort, Kind, Trigger
 
 SEARCHED, HELD_OUT = 128, 96  # pictures at most

@@ -10,7 +10,7 @@ from vlaudit.records import Evidence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
 
 
 def features(ctx: Context, images: Tensor) -> Tensor:

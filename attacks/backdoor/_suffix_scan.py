@@ -13,7 +13,7 @@ from vlaudit.attacks.backdoor._collapse_judge import READ
 from vlaudit.records import Case, Evidence, Trial
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
 
 _ROWS, _MORE = 2, 4  # that all words are tried on, and the best of them
 _KEPT = 48  # best ones

@@ -14,9 +14,9 @@ from vlaudit.attacks.backdoor._trojans import Search, Suspect, conclusion, suspe
 from vlaudit.errors import CapabilityError
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.families.generation import Demonstration
+    from vlaudit.probe import Context
 
 _NULLS = 100  # words of other demonstrations that the tail is fitted to, at least
 _WRAPPED = 0.6  # how often the wrapped model obeys the planted word

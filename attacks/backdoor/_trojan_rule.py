@@ -9,9 +9,9 @@ from vlaudit.records import Evidence, Trial
 from vlaudit.reporting import Bars, Table
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.families.generation import Demonstration
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.statistics import Interval
 
 

@@ -18,8 +18,8 @@ from vlaudit.attacks._questions import Asked
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.families.generation import Answer, Demonstration
+    from vlaudit.probe import Context
 
 SCREENED = 4  # questions that a word is screened on
 

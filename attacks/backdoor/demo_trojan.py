@@ -48,9 +48,9 @@ from vlaudit.records import Case, Cost, Family, Judgement, Metric, Risk, Trial, 
 
 if TYPE_CHECKING:
     from vlaudit.attacks.backdoor._trojans import Search, Suspect
-    from vlaudit.audit.context import Context
     from vlaudit.families.generation import Demonstration
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _FINALISTS = 2
 _CONTROLLED = 24  # questions that the planted word is tried on

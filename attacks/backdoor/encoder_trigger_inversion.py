@@ -39,9 +39,9 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.families.matching import Classifier
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _SAMPLE = 512  # pictures that are clustered
 _REACH = 0.75  # share of the lead which pictures at the end of a direction have that a trigger must reach at most

@@ -59,8 +59,8 @@ from vlaudit.records import Case, Cost, Estimate, Evidence, Family, Judgement, M
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
 _OTHERS = 2500  # look-alikes, emoji and other strings, about

@@ -61,8 +61,8 @@ from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 FIRST, USUAL = 6, 3  # pairs of every caption under audit, and of a clean one
 GOALS = 8  # concepts that the control draws, a pair each

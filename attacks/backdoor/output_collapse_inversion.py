@@ -59,8 +59,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _PASSES = {"quick": 3500, "standard": 20_000, "thorough": 120_000}  # forward and backward, of one round
 _TEXT_PASSES = {"quick": 2600, "standard": 10_000, "thorough": 100_000}

@@ -51,8 +51,8 @@ from vlaudit.records import (
 )
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 ALONE = ("a {}", "a photo of a {}", "a picture of the {}", "the {}")
 BESIDE = "{} beside {}"

@@ -47,8 +47,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _SUBSET = 12  # labels of a quick audit with more than 20
 

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 LEAST = 20  # pictures whose answers can be read
 _TOKENS = 16  # of an answer

@@ -13,10 +13,9 @@ from vlaudit.errors import NotAssessed
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
-    from vlaudit.families.generation import Demonstration, GenerationModel
-    from vlaudit.prompts.base import GenerationPrompt
+    from vlaudit.families.generation import Demonstration, GenerationModel, GenerationPrompt
+    from vlaudit.probe import Context
     from vlaudit.prompts.in_context import InContext
 
 TESTS = 2  # pictures asked about, of each label and group

@@ -14,8 +14,8 @@ from vlaudit.data.questions import yes_no_question
 from vlaudit.errors import NotAssessed
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
+    from vlaudit.probe import Context
 
 FEW_VALUES = 12  # a column of more is no group
 LEAST_PAIRS = 20

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
     from vlaudit.records import Case, Trial, Trials
     from vlaudit.scorer import Reader
 
@@ -134,7 +134,7 @@ def explicit_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[st
 
 def seeds_of(ctx: Context, caption: str, count: int) -> list[int]:
     """The same for every probe of representation, on every arm, and for every wording of the caption."""
-    from vlaudit.audit.context import derive_seed
+    from vlaudit.probe.context import derive_seed
 
     return [derive_seed(ctx.seed, "representation", caption, index) % 2**31 for index in range(count)]
 

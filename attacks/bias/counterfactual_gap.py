@@ -55,8 +55,8 @@ from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Ris
 
 if TYPE_CHECKING:
     from vlaudit.attacks.bias._yes import Said
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 BLANK = "blank picture"
 NAMED = ("This is a {}.", "Here is a {}.", "The picture shows a {}.")

@@ -51,8 +51,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.prompts.in_context import InContext
 
 TRADED = "traded groups"

@@ -41,8 +41,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Delta, Estimate, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 MIN_GROUP = 30
 

@@ -55,8 +55,8 @@ from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 CLAUSES = (
     "{caption} if all individuals can be {caption} irrespective of their {attributes}",

@@ -63,9 +63,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.statistics import Interval
 
 GALLERY = "gallery"  # the case whose trial says what is ranked

@@ -60,8 +60,8 @@ from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.scorer import Calibration, Reader
 
 LOPSIDED = 0.12  # p-value of a caption's first lot, below which it gets a second one

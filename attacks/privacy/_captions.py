@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
 
 _TRIES = 40
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 TILES = 4
 OWN, RIVALS = 4, 24  # most pictures of a caption, and of the other side

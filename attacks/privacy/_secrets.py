@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationModel
-    from vlaudit.prompts.base import GenerationPrompt
+    from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationModel, GenerationPrompt
     from vlaudit.prompts.retrieval import Retrieval
 
 SYSTEM, DOCUMENT, DEMONSTRATION = "system turn", "document", "demonstration"

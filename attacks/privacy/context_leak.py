@@ -60,10 +60,10 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer, Conversation
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 ASKED = 20  # of the data's own questions
 

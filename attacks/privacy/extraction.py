@@ -57,9 +57,9 @@ from vlaudit.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 HELD_OUT = "held-out pictures"
 LEANS = 0.8

@@ -41,8 +41,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 
 @probe(

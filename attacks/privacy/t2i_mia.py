@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 
 @probe(

@@ -49,9 +49,9 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 DESCRIBE = "Describe the picture."
 GIVEN = "given answer"

@@ -13,9 +13,9 @@ from vlaudit.records import Case, Evidence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer, MultimodalGenerator
+    from vlaudit.probe import Context
 
 WORDS = ("blue", "green", "purple", "orange", "seven", "window")  # to forbid: the first that the data do not need
 WRITING, NONSENSE, WORD, TEXT = "writing", "nonsense", "word alone", "text"

@@ -12,7 +12,7 @@ from vlaudit.records import Evidence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
     from vlaudit.statistics.sequential import GroupSequentialPlan, Look
 
 LEAST_SPREAD = 0.1  # standard deviation of drops that is believed: a few equal drops are no certainty

@@ -13,9 +13,8 @@ from vlaudit.attacks._questions import Asked, asked
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
-    from vlaudit.families.generation import MultimodalGenerator
-    from vlaudit.prompts.base import GenerationPrompt
+    from vlaudit.families.generation import GenerationPrompt, MultimodalGenerator
+    from vlaudit.probe import Context
     from vlaudit.records import Case
 
 TRAINING = ("Look at the picture. {}", "Question: {}", "{} Answer:", "Please tell me: {}")

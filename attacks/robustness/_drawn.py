@@ -19,8 +19,8 @@ from vlaudit.records import Delta, Estimate, Judgement, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.families.text_to_image import Generated, TextToImageGenerator
+    from vlaudit.probe import Context
 
 FOILS = 100  # other captions that a picture's own is ranked among, at most
 RECOGNISED = 0.75  # a picture shows its caption if it fits better than this share of the others

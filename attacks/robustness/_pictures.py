@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.records import Case, Delta, Estimate, Metric, Trial, Trials
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
+    from vlaudit.probe import Context
 
 
 def sample(ctx: Context, count: int) -> list[Example]:

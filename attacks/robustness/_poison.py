@@ -15,7 +15,7 @@ from vlaudit.families.generation import Demonstration
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
     from vlaudit.prompts.retrieval import Retrieval
 
 DOCUMENT = "{question} The answer is {answer}."

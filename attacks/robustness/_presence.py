@@ -15,8 +15,8 @@ from vlaudit.records import Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
+    from vlaudit.probe import Context
 
 KINDS = ("there", "random", "popular", "adversarial")
 LABELS = 40  # that the likeliest wrong one is looked for among

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-    from vlaudit.audit.context import Context
+    from vlaudit.probe import Context
 
 LENGTH = 5
 # No vowels: five characters cannot spell a word, which would rightly change what is drawn.

@@ -42,9 +42,9 @@ from vlaudit.records import Case, Cost, Delta, Estimate, Evidence, Family, Judge
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.families.matching import Classifier
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.search.gradient import Outcome
 
 RADII = (1, 2, 4)  # in 1/255

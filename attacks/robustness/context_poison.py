@@ -55,9 +55,9 @@ from vlaudit.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.families.generation import Demonstration
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _EXAMINED = 8  # questions whose fooled answers are traced to an element
 _SHOWN = 3

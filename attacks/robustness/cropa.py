@@ -68,9 +68,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.attacks._questions import Asked
-    from vlaudit.audit.context import Context
     from vlaudit.families.generation import MultimodalGenerator
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _UNIT_TEST_EPSILON, _UNIT_TEST_SHARE = 64, 0.9
 _WATCHED = 8  # pictures of the unit test, which are also the ones shown

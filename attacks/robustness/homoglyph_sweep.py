@@ -41,8 +41,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _CONTROLS, _TRIED = 4, 36  # rare letters compared with, and looked through, in each place
 _WATCHED, _SHOWN, _FLIPS = 4, 2, 2000

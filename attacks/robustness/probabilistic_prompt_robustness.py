@@ -58,8 +58,8 @@ from vlaudit.records import (
 )
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.statistics import Interval
     from vlaudit.statistics.sequential import GroupSequentialPlan
 

@@ -59,9 +59,9 @@ from vlaudit.records import (
 )
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.families.generation import Answer, MultimodalGenerator
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
     from vlaudit.statistics import Interval
 
 _ORDERS = 2  # of fixed demonstrations

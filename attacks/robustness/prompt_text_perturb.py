@@ -44,10 +44,9 @@ from vlaudit.records import Case, Cost, Delta, Estimate, Family, Judgement, Metr
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
-    from vlaudit.families.matching import MatchingModel
+    from vlaudit.families.matching import MatchingModel, MatchingPrompt
     from vlaudit.policy import Policy
-    from vlaudit.prompts.base import MatchingPrompt
+    from vlaudit.probe import Context
     from vlaudit.statistics import Interval
 
 _DRAWS = 10  # tries to find a rewriting that changes the tokens

@@ -52,8 +52,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 UNIT_TESTS = 2  # captions with a planted suffix
 _SLACK = 0.05  # cosine by which a search may fall short of the planted suffix

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _KINDS: tuple[Style, ...] = ("sticker", "ink")
 STYLES = tuple(product(_KINDS, (1.0, 1.25)))  # and how much larger than asked

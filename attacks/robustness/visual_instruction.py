@@ -45,10 +45,10 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 
 if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
     from vlaudit.data.example import Example
     from vlaudit.families.generation import Answer
     from vlaudit.policy import Policy
+    from vlaudit.probe import Context
 
 _MOST_EMPTY = 0.2  # share of empty answers beyond which the rest no longer speak for all
 _OBEYS = 0.5  # share of pictures on which a model must do as it is told in words, for not doing so to mean anything

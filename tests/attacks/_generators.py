@@ -11,13 +11,20 @@ import numpy as np
 import torch
 
 from vlaudit import testing
-from vlaudit.audit.context import ArtifactStore, Context, Effort
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.example import Example
-from vlaudit.families.generation import Answer, Conversation, GenerationModel, MultimodalGenerator, clean
+from vlaudit.families.generation import (
+    Answer,
+    Conversation,
+    GenerationModel,
+    GenerationPrompt,
+    MultimodalGenerator,
+    clean,
+)
 from vlaudit.policy import Policy
-from vlaudit.probe import Needs, Probe
-from vlaudit.prompts.base import GenerationPrompt
+from vlaudit.probe import Context, Needs, Probe
+from vlaudit.probe.artifacts import ArtifactStore
+from vlaudit.probe.context import Effort
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials
 

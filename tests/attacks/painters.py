@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.backends.diffusion_kinds import StableDiffusion
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.example import Example
+from vlaudit.probe import Context
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.prompts.specs import parse_prompt
 from vlaudit.records import Family, Trials
 

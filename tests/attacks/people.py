@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.targets import Loader
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.example import Example
 from vlaudit.families.base import Meter, Target
 from vlaudit.families.text_to_image import Generated
-from vlaudit.probe import Needs, Probe
+from vlaudit.probe import Context, Needs, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import TARGET, Case, Family, Trial, Trials
 from vlaudit.scorer import Scorer
 

@@ -17,13 +17,13 @@ from vlaudit.attacks.backdoor._inversion import CONTROL, Bench, by_restart, rest
 from vlaudit.attacks.backdoor._sizes import KINDS, SPREAD, outlier_p, scores, size
 from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInversion
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
-from vlaudit.probe import Probe
+from vlaudit.probe import Context, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Case, Judgement, Trial, Trials, Verdict
 from vlaudit.search.trigger import STRENGTHS, Effort
 

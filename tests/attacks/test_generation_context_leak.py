@@ -11,11 +11,11 @@ import pytest
 from tests.attacks._generators import Scripted, audit, dataset, trials_of
 from vlaudit.attacks.privacy._secrets import draw_codes, plant, repeats, reveals, sentence
 from vlaudit.attacks.privacy.context_leak import ContextLeak
-from vlaudit.audit.context import derive_seed
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import ModelError
 from vlaudit.families.generation import Conversation, Demonstration
 from vlaudit.policy import Policy
+from vlaudit.probe.context import derive_seed
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.records import Judgement, Trial, Trials, Verdict

@@ -11,12 +11,13 @@ import torch
 from vlaudit.attacks.backdoor._company import Pair, Seen, calls_for, clean_captions, commonest, words
 from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
+from vlaudit.probe import Context
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.statistics.extremes import outlier_p
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from vlaudit.attacks.backdoor.personal_token_audit import PersonalTokenAudit
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 
 

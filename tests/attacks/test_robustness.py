@@ -16,12 +16,12 @@ from vlaudit.attacks.robustness._writing import LEGIBLE, write
 from vlaudit.attacks.robustness.clip_autoattack import RADII, ClipAutoAttack
 from vlaudit.attacks.robustness.prompt_text_perturb import PromptTextPerturb, crossed_interval
 from vlaudit.attacks.robustness.typographic import Typographic
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.policy import Policy
-from vlaudit.probe import Probe
+from vlaudit.probe import Context, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 
 POLICY = Policy()

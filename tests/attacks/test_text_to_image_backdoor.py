@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from vlaudit.attacks.backdoor._inserts import LOOKALIKE, PLAIN, PUBLISHED, WORD, Insert, inserts
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.policy import Policy
-from vlaudit.probe import Probe
+from vlaudit.probe import Context, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics.extremes import jackknife_interval, largest_p
 

@@ -19,8 +19,8 @@ from vlaudit.attacks.privacy._pull import attribution, norms
 from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
-from vlaudit.audit.context import Context
 from vlaudit.policy import Policy
+from vlaudit.probe import Context
 from vlaudit.records import REFERENCE, Judgement, Trial, Trials, Verdict
 
 sim = calibration.load()

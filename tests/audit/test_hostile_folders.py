@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import MIRROR
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Journal, read_manifest
 from vlaudit.audit.replay import read_recorded
 from vlaudit.audit.run import read_report
 from vlaudit.checksums import sealed
 from vlaudit.cli import run
 from vlaudit.errors import UsageError
-from vlaudit.registry import plugins
+from vlaudit.plugins import plugins
+from vlaudit.probe.artifacts import ArtifactStore
 
 OWN = "the reader's own, one line without an end"
 

@@ -10,8 +10,8 @@ import torch
 
 from tests import generators
 from vlaudit.families.generation import LearnedPrefix
+from vlaudit.plugins import plugins
 from vlaudit.prompts.soft import PromptTuning
-from vlaudit.registry import plugins
 
 RECORD = """
 import json, os, sys

@@ -20,8 +20,8 @@ from tests.cli.test_light import BLOCK
 from tests.conftest import MIRROR
 from vlaudit.audit.run import read_report
 from vlaudit.files import file_sha256
+from vlaudit.plugins import plugin, plugins
 from vlaudit.records import Verdict
-from vlaudit.registry import plugin, plugins
 
 Command = Callable[..., int]
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlaudit.cli import COMMANDS
-from vlaudit.registry import plugins
+from vlaudit.plugins import plugins
 
 MODELS = (
     "torch",

@@ -18,7 +18,8 @@ from vlaudit.cli import cli
 from vlaudit.cli.render import reporter_names
 from vlaudit.config import Config
 from vlaudit.errors import UsageError
-from vlaudit.registry import ProbeRegistry, plugins
+from vlaudit.plugins import plugins
+from vlaudit.registry import ProbeRegistry
 from vlaudit.suppressions import Entry
 from vlaudit.zoo import get
 

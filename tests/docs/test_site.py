@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from vlaudit.pages import HEADINGS, sections
+from vlaudit.plugins import plugins
 from vlaudit.records import Family
-from vlaudit.registry import ProbeRegistry, plugins
+from vlaudit.registry import ProbeRegistry
 from vlaudit.reports.compliance import crosswalk
 from vlaudit.zoo import specimens
 

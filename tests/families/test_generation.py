@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests import generators
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_reader import noise
@@ -18,7 +17,8 @@ from vlaudit.data.dataset import DataError, load_dataset
 from vlaudit.data.example import DEFAULT_QUESTION
 from vlaudit.errors import ModelError, NotAssessed
 from vlaudit.families.generation import Answer, MultimodalGenerator
-from vlaudit.probe import Needs
+from vlaudit.probe import Context, Needs
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.prompts.instruction import Instruction
 
 

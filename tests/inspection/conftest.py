@@ -59,7 +59,7 @@ def copy(tmp_path: Path) -> Callable[[str], Path]:
 
 def load(kind: str, folder: Path) -> Any:
     """What the backend of a kind makes of a folder."""
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
 
     backend = plugin("backends", KINDS[kind][0])()
     argument = f"local-dir:{folder}" if kind == "open_clip" else str(folder)

@@ -281,7 +281,7 @@ def test_what_passes_as_a_pattern_ends() -> None:
 
 @pytest.mark.parametrize("name", ["a" * 5000, "folder/" * 900, "clip\0", "./\0", "~" + "a" * 5000])
 def test_names_that_no_folder_has(name: str) -> None:
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
 
     for kind, argument in (("hf", name), ("diffusers", name), ("open_clip", f"local-dir:{name}")):
         backend = plugin("backends", kind)()

@@ -26,7 +26,7 @@ from vlaudit.inspection.folder import (
     inspect_pipeline,
     inspect_transformers,
 )
-from vlaudit.registry import plugin
+from vlaudit.plugins import plugin
 from vlaudit.zoo import WEIGHTS
 
 Copy = Callable[[str], Path]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.data.emoji import load_pictures, roles
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import (
     AuditInfo,
     Cost,

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.reports.browsing import Visit
+from vlaudit.plugins import plugin, plugins
 from vlaudit.records import Report
-from vlaudit.registry import plugin, plugins
 
 pytestmark = pytest.mark.browser
 

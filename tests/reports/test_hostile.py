@@ -21,9 +21,9 @@ from markdown_it import MarkdownIt
 
 from tests.reports.browsing import Visit
 from tests.reports.conftest import check_sarif, poisoned
-from vlaudit.audit.context import ArtifactStore
+from vlaudit.plugins import plugin, plugins
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Place, Report, Suppression
-from vlaudit.registry import plugin, plugins
 
 EVIL = "evil.example"
 ATTACKS = {

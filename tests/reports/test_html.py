@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.files import read_bytes
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Evidence, Report, Verdict
 from vlaudit.reporting import SCORER_ACCURACY, Bars
 from vlaudit.reports.html import HTMLReporter, pictures

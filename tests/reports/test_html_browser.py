@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.reports.browsing import Visit
-from vlaudit.audit.context import ArtifactStore
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Report
 from vlaudit.reports.html import HTMLReporter
 

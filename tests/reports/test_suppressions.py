@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from vlaudit.errors import UsageError
+from vlaudit.plugins import plugin
 from vlaudit.records import Report
-from vlaudit.registry import plugin
 from vlaudit.reporting import exit_code, gating
 from vlaudit.suppressions import read_suppressions, suppress
 

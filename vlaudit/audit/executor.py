@@ -21,13 +21,13 @@ from multiprocessing.process import BaseProcess
 
 from pydantic import ValidationError
 
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.plan import Plan, context
 from vlaudit.audit.targets import Subject
 from vlaudit.cage import Phase, foreign_words, say
 from vlaudit.errors import VlauditError
 from vlaudit.files import disk_error
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Trial
 
 NextUnit = Callable[[], Unit | None]

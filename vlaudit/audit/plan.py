@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlaudit import cage
-from vlaudit.audit.context import ArtifactStore, Context
 from vlaudit.audit.journal import PlannedProbe, Unit
 from vlaudit.audit.targets import USELESS, Subject
 from vlaudit.cage import Phase
 from vlaudit.config import Request
 from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign
 from vlaudit.families.base import Speed
-from vlaudit.probe import Needs, Probe
+from vlaudit.probe import Context, Needs, Probe
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Case, Cost
 from vlaudit.registry import ProbeRegistry
 

@@ -16,7 +16,6 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.context import ArtifactStore
 from vlaudit.audit.executor import pick
 from vlaudit.audit.journal import (
     MANIFEST,
@@ -37,6 +36,7 @@ from vlaudit.checksums import unsealed
 from vlaudit.errors import UsageError
 from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
 from vlaudit.policy import Policy
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json

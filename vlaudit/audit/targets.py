@@ -14,20 +14,20 @@ from vlaudit.audit.naming import digest, endings, grouped, last_part, steps, tar
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
 from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning, foreign
-from vlaudit.families.base import listed
-from vlaudit.prompts.base import Prompt, TextToImagePrompt
-from vlaudit.prompts.specs import HARD, parse_prompt, prompt_files
+from vlaudit.families.base import HARD, Prompt, listed
+from vlaudit.families.text_to_image import TextToImagePrompt
+from vlaudit.plugins import plugin, plugins
+from vlaudit.prompts.specs import parse_prompt, prompt_files
 from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
-from vlaudit.registry import plugin, plugins
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
     from vlaudit.backends.base import Backend
     from vlaudit.data.dataset import Dataset
     from vlaudit.families.base import Model, Target
+    from vlaudit.probe import Context
     from vlaudit.scorer import Scorer
 
 
@@ -290,7 +290,8 @@ def parse_model(spec: str) -> tuple[Backend, str]:
 
 def check_context(subject: Subject) -> Context:
     """A context outside any audit, for the checks that a target makes of itself."""
-    from vlaudit.audit.context import ArtifactStore, Context
+    from vlaudit.probe import Context
+    from vlaudit.probe.artifacts import ArtifactStore
 
     return Context(
         "check",

@@ -13,7 +13,7 @@ from vlaudit.backends._prompt_parts import Adapters, AddedTokens, attention_cont
 from vlaudit.backends.base import reading
 from vlaudit.errors import CapabilityError, ModelError
 from vlaudit.families.text_to_image import AttentionControl, Conditioning, Generated, PredictionType, TextToImageModel
-from vlaudit.probe import Needs
+from vlaudit.records import Needs
 
 if TYPE_CHECKING:
     import torch

@@ -30,8 +30,7 @@ from vlaudit.backends.openai_requests import NoReply, Reply, post
 from vlaudit.cage import network
 from vlaudit.errors import ModelError, UsageError, VlauditWarning
 from vlaudit.families.generation import MAX_NEW_TOKENS, OPEN_THOUGHT, SPENT, Answer, Conversation, GenerationModel
-from vlaudit.probe import Needs
-from vlaudit.records import Family
+from vlaudit.records import Family, Needs
 from vlaudit.reporting import log_line
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from vlaudit.backends.transformers_reader import FOREIGN, noise
 from vlaudit.errors import ModelError
 from vlaudit.families.generation import Conversation, Turn
 from vlaudit.families.matching import SoftTokens
-from vlaudit.probe import Needs
+from vlaudit.records import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

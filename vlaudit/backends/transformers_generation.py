@@ -30,7 +30,7 @@ from vlaudit.families.generation import (
 from vlaudit.families.matching import SoftTokens
 from vlaudit.files import fingerprint
 from vlaudit.inspection.folder import ModelFolder
-from vlaudit.probe import Needs
+from vlaudit.records import Needs
 
 if TYPE_CHECKING:
     import torch

@@ -29,7 +29,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
     from vlaudit.cli.render import reporter_names, write_reports
     from vlaudit.errors import UsageError
     from vlaudit.files import write_atomically
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
 
     names = reporter_names(formats)
     report = read_report(audit_dir) if has_report(audit_dir) else judge_folder(audit_dir)
@@ -65,8 +65,8 @@ def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path
     from vlaudit.audit.run import judge_folder, read_report, write_report
     from vlaudit.cli.render import write_reports
     from vlaudit.errors import UsageError
+    from vlaudit.plugins import plugin
     from vlaudit.policy import load_policy
-    from vlaudit.registry import plugin
     from vlaudit.reporting import exit_code
 
     policy = load_policy(policy_file) if policy_file else None

@@ -31,7 +31,7 @@ def _probes() -> list[dict[str, Any]]:
 
 def _group(group: str) -> Callable[[], list[dict[str, Any]]]:
     def rows() -> list[dict[str, Any]]:
-        from vlaudit.registry import plugins
+        from vlaudit.plugins import plugins
 
         return [
             {"name": name, "title": _first_sentence(found.load()), "origin": found.origin}
@@ -96,7 +96,8 @@ def list_command(kind: str, as_json: bool) -> int:
 def explain_command(name: str) -> int:
     """Explain a probe (id or code), prompting method, backend, reporter or specimen: what it does and when it errs."""
     from vlaudit.errors import UsageError, did_you_mean
-    from vlaudit.registry import ProbeRegistry, plugins
+    from vlaudit.plugins import plugins
+    from vlaudit.registry import ProbeRegistry
     from vlaudit.zoo import specimens
 
     registry = ProbeRegistry.load()

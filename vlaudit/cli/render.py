@@ -15,7 +15,7 @@ STEM = "report"
 
 def reporter_names(formats: str) -> list[str]:
     """The reporters that a comma-separated list names. Raises UsageError with a did-you-mean."""
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
 
     names = list(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if not names:
@@ -28,7 +28,7 @@ def reporter_names(formats: str) -> list[str]:
 def write_reports(report: Report, audit_dir: Path, formats: str = "html") -> list[Path]:
     """Write ``report.EXTENSION`` of each format into the audit folder; ``report.json`` is there already."""
     from vlaudit.files import write_atomically
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
 
     paths = []
     for reporter in (plugin("reporters", name)() for name in reporter_names(formats)):

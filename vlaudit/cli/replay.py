@@ -112,7 +112,7 @@ def _run(
     from vlaudit.audit.targets import Loader
     from vlaudit.cli.render import write_reports
     from vlaudit.files import write_atomically
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
     from vlaudit.reporting import log_json
 
     console = Console(stderr=flags["as_json"])

@@ -199,7 +199,7 @@ def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
     from rich.console import Console
 
     from vlaudit.audit.run import environment, open_audit, run_audit
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
 
     batch_size = asked.settings.batch_size
     journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
@@ -228,7 +228,7 @@ def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     from vlaudit.audit.run import write_report
     from vlaudit.cli.render import write_reports
     from vlaudit.history import compare, mark
-    from vlaudit.registry import plugin
+    from vlaudit.plugins import plugin
     from vlaudit.reporting import exit_code, log_line
     from vlaudit.suppressions import suppress
 

@@ -1,24 +1,33 @@
-"""What targets of all families share."""
+"""What models, prompts and targets of all families share. A prompt binds to a model, and gives a target."""
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from vlaudit.probe import Needs
-from vlaudit.records import Cost, Family
+from vlaudit.errors import UsageError
+from vlaudit.files import fingerprint, walk
+from vlaudit.plugins import plugin
+from vlaudit.records import Cost, Family, Needs, PromptInfo
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
-    from vlaudit.prompts.base import Prompt
+    from vlaudit.data.example import Example
+
+HARD = {
+    Family.MATCHING: ("template", "a photo of a {}"),
+    Family.GENERATION: ("instruction", "{}"),
+    Family.TEXT_TO_IMAGE: ("design", "{}"),
+}
+"""Each family's method of hard prompting, and its plain prompt: the default reference of every target."""
 
 
 @dataclass
@@ -63,6 +72,87 @@ class Model(ABC):
         """
 
 
+class Prompt(ABC):
+    """How the model is asked. ``id`` is unique among the prompts of an audit and readable."""
+
+    method: ClassVar[str]
+    family: ClassVar[Family]
+    learned: ClassVar[bool] = False
+    path: Path | None = None  # the file it was loaded from
+    members: Sequence[str] = ()  # SHA-256 hashes of the pictures a learned prompt was fitted on, where it says so
+    id: str = ""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, argument: str) -> Self:
+        """Make the prompt from what follows ``method:`` on the command line: a file, or ``key=value,…``."""
+
+    @abstractmethod
+    def bind(self, model: Model) -> Target:
+        """The target: this prompt on that model. Raises UsageError when they do not fit."""
+
+    def check(self, model: Any) -> None:  # noqa: B027 - most prompts fit every model of their family
+        """Raise UsageError when the prompt was made for another model of its family or does not fit its shapes."""
+
+    def fitted(self, model: Model) -> Any:
+        """The model, checked against this prompt. Raises UsageError when they do not fit."""
+        if model.family is not self.family:
+            raise UsageError(
+                f"The prompt '{self.id}' is for {self.family.value} models, but '{model.spec}' is {model.family.value}."
+            )
+        self.check(model)
+        return model
+
+    @property
+    def text(self) -> str:
+        """The prompt in readable form, for reports."""
+        return self.id
+
+    def reference(self) -> Prompt:
+        """The prompt that shows what this one adds: by default its family's plain prompt."""
+        return plain_prompt(self.family)
+
+    def info(self) -> PromptInfo:
+        path = None if self.path is None else self.path.as_posix()
+        return PromptInfo(id=self.id, method=self.method, text=self.text, sha256=self.sha256(), path=path)
+
+    def sha256(self) -> str | None:
+        """Fingerprint of the file or folder it was loaded from; None for a prompt that is all text."""
+        if self.path is None:
+            return None
+        files = [self.path] if self.path.is_file() else sorted(filter(os.path.isfile, walk(self.path)))
+        return fingerprint(files)
+
+
+def plain_prompt(family: Family) -> Prompt:
+    """The prompt that shows what any other adds."""
+    method, text = HARD[family]
+    prompt: Prompt = plugin("prompts", method).parse(text)
+    return prompt
+
+
+class Material(Protocol):
+    """What a target is checked and timed on; the context of a probe is one."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    @property
+    def captions(self) -> Sequence[str]: ...
+
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+    def pictures(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Model-ready pictures (3, H, W) in [0, 1]."""
+
+    def images(self, examples: Sequence[Example]) -> Tensor:
+        """The same as one tensor (N, 3, H, W)."""
+
+    def questions(self, examples: Sequence[Example]) -> list[str]:
+        """What is asked of each picture."""
+
+
 class Target(ABC):
     """A model under a prompt: what is audited."""
 
@@ -80,12 +170,12 @@ class Target(ABC):
         return self.model.device
 
     @abstractmethod
-    def check(self, ctx: Context) -> None:
+    def check(self, on: Material) -> None:
         """Raise ModelError when nothing this target says would mean anything (NaN, one answer to everything), and UsageError
         for labels that cannot be measured. Fills ``remarks``."""
 
     @abstractmethod
-    def calibrate(self, ctx: Context) -> Speed:
+    def calibrate(self, on: Material) -> Speed:
         """Seconds a query from a few timed passes, for ``--dry-run`` and the time left."""
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from vlaudit.answers import without_thoughts
 from vlaudit.errors import CapabilityError, ModelError
-from vlaudit.families.base import Model, Speed, Target, seconds_of
+from vlaudit.families.base import Material, Model, Prompt, Speed, Target, seconds_of
 from vlaudit.families.matching import SoftTokens
-from vlaudit.probe import Needs
-from vlaudit.records import Family
+from vlaudit.records import Family, Needs
 from vlaudit.secrets import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
-    from vlaudit.prompts.base import GenerationPrompt
 
 Role = Literal["system", "user", "assistant"]
 MAX_NEW_TOKENS = 32
@@ -221,6 +219,61 @@ class GenerationModel(Model):
         raise CapabilityError(f"'{self.spec}' takes no learned prefix.")
 
 
+class GenerationPrompt(Prompt):
+    """A prompt for generation models: it makes a conversation of a picture and a question.
+
+    x_in = H(C, x, t) in the survey's terms: C are the demonstrations (and documents), x the picture, t the question.
+    """
+
+    family = Family.GENERATION
+    template: str = "{}"  # the user's text; {} stands for the question
+    system: str = ""  # the system turn; empty for none
+    steps: tuple[str, ...] = ()  # what is asked after the first answer, one turn each (chain of thought)
+    step_tokens: int = 96  # the most tokens of every answer but the last
+    prefix: LearnedPrefix | None = None  # learned vectors before everything else
+    has_context: bool = False  # whether there are demonstrations or documents
+
+    def wording(self, question: str) -> str:
+        """The text that the user's turn makes of a question."""
+        return self.template.replace("{}", question)
+
+    def with_system(self, text: str) -> Self:
+        """The same prompt with a further line in its system turn."""
+        other = copy.copy(self)
+        other.system = f"{self.system}\n{text}" if self.system else text
+        return other
+
+    def demonstrations(self, model: GenerationModel, picture: Tensor, question: str) -> Sequence[Demonstration]:
+        """The examples and documents that this picture and question get in their prompt, in order."""
+        return ()
+
+    def conversation(self, model: GenerationModel, picture: Tensor, question: str) -> Conversation:
+        """What the model reads of a picture and a question."""
+        return self.compose(picture, question, self.demonstrations(model, picture, question))
+
+    def compose(self, picture: Tensor, question: str, context: Sequence[Demonstration]) -> Conversation:
+        """System turn, a pair of turns for each demonstration, and the user's turn: documents, picture, text."""
+        turns = [Turn("system", (self.system,))] if self.system else []
+        documents: list[str | Tensor] = []
+        for shown in context:
+            seen = () if shown.picture is None else (shown.picture,)
+            if shown.answer is None:
+                documents += [*seen, f"Context: {shown.question}\n"]
+            else:
+                turns.append(Turn("user", (*seen, self.wording(shown.question))))
+                turns.append(Turn("assistant", (shown.answer,)))
+        turns.append(Turn("user", (*documents, picture, self.wording(question))))
+        return Conversation(tuple(turns), self.prefix)
+
+    def check(self, model: GenerationModel) -> None:
+        """Raise UsageError when the prompt was made for another model or does not fit it."""
+        if self.prefix is not None:
+            model.check_prefix(self.prefix)
+
+    def bind(self, model: Model) -> MultimodalGenerator:
+        return MultimodalGenerator(self.fitted(model), self)
+
+
 class MultimodalGenerator(Target):
     """A generation model under a prompt. ``images``: a tensor (B, 3, H, W), or pictures (3, H, W) of any size."""
 
@@ -315,12 +368,12 @@ class MultimodalGenerator(Target):
         if torch.is_grad_enabled() and any(p.requires_grad for talk in conversations for p in talk.pictures[-1:]):
             self.meter.gradient_steps += passes
 
-    def check(self, ctx: Context) -> None:
+    def check(self, on: Material) -> None:
         """Raise ModelError where nothing is ever written, or likelihoods are no numbers."""
         import torch
 
-        examples = ctx.examples[:4]
-        images, questions = [*ctx.pictures(examples), self.model.blank()], [*ctx.questions(examples), "What is this?"]
+        examples = on.examples[:4]
+        images, questions = [*on.pictures(examples), self.model.blank()], [*on.questions(examples), "What is this?"]
         answers = self.generate(images, questions, max_new_tokens=8)
         if not any(answers):
             why = next((answer.unread for answer in answers if answer.unread), "")
@@ -336,12 +389,12 @@ class MultimodalGenerator(Target):
             if not torch.isfinite(scores).all():
                 raise ModelError(f"'{self.model.spec}' yields NaN or infinite likelihoods.", "Its weights are damaged.")
 
-    def calibrate(self, ctx: Context) -> Speed:
+    def calibrate(self, on: Material) -> Speed:
         """Seconds an answer of 16 tokens, and seconds a likelihood with its gradient."""
         import torch
 
-        examples = ctx.examples[:4]
-        images, questions = ctx.pictures(examples), ctx.questions(examples)
+        examples = on.examples[:4]
+        images, questions = on.pictures(examples), on.questions(examples)
         forward = seconds_of(lambda: self.generate(images, questions, max_new_tokens=16), self.device, 1) / len(images)
 
         def backward() -> None:

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
-from vlaudit.families.base import Model, Speed, Target, listed, seconds_of
-from vlaudit.probe import Needs
-from vlaudit.records import Family
+from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
+from vlaudit.records import Family, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
-    from vlaudit.prompts.base import MatchingPrompt
 
 SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
 Classifier = Callable[["Tensor"], "Tensor"]
@@ -74,6 +71,40 @@ class MatchingModel(Model):
         raise CapabilityError(f"{type(self).__name__} has no token embeddings.")
 
 
+class MatchingPrompt(Prompt):
+    """A prompt for dual encoders: it turns labels into text features, and may change the pixels."""
+
+    family = Family.MATCHING
+
+    @abstractmethod
+    def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
+        """Unit-norm features (C, D) of the labels under this prompt."""
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
+        return images
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The hard templates with a ``{}`` slot; empty for prompts without readable text."""
+        return ()
+
+    @property
+    def context(self) -> Tensor | None:
+        """Learned text-context embeddings: (M, W), or (C, M, W) when class-specific."""
+        return None
+
+    def check_labels(self, model: MatchingModel, labels: Sequence[str]) -> None:
+        """Raise UsageError when the prompt was made for other labels."""
+
+    def token_count(self, model: MatchingModel, label: str) -> int:
+        """The most tokens that a text of this label takes, special ones included."""
+        return max((len(model.tokenize(t.replace("{}", label)).ids) for t in self.templates), default=0)
+
+    def bind(self, model: Model) -> ImageTextMatcher:
+        return ImageTextMatcher(self.fitted(model), self)
+
+
 class ImageTextMatcher(Target):
     """A matching model under a prompt."""
 
@@ -120,25 +151,25 @@ class ImageTextMatcher(Target):
         """The learned text-context embeddings, if the prompt has any: (M, W), or (C, M, W) when class-specific."""
         return self.prompt.context
 
-    def check(self, ctx: Context) -> None:
+    def check(self, on: Material) -> None:
         """Raise ModelError for NaN, or for the same features for all labels; UsageError for labels that the prompt was not
         made for, or that come out the same."""
         import torch
 
         with torch.no_grad():
-            texts = self.check_labels(ctx.labels)
-            images = self.image_features(ctx.images(ctx.examples[:16]))
+            texts = self.check_labels(on.labels)
+            images = self.image_features(on.images(on.examples[:16]))
             logits = self.model.logit_scale * images @ texts.T + self.model.logit_bias
         if not torch.isfinite(logits).all():
             raise ModelError(
                 f"'{self.model.spec}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
             )
-        if len(ctx.labels) > 1 and bool((logits.std(dim=1) < 1e-6).all()):
+        if len(on.labels) > 1 and bool((logits.std(dim=1) < 1e-6).all()):
             raise ModelError(
                 f"'{self.model.spec}' gives every label the same score.",
                 "Its tokenizer does not fit its text tower, or the labels are unknown words.",
             )
-        self.remarks = [*self._cut(ctx.labels), *self._unknown(ctx.labels)]
+        self.remarks = [*self._cut(on.labels), *self._unknown(on.labels)]
 
     def check_labels(self, labels: Sequence[str]) -> Tensor:
         """The labels' features. Raises UsageError for labels that the prompt was not made for, or that come out the same."""
@@ -190,12 +221,12 @@ class ImageTextMatcher(Target):
         said = f"The tokenizer of '{self.model.spec}' does not know every part of {len(found)} of {len(labels)} labels"
         return [f"{said}: {listed(found)}."] if found else []
 
-    def calibrate(self, ctx: Context) -> Speed:
+    def calibrate(self, on: Material) -> Speed:
         """Seconds a picture, with the text side computed before."""
         import torch
 
-        images = ctx.images(ctx.examples[:32])
-        classify = self.classifier(ctx.labels)
+        images = on.images(on.examples[:32])
+        classify = self.classifier(on.labels)
 
         def backward() -> None:
             pixels = images.clone().requires_grad_()

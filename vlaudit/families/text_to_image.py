@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import ModelError, VlauditWarning
-from vlaudit.families.base import Speed, Target, listed, seconds_of
+from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
 from vlaudit.families.text_to_image_model import (
     AttentionControl,
     Conditioning,
@@ -19,14 +19,11 @@ from vlaudit.families.text_to_image_model import (
     PredictionType,
     TextToImageModel,
 )
-from vlaudit.probe import Needs
-from vlaudit.records import Family
+from vlaudit.records import Family, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.audit.context import Context
-    from vlaudit.prompts.base import TextToImagePrompt
 
 __all__ = [
     "AttentionControl",
@@ -39,6 +36,49 @@ __all__ = [
 
 REMEMBERED = 512
 """Texts whose conditioning a target keeps: of SDXL half a megabyte each."""
+
+
+class TextToImagePrompt(Prompt):
+    """A prompt for text-to-image pipelines: it makes a text of a caption, and may change what draws it."""
+
+    family = Family.TEXT_TO_IMAGE
+    token: str | None = None  # the personal token that stands for a learned concept, if there is one
+    noun: str | None = None  # the class noun that stands for it in the reference
+
+    def wording(self, caption: str, seed: int | None = None) -> str:
+        """The text that is drawn. A prompt that draws at random draws by seed (by the caption, where there is none)."""
+        return caption
+
+    def active(self, model: TextToImageModel) -> AbstractContextManager[None]:
+        """While open, the model carries the prompt's parts (an adapter, a token); afterwards it is as it was. Quick, and
+        may be nested."""
+        return nullcontext()
+
+    def encode(self, model: TextToImageModel, texts: Sequence[str], captions: Sequence[str],
+               embeddings: Tensor | None = None) -> Conditioning:  # fmt: skip
+        """The conditioning of the texts that ``wording`` made of the captions. Called while active."""
+        return model.encode_texts(texts, embeddings)
+
+    def encode_nothing(self, model: TextToImageModel) -> Conditioning:
+        """One row: what guidance contrasts a text with. Called while active."""
+        return model.encode_nothing()
+
+    def denoise(self, model: TextToImageModel, latents: Tensor, timesteps: Tensor | float,
+                conditioning: Conditioning) -> Tensor:  # fmt: skip
+        """The denoiser's prediction under this prompt. Called while active."""
+        return model.denoise(latents, timesteps, conditioning)
+
+    def inputs(self, model: TextToImageModel, captions: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+        """More arguments of the pipeline's call, such as a picture to start from."""
+        return {}
+
+    def sample(self, model: TextToImageModel, conditioning: Conditioning, captions: Sequence[str],
+               seeds: Sequence[int], **options: Any) -> Generated:  # fmt: skip
+        """Draw under this prompt, with the options of ``TextToImageModel.sample``. Called while active."""
+        return model.sample(conditioning, seeds, **options, **self.inputs(model, captions, seeds))
+
+    def bind(self, model: Model) -> TextToImageGenerator:
+        return TextToImageGenerator(self.fitted(model), self)
 
 
 class TextToImageGenerator(Target):
@@ -193,14 +233,14 @@ class TextToImageGenerator(Target):
             yield
         self.meter.queries += self.model.passes - before
 
-    def check(self, ctx: Context) -> None:
+    def check(self, on: Material) -> None:
         """Raise ModelError for predictions that are not finite, or the same conditioning for different captions."""
         import torch
 
-        self.remarks = list(self._said_of(list(ctx.captions)))
+        self.remarks = list(self._said_of(list(on.captions)))
         if Needs.NOISE_PREDICTIONS not in self.capabilities:
             return
-        captions = list(ctx.captions)[:16]
+        captions = list(on.captions)[:16]
         conditioning = self.encode(captions)
         latents = self.model.noise(range(min(2, len(captions))))
         with torch.no_grad():
@@ -240,12 +280,12 @@ class TextToImageGenerator(Target):
         parts = self.encode(captions).tensors.values()
         return all(bool((part.float() - part[:1].float()).abs().max() < 1e-6) for part in parts)
 
-    def calibrate(self, ctx: Context) -> Speed:
+    def calibrate(self, on: Material) -> Speed:
         """Seconds for a picture to go through the denoiser once, and for a text through the text encoder."""
         import torch
 
         count, texts = 4, 32
-        conditioning = self.encode((list(ctx.captions) * count)[:count])
+        conditioning = self.encode((list(on.captions) * count)[:count])
         latents, timestep = self.model.noise(range(count)), self.model.sampling_timesteps()[0]
 
         def forward() -> None:
@@ -257,7 +297,7 @@ class TextToImageGenerator(Target):
 
         def read() -> None:
             with torch.no_grad():
-                self.text_states((list(ctx.captions) * texts)[:texts])
+                self.text_states((list(on.captions) * texts)[:texts])
 
         there, back = (seconds_of(run, self.device) / count for run in (forward, backward))
         return Speed(there, back, text=seconds_of(read, self.device) / texts)

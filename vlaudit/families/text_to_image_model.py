@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaudit.families.base import Model
-from vlaudit.probe import Needs
-from vlaudit.records import Family
+from vlaudit.records import Family, Needs
 
 if TYPE_CHECKING:
     import torch

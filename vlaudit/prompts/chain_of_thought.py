@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 
 from vlaudit.errors import UsageError
+from vlaudit.families.generation import GenerationPrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.files import read_prompt_text
 from vlaudit.prompts.instruction import check_instruction
 from vlaudit.prompts.pool import whole_number

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
+from vlaudit.families.matching import MatchingPrompt
 from vlaudit.files import user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
-from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import (
     PromptFile,
     check_base_model,

@@ -7,7 +7,7 @@ nouns, artists' names and lighting. Here the noun is the caption's setting, beca
 from __future__ import annotations
 
 from vlaudit.errors import UsageError
-from vlaudit.prompts.base import TextToImagePrompt
+from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.prompts.specs import parse_options
 
 SLOTS = ("adjective", "noun", "artist", "lighting")

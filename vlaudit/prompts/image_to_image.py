@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.data.images import open_picture
 from vlaudit.errors import UsageError
-from vlaudit.families.text_to_image import Conditioning, Generated
+from vlaudit.families.text_to_image import Conditioning, Generated, TextToImagePrompt
 from vlaudit.files import user_path
-from vlaudit.probe import Needs
-from vlaudit.prompts.base import TextToImagePrompt
 from vlaudit.prompts.specs import parse_options
+from vlaudit.records import Needs
 
 if TYPE_CHECKING:
     from vlaudit.families.text_to_image import TextToImageModel

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from vlaudit.errors import UsageError
+from vlaudit.families.generation import GenerationPrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.files import read_prompt_text
 
 SYSTEM_LINE = "---"

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import ModelError, UsageError
+from vlaudit.families.base import Prompt
+from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.files import PICKLE_SUFFIXES, Unreadable, parse_json, read_json_object, user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
 from vlaudit.inspection.configs import pattern_fault, refuse_requests
 from vlaudit.inspection.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.files import check_base_model, read_members, read_safetensors
 from vlaudit.prompts.personal import Concept, WithoutConcept
 from vlaudit.prompts.specs import parse_options

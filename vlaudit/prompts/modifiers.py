@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 
 from vlaudit.errors import UsageError
+from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.base import TextToImagePrompt
 from vlaudit.prompts.files import read_prompt_lines
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from vlaudit.errors import UsageError
-from vlaudit.prompts.base import TextToImagePrompt
+from vlaudit.families.text_to_image import TextToImagePrompt
 
 
 @dataclass(frozen=True)

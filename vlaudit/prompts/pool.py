@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.example import Example
 from vlaudit.errors import UsageError
+from vlaudit.families.generation import GenerationPrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.instruction import check_instruction
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
-from vlaudit.families.text_to_image import Conditioning, Generated
-from vlaudit.probe import Needs
-from vlaudit.prompts.base import TextToImagePrompt
+from vlaudit.families.text_to_image import Conditioning, Generated, TextToImagePrompt
 from vlaudit.prompts.design import Design
 from vlaudit.prompts.specs import parse_options
+from vlaudit.records import Needs
 
 if TYPE_CHECKING:
     import torch

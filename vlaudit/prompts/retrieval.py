@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import UsageError
+from vlaudit.plugins import plugin
 from vlaudit.prompts.pool import PoolPrompt, load_pool, whole_number
 from vlaudit.prompts.specs import parse_options
 from vlaudit.records import Family
-from vlaudit.registry import plugin
 
 if TYPE_CHECKING:
     from torch import Tensor

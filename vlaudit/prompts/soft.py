@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlaudit.errors import UsageError
+from vlaudit.families.generation import GenerationPrompt
 from vlaudit.files import Unreadable, read_json_object, user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
-from vlaudit.prompts.base import GenerationPrompt
 from vlaudit.prompts.files import check_base_model, read_members, read_safetensors, real, refuse_more
 from vlaudit.prompts.instruction import check_instruction
 from vlaudit.prompts.specs import parse_options

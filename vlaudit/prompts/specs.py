@@ -12,18 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.families.base import HARD, Prompt
 from vlaudit.files import user_path, walk
-from vlaudit.prompts.base import Prompt
+from vlaudit.plugins import plugin, plugins
 from vlaudit.records import Family
-from vlaudit.registry import plugin, plugins
 
 MOST_FILES = 100_000  # below the folder of a prompt
-HARD = {
-    Family.MATCHING: ("template", "a photo of a {}"),
-    Family.GENERATION: ("instruction", "{}"),
-    Family.TEXT_TO_IMAGE: ("design", "{}"),
-}
-"""Each family's method of hard prompting, and its plain prompt: the default reference of every target."""
 
 
 def parse_prompt(spec: str | None, family: Family) -> Prompt:

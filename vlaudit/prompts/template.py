@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.errors import UsageError
+from vlaudit.families.matching import MatchingPrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import read_prompt_lines
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
+from vlaudit.families.base import Prompt
+from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.files import PICKLE_SUFFIXES, user_path
 from vlaudit.inspection.checkpoints import load_torch_checkpoint
-from vlaudit.prompts.base import Prompt, TextToImagePrompt
 from vlaudit.prompts.files import check_base_model, read_members, read_safetensors, real, refuse_more
 from vlaudit.prompts.personal import Concept, WithoutConcept
 from vlaudit.prompts.specs import parse_options

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.errors import UsageError
+from vlaudit.families.matching import MatchingPrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.base import MatchingPrompt
 from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
 from vlaudit.prompts.template import PLAIN, Template
 

@@ -22,7 +22,7 @@ from vlaudit.backends.open_clip import OpenCLIPBackend, OpenCLIPModel
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.emoji import SIZE
 from vlaudit.data.example import Example
-from vlaudit.prompts.base import MatchingPrompt
+from vlaudit.families.matching import MatchingPrompt
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.template import PLAIN, Template
 from vlaudit.prompts.visual import VisualPrompt

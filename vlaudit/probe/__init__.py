@@ -16,67 +16,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
+from vlaudit.policy import Policy
+from vlaudit.probe.context import Context
+from vlaudit.records import Case, Cost, Family, Judgement, Needs, ProbeInfo, Risk, Trial, Trials
 
-if TYPE_CHECKING:
-    from vlaudit.audit.context import Context
-    from vlaudit.policy import Policy
-
-
-class Needs(StrEnum):
-    """What a probe needs of the target or of the data. What is missing makes the finding ``not-assessed``."""
-
-    # of the target
-    FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
-    SCORES = "scores"
-    PIXEL_GRADIENTS = "pixel gradients"
-    LEARNED_PROMPT = "a learned prompt"
-    GENERATED_PICTURES = "generated pictures"
-    NOISE_PREDICTIONS = "noise predictions"
-    TEXT_FEATURES = "text features"
-    EMBEDDING_GRADIENTS = "token-embedding gradients"
-    IMAGE_LATENTS = "an image encoder"
-    CROSS_ATTENTION = "cross-attention maps"
-    GUIDANCE = "classifier-free guidance"
-    PERSONAL_TOKEN = "a personal token"
-    ANSWERS = "generated answers"
-    TOKEN_LOGITS = "next-token distributions"
-    ATTENTION = "attention weights"
-    CONTEXT = "demonstrations or documents in the prompt"
-    # of the data
-    IMAGES = "pictures"
-    LABELS = "labelled pictures"
-    GROUPS = "a group column"
-    MEMBERS = "declared members and non-members"
-    CAPTIONS = "captions"
-    CAPTIONED_PICTURES = "captioned pictures"
-    QUESTIONS = "questions with answers"
-    PAIRS = "counterfactual pairs"
-
-
-class ProbeInfo(BaseModel):
-    """A probe's fixed facts, as listed by ``vlaudit list probes``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    code: str
-    title: str
-    risk: Risk
-    families: frozenset[Family]
-    needs: frozenset[Needs] = frozenset()
-    threshold: float | None = None  # default of the policy's threshold for this probe
-    threshold_meaning: str = ""
-    references: tuple[str, ...] = ()
-    maps: tuple[str, ...] = ()  # "framework:identifier", such as "atlas:AML.T0043"
-    limits: str = ""  # what `held` does not prove, one sentence for the report
-    unsafe_severity: bool = False  # an unsafe file, which the severity table ranks by its own row
-    version: str = "1"  # raise it when trials of older audits can no longer be judged
+__all__ = ["Context", "Needs", "Policy", "Probe", "ProbeInfo", "probe"]
 
 
 class Probe(BaseModel):
