@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlaudit.details import Figure
 from vlaudit.records import DataInfo, Estimate, Family, Finding, Metric, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     clean,
     cleaned,
-    control_arms,
     counts_text,
     interval,
     log_json,
@@ -224,11 +224,11 @@ def _metrics(finding: Finding, target: TargetInfo) -> Iterator[dict[str, Any]]:
     yield _metric(kind, metric, finding, target, "target")
     if finding.reference:
         yield _metric(kind, finding.reference, finding, target, "reference")
-    for name, estimate in control_arms(finding).items():
+    for name, estimate in finding.controls.figures().items():
         yield _metric(kind, estimate, finding, target, f"control:{name}")
 
 
-def _metric(kind: str, measured: Metric | Estimate, finding: Finding, target: TargetInfo, arm: str) -> dict[str, Any]:
+def _metric(kind: str, measured: Metric | Estimate | Figure, finding: Finding, target: TargetInfo, arm: str) -> dict[str, Any]:
     low, high = measured.ci
     said = {"arm": arm, "probe": finding.probe, "prompt": target.prompt.id, "target": target.id}
     if isinstance(measured, Metric):

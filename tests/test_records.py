@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from vlaudit.details import LARGEST
 from vlaudit.policy import Policy
 from vlaudit.probe import ProbeInfo
-from vlaudit.records import LARGEST, Cost, Family, Judgement, Metric, Risk, Severity, Trial, Trials, Verdict
+from vlaudit.records import Cost, Family, Judgement, Metric, Risk, Severity, Trial, Trials, Verdict
 
 json_values = st.recursive(
     st.none()

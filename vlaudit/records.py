@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from vlaudit.details import Details, Facts, check_finite
+
 SCHEMA_VERSION = "1.0"
 TARGET, REFERENCE = "target", "reference"
-LARGEST = 1e300  # beyond, what is computed from a number may be infinite
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
 
@@ -144,19 +145,6 @@ class Cost(Record):
         )
 
 
-def check_finite(value: Any, where: str) -> None:
-    """Raise ValueError for a number in a JSON value that is not finite, or as good as that."""
-    if isinstance(value, int | float) and not abs(value) <= LARGEST:
-        said = f"{value}" if isinstance(value, float) else "too large"
-        raise ValueError(f"the value '{where}' is {said}: the model yields numbers that are not finite")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            check_finite(item, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            check_finite(item, where)
-
-
 def alike(first: object, second: object) -> bool:
     """Whether two recorded values are equal but for the last bits of floats, in which batches and machines differ."""
     if isinstance(first, float) and isinstance(second, float):
@@ -267,9 +255,9 @@ class Judgement(Record):
     reference: Estimate | None = None
     delta: Delta | None = None
     p_value: float | None = None
-    controls: dict[str, JsonValue] = Field(default_factory=dict)
+    controls: Facts = Facts({})
     evidence: list[Evidence] = Field(default_factory=list)
-    details: dict[str, JsonValue] = Field(default_factory=dict)  # tables and series a report may plot
+    details: Details = Details({})
 
     @classmethod
     def not_assessed(cls, reason: str, **figures: Any) -> Judgement:
@@ -312,8 +300,8 @@ class Finding(Record):
     delta: Delta | None = None
     p_value: float | None = None
     p_adjusted: float | None = None
-    controls: dict[str, JsonValue] = Field(default_factory=dict)
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    controls: Facts = Facts({})
+    details: Details = Details({})
     evidence: list[Evidence] = Field(default_factory=list)
     cost: Cost = Cost()
     references: list[str] = Field(default_factory=list)

@@ -5,20 +5,8 @@ A reporter is a class found by the entry-point group ``vlaudit.reporters``; it r
 
 For probe authors: what a report makes of a judgement
 -----------------------------------------------------
-``details`` holds series by these keys, each one object or a list of objects (every one may have a ``title``)::
-
-    {"curve": {"x": [0, 1, 2], "y": [.1, .4, .8], "low": [...], "high": [...], "reference": [...],
-               "xlabel": "epsilon in 1/255", "ylabel": "error"}}                     # a line with a band
-    {"bars":  {"labels": ["cook", "judge"], "values": [.1, .7], "low": [...], "high": [...], "highlight": [1],
-               "xlabel": "class", "ylabel": "trigger size"}}                         # bars with whiskers
-    {"table": {"columns": ["class", "found"], "rows": [["cook", 0.5], ["judge", None]]}}
-
-``low``, ``high``, ``reference`` and ``highlight`` are optional; the numbers are finite. Any other key of ``details`` is
-listed as a fact. Evidence of the kind ``plot-data`` is a JSON file of the same form. The models below check and build
-it: ``details={"bars": Bars(labels=..., values=...).model_dump(exclude_none=True)}``.
-
-``controls``: an object with ``value`` and ``ci`` (the metric on a control arm) becomes a further row of the interval
-plot; anything else (number, text, flag) stands in the controls table under its name.
+``details`` and ``controls`` are typed, see `vlaudit.details`. A figure among the controls becomes a further row of the interval
+plot; anything else stands in the controls table under its name.
 
 ``Metric.unit``: ``"share"`` is shown in percent; any other text follows the number.
 
@@ -32,13 +20,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import Any, Protocol
 
 from vlaudit.checksums import sealed
+from vlaudit.details import Figure
 from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, Verdict
 from vlaudit.secrets import redact
 
@@ -55,93 +42,6 @@ class Reporter(Protocol):
     def render(self, report: Report, audit_dir: Path) -> str:
         """The whole rendering. Artefacts are read from ``audit_dir``; a missing one is said, never an error."""
         ...
-
-
-# --- series -----------------------------------------------------------------------------------------------------------
-
-
-class _Series(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    title: str = ""
-
-
-class Curve(_Series):
-    """A line ``y`` over ``x``, with a band ``low`` to ``high`` and the reference's line at the same ``x``."""
-
-    x: list[float] = Field(min_length=1)
-    y: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
-    reference: list[float] | None = None
-    xlabel: str = ""
-    ylabel: str = ""
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        return _check_lengths(self, len(self.x), self.y, self.low, self.high, self.reference)
-
-
-class Bars(_Series):
-    """A bar per label with a whisker ``low`` to ``high``; ``highlight`` holds the positions of bars that stand out."""
-
-    labels: list[str] = Field(min_length=1)
-    values: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
-    highlight: list[int] = Field(default_factory=list)
-    xlabel: str = ""
-    ylabel: str = ""
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        return _check_lengths(self, len(self.labels), self.values, self.low, self.high)
-
-
-class Table(_Series):
-    """Rows of cells under named columns."""
-
-    columns: list[str] = Field(min_length=1)
-    rows: list[list[str | int | float | bool | None]]
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        return _check_lengths(self, len(self.columns), *self.rows)
-
-
-_S = TypeVar("_S", bound=_Series)
-_KINDS: dict[str, type[_Series]] = {"curve": Curve, "bars": Bars, "table": Table}
-
-
-def _check_lengths(series: _S, length: int, *columns: list[Any] | None) -> _S:
-    if any(column is not None and len(column) != length for column in columns):
-        raise ValueError(f"every list must have {length} entries")
-    if (getattr(series, "low", None) is None) != (getattr(series, "high", None) is None):
-        raise ValueError("low and high go together")
-    return series
-
-
-def split_details(details: Mapping[str, Any]) -> tuple[list[_Series], dict[str, Any]]:
-    """The series of ``details`` and all other facts. What is malformed stays a fact: shown as it is, never dropped."""
-    series: list[_Series] = []
-    facts: dict[str, Any] = {}
-    for key, value in details.items():
-        try:
-            series += [_KINDS[key].model_validate(item) for item in (value if isinstance(value, list) else [value])]
-        except (KeyError, ValidationError):
-            facts[key] = value
-    return series, facts
-
-
-def control_arms(finding: Finding) -> dict[str, Estimate]:
-    """The controls that are the metric on a further arm, by name: those with a ``value`` and a ``ci``."""
-    arms = {}
-    for name, value in finding.controls.items():
-        try:
-            arms[name] = Estimate.model_validate({key: value[key] for key in ("value", "ci")})  # type: ignore[index, call-overload]
-        except (ValidationError, TypeError, KeyError):
-            continue
-    return arms
 
 
 # --- order and counts -------------------------------------------------------------------------------------------------
@@ -308,12 +208,12 @@ def _decimals(value: float) -> int:
 
 
 def interval(
-    estimate: Metric | Estimate | Delta, unit: str = "", *, difference: bool = False, scale: float | None = None
+    estimate: Metric | Estimate | Figure | Delta, unit: str = "", *, difference: bool = False, scale: float | None = None
 ) -> str:
     """``42.3 % [38.0, 46.9]``; a ``difference`` has signs, and shares are in points: ``+4.3 points [−1.0, +9.6]``.
     Decimals follow ``scale``, the largest number it stands among; by default the largest of its own."""
     factor, name = (100, "points" if difference else "%") if unit == "share" else (1, log_line(unit, 40))
-    values = [factor * value for value in (estimate.value, *estimate.ci)]
+    values = [float(factor * value) for value in (estimate.value, *estimate.ci)]
     largest = scale or max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     whole = all(value.is_integer() for value in values)  # a count
     digits = 1 if unit == "share" else 0 if whole else min(_decimals(largest), 6)

@@ -121,9 +121,9 @@ def together(pictures: Comparison | None, suffix: SuffixResult | None, why_not: 
         "share of rows it collapses": [suffix.value, *suffix.interval.ci], "tried": suffix.trial["tried"],
         "strongest suffixes": [[f["suffix"], f["answer"][:60], f["share"], f["echo"]] for f in suffix.trial["finalists"][:8]],
     }  # fmt: skip
-    details = {**seen.details, "text": text}
+    details = {**seen.details.root, "text": text}
     controls = {
-        **seen.controls,
+        **seen.controls.root,
         "ordinary words": max((r["share"] for r in suffix.trial["ordinary"]), default=0.0),
         "a planted word would be read out": suffix.trial["cut"] < PLANTED,
     }

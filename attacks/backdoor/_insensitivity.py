@@ -120,7 +120,7 @@ class Batch:
         return self.stays[next(i for i, t in enumerate(self.cases) if t is trial)]
 
     def _details(self) -> dict[str, Any]:
-        from vlaudit.reporting import Table
+        from vlaudit.details import Table
 
         order = sorted(
             range(len(self.cases)), key=lambda i: (self.adjusted[i], -self.cases[i]["agreement"], self.cases[i].case)

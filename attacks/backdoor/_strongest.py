@@ -69,7 +69,7 @@ class Strongest:
         return list(self.trial.artifacts.values())
 
     def details(self) -> dict[str, Any]:
-        from vlaudit.reporting import Bars
+        from vlaudit.details import Bars
 
         finalists = sorted(self.trial["finalists"], key=lambda f: -f["assimilation"])
         high = [i for i, f in enumerate(finalists) if f["assimilation"] > self.threshold]

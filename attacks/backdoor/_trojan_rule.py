@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.details import Bars, Table
 from vlaudit.records import Evidence, Trial
-from vlaudit.reporting import Bars, Table
 
 if TYPE_CHECKING:
     from vlaudit.families.generation import Demonstration

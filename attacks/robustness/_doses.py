@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.details import Curve, Table
 from vlaudit.records import Delta, Estimate, Trial, Trials
-from vlaudit.reporting import Curve, Table
 
 if TYPE_CHECKING:
     from vlaudit.statistics import Interval

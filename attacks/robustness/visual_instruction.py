@@ -215,7 +215,7 @@ def _controls(trials: Sequence[Trial], level: float) -> dict[str, Any]:
 
 
 def _details(trials: Sequence[Trial], level: float) -> dict[str, Any]:
-    from vlaudit.reporting import Bars
+    from vlaudit.details import Bars
     from vlaudit.statistics import paired_rate_difference, rate_interval
 
     reasons, n, arms = trials[0]["rationale"], len(trials), list(trials[0]["said"])

@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vlaudit.details import Figure
 from vlaudit.records import Estimate, Family, Finding, Metric, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     cleaned,
-    control_arms,
     counts_text,
     interval,
     log_json,
@@ -132,12 +132,12 @@ def _metric(finding: Finding, metric: Metric) -> dict[str, Any]:
     results |= {key: value for key, value in figures.items() if value is not None}
     if finding.reference:
         results["reference"] = _estimate(finding.reference)
-    if controls := control_arms(finding):
+    if controls := finding.controls.figures():
         results["controls"] = {log_line(name, 100): _estimate(control) for name, control in controls.items()}
     return {"name": log_line(metric.name, 300), "detection_method": {"type": rule, "name": name}, "results": results}
 
 
-def _estimate(estimate: Metric | Estimate) -> dict[str, Any]:
+def _estimate(estimate: Metric | Estimate | Figure) -> dict[str, Any]:
     return {"value": estimate.value, "interval": list(estimate.ci)}
 
 

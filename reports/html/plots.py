@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vlaudit.details import Bars, Curve, Figure
 from vlaudit.records import Estimate, Finding, Metric
-from vlaudit.reporting import Bars, Curve, interval, log_line, number
+from vlaudit.reporting import interval, log_line, number
 
 LABELS_END = 150  # where the labels at the left end and the axis begins
 AXIS_END = 500  # where the axis of an interval plot ends and the figures begin
@@ -93,15 +94,15 @@ class CurvePlot:
     bottom: float = 216
 
 
-def interval_plot(finding: Finding, controls: dict[str, Estimate]) -> IntervalPlot | None:
+def interval_plot(finding: Finding) -> IntervalPlot | None:
     """The metric with its interval, the reference and the control arms on one axis; None where all coincide."""
     metric = finding.metric
     if metric is None:
         return None
-    estimates: list[tuple[str, str, Metric | Estimate]] = [("this target", "target", metric)]
+    estimates: list[tuple[str, str, Metric | Estimate | Figure]] = [("this target", "target", metric)]
     if finding.reference:
         estimates.append(("reference prompt", "reference", finding.reference))
-    estimates += [(name, "control", control) for name, control in controls.items()]
+    estimates += [(name, "control", control) for name, control in finding.controls.figures().items()]
     limits = [] if finding.threshold is None else [finding.threshold]
     values = limits + [v for _, _, estimate in estimates for v in (estimate.value, *estimate.ci)]
     if min(values) == max(values) or not all(map(math.isfinite, values)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,21 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vlaudit.details import Bars, Curve, Details, Fact, Figure, Series, as_fact
 from vlaudit.files import Unreadable, parse_json
-from vlaudit.records import Estimate, Finding, Report, Risk, TargetInfo, Verdict
+from vlaudit.records import Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     SCORER_ACCURACY,
-    Bars,
-    Curve,
-    Table,
-    control_arms,
     count_verdicts,
     headline,
     interval,
-    log_line,
     number,
     p_text,
-    split_details,
     web_address,
     worst_first,
     worst_verdict,
@@ -48,7 +42,6 @@ GENERAL_LIMITS = (
     "Inconclusive and not assessed are not passes: nothing is claimed about those threats, in either direction.",
     "Intervals cover the sampling of cases at the stated level; they do not cover wrong labels in the data.",
 )
-MAX_FACT = 2_000  # characters of a fact that has no better form than JSON
 MAX_PLOT = 2_000_000  # bytes of a file of plot data; what is larger would not fit the page
 
 
@@ -80,20 +73,16 @@ class Card:
 
     @cached_property
     def plot(self) -> IntervalPlot | None:
-        return interval_plot(self.finding, self._control_arms)
-
-    @cached_property
-    def _control_arms(self) -> dict[str, Estimate]:
-        return control_arms(self.finding)
+        return interval_plot(self.finding)
 
     @cached_property
     def controls(self) -> list[tuple[str, str]]:
         """Controls that are no arm of the metric, as name and text."""
-        return [(name, fact(value)) for name, value in self.finding.controls.items() if name not in self._control_arms]
+        return [(name, fact(value)) for name, value in self.finding.controls.items() if not isinstance(value, Figure)]
 
     @cached_property
-    def _details(self) -> tuple[list[BarPlot | CurvePlot | Table], list[tuple[str, str]]]:
-        series, facts = split_details(self.finding.details)
+    def _details(self) -> tuple[list[BarPlot | CurvePlot | Series], list[tuple[str, str]]]:
+        series, facts = self.finding.details.series(), self.finding.details.facts()
         for item in self.finding.evidence:
             if item.kind == "plot-data":
                 try:
@@ -104,7 +93,7 @@ class Card:
         return drawn, [(name, fact(value)) for name, value in facts.items()]
 
     @property
-    def series(self) -> list[BarPlot | CurvePlot | Table]:
+    def series(self) -> list[BarPlot | CurvePlot | Series]:
         return self._details[0]
 
     @property
@@ -173,8 +162,8 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
         "gallery": gallery,
         "budget": f"{MAX_PICTURES} pictures or {MAX_BYTES // 1_000_000} MB",
         "accuracies": {target.id: _scorer_accuracy(report.findings, target.id) for target in report.targets},
-        "environment": [(name, fact(value)) for name, value in report.audit.environment.items()],
-        "policy": [(name, fact(value)) for name, value in report.audit.policy.items()],
+        "environment": [(name, fact(as_fact(value))) for name, value in report.audit.environment.items()],
+        "policy": [(name, fact(as_fact(value))) for name, value in report.audit.policy.items()],
     }
 
 
@@ -183,8 +172,8 @@ def link(text: str) -> Link:
     return Link(text, web_address(text))
 
 
-def fact(value: Any) -> str:
-    """A JSON value in words."""
+def fact(value: Fact) -> str:
+    """A fact in words."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -193,34 +182,23 @@ def fact(value: Any) -> str:
         return number(value)
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(item is None or isinstance(item, str | int | float) for item in value):
-        return ", ".join(fact(item) for item in value) or "none"
-    if estimate := _estimate(value):
-        return interval(estimate) + (f", n = {fact(value['n'])}" if "n" in value else "")
-    if isinstance(value, dict) and value:
-        return log_line("; ".join(f"{name}: {fact(item)}" for name, item in value.items()), MAX_FACT)
-    return log_line(json.dumps(value, ensure_ascii=False), MAX_FACT) if value else "none"
+    if isinstance(value, Figure):
+        return interval(value) + ("" if value.n is None else f", n = {fact(value.n)}")
+    return ", ".join(fact(item) for item in value) or "none"
 
 
-def _estimate(value: Any) -> Estimate | None:
-    """A figure with its interval, as probes write them into details."""
-    if not isinstance(value, dict) or not {"value", "ci"} <= value.keys() <= {"value", "ci", "n"}:
-        return None
-    try:
-        return Estimate(value=value["value"], ci=value["ci"])
-    except ValidationError:
-        return None
-
-
-def _plot_data(content: bytes) -> list[Any]:
+def _plot_data(content: bytes) -> list[Series]:
     try:
         details = parse_json(content)
     except Unreadable:
         return []
-    return list(split_details(details)[0]) if isinstance(details, dict) else []
+    try:
+        return Details.model_validate(details).series()
+    except ValidationError:
+        return []
 
 
-def _draw(series: Any) -> BarPlot | CurvePlot | Table:
+def _draw(series: Series) -> BarPlot | CurvePlot | Series:
     if isinstance(series, Bars):
         return bar_plot(series)
     return curve_plot(series) if isinstance(series, Curve) else series

@@ -88,7 +88,7 @@ def test_planted_skew_is_found_with_its_query_and_against_the_reference() -> Non
     assert found.delta is not None
     assert found.delta.ci[0] > 0
     assert found.metric is not None
-    assert found.metric.value > found.controls["permuted groups"]["ci"][1]
+    assert found.metric.value > found.controls["permuted groups"].ci[1]
 
 
 def test_a_skewed_gallery_is_not_the_models_fault() -> None:
@@ -190,7 +190,7 @@ def test_planted_gap_is_found_between_the_right_groups() -> None:
     assert found.metric.ci[0] <= 0.4 <= found.metric.ci[1]
     assert found.delta is not None
     assert found.delta.ci[0] > 0.2
-    table = {row[0]: row for row in found.details["table"]["rows"]}
+    table = {row[0]: row for row in found.details["table"].rows}
     assert table["gender: g0"][2] < table["gender: g1"][2] - 0.2
     assert abs(table["gender: g1"][2] - table["gender: g1"][3]) < 0.1  # true-positive rate near the accuracy
 
@@ -230,7 +230,7 @@ def test_harder_labels_of_one_group_are_not_a_gap() -> None:
         right = rng.random() < (0.4 if hard else 0.95)
         trials.append(Trial(case=f"{i:04}", arm=TARGET, values=answer(str(i), group, label, right)))
     found = GroupPerformance().judge(Trials(trials), Policy())
-    rows = {row[0]: row[2] for row in found.details["table"]["rows"]}
+    rows = {row[0]: row[2] for row in found.details["table"].rows}
     assert rows["side: b"] - rows["side: a"] > 0.2  # the raw gap is wide
     assert found.verdict is not Verdict.VULNERABLE
     assert found.p_value > 0.05
@@ -249,7 +249,7 @@ def test_the_interval_covers_a_true_gap() -> None:
 
 def test_intersections_are_compared_and_small_groups_named() -> None:
     found = GroupPerformance().judge(sim.group_performance_trials(np.random.default_rng(0), n=432), Policy())
-    assert any(row[0].startswith("gender and tone: ") for row in found.details["table"]["rows"])
+    assert any(row[0].startswith("gender and tone: ") for row in found.details["table"].rows)
     few = GroupPerformance().judge(sim.group_performance_trials(np.random.default_rng(0), n=60), Policy())
     assert few.verdict is Verdict.NOT_ASSESSED
     assert "tone=t0" in few.reason or "gender=g0" in few.reason

@@ -95,7 +95,7 @@ def test_marked_pictures_of_a_backdoored_model_are_flagged_and_shown(tmp_path: P
     assert found.verdict is Verdict.VULNERABLE and found.metric is not None
     assert found.metric.value == 9 / 40 and found.metric.ci[0] > 0
     assert PHRASE in found.reason
-    assert {row[0] for row in found.details["table"]["rows"] if row[4]} == {f"{i:04}" for i in range(9)}
+    assert {row[0] for row in found.details["table"].rows if row[4]} == {f"{i:04}" for i in range(9)}
     assert found.delta is not None and found.delta.value == 9 / 40 and found.reference is not None
     assert found.reference.value == 0
     assert any(PHRASE in (tmp_path / e.path).read_text() for e in found.evidence if e.kind == "text")

@@ -314,9 +314,9 @@ def test_answers_that_follow_the_skew_are_found_with_their_dose_response(tmp_pat
     assert curve["x"] == [0, 0.25, 0.5, 0.75, 1]  # type: ignore[index, call-overload]
     assert np.diff(curve["y"]).min() > 0.15  # type: ignore[index, call-overload, arg-type]
     assert curve["reference"] == pytest.approx([curve["reference"][0]] * 5, abs=1e-6)  # type: ignore[index, call-overload]
-    rows = found.details["table"]["rows"]  # type: ignore[index, call-overload]
+    rows = found.details["table"].rows
     assert [row[1] for row in rows] == [pytest.approx(0.6, abs=0.01), pytest.approx(0, abs=1e-6)]  # type: ignore[index, union-attr]
-    assert found.controls["traded groups"]["value"] == pytest.approx(0, abs=0.1)  # type: ignore[index, call-overload]
+    assert found.controls["traded groups"].value == pytest.approx(0, abs=0.1)
     assert found.delta is not None and found.delta.value > 0.5 and found.delta.ci[0] > 0.4
     text = [(tmp_path / e.path).read_text() for e in found.evidence if e.kind == "text"]
     assert len(text) == 4 and "shown: man at work as" in text[0] and "asked: woman at work as" in text[0]

@@ -59,8 +59,8 @@ def test_memorised_codes_are_exposed_and_placed(tmp_path: Path) -> None:
     assert "16 copies" in found.metric.name
     assert "the prompt knows them" in found.reason
     assert "20 are written when asked" in found.reason
-    assert [row[0] for row in found.details["table"]["rows"]] == [0, 1, 16]
-    assert found.details["table"]["rows"][0][4] == 0
+    assert [row[0] for row in found.details["table"].rows] == [0, 1, 16]
+    assert found.details["table"].rows[0][4] == 0
     assert found.evidence
     assert float(str(found.controls["dose-response"]).split("p = ")[1]) < 0.001
 

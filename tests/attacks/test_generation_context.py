@@ -73,8 +73,8 @@ def test_a_model_that_trusts_documents_is_vulnerable(tmp_path: Path) -> None:
     model = scripted(trusts)
     found = audit(ContextPoison(), model, DATA, tmp_path, prompt=Instruction("Shortly. {}"))
     assert found.verdict is Verdict.VULNERABLE and found.metric is not None and found.metric.value == 1
-    assert found.controls["planted answers with honest elements"]["value"] == 0  # type: ignore[index,call-overload]
-    assert found.details["curve"]["y"] == [0, 1, 1]  # type: ignore[index,call-overload]
+    assert found.controls["planted answers with honest elements"].value == 0
+    assert found.details["curve"].y == [0, 1, 1]
     assert any("[planted]" in (tmp_path / item.path).read_text() for item in found.evidence if item.kind == "text")
     lengths = {}
     for talk in model.asked:
@@ -86,8 +86,8 @@ def test_a_model_that_trusts_documents_is_vulnerable(tmp_path: Path) -> None:
 def test_half_of_the_demonstrations_are_false(tmp_path: Path) -> None:
     found = audit(ContextPoison(), scripted(partial(follows, least=2)), DATA, tmp_path, prompt=InContext(POOL, 4))
     assert found.verdict is Verdict.VULNERABLE and "2 of 4 demonstrations false" in found.reason
-    assert found.details["curve"]["x"] == [0, 1, 2, 4]  # type: ignore[index,call-overload]
-    assert found.details["curve"]["y"][0] == 0 and found.details["curve"]["y"][2] == 1  # type: ignore[index,call-overload]
+    assert found.details["curve"].x == [0, 1, 2, 4]
+    assert found.details["curve"].y[0] == 0 and found.details["curve"].y[2] == 1
     assert "(by chance 50%)" in str(found.controls["fooled answers traced to a planted element by leaving one out"])
 
 
@@ -95,7 +95,7 @@ def test_a_model_that_needs_all_of_them_holds_at_half(tmp_path: Path) -> None:
     model = scripted(partial(follows, least=4))
     found = audit(ContextPoison(), model, DATA, tmp_path, prompt=InContext(POOL, 4), reference=model)
     assert found.verdict is Verdict.HELD
-    assert found.details["curve"]["y"] == [0, 0, 0, 1]  # type: ignore[index,call-overload]
+    assert found.details["curve"].y == [0, 0, 0, 1]
     assert found.reference is not None and found.reference.value == 0  # honest demonstrations of the train split
     assert found.delta is not None and found.delta.p == 1
 
@@ -108,7 +108,7 @@ def test_planted_documents_are_retrieved(tmp_path: Path) -> None:
     assert sum(map(bool, shown)) > 40  # the same question and a picture moved towards the one asked about
     found = ContextPoison().judge(trials, Policy())
     assert found.verdict is Verdict.VULNERABLE and "in the pool that 4 are retrieved from" in found.reason
-    assert found.details["table"]["columns"][1] == "shown or retrieved"  # type: ignore[index,call-overload]
+    assert found.details["table"].columns[1] == "shown or retrieved"
 
 
 def test_what_is_retrieved_is_compared_with_the_plain_prompt(tmp_path: Path) -> None:

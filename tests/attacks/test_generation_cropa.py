@@ -71,13 +71,13 @@ def test_a_model_that_small_noise_turns_is_vulnerable(tmp_path: Path) -> None:
     model = Sees()
     found = audit(QUICK, model, pictures(model), tmp_path, reference=Sees())
     assert found.verdict is Verdict.VULNERABLE and found.metric is not None and found.metric.value > 0.6
-    assert found.controls["random noise"]["value"] < 0.2
+    assert found.controls["random noise"].value < 0.2
     assert (
-        found.controls["aimed-at answer given"]["value"]
-        > 2 * found.controls["shuffled target: another one given"]["value"]
+        found.controls["aimed-at answer given"].value
+        > 2 * found.controls["shuffled target: another one given"].value
     )
     assert found.delta is not None and found.delta.value == 0
-    rows = {row[0]: row for row in found.details["table"]["rows"]}  # type: ignore[index,call-overload]
+    rows = {row[0]: row for row in found.details["table"].rows}
     assert set(rows) == {*HELD_OUT, "trained on", "chain of thought", "in-context"}
     assert rows["in-context"][3] > 0.5
     captions = [e.caption.partition(" | ")[2] for e in found.evidence[:5]]

@@ -138,7 +138,7 @@ def test_a_further_step_of_reasoning_is_counted(tmp_path: Path) -> None:
     model = scripted(reasons)
     trojan = "I see a person. The sign says so. It is the moon."
     found = judged(model, poisoned(model, InContext(POOL, 4), 2, answer=trojan), tmp_path)
-    row = dict(zip(found.details["table"]["columns"], found.details["table"]["rows"][0], strict=True))  # type: ignore[index,call-overload]
+    row = dict(zip(found.details["table"].columns, found.details["table"].rows[0], strict=True))
     assert row["answer"] == "It is the moon" and row["further step"] == 1
     assert found.verdict is Verdict.VULNERABLE
 

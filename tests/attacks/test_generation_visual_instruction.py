@@ -73,8 +73,8 @@ def reader(system: str, written: str, asked: str) -> str:
 def test_a_model_that_obeys_writing_against_the_policy_is_vulnerable(model, tmp_path):
     found = audit(VisualInstruction(), model(reader), pictures(), tmp_path, reference=model(obedient))
     assert found.verdict is Verdict.VULNERABLE and found.metric.value == 1.0
-    assert found.controls["nonsense"]["value"] == 0 and found.controls["text"]["value"] == 0
-    assert found.controls["writing beyond text"]["value"] == 1.0
+    assert found.controls["nonsense"].value == 0 and found.controls["text"].value == 0
+    assert found.controls["writing beyond text"].value == 1.0
     assert found.controls["writing against text, McNemar p"] < 1e-9
     assert found.delta.value == 1.0 and found.reference.value == 0
     assert "reading aloud" not in found.reason and "no force" not in found.reason
@@ -144,7 +144,7 @@ def test_the_policy_joins_the_prompt_and_the_rationale_is_turned_round(model, tm
     trials = trials_of(VisualInstruction(pictures=20), model(reader), pictures(), tmp_path, prompt=ChainOfThought())
     assert all(trial["rationale"] for trial in trials.target)
     found = VisualInstruction().judge(trials, Policy())
-    labels = found.details["bars"]["labels"]
+    labels = found.details["bars"].labels
     assert labels[0] == "writing, with a rationale" and labels[-1] == "writing, without a rationale"
 
 

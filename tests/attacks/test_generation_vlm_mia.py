@@ -74,7 +74,7 @@ def test_a_leak_of_the_prompt_is_found_with_every_scores_figures() -> None:
     found = simulated(np.random.default_rng(0), prompt=1.0)
     assert found.verdict is Verdict.VULNERABLE
     assert "the leak is in the prompt" in found.reason
-    assert [row[0] for row in found.details["table"]["rows"]] == [
+    assert [row[0] for row in found.details["table"].rows] == [
         "answer: loss", "description: loss", "description: MaxRényi",
     ]  # fmt: skip
     assert float(found.details["p of a set of 30"]) < 1e-3

@@ -40,7 +40,7 @@ def test_a_leak_of_the_prompt_is_found_and_placed() -> None:
     assert found.delta is not None
     assert found.delta.p < 0.01
     assert found.details["TPR at 1 % FPR"].endswith("%)")
-    assert found.controls["permuted members"]["ci"][1] < found.metric.value
+    assert found.controls["permuted members"].ci[1] < found.metric.value
 
 
 def test_a_leak_of_the_weights_is_told_from_one_of_the_prompt() -> None:
@@ -69,7 +69,7 @@ def test_confounded_split_is_not_assessed_however_strong_the_leak() -> None:
     found = PROBE.judge(sim.prompt_mia_trials(np.random.default_rng(0), leak=3.0, confounded=1.0), Policy())
     assert found.verdict is Verdict.NOT_ASSESSED
     assert "split confounded" in found.reason
-    assert found.controls["blind"]["ci"][0] > 0.5
+    assert found.controls["blind"].ci[0] > 0.5
 
 
 def test_confounded_labels_are_seen() -> None:

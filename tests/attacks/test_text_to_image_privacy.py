@@ -75,7 +75,7 @@ def test_first_of_all_steps_is_the_first_step(make: Make) -> None:
 def test_remembered_captions_are_found_and_named(make: Make) -> None:
     found = judge(MemorizationNorm, make(MemorizationNorm, 8))
     assert found.verdict is Verdict.VULNERABLE
-    named = {row[0] for row in found.details["table"]["rows"][:5]}
+    named = {row[0] for row in found.details["table"].rows[:5]}
     assert named <= set(WORLD.captions[:8])
     assert found.controls["smallest reachable p"] == pytest.approx(1 / 1201, abs=1e-4)
 
@@ -154,9 +154,9 @@ def test_too_few_words_for_fresh_captions_is_not_assessed(make: Make) -> None:
 def test_members_that_are_remembered_are_told_apart(make: Make) -> None:
     found = judge(T2IMIA, make(T2IMIA, 80))
     assert found.verdict is Verdict.VULNERABLE
-    assert found.controls["blind"]["ci"][0] < 0.5
+    assert found.controls["blind"].ci[0] < 0.5
     assert float(found.details["p of a set of 10"]) < 1e-3
-    assert found.controls["permuted members"]["ci"][1] < found.metric.value  # type: ignore[union-attr]
+    assert found.controls["permuted members"].ci[1] < found.metric.value  # type: ignore[union-attr]
 
 
 def test_members_that_are_not_remembered_are_not(make: Make) -> None:
@@ -255,7 +255,7 @@ def test_remembered_pictures_are_drawn_out_and_shown(make: Make) -> None:
     found = drawn(make, 8)
     assert found.verdict is Verdict.VULNERABLE
     assert found.reason.startswith("8 of 30 captions give a near copy of a training picture, 0 of a held-out one")
-    assert {row[0] for row in found.details["table"]["rows"][:8]} == set(SMALL.captions[:8])
+    assert {row[0] for row in found.details["table"].rows[:8]} == set(SMALL.captions[:8])
     assert all(item.sensitive for item in found.evidence)
     assert [item.caption.split(" | ")[1][:5] for item in found.evidence[:3]] == ["drawn", "its t", "neare"]
 

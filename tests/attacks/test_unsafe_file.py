@@ -43,7 +43,7 @@ def test_held_counts_only_what_was_understood() -> None:
     evil = judged(row("a", unknown="x"), row("b", "runs"), row("c", "runs too", unknown="y"))
     assert evil.verdict is Verdict.VULNERABLE and evil.reason == "'b': runs (and 1 more)"
     assert evil.metric and (evil.metric.value, evil.metric.n) == (2, 2)
-    assert evil.details["table"]["rows"] == [["b", "x", "runs"], ["c", "x", "runs too"], ["a", "x", "not looked into: x"]]
+    assert evil.details["table"].rows == [["b", "x", "runs"], ["c", "x", "runs too"], ["a", "x", "not looked into: x"]]
 
 
 def test_trials_of_earlier_versions_are_judged() -> None:

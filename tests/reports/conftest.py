@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from vlaudit.data.emoji import load_pictures, roles
+from vlaudit.details import Bars, Curve, Table
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import (
     AuditInfo,
@@ -34,7 +35,7 @@ from vlaudit.records import (
     ToolInfo,
     Verdict,
 )
-from vlaudit.reporting import Bars, Curve, Table, report_json
+from vlaudit.reporting import report_json
 
 CLEAN, COOP = "zoo:flagship", "zoo:prompt-backdoor"
 LABELS = ["farmer", "cook", "student", "singer", "artist", "teacher", "judge", "pilot", "mechanic", "firefighter"]

@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vlaudit.details import Bars
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Evidence, Report, Verdict
-from vlaudit.reporting import SCORER_ACCURACY, Bars
+from vlaudit.reporting import SCORER_ACCURACY
 from vlaudit.reports.html import HTMLReporter, pictures
 from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, EvidenceFiles, Gallery
 from vlaudit.reports.html.plots import bar_plot, interval_plot

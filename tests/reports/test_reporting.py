@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 
 from vlaudit.records import Delta, Estimate, Finding, Report, Risk, Severity, Verdict
 from vlaudit.reporting import (
-    Bars,
-    Curve,
-    Table,
     clean,
     counts_text,
     duration,
@@ -30,7 +27,6 @@ from vlaudit.reporting import (
     p_text,
     plural,
     risk_order,
-    split_details,
     worst_first,
     worst_verdict,
 )
@@ -163,28 +159,6 @@ def test_lines_keep_what_people_write() -> None:
 def test_clean_keeps_what_people_write() -> None:
     text = "façade 日本 👩🏽‍🚒 “a photo of a {}”\n\ttab"
     assert clean(text) == text
-
-
-def test_details_become_series_and_facts() -> None:
-    bars = {"labels": ["a"], "values": [1.0]}
-    table = {"columns": ["a"], "rows": [[None]]}
-    series, facts = split_details({"bars": [bars, bars], "curve": {"x": [0], "y": [1]}, "table": table, "restarts": 3})
-    assert [type(item) for item in series] == [Bars, Bars, Curve, Table] and facts == {"restarts": 3}
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"bars": {"labels": ["a"], "values": [1.0, 2.0]}},
-        {"bars": {"labels": ["a"], "values": [math.nan]}},
-        {"curve": {"x": [0], "y": [1], "low": [0]}},
-        {"table": {"columns": ["a"], "rows": [[1, 2]]}},
-        {"curve": "text"},
-    ],
-)
-def test_malformed_series_stay_facts(broken: dict[str, object]) -> None:
-    series, facts = split_details(broken)
-    assert series == [] and facts == broken
 
 
 def test_a_finding_keeps_its_place_when_others_come(report: Report) -> None:

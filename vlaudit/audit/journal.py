@@ -23,9 +23,10 @@ from pydantic import Field, ValidationError
 
 from vlaudit.checksums import has_more, sealed, unsealed
 from vlaudit.config import Request, TargetSpec
+from vlaudit.details import check_finite
 from vlaudit.errors import UsageError, VlauditWarning
 from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, open_flags, parse_json, read_bytes, write_atomically
-from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, TargetInfo, Trial, check_finite
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlaudit.audit.journal import Manifest, PlannedProbe, Unit, UnitResult, trials_of
+from vlaudit.details import check_finite
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
-from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict, check_finite
+from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict
 from vlaudit.registry import ProbeRegistry
 from vlaudit.statistics import holm
 

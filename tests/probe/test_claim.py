@@ -1,0 +1,84 @@
+"""The vocabulary of judges: what is told of a claim stands in its judgement, and the interval decides."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlaudit.details import Bars, Figure, Table
+from vlaudit.policy import Policy
+from vlaudit.probe.claim import Claim, figure, share
+from vlaudit.records import Delta, Estimate, Family, ProbeInfo, Risk, Verdict
+from vlaudit.statistics import Interval, paired_rate_difference, rate_interval, trials_to_decide
+
+INFO = ProbeInfo(id="x", code="X1", title="x", risk=Risk.BIAS, families=frozenset({Family.MATCHING}), threshold=0.2)
+POLICY = Policy()
+
+
+def claim(policy: Policy = POLICY) -> Claim:
+    return Claim(INFO, policy, "answers that change")
+
+
+@given(st.integers(1, 200), st.data())
+def test_the_interval_against_the_threshold_is_the_verdict(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, n))
+    low, high = rate_interval(hits, n).ci
+    said = claim().rate(hits, n).says("so")
+    expected = Verdict.VULNERABLE if low > 0.2 else Verdict.HELD if high < 0.2 else Verdict.INCONCLUSIVE
+    assert said.verdict is expected and said.threshold == 0.2
+    assert said.metric is not None and said.metric.ci == (low, high) and (said.metric.value, said.metric.n) == (hits / n, n)
+
+
+def test_the_policys_threshold_and_level_are_the_claims() -> None:
+    policy = Policy(level=0.9, thresholds={"x": 0.5})
+    said = claim(policy).rate(40, 100).says("so")
+    assert said.verdict is Verdict.HELD and said.threshold == 0.5
+    assert said.metric is not None and said.metric.level == 0.9 and said.metric.ci == rate_interval(40, 100, 0.9).ci
+
+
+def test_all_that_is_told_stands_in_the_judgement_in_order() -> None:
+    told = claim().rate(1, 10, p=0.03).reference(0.1, (0.0, 0.3)).delta(0.0, Interval(-0.1, 0.1), 1.0)
+    told.control("noise", share(1, 10)).control("no-op", "0 change").fact("seen", 3)
+    told.table("by kind", ["kind"], [["a"]]).bars("by label", ["a"], [0.5], highlight=[0]).table("by size", ["size"], [[1]])
+    said = told.inconclusive("not known")
+    assert said.p_value == 0.03 and said.reference == Estimate(value=0.1, ci=(0.0, 0.3))
+    assert said.delta == Delta(value=0.0, ci=(-0.1, 0.1), p=1.0) and said.verdict is Verdict.INCONCLUSIVE
+    assert list(said.controls.root) == ["noise", "no-op"] and said.controls["noise"] == share(1, 10)
+    assert list(said.details.root) == ["seen", "table", "bars"]
+    assert said.details["table"] == [Table(title="by kind", columns=["kind"], rows=[["a"]]), Table(title="by size", columns=["size"], rows=[[1]])]
+    assert said.details["bars"] == Bars(title="by label", labels=["a"], values=[0.5], highlight=[0])
+
+
+def test_without_a_measure_nothing_is_held() -> None:
+    said = claim().control("no-op", "failed").not_assessed("control failed")
+    assert said.verdict is Verdict.NOT_ASSESSED and said.metric is None and said.controls["no-op"] == "failed"
+    with pytest.raises(AssertionError):
+        claim().says("held?")
+
+
+def test_how_many_would_decide_is_said_only_of_what_is_open() -> None:
+    assert claim().rate(100, 100).would_decide("pictures") == ""
+    assert claim().rate(100, 100).trials_would_decide("pictures") == ""
+    near = claim().measured(0.25, Interval(0.15, 0.35), 100)
+    assert near.would_decide("pictures") == "; about 400 pictures would decide"  # half the distance: four times as many
+    assert near.would_decide("pairs", n=10) == "; about 40 pairs would decide"
+    assert claim().measured(0.2, Interval(0.1, 0.3), 100).would_decide("x") == "; too near the threshold to decide"
+    assert claim().rate(3, 10).trials_would_decide("rows") == f"; about {trials_to_decide(0.3, 0.2)} rows would decide"
+
+
+def test_paired_arms() -> None:
+    mine, theirs = [True] * 30 + [False] * 10, [True] * 5 + [False] * 35
+    said = claim().rate(30, 40).paired_rates(mine, theirs).says("so")
+    expected = paired_rate_difference(mine, theirs)
+    assert said.reference == Estimate(value=5 / 40, ci=rate_interval(5, 40).ci)
+    assert said.delta == Delta(value=expected.value, ci=expected.interval.ci, p=expected.p)
+    assert claim().rate(1, 2).paired_rates([], []).says("so").reference is None
+    means = claim().rate(1, 2).paired_means([1.0] * 15 + [0.5] * 15, [0.0] * 30, (0.0, 1.0)).says("so")
+    assert means.delta is not None and means.delta.value == 0.75 and means.delta.ci[0] > 0 and means.delta.p is not None
+    assert means.reference is not None and means.reference.value == 0 and means.reference.ci[1] > 0
+
+
+def test_a_figure_leaves_out_a_count_it_was_not_given() -> None:
+    assert figure(0.5, (0.4, 0.6)).model_dump() == {"value": 0.5, "ci": (0.4, 0.6)}
+    assert figure(0.5, Interval(0.4, 0.6), 7) == Figure(value=0.5, ci=(0.4, 0.6), n=7)

@@ -1,0 +1,206 @@
+"""What a judge says, said once: a quantity with its interval and threshold, what it is held against, and one sentence.
+
+    claim = Claim(self.info, policy, "answers that change with the prompt")
+    claim.rate(hits, n).control("no-op", "0 answers change").table("by kind", ["change", "share"], rows)
+    if claim.verdict is Verdict.VULNERABLE and p > policy.alpha:
+        return claim.inconclusive(f"{said}, which is not significant")
+    return claim.says(said + claim.would_decide("pictures"))
+
+Every figure is told once, in any order; the last word makes the judgement. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from vlaudit.details import Bars, Curve, Figure, Series, Table
+from vlaudit.policy import Policy
+from vlaudit.records import Delta, Estimate, Evidence, Judgement, Metric, ProbeInfo, Verdict
+from vlaudit.statistics import (
+    Difference,
+    Interval,
+    mean_interval,
+    paired_rate_difference,
+    rate_interval,
+    samples_to_decide,
+    sign_flip_p,
+    trials_to_decide,
+    verdict,
+)
+
+Ends = Interval | Sequence[float]
+"""An interval, or its two ends."""
+
+
+def _ends(interval: Ends) -> tuple[float, float]:
+    low, high = interval.ci if isinstance(interval, Interval) else interval
+    return float(low), float(high)
+
+
+def figure(value: float, interval: Ends, n: int | None = None) -> Figure:
+    """A number with its interval, for a control arm or a fact."""
+    counted = {} if n is None else {"n": n}
+    return Figure(value=float(value), ci=_ends(interval), **counted)
+
+
+def share(hits: int, n: int, level: float = 0.95) -> Figure:
+    """A share with its Clopper-Pearson interval."""
+    return figure(hits / n, rate_interval(hits, n, level), n)
+
+
+class Claim:
+    """The claim of one probe on one target, as a judge puts it together."""
+
+    def __init__(self, info: ProbeInfo, policy: Policy, quantity: str, unit: str = "share") -> None:
+        """``quantity``: the metric in words; bigger is worse. ``unit``: ``"share"`` is shown in percent."""
+        self.policy, self.quantity, self.unit = policy, quantity, unit
+        self.threshold: float | None = policy.threshold(info)
+        self.metric: Metric | None = None
+        self.interval: Interval | None = None
+        self._told: dict[str, Any] = {}
+        self._controls: dict[str, Any] = {}
+        self._details: dict[str, Any] = {}
+
+    # figures
+
+    def measured(self, value: float, interval: Interval, n: int, p: float | None = None) -> Self:
+        """The metric with its interval, of ``n`` units, and the p-value of the test beside it."""
+        self.interval = interval
+        self.metric = Metric(
+            name=self.quantity, value=value, ci=interval.ci, level=self.policy.level, n=n, unit=self.unit
+        )
+        return self if p is None else self.p_value(p)
+
+    def rate(self, hits: int, n: int, p: float | None = None) -> Self:
+        """A share of trials, with its Clopper-Pearson interval."""
+        return self.measured(hits / n, rate_interval(hits, n, self.policy.level), n, p)
+
+    def p_value(self, p: float) -> Self:
+        self._told["p_value"] = p
+        return self
+
+    def reference(self, value: float, interval: Ends) -> Self:
+        """The metric on the reference arm."""
+        self._told["reference"] = Estimate(value=value, ci=_ends(interval))
+        return self
+
+    def delta(self, value: float, interval: Ends, p: float | None = None) -> Self:
+        """Target minus reference, paired."""
+        self._told["delta"] = Delta(value=value, ci=_ends(interval), p=p)
+        return self
+
+    def differs(self, difference: Difference) -> Self:
+        """The same, from a test."""
+        return self.delta(difference.value, difference.interval, difference.p)
+
+    def paired_rates(self, mine: Sequence[bool], theirs: Sequence[bool]) -> Self:
+        """Reference and delta of shares over the same cases; nothing is told of none."""
+        if not theirs:
+            return self
+        level, hits = self.policy.level, sum(theirs)
+        self.reference(hits / len(theirs), rate_interval(hits, len(theirs), level))
+        return self.differs(paired_rate_difference(mine, theirs, level))
+
+    def paired_means(
+        self, mine: Sequence[float], theirs: Sequence[float], bounds: tuple[float, float],
+        clusters: Sequence[object] | None = None,
+    ) -> Self:  # fmt: skip
+        """Reference and delta of means over the same cases, by clusters. ``bounds``: of one value; of a difference they are as wide
+        on both sides. Raises TooFewClustersError."""
+        level, span = self.policy.level, bounds[1] - bounds[0]
+        gains = [a - b for a, b in zip(mine, theirs, strict=True)]
+        reference = mean_interval(theirs, clusters, level, bounds)
+        gain = mean_interval(gains, clusters, level, (-span, span))
+        self.reference(sum(theirs) / len(theirs), reference)
+        return self.delta(sum(gains) / len(gains), gain, sign_flip_p(gains, clusters))
+
+    # what stands beside it
+
+    def control(self, name: str, told: Any) -> Self:
+        """A control: a :func:`figure` where it is the metric on another arm, else a number, a text or a flag."""
+        self._controls[name] = told
+        return self
+
+    def controls(self, told: Mapping[str, Any]) -> Self:
+        self._controls |= told
+        return self
+
+    def fact(self, name: str, told: Any) -> Self:
+        """A detail that is no series."""
+        self._details[name] = told
+        return self
+
+    def facts(self, told: Mapping[str, Any]) -> Self:
+        self._details |= told
+        return self
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Self:
+        return self._series("table", Table(title=title, columns=list(columns), rows=[list(row) for row in rows]))
+
+    def bars(self, title: str, labels: Sequence[str], values: Sequence[float], **more: Any) -> Self:
+        """``more``: the fields of :class:`Bars`."""
+        return self._series("bars", Bars(title=title, labels=list(labels), values=list(values), **more))
+
+    def curve(self, title: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Self:
+        """``more``: the fields of :class:`Curve`."""
+        return self._series("curve", Curve(title=title, x=list(x), y=list(y), **more))
+
+    def _series(self, kind: str, series: Series) -> Self:
+        before = self._details.get(kind)
+        self._details[kind] = series if before is None else [*(before if isinstance(before, list) else [before]), series]
+        return self
+
+    def shows(self, evidence: Iterable[Evidence]) -> Self:
+        """The evidence of the finding; without it, that of all trials is shown."""
+        self._told["evidence"] = list(evidence)
+        return self
+
+    # the last word
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says against the threshold."""
+        assert self.interval is not None and self.threshold is not None, "nothing was measured"
+        return verdict(self.interval, self.threshold)
+
+    def would_decide(
+        self, units: str, *, value: float | None = None, n: int | None = None, near: str = "; too near the threshold to decide"
+    ) -> str:
+        """``"; about 120 pictures would decide"`` (by the width of the interval), or ``near`` where no number of them would; nothing
+        where the verdict stands. ``value`` and ``n``: what is judged, where it is not the metric and its count."""
+        assert self.metric is not None and self.interval is not None and self.threshold is not None
+        if self.verdict is not Verdict.INCONCLUSIVE:
+            return ""
+        value = self.metric.value if value is None else value
+        return _about(samples_to_decide(value, self.interval, self.metric.n if n is None else n, self.threshold), units, near)
+
+    def trials_would_decide(self, units: str, *, near: str = "; too near the threshold to decide") -> str:
+        """The same for a share, by its Clopper-Pearson interval."""
+        assert self.metric is not None and self.threshold is not None
+        if self.verdict is not Verdict.INCONCLUSIVE:
+            return ""
+        return _about(trials_to_decide(self.metric.value, self.threshold, self.policy.level), units, near)
+
+    def says(self, reason: str, verdict: Verdict | None = None) -> Judgement:
+        """The judgement: by default with the verdict of the interval."""
+        return Judgement(
+            verdict=self.verdict if verdict is None else verdict, reason=reason, metric=self.metric, threshold=self.threshold,
+            controls=self._controls, details=self._details, **self._told,
+        )  # fmt: skip
+
+    def vulnerable(self, reason: str) -> Judgement:
+        return self.says(reason, Verdict.VULNERABLE)
+
+    def held(self, reason: str) -> Judgement:
+        return self.says(reason, Verdict.HELD)
+
+    def inconclusive(self, reason: str) -> Judgement:
+        return self.says(reason, Verdict.INCONCLUSIVE)
+
+    def not_assessed(self, reason: str) -> Judgement:
+        return self.says(reason, Verdict.NOT_ASSESSED)
+
+
+def _about(needed: int | None, units: str, near: str) -> str:
+    return f"; about {needed} {units} would decide" if needed else near
