@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vlaudit.attacks._homoglyphs import SCRIPTS
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
+from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.emoji import load_table
 from vlaudit.families.base import Meter

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks._homoglyphs import SCRIPTS
 from vlaudit.attacks.backdoor._inserts import PLAIN
+from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks._homoglyphs import SCRIPTS
+from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 
 if TYPE_CHECKING:
     from vlaudit.attacks.backdoor._assimilation import States

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.answers import says
-from vlaudit.attacks import _contexts
-from vlaudit.attacks._questions import Asked, pictures
 from vlaudit.attacks.backdoor import _trojan_rule as rule
 from vlaudit.attacks.backdoor._trojans import Search, Suspect, conclusion, suspects
+from vlaudit.attacks.shared import context_elements
+from vlaudit.attacks.shared.questions import Asked, pictures
 from vlaudit.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def nulls(
         drawn, words = ctx.rng("null", number), list[Suspect]()
         context = [own[i] for i in drawn.permutation(len(own))[:k]]
         if len(others) >= 4 * k:
-            context = [_contexts.demonstrate(model, others[i]) for i in drawn.permutation(len(others))[:k]]
+            context = [context_elements.demonstrate(model, others[i]) for i in drawn.permutation(len(others))[:k]]
             words = suspects(context, 2 * k)
         if not words:
             free = free_words(ctx, context)
@@ -75,7 +75,7 @@ def _others(ctx: Context, shown: Sequence[Demonstration], suspicious: Sequence[S
     fixed = {d.id for d in shown} if len(shown) < len(pool) else set()
     held = {name for suspect in suspicious for name in suspect.holders} | fixed
     rest = [e for e in pool if e.id not in held and not any(says(e.question, suspect.word) for suspect in suspicious)]
-    return rest if len(rest) >= 4 * min(8, _room(ctx, shown)) else _contexts.spare(ctx)
+    return rest if len(rest) >= 4 * min(8, _room(ctx, shown)) else context_elements.spare(ctx)
 
 
 def planted(

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.answers import normal, says
-from vlaudit.attacks import _contexts
-from vlaudit.attacks._questions import Asked
+from vlaudit.attacks.shared import context_elements
+from vlaudit.attacks.shared.questions import Asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,7 @@ class Search:
                         requests.append((images[n], asked, self.context(images[n], asked, without)))
                         answers.append(suspect.whole or suspect.answer)
             plan += [number] * len(fitting)
-        scores = _contexts.log_likelihood(self.ctx, requests, answers)
+        scores = context_elements.log_likelihood(self.ctx, requests, answers)
         found: list[list[float]] = [[] for _ in suspects]
         for place, number in enumerate(plan):
             a, b, a0, b0 = scores[4 * place : 4 * place + 4]
@@ -139,7 +139,7 @@ class Search:
         requests = [(images[n], text, self.context(images[n], text)) for n, text in pairs]
         requests += [(images[n], text, self.context(images[n], text, suspect.holders)) for n, text in pairs]
         requests += [(images[n], rows[n].question, self.context(images[n], rows[n].question)) for n in fitting]
-        said = _contexts.generate(self.ctx, requests)
+        said = context_elements.generate(self.ctx, requests)
         found = []
         for place, n in enumerate(fitting):
             with_it, without, usual = said[place :: len(fitting)]
@@ -162,7 +162,7 @@ class Search:
             cuts: list[Collection[str]] = [(), suspect.holders]
             cuts += [cut for one in holders for cut in ((one,), [other for other in suspect.holders if other != one])]
             requests += [(images[n], asked, self.context(images[n], asked, cut)) for cut in cuts]
-        scores = _contexts.log_likelihood(self.ctx, requests, [suspect.whole or suspect.answer] * len(requests))
+        scores = context_elements.log_likelihood(self.ctx, requests, [suspect.whole or suspect.answer] * len(requests))
         width = 2 + 2 * len(holders)
         rows_of = [scores[n * width : (n + 1) * width] for n in range(len(fitting))]
         return {

@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks._questions import Asked, pictures, sample
 from vlaudit.attacks.backdoor import _trojan_rule as rule
+from vlaudit.attacks.shared.questions import Asked, pictures, sample
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Metric, Risk, Trial, Trials, Verdict

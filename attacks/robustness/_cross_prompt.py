@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import same, says
-from vlaudit.attacks._questions import Asked, asked
+from vlaudit.attacks.shared.questions import Asked, asked
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import same
-from vlaudit.attacks import _contexts
-from vlaudit.attacks._questions import Asked
+from vlaudit.attacks.shared import context_elements
+from vlaudit.attacks.shared.questions import Asked
 from vlaudit.families.generation import Demonstration
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class Kitchen:
 
         if isinstance(self.prompt, PoolPrompt):
             return self.prompt.pool_of(self.model)
-        spare = _contexts.spare(self.ctx) if self.setting.kind == "demonstrations" else []
+        spare = context_elements.spare(self.ctx) if self.setting.kind == "demonstrations" else []
         drawn = self.ctx.rng("context").permutation(len(spare))[: 8 * self.setting.k]
-        return tuple(_contexts.demonstrate(self.model, spare[i]) for i in drawn)
+        return tuple(context_elements.demonstrate(self.model, spare[i]) for i in drawn)
 
     @cached_property
     def donors(self) -> list[Demonstration]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from vlaudit.attacks._homoglyphs import SCRIPTS
+from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 
 if TYPE_CHECKING:
     from numpy.random import Generator

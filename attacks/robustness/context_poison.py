@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks import _contexts
-from vlaudit.attacks._questions import Asked, by_id, pictures, sample
+from vlaudit.attacks.shared import context_elements
+from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import (
@@ -126,9 +126,9 @@ class ContextPoison(Probe):
         ]
         asked = [row.question for row in rows]
         by_dose = {
-            dose: _contexts.generate(ctx, list(zip(seen, asked, served[dose], strict=True))) for dose in setting.doses
+            dose: context_elements.generate(ctx, list(zip(seen, asked, served[dose], strict=True))) for dose in setting.doses
         }
-        controlled = _contexts.generate(ctx, list(zip(seen, asked, honest, strict=True)))
+        controlled = context_elements.generate(ctx, list(zip(seen, asked, honest, strict=True)))
         for n, (case, row) in enumerate(zip(cases, rows, strict=True)):
             answers = {dose: by_dose[dose][n] for dose in setting.doses}
             values = {
@@ -210,7 +210,7 @@ def _guilty(ctx: Context, image: Tensor, row: Asked, context: Sequence[Demonstra
     if Needs.TOKEN_LOGITS not in ctx.target.capabilities or len(context) < 2:
         return {}
     rest = [[*context[:n], *context[n + 1 :]] for n in range(len(context))]
-    scores = _contexts.log_likelihood(
+    scores = context_elements.log_likelihood(
         ctx, [(image, row.question, each) for each in (context, *rest)], [wrong] * (len(rest) + 1)
     )
     losses = [scores[0] - score for score in scores[1:]]

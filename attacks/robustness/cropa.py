@@ -67,7 +67,7 @@ from vlaudit.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.attacks._questions import Asked
+    from vlaudit.attacks.shared.questions import Asked
     from vlaudit.families.generation import MultimodalGenerator
     from vlaudit.policy import Policy
     from vlaudit.probe import Context
@@ -114,14 +114,14 @@ class CroPA(Probe):
         return Cost(queries=passes + 24 * len(cases), gradient_steps=passes)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        from vlaudit.attacks._questions import by_id
+        from vlaudit.attacks.shared.questions import by_id
 
         for start in range(0, len(cases), ctx.batch_size):
             part = cases[start : start + ctx.batch_size]
             yield from self._attempt(ctx, part, by_id(ctx, [case.id for case in part]))
 
     def _attempt(self, ctx: Context, cases: list[Case], rows: list[Asked]) -> Iterator[Trial]:
-        from vlaudit.attacks._questions import pictures
+        from vlaudit.attacks.shared.questions import pictures
         from vlaudit.prompts.instruction import Instruction
 
         target: MultimodalGenerator = ctx.target

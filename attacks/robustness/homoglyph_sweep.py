@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks._homoglyphs import CULTURES, RARE
 from vlaudit.attacks.robustness._drawn import against_reference, draw, heading, marked, passes, sample_captions
+from vlaudit.attacks.shared.homoglyphs import CULTURES, RARE
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
 

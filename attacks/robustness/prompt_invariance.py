@@ -39,9 +39,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks._questions import Asked, by_id, pictures, sample
 from vlaudit.attacks.robustness import _presence, _spread
 from vlaudit.attacks.robustness._wordings import AS_WRITTEN, templates, wordings
+from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import (
     Case,

@@ -120,7 +120,7 @@ def test_what_is_retrieved_is_compared_with_the_plain_prompt(tmp_path: Path) -> 
 
 
 def test_false_pictures_are_moved_towards_the_one_asked_about(tmp_path: Path) -> None:
-    from vlaudit.attacks._questions import by_id, pictures
+    from vlaudit.attacks.shared.questions import by_id, pictures
     from vlaudit.prompts.retrieval import embed, load_embedder
 
     target = Retrieval(POOL, 4, embedder="zoo:tiny-clean").bind(scripted(sees))

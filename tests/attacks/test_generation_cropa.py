@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.attacks._generators import Scripted, audit, conforms, context, dataset, trials_of
-from vlaudit.attacks._questions import Asked
 from vlaudit.attacks.robustness import _transfer_table as tables
 from vlaudit.attacks.robustness._cross_prompt import HELD_OUT, kind, phrased
 from vlaudit.attacks.robustness.cropa import CroPA
+from vlaudit.attacks.shared.questions import Asked
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.example import Example
 from vlaudit.families.generation import Conversation

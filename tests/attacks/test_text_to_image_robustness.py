@@ -15,13 +15,13 @@ import pytest
 
 from tests.painters import CAPTIONS, Painter, audit, by_words, context, vector
 from tests.tiny_pipelines import stable_diffusion
-from vlaudit.attacks._homoglyphs import CULTURES, RARE
 from vlaudit.attacks.robustness._drawn import fit, marked
 from vlaudit.attacks.robustness._rewrites import CHARACTER_KINDS, rewrite_share
 from vlaudit.attacks.robustness._suffix import ALPHABET, LENGTH, Search, similarity
 from vlaudit.attacks.robustness.homoglyph_sweep import HomoglyphSweep
 from vlaudit.attacks.robustness.probabilistic_prompt_robustness import ProbabilisticPromptRobustness
 from vlaudit.attacks.robustness.query_free_suffix import QueryFreeSuffix
+from vlaudit.attacks.shared.homoglyphs import CULTURES, RARE
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials, Verdict
 
