@@ -43,6 +43,7 @@ from pydantic import Field
 from vlaudit.attacks.privacy._blind import blind_features
 from vlaudit.attacks.privacy._description import compared, description_scores, max_renyi
 from vlaudit.attacks.privacy._membership import BLIND_LIMIT, FEWEST, Units, judge_membership
+from vlaudit.details import Details
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 
@@ -147,7 +148,7 @@ class VLMMIA(Probe):
         if not judged.details:
             return judged
         table, beyond = _compare(trials.target, policy.level, policy.alpha, threshold)
-        judged = judged.model_copy(update={"details": judged.details | table})
+        judged = judged.model_copy(update={"details": Details(judged.details.root | table)})
         if judged.verdict is Verdict.HELD and beyond:
             reason = f"{judged.reason}, but {beyond}: the score fixed beforehand misses what that one sees"
             return judged.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})

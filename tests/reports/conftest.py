@@ -359,7 +359,7 @@ def many_findings(report: Report) -> Report:
         fields = {"id": f"{item.id}/{i}", "evidence": [], "reason": reason, "controls": controls | arm,
                   "details": (bars if i % 2 else curve) | {"table": table, "restarts": i, "budget": "20,000 passes"},
                   "reproduce": f"{item.reproduce} --data /data/audits/2026/pictures-{i} --prompt 'a photo of a {{}}' --group gender"}  # fmt: skip
-        copies.append(item.model_copy(update=fields))
+        copies.append(Finding.model_validate(item.model_dump() | fields))
     return report.model_copy(update={"findings": copies})
 
 

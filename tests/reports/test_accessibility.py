@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.reports.browsing import Visit
+from vlaudit.details import Details
 from vlaudit.plugins import plugin, plugins
 from vlaudit.records import Report
 
@@ -186,7 +187,7 @@ def test_nothing_is_cut_on_paper(opened: Callable[..., Visit], name: str, full_r
     wide = {
         "table": {"columns": [f"column number {i}" for i in range(14)], "rows": [[0.123456 * i for i in range(14)]] * 3}
     }
-    first = full_report.findings[0].model_copy(update={"details": wide, "reproduce": "vlaudit scan " + "x" * 400})
+    first = full_report.findings[0].model_copy(update={"details": Details(wide), "reproduce": "vlaudit scan " + "x" * 400})
     width = round(A4[0] / 25.4 * 96)
     page = opened(
         name,

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlaudit.details import Bars
+from vlaudit.details import Bars, Details, Facts, Figure, in_words
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Evidence, Report, Verdict
@@ -79,10 +79,9 @@ def test_the_same_audit_renders_the_same_page(report: Report, audit_dir: Path) -
 
 
 def test_facts_are_words_and_short_numbers() -> None:
-    assert (
-        fact({"label": "pilot", "p": 0.0030257763, "over": [1.7319753, 1.48]})
-        == "label: pilot; p: 0.00303; over: 1.73, 1.48"
-    )
+    assert fact([1.7319753, 1.48, None, True, "pilot"]) == "1.73, 1.48, none, yes, pilot"
+    assert fact(0.0030257763) == "0.00303" and fact([]) == "none"
+    assert in_words({"label": "pilot", "p": 0.0030257763, "over": [1.7319753, 1.48]}) == "label: pilot; p: 0.003026; over: 1.732, 1.48"
 
 
 def test_only_its_own_script_and_style_may_run(report: Report, audit_dir: Path) -> None:
@@ -116,7 +115,7 @@ def test_the_shape_of_the_page_does_not_depend_on_its_strings(
     report: Report, hostile_report: Report, audit_dir: Path
 ) -> None:
     def shape(findings_of: Report) -> Counter[str]:
-        bare = [f.model_copy(update={"evidence": [], "references": [], "details": {}}) for f in findings_of.findings]
+        bare = [f.model_copy(update={"evidence": [], "references": [], "details": Details({})}) for f in findings_of.findings]
         base = {"targets": findings_of.targets[1:], "audit": findings_of.audit.model_copy(update={"errors": []})}
         page = Page(render(findings_of.model_copy(update={"findings": bare} | base), audit_dir))
         return Counter(tag for tag, _ in page.tags)
@@ -281,16 +280,14 @@ def test_an_empty_or_partial_audit_is_no_pass(report: Report, audit_dir: Path) -
 
 
 def test_the_interval_plot_sets_target_reference_and_controls_on_one_axis(report: Report) -> None:
-    finding = report.findings[0]
-    from vlaudit.records import Estimate
-
-    plot = interval_plot(finding, {"permuted": Estimate(value=0.04, ci=(-0.11, 0.17))})
+    arm = Facts({"permuted": {"value": 0.04, "ci": (-0.11, 0.17)}, "found": True})
+    plot = interval_plot(report.findings[0].model_copy(update={"controls": arm}))
     assert plot is not None and plot.threshold is not None
     target, reference, control = plot.rows
     assert [row.kind for row in plot.rows] == ["target", "reference", "control"]
     assert reference.low < control.x < reference.x < plot.threshold.at < target.low < target.x < target.high
     held = next(f for f in report.findings if f.verdict is Verdict.HELD and f.probe == "unsafe-file")
-    assert interval_plot(held, {}) is None, "nothing to draw where all figures coincide"
+    assert interval_plot(held.model_copy(update={"controls": Facts({})})) is None, "nothing to draw where all figures coincide"
 
 
 def test_bars_beyond_the_cap_stay_in_the_table_and_marked_ones_are_drawn() -> None:
@@ -338,7 +335,7 @@ def test_a_text_to_image_target_names_its_captions_and_its_scorer_with_its_error
             "wordings": ["an oil painting of a judge"],
         }
     )
-    controls = {f"{SCORER_ACCURACY}gender": "0.94 (0.89 to 0.97)"}
+    controls = Facts({f"{SCORER_ACCURACY}gender": "0.94 (0.89 to 0.97)"})
     own = report.findings[0].model_copy(update={"target": drawn.id, "controls": controls})
     text = render(report.model_copy(update={"targets": [drawn], "findings": [own]}), audit_dir)
     block = text[text.index('id="targets"') : text.index('id="matrix"')]
@@ -349,7 +346,6 @@ def test_a_text_to_image_target_names_its_captions_and_its_scorer_with_its_error
 
 
 def test_a_figure_among_the_facts_is_written_with_its_interval() -> None:
-    assert fact({"value": 0.6172, "ci": [0.5272, 0.7017], "n": 1128}) == "0.617 [0.527, 0.702], n = 1,128"
-    assert fact({"value": -0.5, "ci": [-1, 0]}) == "−0.50 [−1.00, 0.00]"
-    assert fact({"value": 1, "ci": [0, 1], "of": 3}) == "value: 1; ci: 0, 1; of: 3"
-    assert fact({"value": "<b>", "ci": [0, 1]}) == "value: <b>; ci: 0, 1"
+    assert fact(Figure(value=0.6172, ci=(0.5272, 0.7017), n=1128)) == "0.617 [0.527, 0.702], n = 1,128"
+    assert fact(Figure(value=-0.5, ci=(-1, 0))) == "−0.50 [−1.00, 0.00]"
+    assert fact(Facts({"x": {"value": 1, "ci": [0, 1], "of": 3}})["x"]) == "value: 1; ci: 0, 1; of: 3"
