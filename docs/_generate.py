@@ -73,13 +73,7 @@ def probe_page(probe: type[Probe], known: set[str]) -> str:
         lines += [*table(("name", "type", "default", "meaning"), rows), ""]
     if verdicts := expected(info.id):
         planted = {specimen.name: specimen.planted for specimen in specimens()}
-        lines += [
-            "## Specimens",
-            "",
-            "The bundled targets that show the probe's error rates. What is expected is fixed by",
-            "",
-        ]
-        lines[-2] += " the recipe that planted the flaw; *any* means that the recipe does not fix it."
+        lines += ["## Specimens", "", _SPECIMENS, ""]
         rows = ((f"`zoo:{name}`", markdown(planted[name] or "nothing"), said) for name, said in verdicts.items())
         lines += [*table(("specimen", "planted", "expected"), rows), ""]
     controls = dict.fromkeys((*crosswalk().get(info.id, ()), *info.maps))
