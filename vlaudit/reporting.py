@@ -138,7 +138,10 @@ _LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?(?:/[^\s<>\"'`\\]
 
 def clean(text: str) -> str:
     """Text that cannot steer a terminal, reorder a line or break an encoder (such characters become ``�``), without secrets."""
-    text = redact(text)
+    return _inert(redact(text))
+
+
+def _inert(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
 
 
@@ -156,7 +159,7 @@ def cleaned(value: Any) -> Any:
 def log_line(text: str, limit: int = 2_000) -> str:
     """Text that others wrote, for a line of a terminal, a log or a report: ``clean``, on one line, cut at ``limit`` characters. What
     would command a CI server is broken by a space wherever it stands, since lines may be wrapped before it."""
-    flat = COMMANDS.sub(r"\g<0> ", " ".join(clean(redact(text)[: 4 * limit]).split()))
+    flat = COMMANDS.sub(r"\g<0> ", " ".join(_inert(redact(text)[: 4 * limit]).split()))
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 

@@ -33,7 +33,7 @@ def take(name: str) -> str:
 def redact(text: str) -> str:
     """The text with the value of every secret struck out: in any case, broken over lines, and as URLs, JSON, HTML, base64 and
     hexadecimal write it. One that looks like a number becomes a number, so that JSON stays JSON."""
-    found = {value.strip() for name, value in (*_taken.items(), *os.environ.items()) if _NAMES.fullmatch(name)}
+    found = {places[name].strip() for places in (_taken, os.environ) for name in list(places) if _NAMES.fullmatch(name)}
     pattern = _pattern(tuple(sorted(found)))
     return text if pattern is None else pattern.sub(_struck, text)
 
