@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from vlaudit.details import Bars, Curve, Figure, Series, Table
 from vlaudit.policy import Policy
-from vlaudit.records import Delta, Estimate, Evidence, Judgement, Metric, ProbeInfo, Verdict
+from vlaudit.records import Delta, Estimate, Evidence, Judgement, Metric, ProbeInfo, Trial, Verdict
 from vlaudit.statistics import (
     Difference,
     Interval,
@@ -155,6 +155,11 @@ class Claim:
         """The evidence of the finding; without it, that of all trials is shown."""
         self._told["evidence"] = list(evidence)
         return self
+
+    def shows_of(self, trials: Iterable[Trial], most: int = 3) -> Self:
+        """The evidence of the first ``most`` of these trials that have some."""
+        shown = [trial for trial in trials if trial.artifacts][:most]
+        return self.shows(item for trial in shown for item in trial.artifacts.values())
 
     # the last word
 
