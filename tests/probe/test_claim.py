@@ -89,6 +89,15 @@ def test_the_evidence_is_that_of_the_first_trials_that_have_some() -> None:
     assert [item.path for item in said.evidence] == ["1 clean", "1 attacked", "3 clean", "3 attacked"]
 
 
+def test_where_a_flaw_is_follows_from_the_intervals_of_reference_and_delta() -> None:
+    alone = claim().rate(30, 40)
+    assert not alone.reference_shows_it and not alone.exceeds_reference
+    prompts = claim().reference(0.3, (0.1, 0.5)).delta(0.4, (0.1, 0.7))
+    assert prompts.exceeds_reference and not prompts.reference_shows_it  # the threshold is 0.2
+    models = claim().reference(0.3, (0.21, 0.5)).delta(0.4, (0.0, 0.7))
+    assert models.reference_shows_it and not models.exceeds_reference
+
+
 def test_a_figure_leaves_out_a_count_it_was_not_given() -> None:
     assert figure(0.5, (0.4, 0.6)).model_dump() == {"value": 0.5, "ci": (0.4, 0.6)}
     assert figure(0.5, Interval(0.4, 0.6), 7) == Figure(value=0.5, ci=(0.4, 0.6), n=7)

@@ -115,6 +115,18 @@ class Claim:
         self.reference(sum(theirs) / len(theirs), reference)
         return self.delta(sum(gains) / len(gains), gain, sign_flip_p(gains, clusters))
 
+    @property
+    def reference_shows_it(self) -> bool:
+        """Whether the reference's interval lies above the threshold: then the flaw is not the prompt's alone."""
+        told: Estimate | None = self._told.get("reference")
+        return told is not None and self.threshold is not None and told.ci[0] > self.threshold
+
+    @property
+    def exceeds_reference(self) -> bool:
+        """Whether the interval of target minus reference lies above 0: then the prompt has a part in it."""
+        told: Delta | None = self._told.get("delta")
+        return told is not None and told.ci[0] > 0
+
     # what stands beside it
 
     def control(self, name: str, told: Any) -> Self:
