@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy._captions import audited_captions, fresh_captions
+from vlaudit.attacks.shared.captions import audited_captions, fresh_captions
 from vlaudit.attacks.privacy._copies import FRESH, evidence, features, galleries, judge_cliques, tiled_distance
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import (
