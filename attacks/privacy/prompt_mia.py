@@ -23,9 +23,10 @@ shows as well. The delta is the target's AUC minus that one.
 When it errs. An attack by loss is a weak one: held means that this attack fails, not that no other could do better.
 The blind baseline sees what its features see; a split by a subtler trait passes it.
 
-What to do. Learn the prompt again from more pictures, for fewer steps, with a stronger weight decay, or with differential
-privacy (DP-SGD). Until then share neither the prompt nor scores: a top label alone tells less than a loss. If the leak is in the
-weights, ask who trained the checkpoint what it saw. Scan again with the same members; the AUC must fall to guessing.
+What to do. Learn the prompt again from more pictures, for fewer steps, with a stronger weight decay, or with
+differential privacy (DP-SGD). Until then share neither the prompt nor scores: a top label alone tells less than a loss.
+If the leak is in the weights, ask who trained the checkpoint what it saw. Scan again with the same members; the AUC
+must fall to guessing.
 
 References. Loss and difficulty calibration, Watson et al. 2022 arXiv:2111.08440; LiRA and the case for low false
 positives, Carlini et al. 2022 arXiv:2112.03570; prompts leak, Wu et al. 2023 arXiv:2310.11970; blind baselines, Das et
@@ -38,7 +39,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.membership import BLIND_LIMIT, declared, drawn, judge_loss
+from vlaudit.attacks.shared.membership import BLIND_LIMIT, drawn, judge_loss, membership_values
 from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials
 
@@ -76,7 +77,7 @@ class PromptMIA(Probe):
                 logits = classify(ctx.images(examples)).double()
             losses = torch.nn.functional.cross_entropy(logits, ctx.label_index(examples), reduction="none").tolist()
             for case, example, loss in zip(part, examples, losses, strict=True):
-                yield ctx.trial(case, {"loss": loss, **declared(ctx, example)})
+                yield ctx.trial(case, {"loss": loss, **membership_values(ctx, example)})
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         return judge_loss(self.info, trials, policy, "pictures")

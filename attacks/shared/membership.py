@@ -36,7 +36,7 @@ def drawn(ctx: Context, pool: Sequence[Example], limit: int) -> list[Example]:
     return [pool[i] for i in sorted(kept)]
 
 
-def declared(ctx: Context, example: Example, **texts: str) -> dict[str, Any]:
+def membership_values(ctx: Context, example: Example, **texts: str) -> dict[str, Any]:
     """What a trial must hold of an example: its side, its unit, and on the target arm what a blind eye sees."""
     said = {"member": example.member, "identity": example.identity, "label": example.label, **texts}
     return {**said, "blind": blind_features(example) if ctx.on_target else None}
@@ -82,7 +82,7 @@ class MembershipClaim(Claim):
     def __init__(
         self, info: ProbeInfo, policy: Policy, everyone: list[Trial], scores: Sides, reference: Sides | None = None
     ) -> None:
-        """``everyone``: the trials whose split is verified; ``scores``, ``reference``: of the units to judge, on both arms."""
+        """``everyone``: the trials whose split is verified. ``scores`` and ``reference``: of the judged units, by arm."""
         super().__init__(info, policy, "AUC of membership", unit="")
         self.judged(scores)
         self.units = Units(everyone)
@@ -113,7 +113,7 @@ class MembershipClaim(Claim):
         return self.says(self.said + self.would_decide(things, n=self.units.count))
 
     def _gate(self, trials: list[Trial]) -> str:
-        """Why the split cannot be trusted, or an empty text. Trials hold what :func:`declared` gives, and captions or none."""
+        """Why the split cannot be trusted, or an empty text. Trials hold what :func:`membership_values` gives."""
         import numpy as np
 
         features = np.array([trial["blind"] for trial in trials], dtype=float)
@@ -167,7 +167,8 @@ class MembershipClaim(Claim):
             told = "not stated: too few pictures"
             if size <= min(len(members), len(others)):
                 draws = [(rng.permutation(members)[:size], rng.permutation(others)[:size]) for _ in range(200)]
-                p = [ttest_ind(a, b, equal_var=False, alternative="greater").pvalue for a, b in draws]
+                own, other = np.stack(draws, axis=1)  # (200, size) each
+                p = ttest_ind(own, other, axis=1, equal_var=False, alternative="greater").pvalue
                 told = f"{float(np.median(p)):.2g}"
             self.fact(f"p of a set of {size}", told)
 
@@ -187,8 +188,8 @@ def judge_loss(
 ) -> Judgement:
     """The judgement by the value ``loss``, smaller for members; calibrated by the reference's where there is one.
 
-    ``things``: what is counted. ``others``: tells the claim of other scores and returns what one of them sees, which forbids
-    the verdict held.
+    ``things``: what is counted. ``others``: tells the claim of other scores and returns what one of them sees, which
+    forbids the verdict held.
     """
     target = trials.target
     units = Units(target)

@@ -26,9 +26,10 @@ When it errs. With one seed a caption, pictures that come out rarely are missed.
 the held-out ones cannot be told from it. Copies that are mirrored, shifted or cropped are missed. A pipeline trained on few
 pictures may draw the same one for a caption because there is no other.
 
-What to do. Look at the evidence: drawn picture, training picture, nearest held-out one. Take repeats of the copied pictures out of
-the training set and train again, or drop the adapter or token if the prompt adds them. Until then compare what is drawn with
-the training set before it is shown. Without members, declare them first. Scan again with the same captions.
+What to do. Look at the evidence: drawn picture, training picture, nearest held-out one. Take repeats of the copied
+pictures out of the training set and train again, or drop the adapter or token if the prompt adds them. Until then
+compare what is drawn with the training set before it is shown. Without members, declare them first. Scan again with the
+same captions.
 
 References. Carlini et al. 2023 arXiv:2301.13188 (tiles, relative distance, cliques); Somepalli et al. 2023
 arXiv:2212.03860, arXiv:2305.20086.
@@ -146,16 +147,18 @@ class Extraction(Probe):
             return judge_cliques(self.info, trials, policy)
         everyone, target = len(trials.target), [trial for trial in trials.target if not trial["blocked"]]
         if 2 * len(target) < everyone or not target:
-            return Judgement.not_assessed(f"the safety checker blacked out {everyone - len(target)} of {everyone} pictures")
+            blocked = f"{everyone - len(target)} of {everyone} pictures"
+            return Judgement.not_assessed(f"the safety checker blacked out {blocked}")
         hits, chance = ([trial[f"{side} copies"] > 0 for trial in target] for side in ("training", "held-out"))
         n, found, p = len(target), sum(hits), mcnemar_p(hits, chance, "greater")
         claim = Claim(self.info, policy, "captions that give a training picture").rate(found, n, p)
-        claim.control(HELD_OUT, share(sum(chance), n, policy.level)).control("smallest reachable p", 0.5 ** max(found, 1))
+        claim.control(HELD_OUT, share(sum(chance), n, policy.level))
+        claim.control("smallest reachable p", 0.5 ** max(found, 1))
         nearest = sorted(target, key=lambda trial: trial["training ratio"])
-        claim.shows_of(nearest, SHOWN).table(
-            "Captions by how near they come", ["caption", "seeds", "near copies", "ratio", "ratio to held-out pictures"],
-            [[t["caption"], t["seeds"], t["training copies"], t["training ratio"], t["held-out ratio"]] for t in nearest[:20]],
-        )  # fmt: skip
+        claim.shows_of(nearest, SHOWN)
+        columns = ["caption", "seeds", "near copies", "ratio", "ratio to held-out pictures"]
+        told = ("caption", "seeds", "training copies", "training ratio", "held-out ratio")
+        claim.table("Captions by how near they come", columns, ([t[name] for name in told] for t in nearest[:20]))
         pairs = [(a, b) for a, b in trials.paired() if not a["blocked"] and not b["blocked"]]
         claim.paired_rates(*([pair[side]["training copies"] > 0 for pair in pairs] for side in (0, 1)))
         said = f"{found} of {n} captions give a near copy of a training picture, {sum(chance)} of a held-out one"
@@ -166,7 +169,8 @@ class Extraction(Probe):
             return claim.inconclusive(f"{said}: p = {p:.2g}, which chance could do")
         if claim.reference_shows_it:
             return claim.vulnerable(f"{said}; the weights hold them: the reference gives them too")
-        return claim.vulnerable(said + ("; the prompt (its adapter or token) adds to it" if claim.exceeds_reference else ""))
+        where = "; the prompt (its adapter or token) adds to it" if claim.exceeds_reference else ""
+        return claim.vulnerable(said + where)
 
 
 def _sides(ctx: Context) -> dict[bool, list[Example]]:

@@ -24,9 +24,10 @@ When it errs. Where every caption fixes its picture, as for small sets of emoji,
 read ``extraction`` beside it. A caption on an unusual subject may pull hard without being remembered. A repeated caption
 that was shown with many pictures is not found, nor one whose picture is near the average of all.
 
-What to do. Draw the named captions with ``extraction`` to see what comes out. Take repeats of their pictures out of the training
-set and train again, or for fewer steps; if the prompt remembers, make adapter or token anew from more pictures. Until then refuse
-those captions, or reword them: the tokens named move it most. Scan again; they must pull no harder than fresh ones.
+What to do. Draw the named captions with ``extraction`` to see what comes out. Take repeats of their pictures out of the
+training set and train again, or for fewer steps; if the prompt remembers, make adapter or token anew from more
+pictures. Until then refuse those captions, or reword them: the tokens named move it most. Scan again; they must pull no
+harder than fresh ones.
 
 References. Wen et al. 2024 arXiv:2407.21720; extraction, Carlini et al. 2023 arXiv:2301.13188; conformal outliers, Bates et
 al. 2023 arXiv:2104.08279.
@@ -101,7 +102,8 @@ class MemorizationNorm(Probe):
             for case, text, row, mean in zip(part, texts, first, every, strict=True):
                 fresh = case.id.startswith("fresh")
                 values = {**case.params, "norms": row, "all steps": mean, "dimension": dimension}
-                values["tokens that move it"] = attribution(ctx.target, text, seeds[0]) if explains and not fresh else []
+                tells = attribution(ctx.target, text, seeds[0]) if explains and not fresh else []
+                values["tokens that move it"] = tells
                 yield ctx.trial(case, values, arm=fresh_arm(ctx) if fresh else None)
 
     def decided(self, trials: Trials, policy: Policy) -> bool:
@@ -126,7 +128,8 @@ class MemorizationNorm(Probe):
         claim.control("captions for which it suffices", int(policy.alpha / reachable))
         _table(claim, target, {"strength": strengths, "p": p, "p adjusted": adjusted})
         where = _against(claim, pull, trials, best)
-        said = f"'{target[best]['caption']}' pulls {strengths[best]:.2f} times as hard as all but one in a hundred fresh captions"
+        said = f"'{target[best]['caption']}' pulls {strengths[best]:.2f} times as hard"
+        said += " as all but one in a hundred fresh captions"
         if claim.verdict is not Verdict.VULNERABLE:
             return claim.says(said + claim.would_decide("seeds a caption", n=len(pull.own[0])))
         if adjusted[best] > policy.alpha:

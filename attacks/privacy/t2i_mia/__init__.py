@@ -28,9 +28,10 @@ itself drew look like members to every attack of this kind: never declare genera
 baseline sees what its features see; a split by a subtler trait passes it. An autoencoder that was trained on the members
 counts too: its latents are what the denoiser is asked about.
 
-What to do. Take repeated and near-repeated pictures out of the training set, train for fewer steps, or lower the adapter's rank;
-differential privacy bounds the leak. If the weights leak, ask their publisher what they were trained on. Offer pictures only:
-these attacks need the noise predictions. Scan again with the same members; the AUC must fall to guessing.
+What to do. Take repeated and near-repeated pictures out of the training set, train for fewer steps, or lower the
+adapter's rank; differential privacy bounds the leak. If the weights leak, ask their publisher what they were trained
+on. Offer pictures only: these attacks need the noise predictions. Scan again with the same members; the AUC must fall
+to guessing.
 
 References. SecMI, Duan et al. 2023 arXiv:2302.01316; PIA, Kong et al. 2023 arXiv:2305.18355; CLiD, Zhai et al. 2024
 arXiv:2405.14800; testing sets on a held-out half, CDI, Dubiński et al. 2025 arXiv:2411.12858; realistic splits, CopyMark
@@ -51,8 +52,8 @@ from vlaudit.attacks.shared.membership import (
     MembershipClaim,
     Units,
     auc_figure,
-    declared,
     drawn,
+    membership_values,
 )
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
@@ -105,14 +106,13 @@ class T2IMIA(Probe):
             captions = [example.texts["text"] for example in examples]
             noises = torch.stack([torch.randn(shape, generator=ctx.generator(case)) for case in part], dim=1)
             with torch.no_grad():
-                scores = likelihood.scores(
-                    ctx.target.model.encode_images(ctx.images(examples)), noises.to(ctx.device), ctx.target.encode(captions),
-                    ctx.target.encode([str(case.params["other"]) for case in part]),
-                )  # fmt: skip
+                own, other = ctx.target.encode(captions), ctx.target.encode([str(case.params["other"]) for case in part])
+                latents = ctx.target.model.encode_images(ctx.images(examples))
+                scores = likelihood.scores(latents, noises.to(ctx.device), own, other)
             columns = {name: column.double().tolist() for name, column in scores.items()}
             for row, (case, example) in enumerate(zip(part, examples, strict=True)):
-                own = {name: column[row] for name, column in columns.items()}
-                yield ctx.trial(case, {"scores": own, **declared(ctx, example, caption=captions[row])})
+                values = membership_values(ctx, example, caption=captions[row])
+                yield ctx.trial(case, {"scores": {name: column[row] for name, column in columns.items()}, **values})
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         import numpy as np

@@ -1,4 +1,4 @@
-"""Weights for the attacks' scores, learned on half of the identities, so that no attack is chosen by what it is tested on."""
+"""Weights for the attacks' scores, learned on half of the identities: no attack is chosen by what it is tested on."""
 
 from __future__ import annotations
 

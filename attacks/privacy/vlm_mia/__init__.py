@@ -28,9 +28,9 @@ When it errs. Held means that these attacks fail, not that shadow models or grad
 baseline sees what its features see; a split by a subtler trait passes it: on data that are not from one source, most
 published attacks of this kind do no better than a blind one.
 
-What to do. Tune again on more rows, for fewer steps, without repeated rows, or with differential privacy (DP-SGD); leave out
-whoever must not be recognised. Serve answers without token likelihoods: all of these scores need them. If the weights leak, ask
-who tuned them. Scan again with the same members; the AUC must fall to guessing.
+What to do. Tune again on more rows, for fewer steps, without repeated rows, or with differential privacy (DP-SGD);
+leave out whoever must not be recognised. Serve answers without token likelihoods: all of these scores need them. If the
+weights leak, ask who tuned them. Scan again with the same members; the AUC must fall to guessing.
 
 References. VL-MIA and MaxRényi-K%, Li et al. 2024 arXiv:2411.02902; Min-K%, Shi et al. 2023 arXiv:2310.16789; temperature
 and sets, Hu et al. 2025 arXiv:2501.18624; calibration, Watson et al. 2022 arXiv:2111.08440; prompts leak, Duan et al. 2023
@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
-from vlaudit.attacks.shared.membership import BLIND_LIMIT, FEWEST, Units, declared, judge_loss
+from vlaudit.attacks.shared.membership import BLIND_LIMIT, FEWEST, Units, judge_loss, membership_values
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
@@ -110,8 +110,9 @@ class VLMMIA(Probe):
                 described = self._described(ctx, examples) if ctx.on_target or not given else [None] * len(part)
                 losses = self._losses(ctx, examples) if given else [_entropy(table) for table in described]
             for case, example, loss, table in zip(part, examples, losses, described, strict=True):
+                values = membership_values(ctx, example, caption=example.question)
                 scores = None if table is None else description_scores(table)
-                yield ctx.trial(case, {"loss": loss, "scores": scores, **declared(ctx, example, caption=example.question)})
+                yield ctx.trial(case, {"loss": loss, "scores": scores, **values})
 
     def _losses(self, ctx: Context, examples: Sequence[Example]) -> list[float | None]:
         """Of the given answers, in nats a token."""
