@@ -39,7 +39,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.membership import BLIND_LIMIT, drawn, judge_loss, membership_values
+from vlaudit.attacks.shared.membership import BLIND_LIMIT, both_sides, judge_loss, membership_values
 from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials
 
@@ -65,7 +65,7 @@ class PromptMIA(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         labelled = [example for example in ctx.data.examples if example.label in ctx.labels]
-        return [Case(id=e.id) for e in drawn(ctx, labelled, self.pictures or ctx.by_effort(600, 2000, 10_000))]
+        return [Case(id=e.id) for e in both_sides(ctx, labelled, self.pictures or ctx.by_effort(600, 2000, 10_000))]
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch

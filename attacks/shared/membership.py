@@ -27,7 +27,7 @@ LOW_RATE, FEWEST_FOR_LOW_RATE = 0.01, 300
 SET_SIZES = (10, 30, 70)
 
 
-def drawn(ctx: Context, pool: Sequence[Example], limit: int) -> list[Example]:
+def both_sides(ctx: Context, pool: Sequence[Example], limit: int) -> list[Example]:
     """At most ``limit`` members and as many non-members, in the order of the pool."""
     kept: list[int] = []
     for side in (True, False):

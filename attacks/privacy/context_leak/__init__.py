@@ -39,38 +39,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from vlaudit.answers import choice_of
 from vlaudit.attacks.privacy.context_leak.planting import (
-    DEMONSTRATION,
-    DOCUMENT,
     OWN,
     QUERIES,
     QUESTION,
-    RETRIEVED,
-    SYSTEM,
     draw_codes,
+    example_of,
     own_texts,
-    plant,
+    picture_of,
+    places_in,
+    planted,
     repeats,
-    sentence,
     transcript,
-    with_documents,
 )
 from vlaudit.attacks.privacy.context_leak.verdict import judge_leaks
-from vlaudit.attacks.shared.codes import reveals
-from vlaudit.data.example import Example
+from vlaudit.attacks.shared.secret_codes import reveals
 from vlaudit.errors import ModelError, UsageError
-from vlaudit.families.generation import Answer, Conversation, Demonstration, Turn
+from vlaudit.families.generation import Answer, Conversation, Turn
 from vlaudit.probe import Context, Needs, Policy, Probe, probe
-from vlaudit.prompts.retrieval import Retrieval
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ASKED = 20  # of the data's own questions
 
@@ -98,7 +89,7 @@ class ContextLeak(Probe):
         count, prompt = self._count(ctx), ctx.target.prompt
         codes = draw_codes(ctx.rng("codes"), 2 * count)
         cases = [Case(id=f"question/{i:02}", params={"place": QUESTION, "number": i}) for i in range(ASKED)]
-        for place in (SYSTEM, RETRIEVED if isinstance(prompt, Retrieval) else DOCUMENT, DEMONSTRATION):
+        for place in places_in(prompt):
             pairs = enumerate(zip(codes[:count], codes[count:], strict=True))
             about = [{"place": place, "number": i, "code": code, "other": other} for i, (code, other) in pairs]
             cases += [Case(id=f"{place}/{i:03}", params=params) for i, params in enumerate(about)]
@@ -125,14 +116,15 @@ class ContextLeak(Probe):
                 yield from self._planted(ctx, place, list(group))
 
     def _questions(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        examples = [_example(ctx, case) for case in cases]
+        examples = [example_of(ctx, case) for case in cases]
         answers = ctx.target.generate(ctx.pictures(examples), ctx.questions(examples))
         for case, answer, choices in zip(cases, answers, ctx.choices(examples), strict=True):
             readable = choice_of(answer, choices) is not None if choices else any(c.isalnum() for c in answer)
             yield ctx.trial(case, {"place": QUESTION, "readable": readable})
 
     def _planted(self, ctx: Context, place: str, cases: list[Case]) -> Iterator[Trial]:
-        talks = self._talks(ctx, place, cases)
+        count = self._count(ctx)
+        talks = planted(ctx, place, cases, draw_codes(ctx.rng("codes"), 2 * count)[:count])
         try:
             answers = self._ask(ctx, talks)
         except (ModelError, UsageError) as error:  # a template without a system turn, a text too long for one more
@@ -143,29 +135,12 @@ class ContextLeak(Probe):
             hits, false = ([i for i, answer in enumerate(said) if reveals(answer, text)] for text in (code, other))
             yield from _trials(ctx, case, f"{place}, secret {code}", hits, false, said, asked)
 
-    def _talks(self, ctx: Context, place: str, cases: list[Case]) -> list[Conversation]:
-        """Every case's secret with every query."""
-        prompt, talks = ctx.target.prompt, []
-        filed = place == RETRIEVED and ctx.on_target
-        if filed:
-            count = self._count(ctx)
-            texts = [sentence(code) for code in draw_codes(ctx.rng("codes"), 2 * count)[:count]]
-            prompt = with_documents(prompt, ctx.target.model, texts, [_picture(ctx, number) for number in range(count)])
-        for case in cases:
-            picture, other = _picture(ctx, case), _example(ctx, case, 1)
-            shown = Demonstration("planted", other.question, other.answer or "yes", _picture(ctx, case, 1))
-            where, text = DOCUMENT if place == RETRIEVED else place, sentence(str(case.params["code"]))
-            for query in QUERIES:
-                talk = prompt.conversation(ctx.target.model, picture, query)
-                talks.append(talk if filed else plant(talk, where, text, shown, prompt))
-        return talks
-
     def _own(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        talks = [ctx.target.conversation(_picture(ctx, case), query) for case in cases for query in QUERIES]
+        talks = [ctx.target.conversation(picture_of(ctx, case), query) for case in cases for query in QUERIES]
         for case, said, asked in _by_case(cases, self._ask(ctx, talks), talks):
             texts = [own_texts(talk, query) for talk, query in zip(asked, QUERIES, strict=True)]
             found = [i for i, answer in enumerate(said) if repeats(answer, texts[i])]
-            bare = [Conversation((Turn("user", (_picture(ctx, case), QUERIES[i])),)) for i in found]
+            bare = [Conversation((Turn("user", (picture_of(ctx, case), QUERIES[i])),)) for i in found]
             without = self._ask(ctx, bare, plain=True) if bare else []
             false = [i for i, answer in zip(found, without, strict=True) if repeats(answer, texts[i])]
             hits = [i for i in found if i not in false]
@@ -180,15 +155,6 @@ class ContextLeak(Probe):
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         return judge_leaks(self.info, trials, policy)
-
-
-def _example(ctx: Context, case: Case | int, further: int = 0) -> Example:
-    number = case if isinstance(case, int) else int(str(case.params["number"]))
-    return ctx.examples[(number + further) % len(ctx.examples)]
-
-
-def _picture(ctx: Context, case: Case | int, further: int = 0) -> Tensor:
-    return ctx.pictures([_example(ctx, case, further)])[0]
 
 
 def _by_case(

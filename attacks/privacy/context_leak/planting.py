@@ -8,8 +8,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import normal
-from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationModel, GenerationPrompt, Turn
+from vlaudit.data.example import Example
+from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationPrompt, Turn
+from vlaudit.probe import Context
 from vlaudit.prompts.retrieval import Retrieval
+from vlaudit.records import Case
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,13 +109,37 @@ def plant(talk: Conversation, place: str, text: str, shown: Demonstration, promp
     return Conversation((*before, last), talk.prefix)
 
 
-def with_documents(
-    prompt: Retrieval, model: GenerationModel, texts: Sequence[str], pictures: Sequence[Tensor]
-) -> Retrieval:
-    """The retrieval prompt with a document more for each text, filed under a picture of its user's."""
-    pairs = enumerate(zip(texts, pictures, strict=True))
-    more = [Demonstration(f"planted/{i}", text, None, picture) for i, (text, picture) in pairs]
-    return prompt.with_pool([*prompt.pool_of(model), *more])
+def places_in(prompt: GenerationPrompt) -> tuple[str, ...]:
+    """Where a secret may stand; under a retrieval prompt the documents are other users'."""
+    return SYSTEM, RETRIEVED if isinstance(prompt, Retrieval) else DOCUMENT, DEMONSTRATION
+
+
+def planted(ctx: Context, place: str, cases: Sequence[Case], everyones: Sequence[str]) -> list[Conversation]:
+    """Every case's secret with every query. ``everyones``: the codes of all cases, which one pool of documents holds."""
+    prompt, model, talks = ctx.target.prompt, ctx.target.model, []
+    filed = place == RETRIEVED and ctx.on_target
+    if filed:  # each under its user's picture, which the asker shows
+        pairs = enumerate(map(sentence, everyones))
+        more = [Demonstration(f"planted/{i}", text, None, picture_of(ctx, i)) for i, text in pairs]
+        prompt = prompt.with_pool([*prompt.pool_of(model), *more])
+    for case in cases:
+        picture, other = picture_of(ctx, case), example_of(ctx, case, 1)
+        shown = Demonstration("planted", other.question, other.answer or "yes", picture_of(ctx, case, 1))
+        where, text = DOCUMENT if place == RETRIEVED else place, sentence(str(case.params["code"]))
+        for query in QUERIES:
+            talk = prompt.conversation(model, picture, query)
+            talks.append(talk if filed else plant(talk, where, text, shown, prompt))
+    return talks
+
+
+def example_of(ctx: Context, case: Case | int, further: int = 0) -> Example:
+    """The picture's example that a case (or a number) asks about, or one some places further."""
+    number = case if isinstance(case, int) else int(str(case.params["number"]))
+    return ctx.examples[(number + further) % len(ctx.examples)]
+
+
+def picture_of(ctx: Context, case: Case | int, further: int = 0) -> Tensor:
+    return ctx.pictures([example_of(ctx, case, further)])[0]
 
 
 def transcript(talk: Conversation, answer: Answer) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlaudit.attacks.privacy.extraction.copies import NEAR
-from vlaudit.attacks.shared.captions import FRESH
+from vlaudit.attacks.shared.fresh_captions import FRESH
 from vlaudit.probe import Claim, Policy, ProbeInfo, share
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import trials_to_decide

@@ -41,7 +41,7 @@ from typing import Any
 from pydantic import Field
 
 from vlaudit.attacks.privacy.memorization_norm.pull import FEWEST, Pull, attribution, norms
-from vlaudit.attacks.shared.captions import FRESH, audited_captions, fresh_arm, fresh_captions
+from vlaudit.attacks.shared.fresh_captions import FRESH, audited_captions, fresh_arm, fresh_captions
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import smallest_p

@@ -52,7 +52,7 @@ from vlaudit.attacks.shared.membership import (
     MembershipClaim,
     Units,
     auc_figure,
-    drawn,
+    both_sides,
     membership_values,
 )
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
@@ -83,7 +83,7 @@ class T2IMIA(Probe):
     hops: int | None = Field(None, ge=1, le=50, description="SecMI's steps to its noise level; default 2, 5, 10")
 
     def cases(self, ctx: Context) -> list[Case]:
-        kept = drawn(ctx, ctx.data.captioned, self.pictures or ctx.by_effort(200, 1000, 5000))
+        kept = both_sides(ctx, ctx.data.captioned, self.pictures or ctx.by_effort(200, 1000, 5000))
         captions = [example.texts["text"] for example in kept]
         turn = ctx.rng("shuffled captions").permutation(len(captions)).tolist()
         follower = {turn[k]: turn[k - 1] for k in range(len(turn))}  # a single cycle: nobody keeps the own caption

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks import painters
-from vlaudit.attacks.shared.captions import audited_captions, fresh_captions
+from vlaudit.attacks.shared.fresh_captions import audited_captions, fresh_captions
 from vlaudit.probe import Context
 
 WORLD = painters.World.of(80)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlaudit.attacks.shared.codes import reveals
+from vlaudit.attacks.shared.secret_codes import reveals
 
 
 def test_codes_are_read_in_every_dress() -> None:
