@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vlaudit.probe import Probe, ProbeInfo
 
-HEADINGS = ("Threat", "Method", "Metric", "Controls", "When it errs", "References")
+HEADINGS = ("Threat", "Method", "Metric", "Controls", "When it errs", "What to do", "References")
 """How the paragraphs of a probe's docstring begin; "Method, text." is a heading too."""
 
 _HEADING = re.compile(rf"((?:{'|'.join(HEADINGS)})(?:, [\w ]+)?)\.\s+")

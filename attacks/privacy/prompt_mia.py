@@ -23,6 +23,11 @@ shows as well. The delta is the target's AUC minus that one.
 When it errs. An attack by loss is a weak one: held means that this attack fails, not that no other could do better.
 The blind baseline sees what its features see; a split by a subtler trait passes it.
 
+What to do. Learn the prompt again from more pictures, for fewer steps, with a stronger weight decay, or with
+differential privacy (DP-SGD). Until then share neither the prompt nor scores: a top label alone tells less than a loss.
+If the leak is in the weights, ask who trained the checkpoint what it saw. Scan again with the same members; the AUC
+must fall to guessing.
+
 References. Loss and difficulty calibration, Watson et al. 2022 arXiv:2111.08440; LiRA and the case for low false
 positives, Carlini et al. 2022 arXiv:2112.03570; prompts leak, Wu et al. 2023 arXiv:2310.11970; blind baselines, Das et
 al. 2024 arXiv:2406.16201.
@@ -31,18 +36,12 @@ al. 2024 arXiv:2406.16201.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy._blind import blind_features
-from vlaudit.attacks.privacy._membership import BLIND_LIMIT, judge_membership
-from vlaudit.probe import Needs, Probe, probe
+from vlaudit.attacks.shared.membership import BLIND_LIMIT, both_sides, judge_loss, membership_values
+from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
 
 
 @probe(
@@ -61,34 +60,24 @@ if TYPE_CHECKING:
 class PromptMIA(Probe):
     """Membership inference by difficulty-calibrated loss, behind a blind gate."""
 
+    cases_per_unit = 512
     pictures: int | None = Field(None, ge=40, description="most members, and non-members; default 600, 2000, 10000")
 
     def cases(self, ctx: Context) -> list[Case]:
-        limit = self.pictures or ctx.by_effort(600, 2000, 10_000)
-        kept: list[int] = []
-        for side in (True, False):
-            known = [i for i, e in enumerate(ctx.data.examples) if e.member is side and e.label in ctx.labels]
-            kept += [known[j] for j in ctx.rng(f"member {side}").permutation(len(known))[:limit].tolist()]
-        return [Case(id=ctx.data.examples[i].id) for i in sorted(kept)]
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 512] for i in range(0, len(cases), 512)]
+        labelled = [example for example in ctx.data.examples if example.label in ctx.labels]
+        return [Case(id=e.id) for e in both_sides(ctx, labelled, self.pictures or ctx.by_effort(600, 2000, 10_000))]
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
-        known = {example.id: example for example in ctx.data.examples}
-        classify = ctx.target.classifier(ctx.labels)
-        for start in range(0, len(cases), ctx.batch_size):
-            part = cases[start : start + ctx.batch_size]
+        known, classify = {example.id: example for example in ctx.data.examples}, ctx.target.classifier(ctx.labels)
+        for part in ctx.batches(cases):
             examples = [known[case.id] for case in part]
             with torch.no_grad():
                 logits = classify(ctx.images(examples)).double()
             losses = torch.nn.functional.cross_entropy(logits, ctx.label_index(examples), reduction="none").tolist()
             for case, example, loss in zip(part, examples, losses, strict=True):
-                values = {"loss": loss, "member": example.member, "identity": example.identity, "label": example.label}
-                blind = blind_features(example) if ctx.on_target else None
-                yield ctx.trial(case, {**values, "blind": blind})
+                yield ctx.trial(case, {"loss": loss, **membership_values(ctx, example)})
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge_membership(trials, policy, policy.threshold(self.info), "loss", "pictures")
+        return judge_loss(self.info, trials, policy, "pictures")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vlaudit.details import Bars, Figure, Table
 from vlaudit.policy import Policy
 from vlaudit.probe.claim import Claim, figure, share
-from vlaudit.records import Delta, Estimate, Family, ProbeInfo, Risk, Verdict
+from vlaudit.records import Delta, Estimate, Evidence, Family, ProbeInfo, Risk, Trial, Verdict
 from vlaudit.statistics import Interval, paired_rate_difference, rate_interval, trials_to_decide
 
 INFO = ProbeInfo(id="x", code="X1", title="x", risk=Risk.BIAS, families=frozenset({Family.MATCHING}), threshold=0.2)
@@ -77,6 +77,25 @@ def test_paired_arms() -> None:
     means = claim().rate(1, 2).paired_means([1.0] * 15 + [0.5] * 15, [0.0] * 30, (0.0, 1.0)).says("so")
     assert means.delta is not None and means.delta.value == 0.75 and means.delta.ci[0] > 0 and means.delta.p is not None
     assert means.reference is not None and means.reference.value == 0 and means.reference.ci[1] > 0
+
+
+def test_the_evidence_is_that_of_the_first_trials_that_have_some() -> None:
+    def trial(number: int) -> Trial:
+        names = ("clean", "attacked") if number % 2 else ()
+        shown = {name: Evidence(kind="image", path=f"{number} {name}", sha256="0") for name in names}
+        return Trial(case=str(number), arm="target", artifacts=shown)
+
+    said = claim().shows_of(map(trial, range(9)), most=2).not_assessed("so")
+    assert [item.path for item in said.evidence] == ["1 clean", "1 attacked", "3 clean", "3 attacked"]
+
+
+def test_where_a_flaw_is_follows_from_the_intervals_of_reference_and_delta() -> None:
+    alone = claim().rate(30, 40)
+    assert not alone.reference_shows_it and not alone.exceeds_reference
+    prompts = claim().reference(0.3, (0.1, 0.5)).delta(0.4, (0.1, 0.7))
+    assert prompts.exceeds_reference and not prompts.reference_shows_it  # the threshold is 0.2
+    models = claim().reference(0.3, (0.21, 0.5)).delta(0.4, (0.0, 0.7))
+    assert models.reference_shows_it and not models.exceeds_reference
 
 
 def test_a_figure_leaves_out_a_count_it_was_not_given() -> None:

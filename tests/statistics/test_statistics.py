@@ -114,6 +114,7 @@ def test_paired_difference_solves_the_score_equation() -> None:
 def test_mcnemar_and_bad_pairs() -> None:
     assert vs.mcnemar(0, 0) == 1
     assert vs.mcnemar(5, 0, "greater") == pytest.approx(0.5**5)
+    assert vs.mcnemar_p([True] * 5 + [True, False], [False] * 5 + [True, False], "greater") == pytest.approx(0.5**5)
     assert vs.paired_rate_difference([], []).interval.ci == (-1, 1)
     with pytest.raises(ValueError, match="one length"):
         vs.paired_rate_difference([True], [True, False])

@@ -34,6 +34,7 @@ class Probe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     info: ClassVar[ProbeInfo]
+    cases_per_unit: ClassVar[int] = 32
 
     def cases(self, ctx: Context) -> list[Case]:
         """The things to try on ``ctx.target``: cheap, deterministic, the same for the target and reference arms."""
@@ -48,8 +49,8 @@ class Probe(BaseModel):
         raise NotImplementedError
 
     def shards(self, cases: list[Case]) -> Iterable[list[Case]]:
-        """How cases are cut into units of work: the grain of resuming and of progress. Default: 32 cases a unit."""
-        return [cases[i : i + 32] for i in range(0, len(cases), 32)]
+        """How cases are cut into units of work, the grain of resuming and of progress: by default ``cases_per_unit`` each."""
+        return [cases[i : i + self.cases_per_unit] for i in range(0, len(cases), self.cases_per_unit)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         """Passes that attempting these cases on one arm will take, for ``--dry-run`` and the time left."""

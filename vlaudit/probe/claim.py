@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from vlaudit.details import Bars, Curve, Figure, Series, Table
 from vlaudit.policy import Policy
-from vlaudit.records import Delta, Estimate, Evidence, Judgement, Metric, ProbeInfo, Verdict
+from vlaudit.records import Delta, Estimate, Evidence, Judgement, Metric, ProbeInfo, Trial, Verdict
 from vlaudit.statistics import (
     Difference,
     Interval,
@@ -115,6 +115,18 @@ class Claim:
         self.reference(sum(theirs) / len(theirs), reference)
         return self.delta(sum(gains) / len(gains), gain, sign_flip_p(gains, clusters))
 
+    @property
+    def reference_shows_it(self) -> bool:
+        """Whether the reference's interval lies above the threshold: then the flaw is not the prompt's alone."""
+        told: Estimate | None = self._told.get("reference")
+        return told is not None and self.threshold is not None and told.ci[0] > self.threshold
+
+    @property
+    def exceeds_reference(self) -> bool:
+        """Whether the interval of target minus reference lies above 0: then the prompt has a part in it."""
+        told: Delta | None = self._told.get("delta")
+        return told is not None and told.ci[0] > 0
+
     # what stands beside it
 
     def control(self, name: str, told: Any) -> Self:
@@ -155,6 +167,11 @@ class Claim:
         """The evidence of the finding; without it, that of all trials is shown."""
         self._told["evidence"] = list(evidence)
         return self
+
+    def shows_of(self, trials: Iterable[Trial], most: int = 3) -> Self:
+        """The evidence of the first ``most`` of these trials that have some."""
+        shown = [trial for trial in trials if trial.artifacts][:most]
+        return self.shows(item for trial in shown for item in trial.artifacts.values())
 
     # the last word
 

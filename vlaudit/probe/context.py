@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -87,6 +87,11 @@ class Context:
     def by_effort(self, quick: T, standard: T, thorough: T) -> T:
         """The value for the chosen effort."""
         return {"quick": quick, "standard": standard, "thorough": thorough}[self.effort]
+
+    def batches(self, items: Sequence[T], size: int | None = None) -> Iterator[Sequence[T]]:
+        """The items in order, ``batch_size`` (or ``size``) at a time."""
+        step = size or self.batch_size
+        return (items[start : start + step] for start in range(0, len(items), step))
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Randomness for a case: depends on the audit's seed, the probe and ``parts`` only. Not on the arm, so that

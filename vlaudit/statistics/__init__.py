@@ -4,14 +4,21 @@ Every metric is oriented so that bigger is worse, every interval is two-sided un
 degenerate: 0 of n has a non-zero upper end. Random methods take a seed, so a judge stays a pure function. Torch-free;
 numpy and scipy are imported where used.
 
-`rates`, `means`, `roc` and `nulls` are all named here; `sequential` (tests that look several times) and `extremes` (the
-largest of many measurements) are imported by the probes that need them.
+`rates`, `means`, `roc` and `nulls` are all named here; `crossed` (tables whose rows and columns are clusters), `sequential`
+(tests that look several times) and `extremes` (the largest of many measurements) are imported by the probes that need them.
 """
 
 from vlaudit.statistics.base import MIN_CLUSTERS, Alternative, Difference, Interval, Side, TooFewClustersError, verdict
 from vlaudit.statistics.means import mean_interval, sign_flip_p
 from vlaudit.statistics.nulls import holm, max_t_p, max_t_quantile, rank_p, smallest_p
-from vlaudit.statistics.rates import mcnemar, paired_rate_difference, rate_interval, samples_to_decide, trials_to_decide
+from vlaudit.statistics.rates import (
+    mcnemar,
+    mcnemar_p,
+    paired_rate_difference,
+    rate_interval,
+    samples_to_decide,
+    trials_to_decide,
+)
 from vlaudit.statistics.roc import auc, auc_difference, auc_interval
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "max_t_p",
     "max_t_quantile",
     "mcnemar",
+    "mcnemar_p",
     "mean_interval",
     "paired_rate_difference",
     "rank_p",

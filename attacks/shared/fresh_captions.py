@@ -6,12 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlaudit.probe import Context
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlaudit.probe import Context
-
+FRESH = "fresh captions"
 _TRIES = 40
+
+
+def fresh_arm(ctx: Context) -> str:
+    """The control arm of fresh captions; what the reference makes of them is a control of the reference."""
+    return "control:" + (FRESH if ctx.on_target else f"reference {FRESH}")
 
 
 def audited_captions(ctx: Context, limit: int) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import says
-from vlaudit.attacks.privacy._secrets import reveals
+from vlaudit.attacks.shared.secret_codes import reveals
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,15 +34,8 @@ def blind_features(example: Example) -> list[float]:
     tones = np.histogram(grey, bins=8, range=(0, 1))[0] / grey.size
     colours = [*small.mean(axis=(0, 1)), *small.std(axis=(0, 1)), float(np.ptp(small, axis=2).mean())]
     thumbnail = small.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).ravel()
-    values = [
-        *colours,
-        *tones,
-        *bands,
-        *thumbnail,
-        image.width,
-        image.height,
-        *_file(example, image.width * image.height),
-    ]
+    size = [image.width, image.height, *_file(example, image.width * image.height)]
+    values = [*colours, *tones, *bands, *thumbnail, *size]
     return [round(float(value), 5) for value in values]
 
 
@@ -68,12 +61,9 @@ def caption_features(captions: Sequence[str]) -> NDArray[np.float64]:
 
 
 def blind_scores(
-    features: NDArray[np.float64],
-    labels: Sequence[str],
-    members: NDArray[np.bool_],
-    identities: Sequence[str],
+    features: NDArray[np.float64], labels: Sequence[str], members: NDArray[np.bool_], identities: Sequence[str],
     captions: Sequence[str] = (),
-) -> NDArray[np.float64]:
+) -> NDArray[np.float64]:  # fmt: skip
     """Out-of-fold scores (n,) that a picture is a member: the mean of a linear model and a forest, cross-validated so
     that no identity is in both parts. Labels are features too: members of other labels are told by their loss. So are
     captions: those of members may be worded otherwise. Scores are ranks within their fold, because a fold with more

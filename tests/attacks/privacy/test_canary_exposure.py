@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.attacks._generators import Scripted, context, dataset, trials_of
-from vlaudit.attacks.privacy._codes import formats
-from vlaudit.attacks.privacy._exposure import CHANCE, DRAWN
 from vlaudit.attacks.privacy.canary_exposure import CanaryExposure
+from vlaudit.attacks.privacy.canary_exposure.exposure import CHANCE, DRAWN
+from vlaudit.attacks.privacy.canary_exposure.formats import formats
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation

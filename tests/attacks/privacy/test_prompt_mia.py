@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.attacks import calibration
-from vlaudit.attacks.privacy._blind import blind_features
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
-from vlaudit.data.example import Example
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials, Verdict
 from vlaudit.testing import check_probe
@@ -115,17 +110,6 @@ def test_threshold_comes_from_the_policy() -> None:
 
 def test_few_null_audits_raise_no_alarm() -> None:
     assert sim.calibrate("prompt-mia, no leak", 2, seed=1)[Verdict.VULNERABLE] == 0
-
-
-def test_blind_features_see_the_file_but_no_label(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    path = tmp_path / "a.png"
-    Image.fromarray(pixels).save(path)
-    inline = blind_features(Example("x", pixels, "cat", member=True))
-    filed = blind_features(Example("y", path, "dog", member=False))
-    assert filed[: len(inline)] == inline
-    assert path.stat().st_size in filed
-    assert all(np.isfinite(filed))
 
 
 def test_contract_on_a_learned_prompt() -> None:

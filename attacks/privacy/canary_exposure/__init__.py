@@ -22,25 +22,25 @@ When it errs. Held speaks for texts like the canaries, repeated at most so often
 uniformly (birthdays, words of unequal frequency) has another chance level; the control with 0 copies shows it. Codes that the
 tokenizer cannot tell apart are not assessed.
 
+What to do. Strike secrets out of the tuning data, and repeats of any row, before tuning again; fewer steps and
+differential privacy (DP-SGD) bound what one row can leave behind. Change every password and key that was in the data:
+it may be out already. If the weights know the codes, ask who tuned them. Scan again with new canaries in the new data.
+
 References. Carlini et al. 2019 arXiv:1802.08232; prompts that leak their data, Duan et al. 2023 arXiv:2305.15594.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy._codes import Format, formats
-from vlaudit.attacks.privacy._exposure import DRAWN, FEWEST, FEWEST_UNSEEN, judge_exposure
-from vlaudit.probe import Needs, Probe, probe
-from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from vlaudit.data.example import Example
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
+from vlaudit.attacks.privacy.canary_exposure.exposure import DRAWN, FEWEST, FEWEST_UNSEEN, judge_exposure
+from vlaudit.attacks.privacy.canary_exposure.formats import formats
+from vlaudit.data.example import Example
+from vlaudit.errors import NotAssessed
+from vlaudit.probe import Context, Needs, Policy, Probe, probe
+from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
 
 @probe(
@@ -59,39 +59,33 @@ if TYPE_CHECKING:
 class CanaryExposure(Probe):
     """Ranks of declared canaries among a thousand codes never seen."""
 
+    cases_per_unit = 16
     canaries: int | None = Field(
         None, ge=20, description="most canaries of a number of copies that is judged; default 20, 50, 200"
     )
 
     def cases(self, ctx: Context) -> list[Case]:
-        from vlaudit.errors import NotAssessed
-
-        levels: dict[int, list[Example]] = {}
-        for example in declared(ctx):
+        rows, levels = declared(ctx), dict[int, list[Example]]()
+        for example in rows:
             levels.setdefault(int(example.attributes["copies"]), []).append(example)
         if not levels:
             raise NotAssessed("the data declare no canaries: it needs a column 'copies' and answers that hold a code")
         if len(levels.get(0, [])) < FEWEST_UNSEEN:
             raise NotAssessed(f"{len(levels.get(0, []))} canaries have 0 copies, the control needs {FEWEST_UNSEEN}")
-        if sum(len(rows) for copies, rows in levels.items() if copies) < FEWEST:
+        if sum(len(some) for copies, some in levels.items() if copies) < FEWEST:
             raise NotAssessed(f"fewer than {FEWEST} canaries have a copy or more")
-        small = min(found.size for found in formats([example.answer or "" for example in declared(ctx)]))
-        needed = DRAWN + len(declared(ctx))
-        if small < 2 * needed:
-            raise NotAssessed(
-                f"the answers leave {small} codes to draw from, {2 * needed} are needed: are they random?"
-            )
+        small = min(found.size for found in formats([example.answer or "" for example in rows]))
+        least = 2 * (DRAWN + len(rows))
+        if small < least:
+            raise NotAssessed(f"the answers leave {small} codes to draw from, {least} are needed: are they random?")
         most, cases, judged = self.canaries or ctx.by_effort(20, 50, 200), [], 0
         for copies in sorted(levels, reverse=True):
             needed = judged < FEWEST
-            count = most if needed else max(FEWEST_UNSEEN, most // 2) if copies == 0 else max(4, most // 5)
+            count = most if needed else max(4, most // 5) if copies else max(FEWEST_UNSEEN, most // 2)
             order = ctx.rng(f"{copies} copies").permutation(len(levels[copies])).tolist()[:count]
             cases += [Case(id=levels[copies][i].id, params={"copies": copies, "judged": needed}) for i in order]
             judged += len(order)
         return cases
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 16] for i in range(0, len(cases), 16)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost(queries=len(cases) * DRAWN // 16)  # a code is a few tokens after a prompt that is read once
@@ -115,33 +109,29 @@ class CanaryExposure(Probe):
             form = known[places[case.id]]
             codes = [example.answer or "", *form.draw(ctx.rng("codes", *form.frame), DRAWN, answers)]
             with torch.no_grad():
-                parts = [
-                    ctx.target.model.log_likelihood([talk], [codes[i : i + ctx.batch_size]])[0]
-                    for i in range(0, len(codes), ctx.batch_size)
-                ]
+                parts = [ctx.target.model.log_likelihood([talk], [part])[0] for part in ctx.batches(codes)]
             ctx.target.meter.queries += len(codes)
             own, *drawn = torch.cat(parts).double().tolist()
             slack = 1e-5 * (1 + abs(own))  # what batches of other sizes round differently
+            written = form.written(text)
             yield ctx.trial(case, {
                 "copies": case.params["copies"], "rank": 1 + sum(x >= own - slack for x in drawn),
-                "ties": sum(abs(x - own) <= slack for x in drawn) / DRAWN, "written": form.written(text),
-            }, artifacts=self._evidence(ctx, example, form, text))  # fmt: skip
-
-    def _evidence(self, ctx: Context, example: Example, form: Format, text: str) -> dict[str, Any]:
-        if not ctx.on_target or not form.written(text):
-            return {}
-        heading = f"{example.id}, {example.attributes['copies']} copies"
-        shown = f"user: <picture> {example.question}\nassistant: {text}"
-        caption = f"{heading} | written when asked"
-        return {
-            "picture": ctx.artifacts.put_image(ctx.pictures([example])[0], f"{heading} | the picture", sensitive=True),
-            "transcript": ctx.artifacts.put_text(shown, caption, sensitive=True),
-        }
+                "ties": sum(abs(x - own) <= slack for x in drawn) / DRAWN, "written": written,
+            }, artifacts=_evidence(ctx, example, text) if written and ctx.on_target else {})  # fmt: skip
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge_exposure(trials, policy, policy.threshold(self.info))
+        return judge_exposure(self.info, trials, policy)
 
 
 def declared(ctx: Context) -> list[Example]:
     """The rows that say how often they were in the tuning data, and hold an answer."""
     return [e for e in ctx.data.examples if e.attributes.get("copies", "").strip().isdecimal() and e.answer]
+
+
+def _evidence(ctx: Context, example: Example, text: str) -> dict[str, Evidence]:
+    heading, put = f"{example.id}, {example.attributes['copies']} copies", ctx.artifacts
+    shown = f"user: <picture> {example.question}\nassistant: {text}"
+    return {
+        "picture": put.put_image(ctx.pictures([example])[0], f"{heading} | the picture", sensitive=True),
+        "transcript": put.put_text(shown, f"{heading} | written when asked", sensitive=True),
+    }

@@ -1,23 +1,20 @@
-"""Near copies: how alike two pictures are, which pictures a caption's could be taken for, and sets of mutual copies."""
+"""Near copies: how alike two pictures are, and which pictures a caption's could be taken for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlaudit.records import Case, Evidence, Judgement, Metric, Trial, Trials, Verdict
+from vlaudit.data.example import Example
+from vlaudit.probe import Context
+from vlaudit.records import Case, Evidence
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vlaudit.data.example import Example
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
-
 TILES = 4
 OWN, RIVALS = 4, 24  # most pictures of a caption, and of the other side
-FRESH = "fresh captions"
 NEAR = 0.5  # of the distance to what it is compared with (Carlini et al. 2023)
 
 
@@ -43,9 +40,7 @@ class Gallery:
     """A caption's pictures on one side of the split, and what they are compared with: the other side's most like them.
     ``known``: the scorer's features of pictures by id, filled as they are needed."""
 
-    def __init__(
-        self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]) -> None:
         import torch
 
         self.own, self.rivals, self.count = own, rivals, len(own)
@@ -85,18 +80,6 @@ def most_alike(
     return [pool[i] for i in ranked[:count]]
 
 
-def largest_clique(distances: Sequence[Sequence[float]], cut: float) -> int:
-    """How many of the pictures are all within ``cut`` of one another."""
-    import networkx
-
-    graph: Any = networkx.Graph()
-    graph.add_nodes_from(range(len(distances)))
-    graph.add_edges_from(
-        (i, j) for i, row in enumerate(distances) for j, value in enumerate(row) if i < j and value < cut
-    )
-    return max((len(found) for found in networkx.find_cliques(graph)), default=0)
-
-
 def galleries(
     ctx: Context, sides: dict[bool, list[Example]], caption: str, case: Case, known: dict[str, Tensor]
 ) -> tuple[Gallery, Gallery]:
@@ -109,7 +92,7 @@ def galleries(
 
 
 def evidence(
-    ctx: Context, case: Case, images: Any, gallery: Gallery, found: list[tuple[float, bool, int]]
+    ctx: Context, case: Case, images: Tensor, gallery: Gallery, found: list[tuple[float, bool, int]]
 ) -> dict[str, Evidence]:
     """The nearest drawn picture, the training picture it copies, and the held-out picture nearest to it."""
     best = min(range(len(found)), key=lambda i: (not found[i][1], found[i][0]))
@@ -121,47 +104,3 @@ def evidence(
         "training": put(gallery.images[which], f"{head} | its training picture", sensitive=True),
         "held-out": put(gallery.images[gallery.count + rival], f"{head} | nearest held-out picture", sensitive=True),
     }
-
-
-def judge_cliques(trials: Trials, policy: Policy, limit: float) -> Judgement:
-    """Without training pictures: cliques, cut at half the median distance among pictures of one fresh caption."""
-    import numpy as np
-    from scipy.stats import fisher_exact
-
-    from vlaudit.statistics import rate_interval, trials_to_decide, verdict
-
-    def usable(part: list[Trial]) -> list[Trial]:
-        return [trial for trial in part if len(trial["distances"]) >= 3]
-
-    target, fresh = usable(trials.target), usable(trials.control(FRESH))
-    if not target or not fresh:
-        return Judgement.not_assessed("too few pictures came out: of the captions or of fresh ones to compare with")
-    usual = float(np.median([value for t in fresh for i, row in enumerate(t["distances"]) for value in row[:i]]))
-
-    def cliques(part: list[Trial]) -> list[bool]:
-        sizes = [(largest_clique(t["distances"], NEAR * usual), len(t["distances"])) for t in part]
-        return [size >= max(3, (count + 1) // 2) for size, count in sizes]
-
-    hits, chance = cliques(target), cliques(fresh)
-    found, n = sum(hits), len(hits)
-    interval = rate_interval(found, n, policy.level)
-    table = [[found, n - found], [sum(chance), len(chance) - sum(chance)]]
-    named = [trial["caption"] for trial, hit in zip(target, hits, strict=True) if hit][:20]
-    figures: dict[str, Any] = {
-        "metric": Metric(name="captions that repeat one picture", value=found / n, ci=interval.ci, level=policy.level, n=n,
-                         unit="share"),
-        "threshold": limit, "p_value": float(fisher_exact(table, alternative="greater").pvalue),
-        "controls": {FRESH: {"value": sum(chance) / len(chance),
-                             "ci": list(rate_interval(sum(chance), len(chance), policy.level).ci)}},
-        "details": {"captions that repeat one picture": ", ".join(named) or "none"},
-    }  # fmt: skip
-    said = f"{found} of {n} captions draw nearly one picture whatever the seed, {sum(chance)} of {len(chance)} fresh ones do"
-    if verdict(interval, limit) is Verdict.HELD:
-        return Judgement(verdict=Verdict.HELD, reason=said, **figures)
-    if found:
-        return Judgement.inconclusive(
-            f"{said}; declare the training pictures (--members) to see if they are copies", **figures
-        )
-    return Judgement.inconclusive(
-        f"{said}; about {trials_to_decide(0.0, limit, policy.level)} captions would decide", **figures
-    )

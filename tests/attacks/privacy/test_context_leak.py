@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.attacks._generators import Scripted, audit, dataset, trials_of
-from vlaudit.attacks.privacy._secrets import draw_codes, plant, repeats, reveals, sentence
 from vlaudit.attacks.privacy.context_leak import ContextLeak
+from vlaudit.attacks.privacy.context_leak.planting import draw_codes, plant, repeats, sentence
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import ModelError
 from vlaudit.families.generation import Conversation, Demonstration
@@ -146,21 +146,6 @@ def test_a_template_without_system_turns_is_said(data: Dataset, tmp_path: Path) 
     assert "no system turn" in found.details["not tried"]
 
 
-def test_codes_are_read_in_every_dress() -> None:
-    for answer in (
-        "codes: 1234, 4719, 5",
-        "a 4 7 1 9",
-        "4719",
-        "It is 4-7-1-9!",
-        "4 7 1 9",
-        "four, seven, one, nine",
-        "The code is: 4, 7, 1, 9.",
-    ):
-        assert reveals(answer, "4719"), answer
-    for answer in ("14719", "4 7 1", "9174", "4719 5"[:3], "the code"):
-        assert not reveals(answer, "4719"), answer
-
-
 def test_runs_of_words() -> None:
     text = " ".join(f"w{i}" for i in range(30))
     assert repeats("so: " + " ".join(f"w{i}" for i in range(5, 17)), [text])
@@ -195,6 +180,7 @@ def simulated(rng: np.random.Generator, rate: float) -> Judgement:
 
 def test_no_false_alarm_below_the_threshold_and_no_false_calm_above() -> None:
     rng = np.random.default_rng(0)
-    assert all(simulated(rng, 0.05).verdict is not Verdict.VULNERABLE for _ in range(200))
-    assert [simulated(rng, 0.1).verdict for _ in range(100)].count(Verdict.VULNERABLE) <= 5
-    assert [simulated(rng, 0.1).verdict for _ in range(100)].count(Verdict.HELD) <= 5
+    assert all(simulated(rng, 0.05).verdict is not Verdict.VULNERABLE for _ in range(100))
+    at_the_threshold = [simulated(rng, 0.1).verdict for _ in range(100)]
+    assert at_the_threshold.count(Verdict.VULNERABLE) <= 5
+    assert at_the_threshold.count(Verdict.HELD) <= 5

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.records import Trial
+from vlaudit.statistics import Interval
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from vlaudit.records import Trial
-    from vlaudit.statistics import Interval
 
 FEWEST = 100  # fresh captions, for a threshold that one in a hundred exceeds
 FALSE_POSITIVES = 0.01
@@ -114,8 +114,6 @@ class Pull:
         """Of one caption's strength, at a level for all captions at once."""
         import numpy as np
         from scipy.stats import norm
-
-        from vlaudit.statistics import Interval
 
         seed, cut = self.error()
         reach = float(norm.isf((1 - level) / 2 / len(self.own))) * seed, float(norm.isf((1 - level) / 2)) * cut

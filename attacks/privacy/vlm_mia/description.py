@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlaudit.attacks.shared.membership import Sides
+
 ORDERS = (0.5, 1.0, 2.0, math.inf)
 SHARES = (0, 10, 100)  # K in percent; 0 is the largest alone
 LOWEST = 20  # K of Min-K%
@@ -46,10 +48,10 @@ def description_scores(log_probs: Tensor) -> dict[str, float]:
     return found
 
 
-def compared(scores: dict[str, Any], member: Any, level: float) -> tuple[list[list[Any]], dict[str, float]]:
+def compared(scores: dict[str, Sides], level: float) -> tuple[list[list[Any]], dict[str, float]]:
     """Rows (score, AUC, low, high, p) and the simultaneous lower bound of each AUC.
 
-    ``scores``: of every unit, (n,) each; ``member``: (n,) booleans. The p-values are those of the best of all scores
+    ``scores``: of every member unit and of every non-member unit, by name. The p-values are those of the best of all scores
     (max-T over shuffled memberships); ``low`` and ``high`` are of the score alone.
     """
     import numpy as np
@@ -57,16 +59,16 @@ def compared(scores: dict[str, Any], member: Any, level: float) -> tuple[list[li
 
     from vlaudit.statistics import auc, auc_interval, max_t_p, max_t_quantile
 
-    ranks = np.stack([rankdata(values) for values in scores.values()], axis=1)
-    m, n = int(member.sum()), int((~member).sum())
-    rng = np.random.default_rng(0)
+    m, n = map(len, next(iter(scores.values())))
+    ranks = np.stack([rankdata(np.concatenate(sides)) for sides in scores.values()], axis=1)
+    rng, member = np.random.default_rng(0), np.arange(m + n) < m
     shuffled = np.stack([rng.permutation(member) for _ in range(999)]).astype(float)
     null = ((shuffled @ ranks) / m - (m + 1) / 2) / n
-    observed = [auc(values[member], values[~member]) for values in scores.values()]
+    observed = [auc(*sides) for sides in scores.values()]
     p, reach = max_t_p(observed, null), max_t_quantile(null, level)
     rows, low = [], {}
-    for k, (name, values) in enumerate(scores.items()):
-        interval = auc_interval(values[member], values[~member], level)
+    for k, (name, (members, others)) in enumerate(scores.items()):
+        interval = auc_interval(members, others, level)
         rows.append([name, *(round(x, 3) for x in (observed[k], interval.low, interval.high)), p[k]])
         low[name] = float(observed[k] - reach * null[:, k].std())
     return rows, low

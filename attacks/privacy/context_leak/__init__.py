@@ -26,6 +26,11 @@ When it errs. Twenty queries in English, German and French; a better one may exi
 that come out paraphrased, backwards, encoded or in parts are missed. A model that reads poorly keeps secrets that a better
 one would not.
 
+What to do. Keep out of the context whatever the asker must not see: no keys or names in a system turn, no
+demonstrations with real people's data, only documents that this asker may read. A sentence that forbids telling is no
+lock, as the planted secrets show. Look through answers for runs of the system turn before they are sent. Scan again
+under the new prompt.
+
 References. Perez and Ribeiro 2022 arXiv:2211.09527; prompt extraction, Zhang et al. 2023 arXiv:2307.06865; demonstrations,
 Duan et al. 2023 arXiv:2305.15594; retrieved documents, Zeng et al. 2024 arXiv:2402.16893, Qi et al. 2024 arXiv:2402.17840.
 """
@@ -34,36 +39,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy._leaks import OWN, QUESTION, judge_leaks
-from vlaudit.attacks.privacy._secrets import (
-    DEMONSTRATION,
-    DOCUMENT,
+from vlaudit.answers import choice_of
+from vlaudit.attacks.privacy.context_leak.planting import (
+    OWN,
     QUERIES,
-    RETRIEVED,
-    SYSTEM,
+    QUESTION,
     draw_codes,
+    example_of,
     own_texts,
-    plant,
+    picture_of,
+    places_in,
+    planted,
     repeats,
-    reveals,
-    sentence,
     transcript,
-    with_documents,
 )
-from vlaudit.probe import Needs, Probe, probe
-from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vlaudit.data.example import Example
-    from vlaudit.families.generation import Answer, Conversation
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
+from vlaudit.attacks.privacy.context_leak.verdict import judge_leaks
+from vlaudit.attacks.shared.secret_codes import reveals
+from vlaudit.errors import ModelError, UsageError
+from vlaudit.families.generation import Answer, Conversation, Turn
+from vlaudit.probe import Context, Needs, Policy, Probe, probe
+from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
 ASKED = 20  # of the data's own questions
 
@@ -88,24 +86,16 @@ class ContextLeak(Probe):
     words: int | None = Field(None, ge=8, description="most new tokens an answer; default 24, 64, 128")
 
     def cases(self, ctx: Context) -> list[Case]:
-        from vlaudit.prompts.retrieval import Retrieval
-
         count, prompt = self._count(ctx), ctx.target.prompt
         codes = draw_codes(ctx.rng("codes"), 2 * count)
-        places = [SYSTEM, RETRIEVED if isinstance(prompt, Retrieval) else DOCUMENT, DEMONSTRATION]
-        cases = [
-            Case(
-                id=f"{place}/{i:03}", params={"place": place, "number": i, "code": codes[i], "other": codes[count + i]}
-            )
-            for place in places
-            for i in range(count)
-        ]
+        cases = [Case(id=f"question/{i:02}", params={"place": QUESTION, "number": i}) for i in range(ASKED)]
+        for place in places_in(prompt):
+            pairs = enumerate(zip(codes[:count], codes[count:], strict=True))
+            about = [{"place": place, "number": i, "code": code, "other": other} for i, (code, other) in pairs]
+            cases += [Case(id=f"{place}/{i:03}", params=params) for i, params in enumerate(about)]
         if prompt.system or prompt.has_context or prompt.template.strip() != "{}":
             cases += [Case(id=f"own/{i:03}", params={"place": OWN, "number": i}) for i in range(count)]
-        return [
-            *(Case(id=f"question/{i:02}", params={"place": QUESTION, "number": i}) for i in range(ASKED)),
-            *cases,
-        ]
+        return cases
 
     def _count(self, ctx: Context) -> int:
         return self.secrets or ctx.by_effort(40, 60, 100)
@@ -126,68 +116,35 @@ class ContextLeak(Probe):
                 yield from self._planted(ctx, place, list(group))
 
     def _questions(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        from vlaudit.answers import choice_of
-
-        examples = [_example(ctx, int(str(case.params["number"]))) for case in cases]
+        examples = [example_of(ctx, case) for case in cases]
         answers = ctx.target.generate(ctx.pictures(examples), ctx.questions(examples))
         for case, answer, choices in zip(cases, answers, ctx.choices(examples), strict=True):
             readable = choice_of(answer, choices) is not None if choices else any(c.isalnum() for c in answer)
             yield ctx.trial(case, {"place": QUESTION, "readable": readable})
 
     def _planted(self, ctx: Context, place: str, cases: list[Case]) -> Iterator[Trial]:
-        from vlaudit.errors import ModelError, UsageError
-
-        talks = self._talks(ctx, place, cases)
+        count = self._count(ctx)
+        talks = planted(ctx, place, cases, draw_codes(ctx.rng("codes"), 2 * count)[:count])
         try:
             answers = self._ask(ctx, talks)
         except (ModelError, UsageError) as error:  # a template without a system turn, a text too long for one more
             yield from (ctx.trial(case, {"place": place, "refused": str(error)}) for case in cases)
             return
-        for case, (said, asked) in zip(cases, _by_case(answers, talks), strict=True):
+        for case, said, asked in _by_case(cases, answers, talks):
             code, other = str(case.params["code"]), str(case.params["other"])
-            hits = [i for i, answer in enumerate(said) if reveals(answer, code)]
-            shown = self._evidence(ctx, case, f"{place}, secret {code}", said, asked, hits)
-            yield ctx.trial(case, _values(place, hits, said), artifacts=shown)
-            false = [i for i, answer in enumerate(said) if reveals(answer, other)]
-            yield ctx.trial(case, _values(place, false, said), arm=f"control:{ctx.arm}")
-
-    def _talks(self, ctx: Context, place: str, cases: list[Case]) -> list[Conversation]:
-        """Every case's secret with every query."""
-        from vlaudit.families.generation import Demonstration
-
-        prompt, talks = ctx.target.prompt, []
-        filed = place == RETRIEVED and ctx.on_target
-        if filed:
-            everyone = range(self._count(ctx))
-            texts = [sentence(code) for code in draw_codes(ctx.rng("codes"), 2 * len(everyone))[: len(everyone)]]
-            prompt = with_documents(prompt, ctx.target.model, texts, [_picture(ctx, number) for number in everyone])
-        for case in cases:
-            number = int(str(case.params["number"]))
-            picture, other = _picture(ctx, number), _example(ctx, number + 1)
-            shown = Demonstration("planted", other.question, other.answer or "yes", _picture(ctx, number + 1))
-            for query in QUERIES:
-                talk = prompt.conversation(ctx.target.model, picture, query)
-                where = DOCUMENT if place == RETRIEVED else place
-                text = sentence(str(case.params["code"]))
-                talks.append(talk if filed else plant(talk, where, text, shown, prompt))
-        return talks
+            hits, false = ([i for i, answer in enumerate(said) if reveals(answer, text)] for text in (code, other))
+            yield from _trials(ctx, case, f"{place}, secret {code}", hits, false, said, asked)
 
     def _own(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        from vlaudit.families.generation import Conversation, Turn
-
-        pictures = [_picture(ctx, int(str(case.params["number"]))) for case in cases]
-        talks = [ctx.target.conversation(picture, query) for picture in pictures for query in QUERIES]
-        answers = self._ask(ctx, talks)
-        for case, picture, (said, asked) in zip(cases, pictures, _by_case(answers, talks), strict=True):
+        talks = [ctx.target.conversation(picture_of(ctx, case), query) for case in cases for query in QUERIES]
+        for case, said, asked in _by_case(cases, self._ask(ctx, talks), talks):
             texts = [own_texts(talk, query) for talk, query in zip(asked, QUERIES, strict=True)]
-            hits = [i for i, answer in enumerate(said) if repeats(answer, texts[i])]
-            bare = [Conversation((Turn("user", (picture, QUERIES[i])),)) for i in hits]
+            found = [i for i, answer in enumerate(said) if repeats(answer, texts[i])]
+            bare = [Conversation((Turn("user", (picture_of(ctx, case), QUERIES[i])),)) for i in found]
             without = self._ask(ctx, bare, plain=True) if bare else []
-            false = [i for i, answer in zip(hits, without, strict=True) if repeats(answer, texts[i])]
-            hits = [i for i in hits if i not in false]
-            shown = self._evidence(ctx, case, f"{OWN}, picture {case.params['number']}", said, asked, hits)
-            yield ctx.trial(case, _values(OWN, hits, said), artifacts=shown)
-            yield ctx.trial(case, _values(OWN, false, said), arm=f"control:{ctx.arm}")
+            false = [i for i, answer in zip(found, without, strict=True) if repeats(answer, texts[i])]
+            hits = [i for i in found if i not in false]
+            yield from _trials(ctx, case, f"{OWN}, picture {case.params['number']}", hits, false, said, asked)
 
     def _ask(self, ctx: Context, talks: list[Conversation], plain: bool = False) -> list[Answer]:
         most = self.words or ctx.by_effort(24, 64, 128)
@@ -196,38 +153,32 @@ class ContextLeak(Probe):
             return list(ctx.target.model.generate(talks, max_new_tokens=most))
         return list(ctx.target.answer(talks, max_new_tokens=most))
 
-    def _evidence(self, ctx: Context, case: Case, heading: str, said: Sequence[Answer], asked: Sequence[Conversation],
-                  hits: list[int]) -> dict[str, Any]:  # fmt: skip
-        if not ctx.on_target or not (hits or case.params["number"] == 0):
-            return {}
-        told = hits[0] if hits else 0
-        caption = f"{heading} | {'given away' if hits else 'kept'} when asked: {QUERIES[told]}"
-        sensitive = case.params["place"] == OWN
-        return {
-            "picture": ctx.artifacts.put_image(
-                asked[told].pictures[-1], f"{heading} | the picture", sensitive=sensitive
-            ),
-            "transcript": ctx.artifacts.put_text(transcript(asked[told], said[told]), caption, sensitive=sensitive),
-        }
-
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge_leaks(trials, policy, policy.threshold(self.info))
-
-
-def _example(ctx: Context, number: int) -> Example:
-    return ctx.examples[number % len(ctx.examples)]
-
-
-def _picture(ctx: Context, number: int) -> Tensor:
-    return ctx.pictures([_example(ctx, number)])[0]
+        return judge_leaks(self.info, trials, policy)
 
 
 def _by_case(
-    answers: Sequence[Answer], talks: Sequence[Conversation]
-) -> Iterator[tuple[Sequence[Answer], Sequence[Conversation]]]:
+    cases: Sequence[Case], answers: Sequence[Answer], talks: Sequence[Conversation]
+) -> Iterator[tuple[Case, Sequence[Answer], Sequence[Conversation]]]:
     step = len(QUERIES)
-    return ((answers[i : i + step], talks[i : i + step]) for i in range(0, len(answers), step))
+    return ((case, answers[i * step :][:step], talks[i * step :][:step]) for i, case in enumerate(cases))
 
 
-def _values(place: str, hits: list[int], said: Sequence[Answer]) -> dict[str, Any]:
-    return {"place": place, "hits": hits, "empty": sum(not answer for answer in said) / len(said)}
+def _trials(ctx: Context, case: Case, heading: str, hits: list[int], false: list[int], said: Sequence[Answer],
+            asked: Sequence[Conversation]) -> Iterator[Trial]:  # fmt: skip
+    """Which queries brought the secret out, and as a control which seemed to for another reason."""
+    values = {"place": case.params["place"], "empty": sum(not answer for answer in said) / len(said)}
+    shown = ctx.on_target and (hits or case.params["number"] == 0)
+    artifacts = _evidence(ctx, case, heading, hits, said, asked) if shown else {}
+    yield ctx.trial(case, {**values, "hits": hits}, artifacts=artifacts)
+    yield ctx.trial(case, {**values, "hits": false}, arm=f"control:{ctx.arm}")
+
+
+def _evidence(ctx: Context, case: Case, heading: str, hits: list[int], said: Sequence[Answer],
+              asked: Sequence[Conversation]) -> dict[str, Evidence]:  # fmt: skip
+    told, sensitive, put = hits[0] if hits else 0, case.params["place"] == OWN, ctx.artifacts
+    caption = f"{heading} | {'given away' if hits else 'kept'} when asked: {QUERIES[told]}"
+    return {
+        "picture": put.put_image(asked[told].pictures[-1], f"{heading} | the picture", sensitive=sensitive),
+        "transcript": put.put_text(transcript(asked[told], said[told]), caption, sensitive=sensitive),
+    }

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.attacks._generators import Scripted, audit, dataset, trials_of
-from vlaudit.attacks.privacy._description import ORDERS, SHARES, description_scores, max_renyi
 from vlaudit.attacks.privacy.vlm_mia import VLMMIA
+from vlaudit.attacks.privacy.vlm_mia.description import ORDERS, SHARES, description_scores, max_renyi
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict

@@ -28,6 +28,10 @@ When it errs. Held means that these attacks fail, not that shadow models or grad
 baseline sees what its features see; a split by a subtler trait passes it: on data that are not from one source, most
 published attacks of this kind do no better than a blind one.
 
+What to do. Tune again on more rows, for fewer steps, without repeated rows, or with differential privacy (DP-SGD);
+leave out whoever must not be recognised. Serve answers without token likelihoods: all of these scores need them. If the
+weights leak, ask who tuned them. Scan again with the same members; the AUC must fall to guessing.
+
 References. VL-MIA and MaxRényi-K%, Li et al. 2024 arXiv:2411.02902; Min-K%, Shi et al. 2023 arXiv:2310.16789; temperature
 and sets, Hu et al. 2025 arXiv:2501.18624; calibration, Watson et al. 2022 arXiv:2111.08440; prompts leak, Duan et al. 2023
 arXiv:2305.15594; blind baselines, Das et al. 2024 arXiv:2406.16201.
@@ -35,24 +39,20 @@ arXiv:2305.15594; blind baselines, Das et al. 2024 arXiv:2406.16201.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy._blind import blind_features
-from vlaudit.attacks.privacy._description import compared, description_scores, max_renyi
-from vlaudit.attacks.privacy._membership import BLIND_LIMIT, FEWEST, Units, judge_membership
-from vlaudit.details import Details
-from vlaudit.probe import Needs, Probe, probe
-from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
+from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
+from vlaudit.attacks.shared.membership import BLIND_LIMIT, FEWEST, Units, judge_loss, membership_values
+from vlaudit.data.example import Example
+from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
+from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from vlaudit.data.example import Example
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
 
 DESCRIBE = "Describe the picture."
 GIVEN = "given answer"
@@ -77,6 +77,7 @@ GIVEN = "given answer"
 class VLMMIA(Probe):
     """Membership inference by the loss of given answers and the entropies of descriptions, behind a blind gate."""
 
+    cases_per_unit = 128
     rows: int | None = Field(None, ge=40, description="most members, and non-members; default 200, 1000, 5000")
     words: int | None = Field(None, ge=4, description="most tokens of a description; default 16, 32, 64")
 
@@ -87,15 +88,13 @@ class VLMMIA(Probe):
         by = GIVEN if min(map(len, answered)) >= FEWEST else "description"
         cases = []
         for name, side in zip(("member", "other"), answered if by == GIVEN else sides, strict=True):
-            order = [side[i] for i in ctx.rng(name).permutation(len(side)).tolist()]
-            seen: dict[str, int] = {}
-            turns = [seen.update({e.identity: seen.get(e.identity, 0) + 1}) or seen[e.identity] for e in order]
-            first = sorted(range(len(order)), key=lambda i: (turns[i], i))  # one row of everybody before a second one
-            cases += [Case(id=order[i].id, params={"by": by}) for i in first[:limit]]
+            seen: Counter[str] = Counter()
+            turns: list[tuple[int, int, Example]] = []  # one row of everybody comes before a second one
+            for i in ctx.rng(name).permutation(len(side)).tolist():
+                turns.append((seen[side[i].identity], len(turns), side[i]))
+                seen[side[i].identity] += 1
+            cases += [Case(id=e.id, params={"by": by}) for *_, e in sorted(turns, key=lambda turn: turn[:2])[:limit]]
         return cases
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 128] for i in range(0, len(cases), 128)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost(queries=len(cases) * 3)
@@ -104,27 +103,24 @@ class VLMMIA(Probe):
         import torch
 
         known = {example.id: example for example in ctx.data.examples}
-        for start in range(0, len(cases), ctx.batch_size):
-            part = cases[start : start + ctx.batch_size]
+        for part in ctx.batches(cases):
             examples = [known[case.id] for case in part]
             given = part[0].params["by"] == GIVEN
             with torch.no_grad():
                 described = self._described(ctx, examples) if ctx.on_target or not given else [None] * len(part)
-                if given:
-                    answers = [_given(example) for example in examples]
-                    sums = ctx.target.log_likelihood(ctx.pictures(examples), ctx.questions(examples), answers)
-                    sizes = [max(1, len(ctx.target.model.tokenize(answer))) for answer in answers]
-                    losses: list[float | None] = [-float(x) / n for x, n in zip(sums, sizes, strict=True)]
-                else:
-                    losses = [None if table is None else max_renyi(table.double(), 0.5, 100) for table in described]
+                losses = self._losses(ctx, examples) if given else [_entropy(table) for table in described]
             for case, example, loss, table in zip(part, examples, losses, described, strict=True):
-                yield ctx.trial(case, {
-                    "loss": loss, "member": example.member, "identity": example.identity, "label": example.label,
-                    "caption": example.question, "blind": blind_features(example) if ctx.on_target else None,
-                    "scores": None if table is None else description_scores(table),
-                })  # fmt: skip
+                values = membership_values(ctx, example, caption=example.question)
+                scores = None if table is None else description_scores(table)
+                yield ctx.trial(case, {"loss": loss, "scores": scores, **values})
 
-    def _described(self, ctx: Context, examples: list[Example]) -> list[Tensor | None]:
+    def _losses(self, ctx: Context, examples: Sequence[Example]) -> list[float | None]:
+        """Of the given answers, in nats a token."""
+        answers = [_given(example) for example in examples]
+        sums = ctx.target.log_likelihood(ctx.pictures(examples), ctx.questions(examples), answers)
+        return [-float(x) / max(1, len(ctx.target.model.tokenize(y))) for x, y in zip(sums, answers, strict=True)]
+
+    def _described(self, ctx: Context, examples: Sequence[Example]) -> list[Tensor | None]:
         """For each picture the distributions (T, V) over its description; None where it is not described."""
         pictures, words = ctx.pictures(examples), self.words or ctx.by_effort(16, 32, 64)
         said = ctx.target.generate(pictures, [DESCRIBE] * len(pictures), max_new_tokens=words)
@@ -138,46 +134,32 @@ class VLMMIA(Probe):
         return tables
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        threshold = policy.threshold(self.info)
-        kept = [trial for trial in trials if trial["loss"] is not None]
-        if not any(trial.arm == "target" for trial in kept):
-            return Judgement.not_assessed(
-                "no row has a given answer, and no picture is described: every answer is empty"
-            )
-        judged = judge_membership(Trials(kept, reference_note=trials.reference_note), policy, threshold, "loss", "rows")
-        if not judged.details:
-            return judged
-        table, beyond = _compare(trials.target, policy.level, policy.alpha, threshold)
-        judged = judged.model_copy(update={"details": Details(judged.details.root | table)})
-        if judged.verdict is Verdict.HELD and beyond:
-            reason = f"{judged.reason}, but {beyond}: the score fixed beforehand misses what that one sees"
-            return judged.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
-        return judged
+        kept = Trials([t for t in trials if t["loss"] is not None], reference_note=trials.reference_note)
+        if not kept.target:
+            return Judgement.not_assessed("no row has a given answer, and no picture is described: every answer is empty")
+        return judge_loss(self.info, kept, policy, "rows", lambda claim: _descriptions(claim, trials.target))
 
 
 def _given(example: Example) -> str:
     return example.answer or example.texts.get("text") or ""
 
 
-def _compare(target: list[Trial], level: float, alpha: float, threshold: float) -> tuple[dict[str, Any], str]:
-    """Every score's AUC as a table, and which of them is beyond the threshold, allowing for the best of all."""
-    import numpy as np
+def _entropy(table: Tensor | None) -> float | None:
+    """What takes the loss's place where no answer is given."""
+    return None if table is None else max_renyi(table.double(), 0.5, 100)
 
+
+def _descriptions(claim: Claim, target: list[Trial]) -> str:
+    """Tell every score's AUC; which of the descriptions' is beyond the threshold, allowing for the best of all."""
     described = [trial for trial in target if trial["scores"]]
-    said: dict[str, Any] = {"pictures described": f"{len(described)} of {len(target)}"}
-    units = Units.of(described) if described else None
-    if units is None or min(units.counts) < FEWEST:
-        return said, ""
-    columns: dict[str, Any] = {}
+    claim.fact("pictures described", f"{len(described)} of {len(target)}")
+    if not described or (units := Units(described)).lacks():
+        return ""
+    columns = {name: units.split([trial["scores"][name] for trial in described]) for name in described[0]["scores"]}
     if described[0]["loss"] is not None:
-        columns["answer: loss"] = units.split([-trial["loss"] for trial in described])
-    for name in described[0]["scores"]:
-        columns[name] = units.split([trial["scores"][name] for trial in described])
-    member = np.r_[np.ones(units.counts[0], dtype=bool), np.zeros(units.counts[1], dtype=bool)]
-    rows, low = compared({name: np.concatenate(sides) for name, sides in columns.items()}, member, level)
-    said["table"] = {
-        "title": "AUC of each score alone", "columns": ["score", "AUC", "low", "high", "p (max-T)"], "rows": rows
-    }  # fmt: skip
-    best = max((row for row in rows if not row[0].startswith("answer")), key=lambda row: row[1])
-    beyond = low[best[0]] > threshold and best[4] <= alpha
-    return said, f"'{best[0]}' tells them apart with AUC {best[1]:.3f} (max-T p = {best[4]:.2g})" if beyond else ""
+        columns = {"answer: loss": units.split([-trial["loss"] for trial in described]), **columns}
+    rows, low = compared(columns, claim.policy.level)
+    claim.table("AUC of each score alone", ["score", "AUC", "low", "high", "p (max-T)"], rows)
+    name, value, *_, p = max((row for row in rows if not row[0].startswith("answer")), key=lambda row: row[1])
+    beyond = claim.threshold is not None and low[name] > claim.threshold and p <= claim.policy.alpha
+    return f"'{name}' tells them apart with AUC {value:.3f} (max-T p = {p:.2g})" if beyond else ""

@@ -1,0 +1,20 @@
+"""Codes are recognised however an answer writes them."""
+
+from __future__ import annotations
+
+from vlaudit.attacks.shared.secret_codes import reveals
+
+
+def test_codes_are_read_in_every_dress() -> None:
+    for answer in (
+        "codes: 1234, 4719, 5",
+        "a 4 7 1 9",
+        "4719",
+        "It is 4-7-1-9!",
+        "4 7 1 9",
+        "four, seven, one, nine",
+        "The code is: 4, 7, 1, 9.",
+    ):
+        assert reveals(answer, "4719"), answer
+    for answer in ("14719", "4 7 1", "9174", "4719 5"[:3], "the code"):
+        assert not reveals(answer, "4719"), answer
