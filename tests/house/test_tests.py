@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vlaudit.plugins import OWN_PACKAGE, plugins
-
 from tests.house.imports import ROOT
+from vlaudit.plugins import OWN_PACKAGE, plugins
 
 
 def test_each_probe_has_its_test_module() -> None:
