@@ -43,7 +43,7 @@ from typing import Any
 from pydantic import Field
 
 from vlaudit.attacks.shared.drawn import caption_cases, draw, heading, marked, passes
-from vlaudit.attacks.shared.homoglyphs import CULTURES, RARE
+from vlaudit.attacks.shared.homoglyphs import CULTURES, RARE_BY_BYTES
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import MIN_CLUSTERS, Interval, TooFewClustersError, max_t_p, mean_interval
@@ -85,7 +85,10 @@ class HomoglyphSweep(Probe):
             glyphs = [(script, letter, glyph) for script, table in CULTURES.items() for letter, glyph in table.items()]
             swapped = [(s, at, g, _put(caption, places[at], g)) for s, at, g in glyphs if at in places]
             rare = {at: _rare(ctx, case, caption, places[at]) for at in dict.fromkeys(at for _, at, _, _ in swapped)}
-            beside = [_as_long(ctx, case, text, rare[at]) for _, at, _, text in swapped]
+            tokens = _tokens(
+                ctx, case, [text for *_, text in swapped] + [text for group in rare.values() for text in group]
+            )
+            beside = [_as_long(text, rare[at], tokens) for _, at, _, text in swapped]
             texts = list(dict.fromkeys([text for *_, text in swapped] + [text for group in beside for text in group]))
             shifts = dict(zip(texts, _shifts(ctx, case, texts), strict=True))
             rows = [[script, glyph, shifts[text], text] for script, _, glyph, text in swapped]
@@ -133,20 +136,18 @@ def _put(caption: str, place: int, character: str) -> str:
     return caption[:place] + character + caption[place + 1 :]
 
 
-def _rare(ctx: Context, case: Case, caption: str, place: int) -> dict[str, int]:
-    """The caption with rare letters in the place, two, three and four bytes long in equal shares, and its tokens."""
-    thirds = [[chr(code) for code in RARE if len(chr(code).encode()) == size] for size in (2, 3, 4)]
+def _rare(ctx: Context, case: Case, caption: str, place: int) -> list[str]:
+    """The caption with rare letters in the place, two, three and four bytes long in equal shares."""
     rng, letters = ctx.rng(case, place, "rare"), []
-    for third in thirds:
+    for third in RARE_BY_BYTES:
         letters += [third[i] for i in rng.permutation(len(third))[: _TRIED // 3].tolist()]
-    return _tokens(ctx, case, [_put(caption, place, letter) for letter in letters])
+    return [_put(caption, place, letter) for letter in letters]
 
 
-def _as_long(ctx: Context, case: Case, text: str, rare: dict[str, int]) -> list[str]:
+def _as_long(text: str, rare: Sequence[str], tokens: dict[str, int]) -> list[str]:
     """The controls whose number of tokens is nearest to the text's, in their random order."""
-    (own,) = _tokens(ctx, case, [text]).values()
-    nearest = min(abs(tokens - own) for tokens in rare.values())
-    return [other for other, tokens in rare.items() if abs(tokens - own) == nearest][:_CONTROLS]
+    far = {other: abs(tokens[other] - tokens[text]) for other in rare}
+    return [other for other in rare if far[other] == min(far.values())][:_CONTROLS]
 
 
 def _tokens(ctx: Context, case: Case, texts: Sequence[str]) -> dict[str, int]:

@@ -107,11 +107,13 @@ def _resampled(count: int, seed: int, resamples: int) -> Iterable[NDArray]:
     return [_kept(count, seed, resamples)] if resamples <= rows else _draws(count, seed, resamples, rows)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _kept(count: int, seed: int, resamples: int) -> NDArray:
     """Remembered, because a judge takes many means over the same clusters, and drawing is most of the work."""
+    import numpy as np
+
     (drawn,) = _draws(count, seed, resamples, resamples)
-    return drawn.astype("uint32")
+    return drawn.astype(np.min_scalar_type(count))
 
 
 def _draws(count: int, seed: int, resamples: int, rows: int) -> Iterator[NDArray]:

@@ -100,22 +100,25 @@ def test_a_model_that_needs_all_of_them_holds_at_half(tmp_path: Path) -> None:
     assert found.delta is not None and found.delta.p == 1
 
 
-def test_planted_documents_are_retrieved(tmp_path: Path) -> None:
-    prompt = Retrieval(POOL, 4, embedder="zoo:tiny-clean")
-    trials = trials_of(ContextPoison(), scripted(repeats), DATA, tmp_path, prompt=prompt)
-    assert {trial["how"] for trial in trials.target} == {"insert"}
-    shown = [trial["shown"]["2"] for trial in trials.target]
+@pytest.fixture(scope="module")
+def retrieved(tmp_path_factory: pytest.TempPathFactory) -> Trials:
+    """Trials of a prompt that retrieves, on a model that repeats what it is shown twice."""
+    model, prompt = scripted(repeats), Retrieval(POOL, 4, embedder="zoo:tiny-clean")
+    return trials_of(ContextPoison(), model, DATA, tmp_path_factory.mktemp("audit"), prompt=prompt, reference=model)
+
+
+def test_planted_documents_are_retrieved(retrieved: Trials) -> None:
+    assert {trial["how"] for trial in retrieved.target} == {"insert"}
+    shown = [trial["shown"]["2"] for trial in retrieved.target]
     assert sum(map(bool, shown)) > 40  # the same question and a picture moved towards the one asked about
-    found = ContextPoison().judge(trials, Policy())
+    found = ContextPoison().judge(retrieved, Policy())
     assert found.verdict is Verdict.VULNERABLE and "in the pool that 4 are retrieved from" in found.reason
     assert found.details["table"].columns[1] == "shown or retrieved"
 
 
-def test_what_is_retrieved_is_compared_with_the_plain_prompt(tmp_path: Path) -> None:
+def test_what_is_retrieved_is_compared_with_the_plain_prompt(retrieved: Trials) -> None:
     """The reference arm retrieves nothing: it gets the same false demonstrations in a fixed context."""
-    model = scripted(repeats)
-    prompt = Retrieval(POOL, 4, embedder="zoo:tiny-clean")
-    found = audit(ContextPoison(), model, DATA, tmp_path, prompt=prompt, reference=model)
+    found = ContextPoison().judge(retrieved, Policy())
     assert found.verdict is Verdict.VULNERABLE and found.reference is not None and found.reference.value > 0.7
 
 
