@@ -23,10 +23,10 @@ When it errs. The search is strong, but no proof: robust accuracy is an upper bo
 prompt tuned on the test picture, dropout left on) is attacked on the average of several passes. At or near chance
 accuracy there is nothing to lose, and the finding is not assessed.
 
-What to do. Train or tune the model, or the prompt alone, on attacked pictures (TeCoA, APT), and audit the result with this
-probe again, at standard effort. Where that cannot be, do not let this answer alone decide anything that somebody gains by
-turning: ask a second model of another kind, or a person. Blurring or compressing pictures first is no cure, as an attacker
-reckons with it. Retraining the model is its maker's task; tuning a prompt is yours.
+What to do. Train or tune the model, or the prompt alone, on attacked pictures (TeCoA, APT), and audit the result again, at
+standard effort. Where that cannot be, let no answer about a stranger's picture decide by itself what somebody gains by turning:
+have a person look. Blurring or compressing pictures first is no cure, because an attacker reckons with it. Training the model is
+its maker's task, tuning a prompt is yours.
 
 References. AutoAttack arXiv:2003.01690; Square Attack arXiv:1912.00049; attack unit tests, Zimmermann et al. 2022
 arXiv:2206.13991; robust prompts APT arXiv:2403.01849; adversarially trained CLIP, TeCoA arXiv:2212.07016.

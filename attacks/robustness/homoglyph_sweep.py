@@ -23,10 +23,10 @@ When it errs. Scripts and letters that are in fewer than 20 captions are listed 
 pooled state is compared; a shift there need not show in the picture, and pairs of pictures with the same seed are given
 as evidence. Some scripts are rare letters for one model and a language for another; the table by script shows which.
 
-What to do. Map look-alike letters to Latin ones (Unicode's table of confusables), or refuse captions that mix alphabets, before
-the text encoder reads them. One letter alone that shifts the meaning much, where its script does not, looks like a trigger:
-run ``encoder-trigger-scan``, compare the encoder's fingerprint with its publisher's, and replace it if they differ. A whole
-script that brings its culture's style comes from the training captions, which the encoder's maker can balance.
+What to do. Map look-alike letters to Latin ones (Unicode's table of confusables) before the text encoder reads them, or refuse
+captions that mix alphabets; try that on the letters which the tables name. One letter that shifts the meaning much, where its
+script does not, looks like a trigger: run ``encoder-trigger-scan``, compare the encoder's fingerprint with its publisher's, and
+replace it if they differ. A whole script that brings its culture's style is for the encoder's maker to balance.
 
 References. Exploiting cultural biases via homoglyphs arXiv:2209.08891; homoglyph triggers, Rickrolling the Artist
 arXiv:2211.02408; max-T, Westfall and Young 1993.

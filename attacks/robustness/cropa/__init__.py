@@ -26,9 +26,9 @@ When it errs. The search is short and no proof of robustness. A model whose own 
 prefixes) may be out of reach of noise that was made without it, and within reach of one made with it. Where choices are not
 given, the answers to other questions are the wrong ones.
 
-What to do. Another prompt is no defence: the same noise works under all of them. Ask the model's maker for a vision encoder
-trained on attacked pictures, and audit it again. Until then let nothing be decided by one answer about a picture from
-strangers: take pictures from a trusted camera, keep their source on record, and have a second model of another kind agree.
+What to do. Another prompt is no defence: the same noise works under all of them. Ask the model's maker for a vision encoder that
+was trained on attacked pictures, and audit it again. Until then let no answer about a stranger's picture decide by itself: take
+pictures from a camera that you trust, or have a person look.
 
 References. CroPA arXiv:2403.09766; MI-FGSM arXiv:1710.06081; attack unit tests arXiv:2206.13991; rationales under attack
 arXiv:2402.14899.

@@ -26,9 +26,9 @@ the t-test spends up to 6 % where the plan says 5 %. Differs from ProTIP, which 
 ``prompt_robustness_plans.py``), has no margin, and whose interval for an adaptive number of prompts uses a logarithm to
 the base 10 where its bound has the natural one.
 
-What to do. Correct the spelling of captions before they reach the pipeline, normalise look-alike letters (Unicode NFKC and a
-table of confusables), and show the user the corrected text. A text encoder that is tuned on captions with typing errors cures
-the cause; whoever made it can say whether it was. Audit again with the correction in front.
+What to do. Correct the spelling of captions before they reach the pipeline, map look-alike letters to Latin ones, and show users
+the corrected text; try that on the texts of this finding. A text encoder tuned on captions with typing errors cures the cause:
+ask its maker, and audit it again.
 
 References. ProTIP arXiv:2402.15429; error spending, Lan and DeMets 1983 (doi:10.1093/biomet/70.3.659); R-precision
 arXiv:1711.10485.

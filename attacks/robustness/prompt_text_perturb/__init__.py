@@ -22,9 +22,9 @@ When it errs. Not every rewriting is equally likely in practice; the kinds are d
 shows each. A change of an answer that was wrong before counts too. The verdict is about the prompt: how the labels are
 spelled is the data's business, and a model that knows no typos changes most answers with them.
 
-What to do. Keep the prompt in one reviewed file, compare its bytes when it is deployed, and refuse letters of other alphabets
-in it. Ensemble several templates (the prompt file takes a list), or tune a context on noised embeddings; audit again. If the
-worst text found is one that somebody could slip in, say who may edit the prompt.
+What to do. Keep the prompt in one reviewed file, compare its fingerprint when it is deployed, and refuse letters of other
+alphabets in it. Average several templates (``ensemble:FILE``), or tune a context on noised embeddings, and audit that prompt
+again. If the worst text found is one that somebody could slip in, limit who may edit the prompt.
 
 References. Robust prompts on vision-language models arXiv:2304.08479; language-side brittleness of robust CLIP
 arXiv:2604.04473; real-world typos arXiv:2306.13103; two-way clusters, Cameron, Gelbach and Miller 2011.

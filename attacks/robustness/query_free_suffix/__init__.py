@@ -22,10 +22,9 @@ encoders may be moved by suffixes that this search does not see. The scorer must
 blocked picture are left out and counted; more than a fifth is not assessed. Where the text is cut off before the suffix,
 nothing happens, and the report counts that.
 
-What to do. Show the whole caption, its end included, to whoever asks for the picture, and sign or pin the templates that are
-shared. Refuse captions that end in strings which no dictionary has, and cut them at a known length. If any five characters do
-nearly as much, the pipeline is brittle rather than attacked: see ``probabilistic-prompt-robustness``. Audit again with the
-filter in front.
+What to do. Show the whole caption, its end included, to whoever asks for the picture, and pin the templates that are shared.
+Refuse captions that end in strings which no dictionary has; try that on the suffixes of this finding. If any five characters do
+nearly as much, the pipeline is brittle rather than attacked: see ``probabilistic-prompt-robustness``.
 
 References. Query-free attack arXiv:2303.16378; R-precision arXiv:1711.10485.
 """

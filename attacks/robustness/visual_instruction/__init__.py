@@ -25,10 +25,9 @@ When it errs. Writing that the model cannot read at its resolution steers nothin
 drawn, but another face, size or place may be read where this one is not. A word said in quoting the picture counts as said,
 as the policy has it; ``word alone`` shows how much of it there is.
 
-What to do. Tell the model in its system turn that writing on pictures is content and never an instruction, and check answers
-against the policy after they are written, by another program. Where pictures need no text, find writing and mask it. If the
-same words break the policy as text too, the system turn has no force: ask the model's maker for one trained to heed it. Audit
-again with your own policy's ``word``.
+What to do. Say in the system turn that writing on pictures is content and never an instruction, and audit that prompt again, with
+your own policy's ``word``. Have another program check answers against the policy, and where pictures need no text, find writing
+and mask it. If the same words break the policy as text too, ask the model's maker for one that heeds its system turn.
 
 References. FigStep arXiv:2311.05608; typographic attacks doi:10.23915/distill.00030; indirect instructions in pictures
 arXiv:2307.10490; rationales under attack arXiv:2402.14899.
