@@ -93,6 +93,15 @@ def sweep_trials(rng: np.random.Generator, n: int = 40) -> list[Trial]:
     return trials
 
 
+def test_a_shift_that_is_not_significant_is_no_finding() -> None:
+    rows, controls = [["Greek", "ο", 0.9, "text"]], [["Greek", "ο", 0.1, 0.2, "text"]]
+    trials = [Trial(case=f"{i:03d}", arm=TARGET, values={"caption": "caption", "rows": rows}) for i in range(40)]
+    trials += [Trial(case=f"{i:03d}", arm="control:rare", values={"rows": controls}) for i in range(40)]
+    assert HomoglyphSweep().judge(Trials(trials), Policy()).verdict is Verdict.VULNERABLE
+    unsure = HomoglyphSweep().judge(Trials(trials), Policy(alpha=1e-4))  # 2000 flips cannot say so much
+    assert unsure.verdict is Verdict.INCONCLUSIVE and "not significantly" in unsure.reason
+
+
 @pytest.mark.slow
 def test_sweep_judge_has_no_false_alarm_in_200_null_audits() -> None:
     rng, probe = np.random.default_rng(0), HomoglyphSweep()
