@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.labelled_pictures import batches, guesswork, sample
+from vlaudit.attacks.shared.asked_pictures import batches, guesswork, sample
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
 from vlaudit.attacks.shared.sampling import watched
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, share

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.labelled_pictures import batches, guesswork, sample, tell_reference
+from vlaudit.attacks.shared.asked_pictures import batches, guesswork, sample, tell_reference
 from vlaudit.attacks.shared.rendered_text import LEGIBLE, Style, ink, nonsense, write
 from vlaudit.attacks.shared.sampling import watched
 from vlaudit.errors import NotAssessed

@@ -70,7 +70,7 @@ def caption_ranks(ctx: Context, images: Tensor, captions: Sequence[str]) -> list
     foils = [names.index(others[i]) for i in picked]
     ranks = []
     for part in ctx.batches(range(len(images))):
-        scores = ctx.scorer.scores(images[part.start : part.stop], names)  # type: ignore[attr-defined]
+        scores = ctx.scorer.scores(images[list(part)], names)
         for row, place in zip(scores, part, strict=True):
             own = names.index(captions[place])
             rest = row[[foil for foil in foils if foil != own]]

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from vlaudit.attacks.robustness.prompt_text_perturb.changed_prompt import ChangedPrompt, noise_kind
-from vlaudit.attacks.shared.labelled_pictures import guesswork, sample
+from vlaudit.attacks.shared.asked_pictures import guesswork, sample
 from vlaudit.attacks.shared.text_perturbations import KINDS, NAME_KINDS
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe

@@ -44,7 +44,7 @@ from pydantic import Field
 from vlaudit.answers import carry_difference, reader_error
 from vlaudit.attacks.robustness.visual_instruction import canary_policy as canary
 from vlaudit.attacks.robustness.visual_instruction.canary_policy import NONSENSE, TEXT, WRITING
-from vlaudit.attacks.shared.labelled_pictures import batches, tell_reference
+from vlaudit.attacks.shared.asked_pictures import batches, tell_reference
 from vlaudit.attacks.shared.rendered_text import Style
 from vlaudit.attacks.shared.sampling import one_of_each, watched
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe, share

@@ -1,4 +1,4 @@
-"""Labelled pictures that a probe asks about: which, and whether the answers mean anything. Torch-free."""
+"""Pictures that a probe asks about: which, whether the answers mean anything, and what they say beyond a control. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Whether answers about labelled pictures mean anything, and how much more a thing does than its control."""
+"""Whether answers about pictures mean anything, and how much more a thing does than its control."""
 
 from __future__ import annotations
 
 import pytest
 
-from vlaudit.attacks.shared.labelled_pictures import guesswork, tell_reference
+from vlaudit.attacks.shared.asked_pictures import guesswork, tell_reference
 from vlaudit.policy import Policy
 from vlaudit.probe import Claim
 from vlaudit.records import REFERENCE, TARGET, Family, ProbeInfo, Risk, Trial, Trials
@@ -14,7 +14,9 @@ INFO = ProbeInfo(
 )
 
 
-@pytest.mark.parametrize(("right", "guessed"), [(100, False), (61, False), (60, True), (55, True), (50, True), (0, True)])
+@pytest.mark.parametrize(
+    ("right", "guessed"), [(100, False), (61, False), (60, True), (55, True), (50, True), (0, True)]
+)
 def test_answers_are_held_against_the_commonest_label(right: int, guessed: bool) -> None:
     said = guesswork(["cat"] * 50 + ["dog"] * 30 + ["ox"] * 20, [i < right for i in range(100)], 0.95)
     assert (said is not None) == guessed
