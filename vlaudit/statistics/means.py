@@ -76,6 +76,29 @@ def _bounded_mean(sums: NDArray, sizes: NDArray, level: float, seed: int, resamp
     return max(low, floor, 0.0), min(high, ceiling, 1.0)
 
 
+def _resampled(count: int, seed: int, resamples: int) -> Iterable[NDArray]:
+    """How often each of so many clusters is drawn, a row a resample: so many rows at a time that memory stays in bounds."""
+    rows = max(1, 2_000_000 // count)
+    return [_kept(count, seed, resamples)] if resamples <= rows else _draws(count, seed, resamples, rows)
+
+
+@lru_cache(maxsize=16)
+def _kept(count: int, seed: int, resamples: int) -> NDArray:
+    """Remembered, because a judge takes many means over the same clusters, and drawing is most of the work."""
+    import numpy as np
+
+    (drawn,) = _draws(count, seed, resamples, resamples)
+    return drawn.astype(np.min_scalar_type(count))
+
+
+def _draws(count: int, seed: int, resamples: int, rows: int) -> Iterator[NDArray]:
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, rows):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
+
+
 def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resamples: int) -> tuple[float, float]:
     import numpy as np
 
@@ -99,29 +122,6 @@ def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resampl
     tail = (1 - level) / 2
     t_low, t_high = np.quantile(t, [tail, 1 - tail], method="inverted_cdf")
     return mean - float(t_high) * error, mean - float(t_low) * error
-
-
-def _resampled(count: int, seed: int, resamples: int) -> Iterable[NDArray]:
-    """How often each of so many clusters is drawn, a row a resample: so many rows at a time that memory stays in bounds."""
-    rows = max(1, 2_000_000 // count)
-    return [_kept(count, seed, resamples)] if resamples <= rows else _draws(count, seed, resamples, rows)
-
-
-@lru_cache(maxsize=16)
-def _kept(count: int, seed: int, resamples: int) -> NDArray:
-    """Remembered, because a judge takes many means over the same clusters, and drawing is most of the work."""
-    import numpy as np
-
-    (drawn,) = _draws(count, seed, resamples, resamples)
-    return drawn.astype(np.min_scalar_type(count))
-
-
-def _draws(count: int, seed: int, resamples: int, rows: int) -> Iterator[NDArray]:
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, rows):
-        yield rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
 
 
 def sign_flip_p(
