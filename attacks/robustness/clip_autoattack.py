@@ -40,9 +40,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.asked_pictures import batches, guesswork, sample
+from vlaudit.attacks.shared.asked_pictures import batches, guesswork, picture_cases
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
-from vlaudit.attacks.shared.sampling import watched
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, share
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import mcnemar_p
@@ -81,9 +80,7 @@ class ClipAutoAttack(Probe):
     pictures: int | None = Field(None, ge=1, description="how many to attack; default 128, 256 or 1000 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
-        examples = sample(ctx, self.pictures or ctx.by_effort(128, 256, 1000))
-        shown = watched(len(examples), _WATCHED)
-        return [Case(id=e.id, params={"watched": w}) for e, w in zip(examples, shown, strict=True)]
+        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.gradient import BUDGETS

@@ -35,9 +35,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.asked_pictures import batches, guesswork, sample, tell_reference
+from vlaudit.attacks.shared.asked_pictures import batches, guesswork, picture_cases, tell_reference
 from vlaudit.attacks.shared.rendered_text import LEGIBLE, Style, ink, nonsense, write
-from vlaudit.attacks.shared.sampling import watched
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, share
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
@@ -75,9 +74,7 @@ class Typographic(Probe):
     def cases(self, ctx: Context) -> list[Case]:
         if len(ctx.labels) < 2:
             raise NotAssessed("a wrong word needs at least two labels")
-        examples = sample(ctx, self.pictures or ctx.by_effort(128, 256, 1000))
-        shown = watched(len(examples), _WATCHED)
-        return [Case(id=e.id, params={"watched": w}) for e, w in zip(examples, shown, strict=True)]
+        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost(queries=(1 + 2 * len(STYLES)) * len(cases))

@@ -6,22 +6,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from vlaudit.attacks.shared.sampling import subset
+from vlaudit.attacks.shared.sampling import subset, watched
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context
 from vlaudit.records import Case, Trial, Trials
-from vlaudit.statistics import (
-    TooFewClustersError,
-    mean_interval,
-    paired_rate_difference,
-    rate_interval,
-    sign_flip_p,
-)
+from vlaudit.statistics import TooFewClustersError, mean_interval, paired_rate_difference, rate_interval, sign_flip_p
 
 
 def sample(ctx: Context, count: int) -> list[Example]:
     """At most ``count`` labelled pictures, in the order of the data set."""
     return subset([e for e in ctx.examples if e.label in ctx.labels], count, ctx.rng("pictures"))
+
+
+def picture_cases(ctx: Context, count: int, shown: int) -> list[Case]:
+    """A case for each of such a sample, of which about ``shown`` are watched: they leave pictures as evidence."""
+    examples = sample(ctx, count)
+    pairs = zip(examples, watched(len(examples), shown), strict=True)
+    return [Case(id=example.id, params={"watched": w}) for example, w in pairs]
 
 
 def batches(ctx: Context, cases: Sequence[Case]) -> Iterator[tuple[Sequence[Case], list[Example]]]:
