@@ -115,8 +115,8 @@ def measured(target: str, seed: int = 0, captions: int = 24, seeds: int = 6) -> 
 
     import torch
 
-    from vlaudit.attacks.robustness._drawn import draw, sample_captions
-    from vlaudit.attacks.robustness._rewrites import CHARACTER_KINDS, rewrite_share
+    from vlaudit.attacks.shared.drawn import draw, sample_captions
+    from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb_share
     from vlaudit.audit.plan import context
     from vlaudit.audit.targets import Loader
     from vlaudit.config import Request, TargetSpec
@@ -128,7 +128,7 @@ def measured(target: str, seed: int = 0, captions: int = 24, seeds: int = 6) -> 
     store = ArtifactStore(Path(tempfile.mkdtemp()))
     ctx = context(Request(targets=[], probes=[], seed=seed), subject, "prompt-robustness-plans", TARGET, store)
     chosen, rng = sample_captions(ctx, captions), np.random.default_rng(seed)
-    changed = [rewrite_share(c, CHARACTER_KINDS[i % 4], 0.1, rng) for i, c in enumerate(chosen)]
+    changed = [perturb_share(c, CHARACTER_KINDS[i % 4], 0.1, rng) for i, c in enumerate(chosen)]
     wanted = [(text, own) for pair in zip(chosen, changed, strict=True) for text in pair for own in range(seeds)]
     images = draw(ctx, [text for text, _ in wanted], [own for _, own in wanted]).images
     logits = ctx.scorer.scores(images, list(ctx.captions)).double()

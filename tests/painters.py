@@ -6,6 +6,7 @@ pixels. The viewer, which stands for the scorer, compares a picture with how the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
@@ -31,9 +32,12 @@ CAPTIONS = tuple(f"{colour} {noun} outside" for noun, colour in itertools.produc
 Reader = Callable[[str], np.ndarray]
 
 
+@functools.cache
 def vector(word: str) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-    return np.random.default_rng(seed).normal(size=WIDTH)
+    drawn = np.random.default_rng(seed).normal(size=WIDTH)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def by_words(text: str) -> np.ndarray:

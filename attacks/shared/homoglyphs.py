@@ -42,6 +42,9 @@ RARE = (*range(0x712, 0x730), *range(0x780, 0x7A6), *range(0x7CA, 0x7EB),  # Syr
         *range(0x10080, 0x100A0), *range(0x12000, 0x12020), *range(0x13000, 0x13020))  # Linear B and older: four  # fmt: skip
 """Code points of letters that models hardly know and that look like no Latin one."""
 
+RARE_BY_BYTES = tuple([chr(code) for code in RARE if len(chr(code).encode()) == size] for size in (2, 3, 4))
+"""The same as letters, by how many bytes they take."""
+
 
 def lookalikes(letter: str) -> list[tuple[str, str]]:
     """The look-alikes of a Latin letter, each with its script, in the table's order."""

@@ -41,10 +41,14 @@ class Asked:
         index = choice_of(said, self.choices)
         return None if index is None else self.choices[index]
 
-    def right(self, said: str) -> bool:
-        """Whether an answer is the right one."""
+    def gives(self, said: str, answer: str) -> bool:
+        """Whether what was said is this answer."""
         read = self.read(said)
-        return read is not None and (same(read, self.answer) or (not self.choices and says(said, self.answer)))
+        return read is not None and (same(read, answer) or (not self.choices and says(said, answer)))
+
+    def right(self, said: str) -> bool:
+        """Whether what was said is the right answer."""
+        return self.gives(said, self.answer)
 
     def wrong(self) -> list[str]:
         """The choices that are not right."""

@@ -77,6 +77,8 @@ def test_paired_arms() -> None:
     means = claim().rate(1, 2).paired_means([1.0] * 15 + [0.5] * 15, [0.0] * 30, (0.0, 1.0)).says("so")
     assert means.delta is not None and means.delta.value == 0.75 and means.delta.ci[0] > 0 and means.delta.p is not None
     assert means.reference is not None and means.reference.value == 0 and means.reference.ci[1] > 0
+    wide = claim().rate(1, 2).paired_means([1.0] * 30, [0.0] * 30, (0.0, 1.0), widen=lambda i: Interval(i.low, 0.9)).says("so")
+    assert wide.reference is not None and wide.reference.ci[1] == 0.9 and wide.delta is not None and wide.delta.ci[0] > 0.5
 
 
 def test_the_evidence_is_that_of_the_first_trials_that_have_some() -> None:

@@ -11,7 +11,7 @@ Every figure is told once, in any order; the last word makes the judgement. Torc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from vlaudit.details import Bars, Curve, Figure, Series, Table
@@ -104,13 +104,13 @@ class Claim:
 
     def paired_means(
         self, mine: Sequence[float], theirs: Sequence[float], bounds: tuple[float, float],
-        clusters: Sequence[object] | None = None,
+        clusters: Sequence[object] | None = None, widen: Callable[[Interval], Interval] = lambda interval: interval,
     ) -> Self:  # fmt: skip
         """Reference and delta of means over the same cases, by clusters. ``bounds``: of one value; of a difference they are as wide
-        on both sides. Raises TooFewClustersError."""
+        on both sides. ``widen``: what a reader's errors make of the reference's interval. Raises TooFewClustersError."""
         level, span = self.policy.level, bounds[1] - bounds[0]
         gains = [a - b for a, b in zip(mine, theirs, strict=True)]
-        reference = mean_interval(theirs, clusters, level, bounds)
+        reference = widen(mean_interval(theirs, clusters, level, bounds))
         gain = mean_interval(gains, clusters, level, (-span, span))
         self.reference(sum(theirs) / len(theirs), reference)
         return self.delta(sum(gains) / len(gains), gain, sign_flip_p(gains, clusters))

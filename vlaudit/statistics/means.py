@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vlaudit.statistics.base import MIN_CLUSTERS, Alternative, Interval, TooFewClustersError, mover
@@ -75,11 +76,33 @@ def _bounded_mean(sums: NDArray, sizes: NDArray, level: float, seed: int, resamp
     return max(low, floor, 0.0), min(high, ceiling, 1.0)
 
 
+def _resampled(count: int, seed: int, resamples: int) -> Iterable[NDArray]:
+    """How often each of so many clusters is drawn, a row a resample: so many rows at a time that memory stays in bounds."""
+    rows = max(1, 2_000_000 // count)
+    return [_kept(count, seed, resamples)] if resamples <= rows else _draws(count, seed, resamples, rows)
+
+
+@lru_cache(maxsize=16)
+def _kept(count: int, seed: int, resamples: int) -> NDArray:
+    """Remembered, because a judge takes many means over the same clusters, and drawing is most of the work."""
+    import numpy as np
+
+    (drawn,) = _draws(count, seed, resamples, resamples)
+    return drawn.astype(np.min_scalar_type(count))
+
+
+def _draws(count: int, seed: int, resamples: int, rows: int) -> Iterator[NDArray]:
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, rows):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
+
+
 def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resamples: int) -> tuple[float, float]:
     import numpy as np
 
     count = len(sums)
-    rng, rows = np.random.default_rng(seed), max(1, 2_000_000 // count)  # rows at a time: memory stays in bounds
     columns = np.stack([sizes, sums, sizes**2, sums * sizes, sums**2], axis=1)
 
     def moments(w: NDArray) -> tuple[NDArray, NDArray]:
@@ -91,10 +114,7 @@ def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resampl
     mean, error = (float(x[0]) for x in moments(np.ones((1, count))))
     if error < 1e-9:  # every cluster has the same mean: the bootstrap knows nothing
         return -math.inf, math.inf
-    parts = [
-        moments(rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start)).astype(float))
-        for start in range(0, resamples, rows)
-    ]
+    parts = [moments(drawn.astype(float)) for drawn in _resampled(count, seed, resamples)]
     means, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean) / errors

@@ -1,0 +1,85 @@
+"""Captions against changed captions, drawn with the same seeds, as few as a group-sequential plan allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.attacks.shared.drawn import caption_ranks, draw, fit, heading, marked, same_conditioning
+from vlaudit.probe import Context
+from vlaudit.records import Evidence
+from vlaudit.statistics.sequential import GroupSequentialPlan, Look, look
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST_SPREAD = 0.1  # standard deviation of drops that is believed: a few equal drops are no certainty
+
+
+class Comparison:
+    """A caption and a changed text, and how much less the pictures of the text show the caption, seed by seed."""
+
+    def __init__(self, ctx: Context, caption: str, text: str, plan: GroupSequentialPlan, margin: float) -> None:
+        self.ctx, self.caption, self.text, self.plan, self.margin = ctx, caption, text, plan, margin
+        self.seeds = ctx.seeds(plan.sizes[-1], caption)
+        self.unchanged = same_conditioning(ctx, caption, text, self.seeds[0])
+        self.drawn = caption if self.unchanged else text  # the same conditioning makes the same pictures
+        self.blocked = False
+        self.ranks: list[tuple[float, float]] = []
+        self.look: Look | None = None
+        self.pictures: tuple[Tensor, Tensor] | None = None  # of the first seed
+
+    @property
+    def over(self) -> bool:
+        return self.blocked or (self.look is not None and self.look.stops)
+
+    @property
+    def drops(self) -> list[float]:
+        return [fit(clean) - fit(changed) for clean, changed in self.ranks]
+
+    def values(self) -> dict[str, Any]:
+        """What a trial records. A blocked picture leaves no comparison."""
+        drops = self.drops
+        adversarial = bool(self.look and self.look.rejects and not self.blocked)
+        return {
+            "text": marked(self.caption, self.text), "caption": self.caption, "unchanged": self.unchanged,
+            "blocked": self.blocked, "looks": list(self.plan.sizes), "drops": drops, "drop": fmean(drops),
+            "p": self.look.p if self.look else 1.0, "adversarial": adversarial,
+            "undecided": not adversarial and fmean(drops) > self.margin, "rank": fmean(clean for clean, _ in self.ranks),
+        }  # fmt: skip
+
+    def artifacts(self) -> dict[str, Evidence]:
+        """The pictures of the first seed, side by side."""
+        if self.pictures is None or not self.ctx.on_target:
+            return {}
+        (own, other), put, title = self.ranks[0], self.ctx.artifacts.put_image, heading(self.caption)
+        return {
+            "clean": put(self.pictures[0], f"{title} | as written: fit {fit(own):.2f}"),
+            "changed": put(self.pictures[1], f"{title} | {marked(self.caption, self.text)}: fit {fit(other):.2f}"),
+        }
+
+
+def compare(ctx: Context, comparisons: Sequence[Comparison]) -> None:
+    """Run them all to their end, look by look. Pictures that several need are drawn once."""
+    for size in comparisons[0].plan.sizes if comparisons else ():
+        _extend(ctx, [comparison for comparison in comparisons if not comparison.over], size)
+
+
+def _extend(ctx: Context, running: Sequence[Comparison], size: int) -> None:
+    def missing(c: Comparison) -> list[int]:
+        return c.seeds[len(c.ranks) : size]
+
+    order = sorted({(text, seed, c.caption) for c in running for text in (c.caption, c.drawn) for seed in missing(c)})
+    if not order:
+        return
+    drawn = draw(ctx, [text for text, _, _ in order], [seed for _, seed, _ in order])
+    ranks = caption_ranks(ctx, drawn.images, [caption for _, _, caption in order])
+    place = {key: i for i, key in enumerate(order)}
+    for c in running:
+        pairs = [(place[c.caption, seed, c.caption], place[c.drawn, seed, c.caption]) for seed in missing(c)]
+        c.blocked = any(drawn.blocked[i] or drawn.blocked[j] for i, j in pairs)
+        if c.pictures is None:
+            c.pictures = drawn.images[pairs[0][0]], drawn.images[pairs[0][1]]
+        c.ranks += [(ranks[i], ranks[j]) for i, j in pairs]
+        c.look = look(c.drops, c.plan, c.margin, LEAST_SPREAD)

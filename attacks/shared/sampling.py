@@ -1,0 +1,29 @@
+"""Which of many things a probe looks at, drawn without replacement, and which of those it shows. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+T = TypeVar("T")
+
+
+def subset(things: Sequence[T], count: int, rng: Generator) -> list[T]:
+    """At most ``count`` of the things, in their order."""
+    return [things[i] for i in sorted(rng.permutation(len(things))[:count].tolist())]
+
+
+def one_of_each(things: Sequence[T], groups: Sequence[Hashable], count: int, rng: Generator) -> list[T]:
+    """The same, with at most one of each group; ``groups``: that of each thing."""
+    order = rng.permutation(len(things)).tolist()
+    first = {groups[i]: i for i in reversed(order)}
+    return [things[i] for i in sorted(sorted(first.values(), key=order.index)[:count])]
+
+
+def watched(count: int, shown: int) -> list[bool]:
+    """Which of so many cases leave evidence: about ``shown``, evenly spread."""
+    every = max(1, count // shown)
+    return [number % every == 0 for number in range(count)]

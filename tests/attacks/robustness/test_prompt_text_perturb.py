@@ -1,0 +1,68 @@
+"""MR3: its judge on trials of known truth, and whole runs on a small model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tests.attacks.robustness._matching import judged, runs_and_repeats_itself
+from tests.statistics.test_crossed import crossed
+from vlaudit.attacks.robustness.prompt_text_perturb import PromptTextPerturb
+from vlaudit.probe import Context
+from vlaudit.prompts.coop import CoOp
+from vlaudit.records import REFERENCE, TARGET, Trial, Verdict
+
+
+def asked(flips: np.ndarray, arm: str = TARGET, noop: int = 0) -> list[Trial]:
+    n = flips.shape[1]
+    labels = [f"label-{i % 4}" for i in range(n)]
+    values: dict[str, Any] = {"flips": [int(i < noop) for i in range(n)], "labels": labels, "correct": [True] * n}
+    trials = [Trial(case="no-op", arm=arm, values=values)]
+    for i, row in enumerate(flips.astype(int).tolist()):
+        trials.append(
+            Trial(case=f"text-{i:03d}", arm=arm, values={"kind": "template: swap", "text": "x", "flips": row})
+        )
+    return trials
+
+
+def test_text_verdicts_follow_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    verdicts = [judged(PromptTextPerturb(), asked(crossed(rng, rate))).verdict for rate in (0.01, 0.1, 0.3)]
+    assert verdicts == [Verdict.HELD, Verdict.INCONCLUSIVE, Verdict.VULNERABLE]
+    assert judged(PromptTextPerturb(), asked(np.zeros((60, 60)))).metric.ci[1] > 0.03  # type: ignore[union-attr]
+    assert judged(PromptTextPerturb(), asked(crossed(rng, 0.3, rows=10))).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_prompt_that_changes_nothing_must_change_nothing() -> None:
+    judgement = judged(PromptTextPerturb(), asked(np.zeros((60, 60)), noop=1))
+    assert judgement.verdict is Verdict.NOT_ASSESSED
+    assert "control failed" in judgement.reason
+
+
+def test_text_delta_is_paired() -> None:
+    rng = np.random.default_rng(2)
+    judgement = judged(PromptTextPerturb(), asked(crossed(rng, 0.3)) + asked(crossed(rng, 0.05), REFERENCE))
+    assert judgement.delta is not None
+    assert judgement.delta.ci[0] > 0.1
+    assert judgement.delta.p is not None
+    assert judgement.delta.p < 0.01
+
+
+def test_runs_on_a_hugging_face_folder_and_repeats_itself(matching: Context) -> None:
+    runs_and_repeats_itself(PromptTextPerturb(rewritings=28), matching)
+
+
+def test_a_learned_context_is_shaken_and_the_plain_prompt_with_it(matching: Context) -> None:
+    model = matching.target.model
+    words = model.tokenize("a photo of a")
+    learned = CoOp(model.token_embeddings(words.ids[words.lead : len(words.ids) - words.tail]).clone()).bind(model)
+    probe = PromptTextPerturb(rewritings=20, noise=0.5)
+    shaken = replace(matching, _target=learned)
+    cases = probe.cases(shaken)
+    assert all(case.id.startswith(("no-op", "noise-")) for case in cases)
+    ours, plain = list(probe.attempt(shaken, cases)), list(probe.attempt(replace(matching, arm=REFERENCE), cases))
+    assert any(any(trial["flips"]) for trial in ours)
+    # a context that stands where the template's words stood, shaken in the same direction, answers the same
+    assert [trial["flips"] for trial in ours] == [trial["flips"] for trial in plain]

@@ -1,0 +1,34 @@
+"""MR4: its judge on trials of known truth, and a whole run on a small model."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.attacks.robustness._matching import judged, runs_and_repeats_itself
+from vlaudit.attacks.robustness.typographic import Typographic
+from vlaudit.probe import Context
+from vlaudit.records import REFERENCE, TARGET, Trial, Verdict
+
+
+def written(n: int, read: int, pseudo: int, arm: str = TARGET) -> list[Trial]:
+    """Trials of n pictures: the first ``read`` named as the word, the last ``pseudo`` on the pseudo-word."""
+    trials = []
+    for i in range(n):
+        values = {"label": f"label-{i % 4}", "correct": True, "read": i < read, "read_pseudo": i >= n - pseudo}
+        trials.append(Trial(case=f"{i:04d}", arm=arm, values=values))
+    return trials
+
+
+def test_typographic_verdicts_follow_the_paired_difference() -> None:
+    probe = Typographic()
+    assert judged(probe, written(128, 50, 3)).verdict is Verdict.VULNERABLE
+    assert judged(probe, written(128, 1, 1)).verdict is Verdict.HELD
+    assert judged(probe, written(128, 50, 48)).verdict is not Verdict.VULNERABLE  # ink alone does it
+    judgement = judged(probe, written(128, 50, 3) + written(128, 4, 3, REFERENCE))
+    assert judgement.delta is not None
+    assert judgement.delta.value == pytest.approx(46 / 128)
+    assert judgement.delta.ci[0] > 0
+
+
+def test_runs_on_a_hugging_face_folder_and_repeats_itself(matching: Context) -> None:
+    runs_and_repeats_itself(Typographic(), matching)
