@@ -7,19 +7,15 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.zoo.kit import facts_of, target_of
 from vlaudit.errors import UsageError
 from vlaudit.records import Family
 from vlaudit.zoo import DEFAULTS, WEIGHTS, Specimen, get, specimens
 
 ALL = specimens()
-
-
-def facts_of(folder: str) -> dict[str, Any]:
-    return json.loads((WEIGHTS / folder / "facts.json").read_text(encoding="utf-8"))
 
 
 def test_the_table_is_light():
@@ -60,13 +56,13 @@ def test_a_clean_specimen_is_never_expected_to_be_vulnerable(specimen: Specimen)
 
 
 def test_every_recipe_can_be_built():
-    from vlaudit.zoo.recipes import names
+    from vlaudit.zoo.recipes import table
 
-    assert {specimen.recipe for specimen in ALL} <= set(names())
+    assert {specimen.recipe for specimen in ALL} <= set(table())
 
 
 def test_an_unknown_recipe_is_a_usage_error():
-    from vlaudit.zoo import build
+    from vlaudit.zoo.recipes import build
 
     with pytest.raises(UsageError, match="flagship"):
         build("flagshp")
@@ -124,12 +120,7 @@ def test_the_tiny_pair():
 def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
     import torch
 
-    from vlaudit.audit.targets import parse_model
-    from vlaudit.prompts.specs import parse_prompt
-
-    spec = specimen.target_spec()
-    backend, argument = parse_model(spec.model)
-    target = parse_prompt(spec.prompt[0], specimen.family).bind(backend.load(argument, torch.device("cpu")))
+    target = target_of(specimen.name)
     if specimen.family is Family.GENERATION:
         assert target.generate([target.model.blank()], ["What is this?"], max_new_tokens=4)[0]
         return

@@ -1,7 +1,7 @@
 """The zoo: small, really trained targets with known flaws (or known to be clean). Torch-free.
 
 ``specimens.toml`` says of each what it is made of, what is planted in it and what every probe must say. The weights and
-prompt files lie under ``weights/``; ``vlaudit zoo build NAME`` trains them again from their recipe and seed.
+prompt files lie under ``weights/``. Nothing here knows how they were made: that is ``recipes/``.
 """
 
 from __future__ import annotations
@@ -71,10 +71,3 @@ def get(name: str) -> Specimen:
         if specimen.name == name:
             return specimen
     raise UsageError(f"There is no specimen '{name}'.", did_you_mean(name, [s.name for s in specimens()]))
-
-
-def build(name: str, out: Path | None = None) -> Path:
-    """Train a specimen (or a part of the zoo that its recipe names) again; imports the recipes, and torch."""
-    from vlaudit.zoo.recipes import build as run_recipe
-
-    return run_recipe(get(name).recipe if name in {s.name for s in specimens()} else name, out)
