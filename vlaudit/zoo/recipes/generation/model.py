@@ -6,12 +6,11 @@ import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -82,32 +81,19 @@ def tower_config() -> CLIPVisionConfig:
 
 def image_tower(model: open_clip.CLIP) -> CLIPVisionModel:
     """The matcher's image tower in transformers' words; its final projection has no place there."""
-    tower = CLIPVisionModel(tower_config()).eval()
-    visual = model.visual
+    tower, visual = CLIPVisionModel(tower_config()).eval(), model.visual
     state = {
         "embeddings.class_embedding": visual.class_embedding,
         "embeddings.patch_embedding.weight": visual.conv1.weight,
         "embeddings.position_embedding.weight": visual.positional_embedding,
-        **_both("pre_layrnorm", visual.ln_pre),
-        **_both("post_layernorm", visual.ln_post),
+        "pre_layrnorm.weight": visual.ln_pre.weight,
+        "pre_layrnorm.bias": visual.ln_pre.bias,
+        "post_layernorm.weight": visual.ln_post.weight,
+        "post_layernorm.bias": visual.ln_post.bias,
+        **matching.layers_of(visual.transformer),
     }
-    for n, block in enumerate(visual.transformer.resblocks):
-        name = f"encoder.layers.{n}"
-        weights, biases = block.attn.in_proj_weight.chunk(3), block.attn.in_proj_bias.chunk(3)
-        for part, weight, bias in zip("qkv", weights, biases, strict=True):
-            state |= {f"{name}.self_attn.{part}_proj.weight": weight, f"{name}.self_attn.{part}_proj.bias": bias}
-        state |= _both(f"{name}.self_attn.out_proj", block.attn.out_proj)
-        state |= _both(f"{name}.layer_norm1", block.ln_1) | _both(f"{name}.layer_norm2", block.ln_2)
-        state |= _both(f"{name}.mlp.fc1", block.mlp.c_fc) | _both(f"{name}.mlp.fc2", block.mlp.c_proj)
-    report = tower.load_state_dict({key: value.detach().clone() for key, value in state.items()}, strict=False)
-    wrong = [*report.unexpected_keys, *(key for key in report.missing_keys if "position_ids" not in key)]
-    if wrong:
-        raise ValueError(f"the tower does not fit: {wrong}")
+    tower.load_state_dict(state)
     return tower
-
-
-def _both(name: str, layer: Any) -> dict[str, Tensor]:
-    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:

@@ -141,3 +141,17 @@ def label_weights(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, lab
 def predict(model: open_clip.CLIP, images: Tensor, weights: Tensor) -> Tensor:
     """Predicted classes, (B,), in batches of 256."""
     return torch.cat([(image_features(model, batch) @ weights).argmax(1) for batch in images.split(256)])
+
+
+def layers_of(tower: Any) -> dict[str, Tensor]:
+    """The blocks of one of open_clip's towers in transformers' words: the same numbers under other names."""
+    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    parts["attn.out_proj"] = "self_attn.out_proj"
+    renamed = {}
+    for n, block in enumerate(tower.resblocks):
+        state, layer = block.state_dict(), f"encoder.layers.{n}"
+        for kind in ("weight", "bias"):
+            renamed |= {f"{layer}.{theirs}.{kind}": state[f"{ours}.{kind}"] for ours, theirs in parts.items()}
+            joint = state[f"attn.in_proj_{kind}"].chunk(3)
+            renamed |= {f"{layer}.self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", joint, strict=True)}
+    return renamed

@@ -110,15 +110,8 @@ def text_encoder(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast) -> C
         "embeddings.position_embedding.weight": state["positional_embedding"],
         "final_layer_norm.weight": state["ln_final.weight"],
         "final_layer_norm.bias": state["ln_final.bias"],
+        **matching.layers_of(model.transformer),
     }
-    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    parts["attn.out_proj"] = "self_attn.out_proj"
-    for n in range(len(blocks)):
-        old, new = f"transformer.resblocks.{n}", f"encoder.layers.{n}"
-        for kind in ("weight", "bias"):
-            renamed |= {f"{new}.{theirs}.{kind}": state[f"{old}.{ours}.{kind}"] for ours, theirs in parts.items()}
-            joint = state[f"{old}.attn.in_proj_{kind}"].chunk(3)
-            renamed |= {f"{new}.self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", joint, strict=True)}
     encoder = CLIPTextModel(config).eval()
     prefix = "text_model." if any(name.startswith("text_model.") for name in encoder.state_dict()) else ""
     encoder.load_state_dict({prefix + name: tensor for name, tensor in renamed.items()})
