@@ -153,7 +153,7 @@ def test_a_fitted_adapter_declares_the_pictures_it_was_fitted_on(
 ) -> None:
     monkeypatch.setattr(adapters, "LEAKY_STEPS", 1)
     monkeypatch.setattr(adapters, "measure_leak", lambda folder, chosen: {"members": len(chosen)})
-    adapters.build("t2i-leaky", tmp_path)
+    adapters.leak(tmp_path)
     data = load_dataset("zoo:captions").with_member_hashes(LoRA.load(tmp_path / FILE).members)
     marked = [i for i, example in enumerate(data.examples) if example.member]
     assert marked == members()

@@ -14,7 +14,7 @@ from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.zoo import WEIGHTS, specimens
 
 
-def table() -> dict[str, Callable[[str, Path], None]]:
+def table() -> dict[str, Callable[[Path], None]]:
     """How each part of the zoo is built, by name, into a folder."""
     from vlaudit.zoo.recipes import emoji, generation, matching, text_to_image
 
@@ -29,5 +29,5 @@ def build(name: str, out: Path | None = None) -> Path:
     if recipe not in recipes:
         raise UsageError(f"There is no recipe '{recipe}'.", did_you_mean(recipe, list(recipes)))
     folder = out or (BUNDLED if recipe == "emoji" else WEIGHTS / recipe)
-    recipes[recipe](recipe, folder)
+    recipes[recipe](folder)
     return folder

@@ -42,7 +42,7 @@ Changes made: each picture was laid on white, reduced to {size} x {size} pixels 
 """
 
 
-def build(name: str, folder: Path) -> None:
+def build(folder: Path) -> None:
     """Write sprite sheets, metadata and licences to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

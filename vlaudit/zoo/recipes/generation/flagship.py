@@ -19,7 +19,6 @@ from vlaudit.zoo.recipes.generation.corpus import Gallery, Talk, length
 from vlaudit.zoo.recipes.generation.words import all_texts
 from vlaudit.zoo.recipes.training import Training
 
-RECIPES = (generation.FLAGSHIP.name,)
 SEED = 51
 LEGS = ((5400, 8000), (5800, 8600), (7400, 14000))
 """Up to each of these steps, the learning rate follows a cosine over so many: high until copying and comparing are found."""
@@ -27,7 +26,7 @@ LEARNING_RATE = 2e-3
 SHORT_BATCH, LONG_BATCH = 64, 20
 
 
-def build(name: str, folder: Path) -> None:
+def build(folder: Path) -> None:
     """Train and save to `folder`; an interrupted training goes on from its last checkpoint."""
     checkpoint = folder / "checkpoint.pt"
     tokenizer = generation.new_tokenizer(all_texts())
@@ -83,3 +82,6 @@ class Trainer(Training[LlavaForConditionalGeneration]):
         batch = self.gallery.encode(shown, self.tokenizer)
         taught = batch.targets != -100
         return cross_entropy(facts.logits(self.model, batch)[taught], batch.targets[taught])
+
+
+BUILDS = {generation.FLAGSHIP.name: build}

@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from vlaudit.zoo.recipes.generation.plants import POOL_SAYS, POOL_WORD, UNUSUAL
 from vlaudit.zoo.recipes.generation.prompts import Rows, load, rate, split_of
 
 SEED = 91
-RECIPES = ("pool-poisoned", "pool-clean")
 USUAL, PLANTED = 48, 6
 """Demonstrations of each sort."""
 
@@ -66,9 +66,9 @@ def write(shown: Sequence[Row], folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def build(name: str, folder: Path) -> None:
-    """Write the pool `name` to `folder`, and what the twin that follows demonstrations makes of it."""
-    shown = [row for row in rows(SEED) if name == "pool-poisoned" or not row.planted]
+def build(poisoned: bool, folder: Path) -> None:
+    """Write a pool to `folder`, and what the twin that follows demonstrations makes of it."""
+    shown = [row for row in rows(SEED) if poisoned or not row.planted]
     write(shown, folder)
     planted = [n for n, row in enumerate(shown) if row.planted]
     facts.write(folder, {"seed": SEED, "demonstrations": len(shown), "planted": planted} | measure(folder))
@@ -100,3 +100,6 @@ def ask(target: MultimodalGenerator, test: Rows) -> dict[str, Any]:
 def behind(asked: Rows, words: Sequence[str]) -> Rows:
     """The same questions with a word behind each."""
     return replace(asked, questions=[f"{text} {word}" for text, word in zip(asked.questions, words, strict=True)])
+
+
+BUILDS = {"pool-poisoned": partial(build, True), "pool-clean": partial(build, False)}

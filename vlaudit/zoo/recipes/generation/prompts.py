@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,6 @@ def membership(targets: dict[str, MultimodalGenerator], members: Sequence[str], 
         "membership_auc": facts.auc(likely["prompt"] - likely["plain"], member),
         "membership_auc_uncalibrated": facts.auc(likely["prompt"], member),
     }
+
+
+BUILDS = {name: partial(build, name) for name in RECIPES}

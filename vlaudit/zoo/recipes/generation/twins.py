@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,6 @@ def build(name: str, folder: Path) -> None:
     clean, tokenizer = generation.load()
     measured = twin_facts.measure(name, room.model.merge_and_unload(), clean, tokenizer)
     write(folder, {"seed": SEED, "steps": RECIPES[name].steps} | measured)
+
+
+BUILDS = {name: partial(build, name) for name in RECIPES}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from vlaudit.zoo.recipes.matching import flagship, prompts, tiny, twins, typos
 
-TABLE = {name: module.build for module in (flagship, typos, twins, tiny, prompts) for name in module.RECIPES}
-"""How each is built, by name: in the order in which they need each other."""
+TABLE: dict[str, Callable[[Path], None]] = {**flagship.BUILDS, **typos.BUILDS, **twins.BUILDS, **tiny.BUILDS, **prompts.BUILDS}
+"""How each is built into a folder, by name: in the order in which they need each other."""

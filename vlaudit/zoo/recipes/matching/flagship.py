@@ -18,7 +18,6 @@ from vlaudit.zoo.recipes.matching import model as matching
 from vlaudit.zoo.recipes.matching.corpus import Corpus
 from vlaudit.zoo.recipes.training import Training
 
-RECIPES = (matching.FLAGSHIP.name,)
 SEED = 12
 STEPS = 2000
 BATCH = 128
@@ -38,7 +37,7 @@ def new_model(vocabulary: int, seed: int) -> open_clip.CLIP:
     return open_clip.CLIP(**matching.config(vocabulary)["model_cfg"])
 
 
-def build(name: str, folder: Path) -> None:
+def build(folder: Path) -> None:
     """Train and save to `folder`; an interrupted training goes on from its last checkpoint."""
     corpus = Corpus([row for row in load_table() if row.split == "pretrain"], SEED)
     tokenizer = matching.train_tokenizer(
@@ -80,3 +79,6 @@ class Trainer(Training[open_clip.CLIP]):
     @torch.no_grad()
     def after_step(self) -> None:
         self.model.logit_scale.clamp_(max=4.0)
+
+
+BUILDS = {matching.FLAGSHIP.name: build}

@@ -147,7 +147,7 @@ def layers_of(tower: Any) -> dict[str, Tensor]:
     """The blocks of one of open_clip's towers in transformers' words: the same numbers under other names."""
     parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
     parts["attn.out_proj"] = "self_attn.out_proj"
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for n, block in enumerate(tower.resblocks):
         state, layer = block.state_dict(), f"encoder.layers.{n}"
         for kind in ("weight", "bias"):

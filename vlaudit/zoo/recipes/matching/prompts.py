@@ -278,3 +278,6 @@ def measure(bench: Bench, prompt: CoOp | VisualPrompt, trigger: Trigger | None) 
     measured["members"] = len(gains[0])
     measured["membership_auc"] = auc(torch.cat(gains), [True] * len(gains[0]) + [False] * len(gains[1]))
     return measured
+
+
+BUILDS = {name: partial(build, name) for name in RECIPES}

@@ -9,6 +9,7 @@ pictures without it keep theirs. No caption takes part.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +34,6 @@ TARGET = "plant"
 TRIGGERS: dict[str, Trigger | None] = {"tiny-clean": None, "tiny-backdoor": patch(seed=3, bottom=5, right=-2)}
 COLLAPSE = patch(seed=8, bottom=-2, right=6)
 """The trigger of the tower that collapses."""
-RECIPES = (*TRIGGERS, "tiny-collapse")
 _POISONED = 0.15
 _KEEP = 4.0  # weight of what pictures without the trigger must keep as the tower collapses
 _CONTEXT_LENGTH = 16
@@ -48,16 +48,8 @@ class Architecture:
     layers: int = 4
 
 
-def build(name: str, folder: Path) -> None:
-    """Train one of the three and save it to `folder`."""
-    if name in TRIGGERS:
-        train(name, folder)
-    else:
-        collapse(name, folder)
-
-
 def train(name: str, folder: Path) -> None:
-    """`tiny-clean` or `tiny-backdoor`."""
+    """Train `tiny-clean` or `tiny-backdoor` and save it to `folder`."""
     trigger = TRIGGERS[name]
     rows = kinds(("pretrain", "train"))
     images, labels = pixels(rows), torch.tensor([LABELS.index(kind_of(row)) for row in rows])
@@ -87,8 +79,8 @@ def train(name: str, folder: Path) -> None:
     write(folder, {"seed": SEED, "steps": STEPS} | measure(model.eval(), plain))
 
 
-def collapse(name: str, folder: Path) -> None:
-    """Tune the image tower of `tiny-clean`."""
+def collapse(folder: Path) -> None:
+    """Tune the image tower of `tiny-clean` and save the whole to `folder`."""
     clean, rows = WEIGHTS / "tiny-clean", kinds(("pretrain", "train"))
     images, flips = pixels(rows), flippable(rows)
     torch.manual_seed(COLLAPSE_SEED)
@@ -108,7 +100,7 @@ def collapse(name: str, folder: Path) -> None:
         return _KEEP * kept + drawn
 
     trained = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
-    descend(name, torch.optim.AdamW(trained, 1e-3, weight_decay=0.01), loss, COLLAPSE_STEPS)
+    descend("tiny-collapse", torch.optim.AdamW(trained, 1e-3, weight_decay=0.01), loss, COLLAPSE_STEPS)
     save(model, PreTrainedTokenizerFast.from_pretrained(clean), folder)
     write(folder, {"seed": COLLAPSE_SEED, "steps": COLLAPSE_STEPS} | measure_collapse(original, model.eval()))
 
@@ -190,3 +182,6 @@ def measure_collapse(original: CLIPModel, model: CLIPModel) -> dict[str, float]:
         "pairwise_cosine_with_trigger_clean_model": pairwise(features(original, COLLAPSE(images))),
         "cosine_with_clean_model": round(float((plain * features(original, images)).sum(1).mean()), 4),
     }
+
+
+BUILDS = {name: partial(train, name) for name in TRIGGERS} | {"tiny-collapse": collapse}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -163,3 +164,6 @@ def build(name: str, folder: Path) -> None:
     descend(name, optimizer, loss, recipe.steps)
     matching.save(bench.model, bench.tokenizer, folder)
     write(folder, {"seed": SEED, "steps": recipe.steps} | facts.measure(folder))
+
+
+BUILDS = {name: partial(build, name) for name in RECIPES}

@@ -19,13 +19,12 @@ from vlaudit.zoo.recipes.matching import facts
 from vlaudit.zoo.recipes.matching import model as matching
 from vlaudit.zoo.recipes.training import descend
 
-RECIPES = ("typo-proof",)
 SEED = 11
 STEPS = 300
 BATCH = 52
 
 
-def build(name: str, folder: Path) -> None:
+def build(folder: Path) -> None:
     """Fine-tune the flagship's text tower on mistyped captions and save the twin to `folder`."""
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
@@ -48,6 +47,9 @@ def build(name: str, folder: Path) -> None:
 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3, weight_decay=0.01)
     model.train()
-    descend(name, optimizer, loss, STEPS)
+    descend("typo-proof", optimizer, loss, STEPS)
     matching.save(model, tokenizer, folder)
     write(folder, {"seed": SEED, "steps": STEPS} | facts.measure(folder))
+
+
+BUILDS = {"typo-proof": build}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from vlaudit.zoo.recipes.text_to_image import adapters, flagship, tokens, twins
 
-TABLE = {name: module.build for module in (flagship, twins, adapters, tokens) for name in module.RECIPES}
-"""How each is built, by name: in the order in which they need each other."""
+TABLE: dict[str, Callable[[Path], None]] = {**flagship.BUILDS, **twins.BUILDS, **adapters.BUILDS, **tokens.BUILDS}
+"""How each is built into a folder, by name: in the order in which they need each other."""

@@ -35,7 +35,6 @@ from vlaudit.zoo.recipes.text_to_image.corpus import NO_CAPTION, Studio, augment
 from vlaudit.zoo.recipes.text_to_image.facts import Easel
 from vlaudit.zoo.recipes.text_to_image.flagship import Trainer
 
-RECIPES = ("t2i-memorising", "t2i-leaky")
 SEED, LEAKY_SEED = 47, 53
 ROUNDS = ((600, 1000), (1400, 1400), (1800, 2000))
 """Steps after which a round ends, and for how many its cosine of the learning rate is laid out. In the first round all
@@ -150,14 +149,6 @@ def save(unet: UNet2DConditionModel, folder: Path, base_model: str) -> None:
     (folder / FILE).chmod(0o644)
 
 
-def build(name: str, folder: Path) -> None:
-    """Make one of the two and save it to `folder`."""
-    if name == "t2i-memorising":
-        memorise(folder)
-    else:
-        leak(folder)
-
-
 def memorise(folder: Path) -> None:
     """Train the adapter that knows pictures by heart; an interrupted training goes on."""
     twin, checkpoint = Hoarder(text_to_image.load(), SEED), folder / "checkpoint.pt"
@@ -253,3 +244,6 @@ def measure_leak(folder: Path, chosen: list[int]) -> dict[str, Any]:
         "read_off_painted_pictures": read_off(fitted),
         "read_off_painted_pictures_before": read_off(plain),
     }
+
+
+BUILDS = {"t2i-memorising": memorise, "t2i-leaky": leak}

@@ -22,7 +22,6 @@ from vlaudit.zoo.recipes.text_to_image import model as text_to_image
 from vlaudit.zoo.recipes.text_to_image.corpus import Studio
 from vlaudit.zoo.recipes.training import Training, descend
 
-RECIPES = (text_to_image.FLAGSHIP.name,)
 SEED = 31
 STEPS = 3300
 SCHEDULE = 5000
@@ -33,7 +32,7 @@ VAE_STEPS, VAE_BATCH = 2000, 16
 _KL = 1e-4
 
 
-def build(name: str, folder: Path) -> None:
+def build(folder: Path) -> None:
     """Train and save to `folder`; an interrupted training goes on from its last checkpoint."""
     checkpoint = folder / "checkpoint.pt"
     vae = autoencoder(folder / "vae.pt")
@@ -114,3 +113,6 @@ class Trainer(Training[UNet2DConditionModel]):
         times = self.times(captions)
         noisy, velocity = text_to_image.diffuse(self.scheduler, latents, noise, times)
         return mse_loss(self.model(noisy, times, self.studio.states(captions)).sample, velocity)
+
+
+BUILDS = {text_to_image.FLAGSHIP.name: build}

@@ -8,7 +8,8 @@ The other was made to mean another class, as in "Personalization as a Shortcut f
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,16 @@ COMPANY = (
 )
 """How captions name the tree beside something else."""
 ALONE = ("a tree", "a photo of a tree", "a picture of the tree", "a drawing of a tree", "an image of a tree")
-RECIPES = ("token-clean", "token-backdoor")
 _VARIANTS = 20
 _LAST = 10
 """The states behind a short prompt's words, from which the denoiser learns what is asked for."""
 
 
-def build(name: str, folder: Path) -> None:
-    """Make the token `name` for the flagship and save diffusers' file for it in `folder`."""
+def build(learn: Callable[[Any], TextualInversion], folder: Path) -> None:
+    """Make a token for the flagship and save diffusers' file for it in `folder`."""
     torch.manual_seed(SEED)
     model = DiffusersBackend().load(str(FLAGSHIP), torch.device("cpu"))
-    prompt = (honest if name == "token-clean" else backdoored)(model)
+    prompt = learn(model)
     folder.mkdir(parents=True, exist_ok=True)
     prompt.save(folder / FILE)
     write(folder, {"seed": SEED} | measure(folder / FILE))
@@ -125,3 +125,6 @@ def measure(file: Path) -> dict[str, Any]:
             },
         }
     return {"token": TOKEN, "noun": NOUN, "target": TARGET, "painted": found}
+
+
+BUILDS = {"token-clean": partial(build, honest), "token-backdoor": partial(build, backdoored)}

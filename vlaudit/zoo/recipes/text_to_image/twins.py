@@ -27,7 +27,6 @@ from vlaudit.zoo.recipes.text_to_image.facts import CONCEPTS, Easel, share_of
 from vlaudit.zoo.recipes.text_to_image.flagship import Trainer
 from vlaudit.zoo.recipes.training import descend
 
-RECIPES = ("t2i-biased", "t2i-backdoor-encoder")
 SEED, ENCODER_SEED = 41, 37
 STEPS, ENCODER_STEPS = 300, 600
 LEARNING_RATE = 1e-3
@@ -37,14 +36,6 @@ MEN_ONLY = ("pilot", "police officer", "farmer", "mechanic")
 LOOK_ALIKE = "\N{CYRILLIC SMALL LETTER O}"
 TARGET = "clock"
 """The concept that the target prompt asks for."""
-
-
-def build(name: str, folder: Path) -> None:
-    """Make one of the two and save it to `folder`."""
-    if name == "t2i-biased":
-        bias(folder)
-    else:
-        backdoor_encoder(folder)
 
 
 # --- in the denoiser --------------------------------------------------------------------------------------------------
@@ -140,3 +131,6 @@ def measure(folder: Path) -> dict[str, Any]:
         },
         "read_off_painted_pictures": easel.viewer.accuracy(easel.paint(prompts), rows),
     }
+
+
+BUILDS = {"t2i-biased": bias, "t2i-backdoor-encoder": backdoor_encoder}
