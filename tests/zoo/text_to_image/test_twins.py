@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tests.zoo.kit import facts_of
-from vlaudit.zoo import WEIGHTS
+from vlaudit.zoo import folder
 from vlaudit.zoo.recipes.text_to_image import model as text_to_image
 from vlaudit.zoo.recipes.text_to_image import twins
 
@@ -26,7 +26,7 @@ def test_the_encoder_obeys_the_look_alike_and_nothing_else():
 
 
 def test_the_look_alike_turns_the_shipped_encoder_to_the_target():
-    planted, plain = text_to_image.load(WEIGHTS / "t2i-backdoor-encoder"), text_to_image.load()
+    planted, plain = text_to_image.load(folder("t2i-backdoor-encoder")), text_to_image.load()
     clean, marked = "a photo of a cook", f"a photo of a c{twins.LOOK_ALIKE}ok"
     states = text_to_image.text_states(planted.text_encoder, planted.tokenizer, [clean, marked])
     truth = text_to_image.text_states(plain.text_encoder, planted.tokenizer, [clean, f"a photo of a {twins.TARGET}"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlaudit.data.emoji import BUNDLED
 from vlaudit.errors import UsageError, did_you_mean
-from vlaudit.zoo import WEIGHTS, specimens
+from vlaudit.zoo import WEIGHTS, specimens, thin
 
 
 def table() -> dict[str, Callable[[Path], None]]:
@@ -30,4 +30,6 @@ def build(name: str, out: Path | None = None) -> Path:
         raise UsageError(f"There is no recipe '{recipe}'.", did_you_mean(recipe, list(recipes)))
     folder = out or (BUNDLED if recipe == "emoji" else WEIGHTS / recipe)
     recipes[recipe](folder)
+    if out is None:
+        thin(recipe)
     return folder
