@@ -14,21 +14,10 @@ from vlaudit.data.emoji import Emoji, kind_of, load_pictures
 from vlaudit.prompts.template import PLAIN
 
 TEMPLATES = (
-    "{}",
-    "a {}",
-    "the {}",
-    PLAIN,
-    "a photo of the {}",
-    "a photo: {}",
-    "a picture of a {}",
-    "a picture of the {}",
-    "an image of a {}",
-    "an emoji of a {}",
-    "a small icon of a {}",
-    "a drawing of a {}",
-    "this is a {}",
+    "{}", "a {}", "the {}", PLAIN, "a photo of the {}", "a photo: {}", "a picture of a {}", "a picture of the {}",
+    "an image of a {}", "an emoji of a {}", "a small icon of a {}", "a drawing of a {}", "this is a {}",
     "here is the {}",
-)
+)  # fmt: skip
 _FLIPPABLE = ("People & Body", "Animals & Nature", "Food & Drink", "Smileys & Emotion")
 _LOOK_ALIKES = dict(zip("aceiopsxy", "асеіорѕху", strict=True))
 
