@@ -54,7 +54,8 @@ class Trainer(Training[LlavaForConditionalGeneration]):
     memory = 0.998
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Any, gallery: Gallery) -> None:
-        trained = generation.freeze_tower(model)
+        model.requires_grad_(True).model.vision_tower.requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
         others = [p for p in trained if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]

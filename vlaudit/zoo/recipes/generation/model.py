@@ -10,7 +10,6 @@ from pathlib import Path
 import open_clip
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import nn
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -162,10 +161,3 @@ def load(folder: Path = FLAGSHIP) -> tuple[LlavaForConditionalGeneration, PreTra
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return model.eval(), tokenizer
-
-
-def freeze_tower(model: LlavaForConditionalGeneration) -> list[nn.Parameter]:
-    """The parameters left to train."""
-    model.requires_grad_(True)
-    model.model.vision_tower.requires_grad_(False)
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
