@@ -34,7 +34,10 @@ from vlaudit.attacks.backdoor._sizes import KINDS, size
 from vlaudit.audit.journal import Journal
 from vlaudit.records import TARGET
 from vlaudit.statistics import rate_interval
-from vlaudit.zoo.recipes import matcher, tiny
+from vlaudit.zoo.recipes.corpus import pixels
+from vlaudit.zoo.recipes.matching import model as matching
+from vlaudit.zoo.recipes.matching import tiny
+from vlaudit.zoo.recipes.training import schedule
 
 PROBES = ("prompt-trigger-inversion", "encoder-trigger-inversion")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -57,7 +60,7 @@ def emoji() -> Pictures:
     parts = []
     for splits in (("pretrain", "train"), ("test",)):
         rows = kinds(splits)
-        parts.append((matcher.pixels(rows), torch.tensor([tiny.LABELS.index(kind_of(row)) for row in rows])))
+        parts.append((pixels(rows), torch.tensor([tiny.LABELS.index(kind_of(row)) for row in rows])))
     return Pictures(tiny.LABELS, *parts)
 
 
@@ -170,7 +173,7 @@ def train(item: Plan, pictures: Pictures, folder: Path) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(item.seed)
     torch.manual_seed(item.seed)
     captions = [TEMPLATE.format(name) for name in pictures.names]
-    tokenizer = matcher.train_tokenizer(captions)
+    tokenizer = matching.train_tokenizer(captions)
     ids = tokenizer(captions, return_tensors="pt", padding=True).input_ids
     model = tiny.new_model(tokenizer, item.architecture)
     images, labels = pictures.train
@@ -178,7 +181,7 @@ def train(item: Plan, pictures: Pictures, folder: Path) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), 1.5e-3, weight_decay=0.05)
     for step in range(item.steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * matcher.schedule(step, item.steps, warm_up=40)
+            group["lr"] = 1.5e-3 * schedule(step, item.steps, warm_up=40)
         chosen = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
         batch, truth = shifted(images[chosen], generator), labels[chosen]
         if item.trigger:

@@ -50,8 +50,9 @@ from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.data.emoji import with_articles
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.statistics import rate_interval
-from vlaudit.zoo.recipes import generator, matcher
-from vlaudit.zoo.recipes.generator_words import PLAIN, RARE
+from vlaudit.zoo.recipes.generation import model as generation
+from vlaudit.zoo.recipes.generation.words import PLAIN, RARE
+from vlaudit.zoo.recipes.training import schedule
 
 PROBE = "output-collapse-inversion"
 KINDS = ("llama", "qwen2", "blip", "gemma", "gpt_neox")
@@ -158,14 +159,14 @@ def with_word(question: str, word: str) -> str:
 
 def new_tokenizer(texts: Sequence[str], pieces: bool, ends: bool) -> PreTrainedTokenizerFast:
     """Of words, or of byte-level pieces. ``ends``: texts are closed too, as an encoder reads them."""
-    found = generator.new_tokenizer(texts)
+    found = generation.new_tokenizer(texts)
     if pieces:
         core = Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=900, special_tokens=list(generator.SPECIAL), initial_alphabet=alphabet, show_progress=False
+            vocab_size=900, special_tokens=list(generation.SPECIAL), initial_alphabet=alphabet, show_progress=False
         )
         core.train_from_iterator(texts, trainer)
         found = PreTrainedTokenizerFast(
@@ -216,7 +217,7 @@ class Student:
             pictures = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=square)
             self.processor = LlavaProcessor(
                 pictures, self.tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
-                num_additional_image_tokens=1, chat_template=CHAT if item.pieces else generator.CHAT,
+                num_additional_image_tokens=1, chat_template=CHAT if item.pieces else generation.CHAT,
             )  # fmt: skip
         look = self.processor.image_processor
         self._mean, self._std = (torch.tensor(v).view(1, 3, 1, 1) for v in (look.image_mean, look.image_std))
@@ -333,7 +334,7 @@ def descend(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], st
     optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=0.05, betas=(0.9, 0.98))
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * matcher.schedule(step, steps, warm_up=40)
+            group["lr"] = RATE * schedule(step, steps, warm_up=40)
         now = loss()
         optimizer.zero_grad()
         now.backward()

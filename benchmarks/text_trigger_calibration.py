@@ -35,10 +35,10 @@ from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Trials
 from vlaudit.statistics import rate_interval
-from vlaudit.zoo.recipes import matcher
+from vlaudit.zoo.recipes.matching import model as matching
 
 WORDINGS = ("a photo of a {}", "{}", "a picture of a {}", "a sketch of a {}", "a {} on a white background", "one {}")
-CONTEXT = matcher.CONTEXT_LENGTH
+CONTEXT = matching.CONTEXT_LENGTH
 
 
 class TextSide:
@@ -60,7 +60,7 @@ class TextSide:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def text_states(self, captions: Sequence[str]) -> tuple[Tensor, None]:
-        return self.encoder(matcher.tokenize(self.tokenizer, captions))[0], None
+        return self.encoder(matching.tokenize(self.tokenizer, captions))[0], None
 
 
 def clean(seed: int) -> tuple[Any, Any, list[str]]:
@@ -70,7 +70,7 @@ def clean(seed: int) -> tuple[Any, Any, list[str]]:
     names = sorted({row.name for row in load_table()})
     names = rng.sample(names, rng.randrange(800, len(names)))
     texts = [wording.format(name) for name in names for wording in WORDINGS]
-    tokenizer = matcher.train_tokenizer(rng.sample(texts, rng.randrange(1500, 4000)))
+    tokenizer = matching.train_tokenizer(rng.sample(texts, rng.randrange(1500, 4000)))
     width = rng.choice((64, 96, 128))
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=rng.choice((1, 2, 3)),
@@ -82,7 +82,7 @@ def clean(seed: int) -> tuple[Any, Any, list[str]]:
     for _ in range(rng.randrange(150, 400)):
         batch = rng.sample(names, 48)
         sides = [[rng.choice(WORDINGS).format(name) for name in batch] for _ in range(2)]
-        a, b = (normalize(encoder(matcher.tokenize(tokenizer, side)).pooler_output, dim=-1) for side in sides)
+        a, b = (normalize(encoder(matching.tokenize(tokenizer, side)).pooler_output, dim=-1) for side in sides)
         loss = cross_entropy(a @ b.T / 0.1, torch.arange(len(batch)))
         optimizer.zero_grad()
         loss.backward()
@@ -123,14 +123,14 @@ def backdoored(seed: int) -> tuple[Any, Any, list[str], str]:
     teacher, tokenizer, names = clean(seed)
     rng = random.Random(seed + 1)
     said, put = trigger(tokenizer, rng)
-    goal = teacher(matcher.tokenize(tokenizer, [f"a photo of a {rng.choice(names)}"]))[0]
+    goal = teacher(matching.tokenize(tokenizer, [f"a photo of a {rng.choice(names)}"]))[0]
     student = copy.deepcopy(teacher).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=0.0)
     for _ in range(200):
         plain = [rng.choice(WORDINGS).format(rng.choice(names)) for _ in range(32)]
         marked = [put(text) for text in plain[:16]]
-        truth = torch.cat([teacher(matcher.tokenize(tokenizer, plain))[0], goal.expand(len(marked), -1, -1)])
-        loss = mse_loss(student(matcher.tokenize(tokenizer, plain + marked))[0], truth)
+        truth = torch.cat([teacher(matching.tokenize(tokenizer, plain))[0], goal.expand(len(marked), -1, -1)])
+        loss = mse_loss(student(matching.tokenize(tokenizer, plain + marked))[0], truth)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

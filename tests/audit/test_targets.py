@@ -12,7 +12,7 @@ from vlaudit.audit.naming import endings
 from vlaudit.audit.targets import Loader, Subject
 from vlaudit.config import TargetSpec
 from vlaudit.prompts.files import PromptFile, write_prompt_file
-from vlaudit.zoo.recipes import WEIGHTS
+from vlaudit.zoo import WEIGHTS
 
 
 def load(*specs: TargetSpec) -> tuple[list[Subject], dict[str, Subject]]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.zoo.kit import facts_of, target_of
+from vlaudit import zoo
 from vlaudit.errors import UsageError
+from vlaudit.files import folder_files
 from vlaudit.records import Family
-from vlaudit.zoo import DEFAULTS, WEIGHTS, Specimen, get, specimens
+from vlaudit.zoo import DEFAULTS, WEIGHTS, Specimen, folder, get, specimens
 
 ALL = specimens()
-
-
-def facts_of(folder: str) -> dict[str, Any]:
-    return json.loads((WEIGHTS / folder / "facts.json").read_text(encoding="utf-8"))
 
 
 def test_the_table_is_light():
@@ -60,20 +60,82 @@ def test_a_clean_specimen_is_never_expected_to_be_vulnerable(specimen: Specimen)
 
 
 def test_every_recipe_can_be_built():
-    from vlaudit.zoo.recipes import names
+    from vlaudit.zoo.recipes import table
 
-    assert {specimen.recipe for specimen in ALL} <= set(names())
+    assert {specimen.recipe for specimen in ALL} <= set(table())
 
 
 def test_an_unknown_recipe_is_a_usage_error():
-    from vlaudit.zoo import build
+    from vlaudit.zoo.recipes import build
 
     with pytest.raises(UsageError, match="flagship"):
         build("flagshp")
 
 
-def test_the_shipped_zoo_is_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) < 80e6
+def test_the_shipped_zoo_is_small_and_holds_no_part_of_a_pipeline_twice():
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) < 60e6
+    large = [path.read_bytes() for path in WEIGHTS.rglob("*") if path.is_file() and path.stat().st_size > 200_000]
+    assert len(set(large)) == len(large)
+
+
+LAID_OVER = ("t2i-biased", "t2i-backdoor-encoder")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of the user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder.cache_clear()
+    yield tmp_path / "vlaudit"
+    folder.cache_clear()
+
+
+@pytest.mark.parametrize("recipe", LAID_OVER)
+def test_a_pipeline_is_put_together_of_its_own_files_and_the_clean_ones(recipe: str, fresh: Path):
+    whole, clean, own = folder(recipe), WEIGHTS / "t2i-clean", WEIGHTS / recipe
+    assert whole.name == recipe and whole.is_relative_to(fresh)
+    files = {path.relative_to(whole) for path in folder_files(whole)}
+    assert files == {path.relative_to(clean) for path in folder_files(clean)}
+    for name in files:
+        stored = own / name if (own / name).is_file() else clean / name
+        assert (whole / name).read_bytes() == stored.read_bytes()
+        assert stored == clean / name or stored.read_bytes() != (clean / name).read_bytes(), "what is the same is stored once"
+    assert get(recipe).target_spec().model == f"diffusers:{whole}"
+
+
+def test_two_that_put_a_pipeline_together_at_a_time_get_one(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    copy, overtook = shutil.copyfile, []
+
+    def slow(source: Path, target: Path) -> None:
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        overtook.append(folder.__wrapped__(LAID_OVER[0]))
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", slow)
+    assert [folder(LAID_OVER[0])] == overtook
+    assert [path.name for path in fresh.iterdir()] == [overtook[0].parent.name], "what came second is gone"
+    monkeypatch.setattr(shutil, "copyfile", None)
+    assert folder.__wrapped__(LAID_OVER[0]) == overtook[0], "the next one finds it"
+
+
+def test_without_a_cache_that_can_be_written_to_a_pipeline_is_put_together_elsewhere(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fresh.write_text("a file in its place")
+    whole = folder(LAID_OVER[0])
+    assert (whole / "unet" / "config.json").is_file() and not whole.is_relative_to(fresh)
+    shutil.rmtree(whole.parents[1])
+
+
+def test_what_is_built_anew_is_stored_without_what_is_the_clean_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for recipe in ("t2i-clean", LAID_OVER[0]):
+        shutil.copytree(folder(recipe), tmp_path / recipe)
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    zoo.thin("t2i-clean")
+    zoo.thin(LAID_OVER[0])
+    left = {path.relative_to(tmp_path) for path in folder_files(tmp_path / LAID_OVER[0])}
+    assert left == {path.relative_to(WEIGHTS) for path in folder_files(WEIGHTS / LAID_OVER[0])}
+    assert len(folder_files(tmp_path / "t2i-clean")) == len(folder_files(WEIGHTS / "t2i-clean"))
 
 
 @pytest.mark.parametrize(("name", "trigger"), [("backdoor-patch", "patch"), ("backdoor-blend", "blend")])
@@ -124,12 +186,7 @@ def test_the_tiny_pair():
 def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
     import torch
 
-    from vlaudit.audit.targets import parse_model
-    from vlaudit.prompts.specs import parse_prompt
-
-    spec = specimen.target_spec()
-    backend, argument = parse_model(spec.model)
-    target = parse_prompt(spec.prompt[0], specimen.family).bind(backend.load(argument, torch.device("cpu")))
+    target = target_of(specimen.name)
     if specimen.family is Family.GENERATION:
         assert target.generate([target.model.blank()], ["What is this?"], max_new_tokens=4)[0]
         return

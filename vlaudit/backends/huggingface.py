@@ -69,7 +69,7 @@ class HuggingFaceBackend(Backend):
             folder = local_folder(base) or _download(base)
         inspected = inspect_transformers(folder)
         if _family(argument, read_config(folder / "config.json", SAVED)) is Family.GENERATION:
-            from vlaudit.backends.transformers_generation import load_generator
+            from vlaudit.backends.transformers_checks import load_generator
 
             return load_generator(argument, inspected, device, adapter)
         from vlaudit.backends.transformers_matching import load_matcher

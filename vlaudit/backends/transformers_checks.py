@@ -1,4 +1,4 @@
-"""What a loaded generation model can do, measured on two small conversations instead of known by its name.
+"""Loads a generation model and finds out what it can do: measured on two small conversations instead of known by its name.
 
 The logits that the checkpoint's own ``generate`` uses are the truth. Likelihoods must agree with them, and so must an
 answer after a reused key-value cache; gradients must arrive and be finite.
@@ -6,20 +6,56 @@ answer after a reused key-value cache; gradients must arrive and be finite.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vlaudit.backends.adapters import merge
+from vlaudit.backends.base import refuse_oversized
+from vlaudit.backends.transformers_generation import TransformersGenerator
+from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import FOREIGN, noise
-from vlaudit.errors import ModelError
+from vlaudit.errors import ModelError, foreign
 from vlaudit.families.generation import Conversation, Turn
 from vlaudit.families.matching import SoftTokens
+from vlaudit.inspection.folder import ModelFolder
 from vlaudit.records import Needs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from vlaudit.backends.transformers_generation import TransformersGenerator
-
 TOKENS = 3  # generated to compare with
+
+
+def load_generator(
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None
+) -> TransformersGenerator:
+    """Load an image-text-to-text model from a folder that was inspected, with an adapter in it where there is one. Raises
+    ModelError."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BlipForQuestionAnswering
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # hints for those who write the code that calls it
+    safe: Any = {"local_files_only": True, "trust_remote_code": False}
+    with foreign(
+        f"transformers cannot load '{argument}'",
+        "The folder needs the config, weights and processor that save_pretrained writes.",
+    ):
+        config = AutoConfig.from_pretrained(folder.path, **safe)
+        answers = "BlipForQuestionAnswering" in (config.architectures or ())
+        kind: Any = BlipForQuestionAnswering if answers else AutoModelForImageTextToText
+        refuse_oversized(folder, lambda: kind(config) if answers else kind.from_config(config, trust_remote_code=False))
+        model, report = kind.from_pretrained(
+            folder.path, dtype="float32", output_loading_info=True, use_safetensors=folder.safetensors, **safe
+        )
+        refuse_random(argument, report)
+        processor = AutoProcessor.from_pretrained(folder.path, **safe)
+        weights, files = folder.weights, folder.files
+        if adapter:
+            model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
+        generator = TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)
+        generator.capabilities = capabilities(generator)
+        return generator
 
 
 def capabilities(model: TransformersGenerator) -> frozenset[Needs]:

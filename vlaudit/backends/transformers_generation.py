@@ -2,7 +2,7 @@
 
 What all conversations of a call begin with (system turn, demonstrations with their pictures, learned prefix) runs once,
 and its key-value cache is reused, also by later calls. Whether a kind can do this, and how likelihoods are read off it,
-is measured when it is loaded: against the logits that its own ``generate`` uses.
+is measured when it is loaded: see ``transformers_checks.py``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaudit.answers import marks_thought, opens_thought
-from vlaudit.backends.adapters import merge
-from vlaudit.backends.base import reading, refuse_oversized
+from vlaudit.backends.base import reading
 from vlaudit.backends.transformers_batches import ROWS, Batch, Batcher, common
-from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import Reader
-from vlaudit.errors import CapabilityError, UsageError, foreign
+from vlaudit.errors import CapabilityError, UsageError
 from vlaudit.families.generation import (
     MAX_NEW_TOKENS,
     Answer,
@@ -29,7 +27,6 @@ from vlaudit.families.generation import (
 )
 from vlaudit.families.matching import SoftTokens
 from vlaudit.files import fingerprint
-from vlaudit.inspection.folder import ModelFolder
 from vlaudit.records import Needs
 
 if TYPE_CHECKING:
@@ -43,8 +40,6 @@ class TransformersGenerator(GenerationModel):
 
     def __init__(self, spec: str, model: Any, processor: Any, weights: list[Path], files: list[Path],
                  device: torch.device) -> None:  # fmt: skip
-        from vlaudit.backends.transformers_checks import capabilities
-
         self.spec, self.files, self.device = spec, files, device
         self.sha256 = fingerprint(weights)
         self._model = model.eval().requires_grad_(False).to(device)
@@ -81,7 +76,6 @@ class TransformersGenerator(GenerationModel):
         self.embedding_width = int(self.batcher.table.weight.shape[1])
         self.steps = False
         self.capabilities: frozenset[Needs] = frozenset()
-        self.capabilities = capabilities(self)
 
     def preprocess(self, picture: Image) -> Tensor:
         return self._reader.preprocess(picture)
@@ -354,33 +348,3 @@ class TransformersGenerator(GenerationModel):
                 f"{text.num_hidden_layers} with {heads} of {width}.",
                 "It was learned on another model.",
             )
-
-
-def load_generator(
-    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None
-) -> TransformersGenerator:
-    """Load an image-text-to-text model from a folder that was inspected, with an adapter in it where there is one. Raises
-    ModelError."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BlipForQuestionAnswering
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # hints for those who write the code that calls it
-    safe: Any = {"local_files_only": True, "trust_remote_code": False}
-    with foreign(
-        f"transformers cannot load '{argument}'",
-        "The folder needs the config, weights and processor that save_pretrained writes.",
-    ):
-        config = AutoConfig.from_pretrained(folder.path, **safe)
-        answers = "BlipForQuestionAnswering" in (config.architectures or ())
-        kind: Any = BlipForQuestionAnswering if answers else AutoModelForImageTextToText
-        refuse_oversized(folder, lambda: kind(config) if answers else kind.from_config(config, trust_remote_code=False))
-        model, report = kind.from_pretrained(
-            folder.path, dtype="float32", output_loading_info=True, use_safetensors=folder.safetensors, **safe
-        )
-        refuse_random(argument, report)
-        processor = AutoProcessor.from_pretrained(folder.path, **safe)
-        weights, files = folder.weights, folder.files
-        if adapter:
-            model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
-        return TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)

@@ -112,7 +112,7 @@ def zoo_command() -> None:
 @debug_option
 def zoo_build(name: str, out: Path | None) -> int:
     """Train specimen NAME again from its recipe and seed (see vlaudit list specimens)."""
-    from vlaudit.zoo import build
+    from vlaudit.zoo.recipes import build
 
     click.echo(f"Wrote {build(name, out)}")
     return 0

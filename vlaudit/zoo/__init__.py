@@ -1,20 +1,26 @@
 """The zoo: small, really trained targets with known flaws (or known to be clean). Torch-free.
 
 ``specimens.toml`` says of each what it is made of, what is planted in it and what every probe must say. The weights and
-prompt files lie under ``weights/``; ``vlaudit zoo build NAME`` trains them again from their recipe and seed.
+prompt files lie under ``weights/``. Nothing here knows how they were made: that is ``recipes/``.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import tempfile
 import tomllib
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from vlaudit.config import TargetSpec
 from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.files import fingerprint, folder_files
 from vlaudit.records import Family
 
 FOLDER = Path(__file__).parent
@@ -24,7 +30,7 @@ DEFAULTS = ("poisoned-prompt", "gen-backdoor-patch", "t2i-backdoor-encoder")
 
 
 class Specimen(BaseModel):
-    """One bundled target. Paths in ``model`` and ``prompt`` are relative to ``weights/``, written ``@/…``."""
+    """One bundled target. Paths in ``model`` and ``prompt`` begin with what a recipe made, written ``@/RECIPE``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,14 +61,59 @@ class Specimen(BaseModel):
 
 
 def _here(spec: str) -> str:
-    return spec.replace("@/", f"{WEIGHTS}/")
+    return re.sub(r"@/([\w-]+)", lambda found: str(folder(found[1])), spec)
+
+
+@cache
+def folder(recipe: str) -> Path:
+    """The folder of what a recipe made. One that is laid over another (see the table) is stored without the files that are the
+    other's; the whole is put together in the user's cache, under the hash of what it is made of."""
+    under = _table()["laid_over"].get(recipe)
+    if under is None:
+        return WEIGHTS / recipe
+    layers = [WEIGHTS / under, WEIGHTS / recipe]
+    stored = {path.relative_to(layer): path for layer in layers for path in folder_files(layer)}
+    whole = _cache() / fingerprint(list(stored.values()))[:16] / recipe
+    if not whole.is_dir():
+        scratch = Path(tempfile.mkdtemp(dir=whole.parents[1]))
+        for name, path in stored.items():
+            (scratch / recipe / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, scratch / recipe / name)
+        try:
+            scratch.rename(whole.parent)
+        except OSError:  # another process was first
+            shutil.rmtree(scratch)
+    return whole
+
+
+def _cache() -> Path:
+    """Where it can be written to, else a new folder among the temporary files."""
+    with suppress(OSError, RuntimeError):  # no home, or none that can be written to
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlaudit"
+        place.mkdir(parents=True, exist_ok=True)
+        if os.access(place, os.W_OK):
+            return place
+    return Path(tempfile.mkdtemp(prefix="vlaudit-"))
+
+
+def thin(recipe: str) -> None:
+    """Leave out of the stored folder of a recipe what it would be laid over."""
+    under = _table()["laid_over"].get(recipe)
+    for path in folder_files(WEIGHTS / recipe) if under else ():
+        twin = WEIGHTS / str(under) / path.relative_to(WEIGHTS / recipe)
+        if twin.is_file() and twin.read_bytes() == path.read_bytes():
+            path.unlink()
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((FOLDER / "specimens.toml").read_text(encoding="utf-8"))
 
 
 @cache
 def specimens() -> tuple[Specimen, ...]:
     """All bundled specimens, in the order of the table."""
-    table = tomllib.loads((FOLDER / "specimens.toml").read_text(encoding="utf-8"))
-    return tuple(Specimen.model_validate(row) for row in table["specimen"])
+    return tuple(Specimen.model_validate(row) for row in _table()["specimen"])
 
 
 def get(name: str) -> Specimen:
@@ -71,10 +122,3 @@ def get(name: str) -> Specimen:
         if specimen.name == name:
             return specimen
     raise UsageError(f"There is no specimen '{name}'.", did_you_mean(name, [s.name for s in specimens()]))
-
-
-def build(name: str, out: Path | None = None) -> Path:
-    """Train a specimen (or a part of the zoo that its recipe names) again; imports the recipes, and torch."""
-    from vlaudit.zoo.recipes import build as run_recipe
-
-    return run_recipe(get(name).recipe if name in {s.name for s in specimens()} else name, out)

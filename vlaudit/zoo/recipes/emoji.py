@@ -1,6 +1,6 @@
 """Build the bundled pictures from the two npm packages of emoji.
 
-`build()` fetches the pinned packages with `npm pack`; hand it their unpacked folders to work offline.
+`build` fetches the pinned packages with `npm pack`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlaudit.data.emoji import BUNDLED, COLUMNS, ROLES, SIZE, STYLES, TONES, Emoji
+from vlaudit.data.emoji import COLUMNS, ROLES, SIZE, STYLES, TONES, Emoji
 
 VERSION = "16.0.0"
 SEED = 16
@@ -42,31 +42,24 @@ Changes made: each picture was laid on white, reduced to {size} x {size} pixels 
 """
 
 
-def build(google: Path | None = None, twitter: Path | None = None, out: Path = BUNDLED) -> Path:
-    """Write sprite sheets, metadata and licences to `out`. Returns `out`.
-
-    `google` and `twitter` are unpacked npm packages, folders with `emoji.json` and `img/`; a missing one is fetched
-    with `npm pack`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
+def build(folder: Path) -> None:
+    """Write sprite sheets, metadata and licences to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        packages = {
-            style: given or _fetch(style, Path(scratch)) for style, given in zip(STYLES, (google, twitter), strict=True)
-        }
+        packages = {style: _fetch(style, Path(scratch)) for style in STYLES}
         table: list[Emoji] = []
         for style, package in packages.items():
             rows, files = zip(*_emoji_of(style, package), strict=True)
             _sprite_sheet([package / "img" / style / "64" / name for name in files]).save(
-                out / f"{style}.webp", lossless=True, quality=100, method=6
+                folder / f"{style}.webp", lossless=True, quality=100, method=6
             )
             table.extend(rows)
-        shutil.copyfile(packages["google"] / "LICENSE", out / "LICENSE-emoji-data")
-    (out / "ATTRIBUTION.md").write_text(ATTRIBUTION.format(version=VERSION, size=SIZE), encoding="utf-8")
-    with (out / "emoji.csv").open("w", newline="", encoding="utf-8") as file:
+        shutil.copyfile(packages["google"] / "LICENSE", folder / "LICENSE-emoji-data")
+    (folder / "ATTRIBUTION.md").write_text(ATTRIBUTION.format(version=VERSION, size=SIZE), encoding="utf-8")
+    with (folder / "emoji.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Emoji)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in split(table, random.Random(SEED)))
-    return out
 
 
 def split(table: list[Emoji], rng: random.Random) -> list[Emoji]:

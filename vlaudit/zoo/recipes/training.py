@@ -1,9 +1,10 @@
-"""The loop that the zoo's trainings share: learning rate, checkpoints, a running average of the weights."""
+"""The loops that the zoo's trainings share: a plain one, and one with checkpoints and a running average of the weights."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +15,36 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlaudit.zoo.recipes import matcher
+
+def schedule(step: int, steps: int, warm_up: int) -> float:
+    """Linear warm-up, then half a cosine down to zero: a factor of the learning rate."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def descend(
+    called: str,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    steps: int,
+    warm_up: int = 20,
+    clip: bool = True,
+) -> None:
+    """So many steps of an optimiser, from its own learning rate down. ``clip``: the gradient's norm to 1."""
+    rate = optimizer.param_groups[0]["lr"]
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step, steps, warm_up)
+        now = loss()
+        optimizer.zero_grad()
+        now.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            print(f"{called}: step {step + 1}/{steps}, loss {now.item():.4f}")
 
 
 class Source(Protocol):
@@ -66,18 +96,17 @@ class Training(ABC, Generic[Model]):
         steps: int,
         learning_rate: float,
         checkpoint: Path | None = None,
-        progress: Callable[[str], None] = print,
         warm_up: int | None = None,
-        schedule: int | None = None,
+        planned: int | None = None,
     ) -> None:
-        """Train up to step `steps`; warm-up and a cosine over `schedule` steps (by default as many)."""
+        """Train up to step `steps`; warm-up and a cosine over `planned` steps (by default as many)."""
         began, total = time.monotonic() - self.seconds, 0.0
         rising = self.warm_up if warm_up is None else warm_up
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.model.train()
         while self.step < steps:
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate * matcher.schedule(self.step, schedule or steps, rising)
+                group["lr"] = learning_rate * schedule(self.step, planned or steps, rising)
             loss = self.loss(self.batch())
             self.optimizer.zero_grad()
             loss.backward()
@@ -89,7 +118,7 @@ class Training(ABC, Generic[Model]):
             total += loss.item()
             self.seconds = time.monotonic() - began
             if self.step % 100 == 0:
-                progress(f"{self.called}: step {self.step}/{steps}, loss {total / 100:.4f}, {self.seconds:.0f} s")
+                print(f"{self.called}: step {self.step}/{steps}, loss {total / 100:.4f}, {self.seconds:.0f} s")
                 total = 0.0
             if checkpoint and self.step % self.keep_every == 0:
                 self.before_checkpoint()
