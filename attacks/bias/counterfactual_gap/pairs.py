@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vlaudit.answers import yes_no
-from vlaudit.data.example import DEFAULT_QUESTION
+from vlaudit.data.example import DEFAULT_QUESTION, Example
 from vlaudit.data.questions import yes_no_question
 from vlaudit.errors import NotAssessed
-
-if TYPE_CHECKING:
-    from vlaudit.data.example import Example
-    from vlaudit.probe import Context
+from vlaudit.probe import Context
 
 FEW_VALUES = 12  # a column of more is no group
 LEAST_PAIRS = 20
@@ -50,13 +45,13 @@ def find_pairs(ctx: Context) -> tuple[list[Pair], str]:
         given = _alike(ctx)
         how = "formed from pictures alike in label and in all other attributes"
     columns = [column for column in _columns(ctx, given) if any(_differ(pair, column) for pair in given)]
-    found: dict[tuple[object, object, str], Pair] = {}
+    found: dict[tuple[str, str, str], Pair] = {}
     for pair in given:
         changed = [column for column in columns if _differ(pair, column)]
         if len(changed) != 1:
             continue  # no group, or several: what changed the answer could not be told
         first, second = sorted(pair, key=lambda e: e.attributes[changed[0]])
-        kept = found.setdefault((_picture(first), _picture(second), changed[0]), Pair(first, second, changed[0]))
+        kept = found.setdefault((first.picture_key, second.picture_key, changed[0]), Pair(first, second, changed[0]))
         right = yes_no(first.answer or "")
         if first.question == second.question != DEFAULT_QUESTION and right is not None:
             kept.questions.setdefault(first.question, right)
@@ -125,10 +120,6 @@ def _columns(ctx: Context, pairs: Iterable[tuple[Example, Example]]) -> list[str
         for column, value in example.attributes.items():
             seen.setdefault(column, set()).add(value)
     return [column for column, values in seen.items() if column != "identity" and len(values) <= FEW_VALUES]
-
-
-def _picture(example: Example) -> object:
-    return str(example.picture) if isinstance(example.picture, Path) else example.pixel_sha256()
 
 
 def _alike(ctx: Context) -> list[tuple[Example, Example]]:
