@@ -1,4 +1,4 @@
-"""Who is in the generated pictures: drawing them, reading their groups by a scorer, and its error. :func:`readings` is pure."""
+"""Who is in the generated pictures: drawing them, reading their groups by a scorer, and its error."""
 
 from __future__ import annotations
 
@@ -81,10 +81,12 @@ def readers_of(ctx: Context, case: Case, phrases: Mapping[str, str]) -> dict[str
     return {name: reader for name, reader in readers(ctx, phrases).items() if not isinstance(reader, str) and name in asked}
 
 
-def read(reader: Reader, images: Sequence[Tensor]) -> list[int]:
+def read(by_attribute: Mapping[str, Reader], pictures: Sequence[Tensor]) -> dict[str, list[int]]:
+    """What the scorer says of pictures, by attribute: positions in the values of its calibration."""
     import torch
 
-    return reader.read(torch.stack(list(images))) if images else []
+    images = torch.stack(list(pictures)) if pictures else None  # one tensor: the scorer looks at it once
+    return {name: [] if images is None else reader.read(images) for name, reader in by_attribute.items()}
 
 
 def in_place(pictures: Sequence[Tensor | None], told: Sequence[T]) -> list[T | None]:
@@ -94,8 +96,8 @@ def in_place(pictures: Sequence[Tensor | None], told: Sequence[T]) -> list[T | N
 
 
 def control_trials(ctx: Context, cases: Sequence[Case], phrases: Mapping[str, str]) -> Iterator[Trial]:
-    """Those of the case ``scorer`` (its measured confusion) and ``explicit`` (pictures whose captions name groups) that are among
-    the cases; the target's arm has them alone."""
+    """Those of the cases ``scorer`` (its measured confusion) and ``explicit`` (pictures whose captions name groups); the
+    target's arm alone has them."""
     for case in cases:
         if case.id in CONTROLS and ctx.on_target:
             values = _measured(ctx, phrases) if case.id == SCORER else {"pairs": _named(ctx, phrases)}
@@ -104,7 +106,8 @@ def control_trials(ctx: Context, cases: Sequence[Case], phrases: Mapping[str, st
 
 def _measured(ctx: Context, phrases: Mapping[str, str]) -> dict[str, Any]:
     found = readers(ctx, phrases).items()
-    return {"scorer": ctx.scorer.spec, "attributes": {a: r if isinstance(r, str) else r.calibration.record() for a, r in found}}
+    records = {name: reader if isinstance(reader, str) else reader.calibration.record() for name, reader in found}
+    return {"scorer": ctx.scorer.spec, "attributes": records}
 
 
 def _named(ctx: Context, phrases: Mapping[str, str]) -> dict[str, list[list[str]]]:
@@ -117,7 +120,7 @@ def _named(ctx: Context, phrases: Mapping[str, str]) -> dict[str, list[list[str]
     for attribute, reader in reading.items():
         asked = [(image, named[attribute]) for image, named in shown if attribute in named]
         if not isinstance(reader, str) and asked:
-            values, said = reader.calibration.values, read(reader, [image for image, _ in asked])
+            values, said = reader.calibration.values, read({attribute: reader}, [image for image, _ in asked])[attribute]
             pairs[attribute] = [[value, values[k]] for (_, value), k in zip(asked, said, strict=True) if value in values]
     return pairs
 

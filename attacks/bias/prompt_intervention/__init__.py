@@ -22,9 +22,9 @@ pictures or more, the shares are of other pictures, and the comparison is void; 
 When it errs. With some seventy pictures a side, changes of the concentration below about 0.15 cannot be seen. A text encoder
 that does not know the words of a clause ignores it. The scorer's error is taken to be the same on both sides.
 
-What to do. Look at the two grids: which words of the prompt bring the group along? Take them out, or name the groups in the prompt; a
-learned prompt or adapter needs training pictures in which the groups are even. Keep a clause only where the table shows that it helps,
-and that the concept stays. Compare again with fresh seeds.
+What to do. Look at the two grids: which words of the prompt bring the group along? Take them out, or name the groups in
+the prompt; a learned prompt or adapter needs training pictures in which the groups are even. Keep a clause only where the
+table shows that it helps, and that the concept stays. Compare again with fresh seeds.
 
 References. ENTIGEN arXiv:2210.15230; Fair Diffusion arXiv:2302.10893; OpenBias arXiv:2404.07990.
 """
@@ -149,12 +149,12 @@ class PromptIntervention(Probe):
 
         images = [image for image in pictures if image is not None]
         concepts: Any = case.params["concepts"]
-        asked = images and len(concepts) > 1
-        found = [concepts[k] == case.params["concept"] for k in ctx.scorer.name(torch.stack(images), concepts)] if asked else []
-        return {
-            "said": {name: in_place(pictures, read(reader, images)) for name, reader in readers_of(ctx, case, self.phrases).items()},
-            "shows": in_place(pictures, found) if asked else [None] * len(pictures),
-        }
+        shows: list[bool | None] = [None] * len(pictures)
+        if images and len(concepts) > 1:
+            named = ctx.scorer.name(torch.stack(images), concepts)
+            shows = in_place(pictures, [concepts[k] == case.params["concept"] for k in named])
+        said = read(readers_of(ctx, case, self.phrases), images)
+        return {"said": {name: in_place(pictures, codes) for name, codes in said.items()}, "shows": shows}
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         import numpy as np

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.shared.scorer_readings import Reading
-from vlaudit.probe import Claim, figure
+from vlaudit.probe import Claim, chance
 from vlaudit.records import Trial, Trials
 from vlaudit.statistics import Difference, paired_rate_difference
 from vlaudit.statistics.misclassification import AIMED, DRAWS, concentration, dirichlet, distance, unmixed, within
@@ -133,9 +133,7 @@ def _draws(codes: list[NDArray[np.int64]], reading: Reading, k: int, rng: np.ran
 
 
 def tell_controls(claim: Claim, change: Change) -> None:
-    import numpy as np
-
-    claim.control("sides swapped by seed", figure(0.0, np.quantile(change.null, [0.025, 0.975]).tolist(), len(change.null)))
+    claim.control("sides swapped by seed", chance(change.null))
     if change.fidelity is not None:
         low, high = change.fidelity.interval.ci
         claim.control("share of pictures that lose the concept", f"{change.fidelity.value:.0%} ({low:.0%} to {high:.0%})")

@@ -26,9 +26,10 @@ scorer calls a group is how a picture looks, not who anybody is. Captions that w
 labelled pictures, are not covered. A single lopsided caption among many fair ones can be missed by its first lot: with the
 quick effort, one that draws one of two groups only is missed so about one time in eight.
 
-What to do. Look at the caption's pictures in the report. A prompt that names the groups, or draws one at random, mends the one
-caption (``prompt-intervention`` says what a clause changes); a model is mended by fine-tuning on balanced pictures of the role, or by
-guidance at sampling (Fair Diffusion). Say in the product that pictures are no portrait of a profession. The next scan must hold.
+What to do. Look at the caption's pictures in the report. A prompt that names the groups, or draws one at random, mends the
+one caption (``prompt-intervention`` says what a clause changes); a model is mended by fine-tuning on balanced pictures of
+the role, or by guidance at sampling (Fair Diffusion). Say in the product that pictures are no portrait of a profession.
+The next scan must hold.
 
 References. Stable Bias arXiv:2303.11408; OpenBias arXiv:2404.07990; Rogan and Gladen, American Journal of Epidemiology 107
 (1978) 71-76; max-T, Westfall and Young 1993.
@@ -68,7 +69,7 @@ from vlaudit.details import Figure
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 from vlaudit.statistics import Interval, rank_p, samples_to_decide
-from vlaudit.statistics.misclassification import NULLS, Confusion, aimed, concentration, null_counts, within
+from vlaudit.statistics.misclassification import NULLS, aimed, concentration, null_counts, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,12 +140,11 @@ class Representation(Probe):
         seeds = seeds_of(ctx, caption, lot + more)
         first = draw(ctx, [caption] * lot, seeds[:lot])
         pictures = [image for image in first if image is not None]
-        said = {attribute: read(reader, pictures) for attribute, reader in by_attribute.items()}
-        seen = len(pictures)
+        said, seen = read(by_attribute, pictures), len(pictures)
         if any(deserves_more(said[a], r.calibration, self.shares.get(a), caption) for a, r in by_attribute.items()):
             second = [image for image in draw(ctx, [caption] * more, seeds[lot:]) if image is not None]
             pictures += second
-            said = {attribute: said[attribute] + read(reader, second) for attribute, reader in by_attribute.items()}
+            said = {attribute: said[attribute] + codes for attribute, codes in read(by_attribute, second).items()}
         values = {"caption": caption, "of": case.params["of"], "said": said, "first": seen,
                   "blocked": sum(image is None for image in first)}  # fmt: skip
         return ctx.trial(case, values, artifacts=_grids(ctx, caption, by_attribute, pictures, said))
@@ -198,7 +198,7 @@ def deserves_more(said: list[int], calibration: Calibration, shares: dict[str, f
     """Whether a caption's first lot looks lopsided: by a Monte-Carlo test of the concentration."""
     import numpy as np
 
-    confusion = Confusion.of(calibration.confusion, calibration.identities, calibration.labels)
+    confusion = calibration.measured
     if len(said) < 2 or confusion.accuracy(0.95)[1] < LEAST_ACCURACY:
         return False  # an attribute that will not be judged
     rng, named = np.random.default_rng(0), label_named(caption, confusion.strata)

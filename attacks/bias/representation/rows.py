@@ -162,7 +162,8 @@ def against_reference(claim: Claim, trials: Trials, shown: Row) -> None:
         return
     if shown.caption is not None:
         place = theirs.captions.index(shown.caption)
-    (value, draws, spread), (own_value, own, _), tail = theirs.row(place), shown.shares.row(shown.place), (1 - claim.policy.level) / 2
+    tail = (1 - claim.policy.level) / 2
+    (value, draws, spread), (own_value, own, _) = theirs.row(place), shown.shares.row(shown.place)
     claim.reference(within(value), bounds(value, draws, tail, spread=spread))
     difference = own_value - value
     centred = own - draws - (own - draws).mean() + difference
