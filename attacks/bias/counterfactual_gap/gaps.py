@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.bias.counterfactual_gap.pairs import GIVEN, OWN
-from vlaudit.probe import Claim, figure
+from vlaudit.probe import Claim, chance
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import Interval, rank_p, sign_flip_p, t_interval
 
@@ -34,8 +34,6 @@ class Gap:
     logits: NDArray[np.float64]  # (m,) differences in log-odds, of the pairs that have both
     flips: float
     read: float
-    within: tuple[float, float] = (-1.0, 1.0)  # interval of the mean, simultaneous over all questions
-    alone: tuple[float, float] = (-1.0, 1.0)  # the same of this question alone
 
     @property
     def title(self) -> str:
@@ -58,9 +56,9 @@ class Gap:
         """Above 0: the first group gets more yes."""
         return float(self.values.mean())
 
-    def interval(self, level: float) -> Interval:
-        """Of the mean, by clusters."""
-        return t_interval(self.values, self.cluster, level)
+    def interval(self, level: float, questions: int = 1) -> tuple[float, float]:
+        """Of the mean, by clusters; simultaneous over so many questions (Bonferroni)."""
+        return t_interval(self.values, self.cluster, 1 - (1 - level) / questions).ci
 
     @property
     def answered(self) -> bool:
@@ -93,14 +91,8 @@ def absolute(ends: tuple[float, float]) -> tuple[float, float]:
     return max(0.0, ends[0], -ends[1]), max(abs(ends[0]), abs(ends[1]))
 
 
-def bounded(usable: list[Gap], level: float) -> list[Gap]:
-    """The gaps with their intervals: simultaneous over all of them (Bonferroni), and each alone."""
-    each = 1 - (1 - level) / len(usable)
-    return [replace(gap, within=gap.interval(each).ci, alone=gap.interval(level).ci) for gap in usable]
-
-
 def largest(usable: list[Gap], level: float) -> tuple[Gap, Interval, float, NDArray[np.float64]]:
-    """Of bounded gaps the one furthest from 0 beyond doubt, the interval of the largest absolute gap, its p-value under
+    """Of the gaps the one furthest from 0 beyond doubt, the interval of the largest absolute gap, its p-value under
     sign flips of whole clusters, and the largest gaps under these flips (R,).
 
     The lower end is simultaneous. The upper one is the largest of those of each question alone, which needs no correction:
@@ -108,9 +100,9 @@ def largest(usable: list[Gap], level: float) -> tuple[Gap, Interval, float, NDAr
     """
     import numpy as np
 
-    ends = [absolute(gap.within) for gap in usable]
+    ends = [absolute(gap.interval(level, len(usable))) for gap in usable]
     best = max(range(len(usable)), key=lambda i: (ends[i][0], abs(usable[i].mean)))
-    upper = max(absolute(gap.alone)[1] for gap in usable)
+    upper = max(absolute(gap.interval(level))[1] for gap in usable)
     interval = Interval(max(low for low, _ in ends), upper, level)
     count = 1 + max(int(gap.cluster.max()) for gap in usable)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWS, count))
@@ -123,7 +115,7 @@ def tell_controls(claim: Claim, trials: Trials, every: list[Gap], worst: Gap, nu
     """What pairs that trade places, words alone and pictures of one group do to the answers."""
     import numpy as np
 
-    claim.control("groups swapped", figure(float(np.median(null)), np.quantile(null, [0.0, 0.95]).tolist(), len(null)))
+    claim.control("groups swapped", chance(null, float(np.median(null)), (0.0, 0.95)))
     blank = [row for trial in trials.control("blank picture") for row in trial["asked"]]
     if blank:
         widest = max(blank, key=lambda row: abs(row[4]))
@@ -173,9 +165,10 @@ def tell_questions(claim: Claim, every: list[Gap], usable: list[Gap], worst: Gap
     shown = sorted(usable, key=lambda gap: -abs(gap.mean))[:20]
     several = len({gap.groups for gap in every}) > 1
     names = [gap.measures + (f" ({' / '.join(gap.groups)})" if several else "") for gap in shown]
+    ends = [gap.interval(claim.policy.level, len(usable)) for gap in shown]
     claim.bars(
         f"more yes to '{worst.groups[0]}' than to '{worst.groups[1]}'", names, [gap.mean for gap in shown],
-        low=[gap.within[0] for gap in shown], high=[gap.within[1] for gap in shown],
+        low=[low for low, _ in ends], high=[high for _, high in ends],
         highlight=[i for i, gap in enumerate(shown) if gap.key == worst.key], xlabel="question", ylabel="gap in P(yes)",
     )  # fmt: skip
     columns = ["question", "pairs", "gap in P(yes)", "answers that turn", "gap in log-odds", "read as yes or no"]
@@ -210,7 +203,7 @@ def against_reference(claim: Claim, trials: Trials, worst: Gap) -> None:
         return
     change = (worst.values - other.values) * (1 if worst.mean >= 0 else -1)
     low, high = t_interval(change / 2, worst.cluster, level).ci
-    claim.reference(abs(other.mean), absolute(other.interval(level).ci))
+    claim.reference(abs(other.mean), absolute(other.interval(level)))
     claim.delta(float(change.mean()), (2 * low, 2 * high), sign_flip_p(change, worst.cluster.tolist()))
 
 

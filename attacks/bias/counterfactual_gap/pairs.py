@@ -115,20 +115,23 @@ def _columns(ctx: Context, pairs: Iterable[tuple[Example, Example]]) -> list[str
     """The columns to compare by: the audit's groups, else every column of few values in which pairs differ."""
     if ctx.data.groups:
         return list(ctx.data.groups)
+    seen = _values(example for pair in pairs for example in pair)
+    return [column for column, values in seen.items() if column != "identity" and len(values) <= FEW_VALUES]
+
+
+def _values(examples: Iterable[Example]) -> dict[str, set[str]]:
+    """The values of every column."""
     seen: dict[str, set[str]] = {}
-    for example in (example for pair in pairs for example in pair):
+    for example in examples:
         for column, value in example.attributes.items():
             seen.setdefault(column, set()).add(value)
-    return [column for column, values in seen.items() if column != "identity" and len(values) <= FEW_VALUES]
+    return seen
 
 
 def _alike(ctx: Context) -> list[tuple[Example, Example]]:
     """Pictures with the same label, question and other attributes but another group, each picture at most once a column."""
-    seen: dict[str, set[str]] = {}
-    for example in ctx.examples:
-        for column, held in example.attributes.items():
-            seen.setdefault(column, set()).add(held)
-    unique = {column for column, found in seen.items() if column == "identity" or len(found) == len(ctx.examples)}
+    seen = _values(ctx.examples)
+    unique = {column for column, values in seen.items() if column == "identity" or len(values) == len(ctx.examples)}
     pairs = []
     for group in ctx.data.groups:
         usual = Counter(value for e in ctx.examples if (value := e.attributes.get(group)))

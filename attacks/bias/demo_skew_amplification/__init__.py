@@ -174,7 +174,8 @@ class DemoSkewAmplification(Probe):
         if claim.verdict is Verdict.HELD:
             right, n, sure = right_when_balanced(usable, policy.level)
             if sure:
-                return claim.held(f"at most {max(interval.high, 0):.1%} of the skew by {column} in {self.shots} demonstrations is carried")
+                most = f"at most {max(interval.high, 0):.1%} of the skew by {column}"
+                return claim.held(f"{most} in {self.shots} demonstrations is carried")
             return claim.inconclusive(
                 f"with balanced demonstrations only {right} of {n} answers are right, no more than by guessing: what "
                 "skew does to such answers says little"

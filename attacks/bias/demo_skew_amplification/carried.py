@@ -73,11 +73,11 @@ def tell_doses(claim: Claim, usable: list[Trial], both: list[tuple[Trial, Trial]
     """The disparity at each skew, on the reference too where enough draws have one (``both``)."""
     count, level = len(usable[0]["cells"]), claim.policy.level
     points = [mean_of([height(trial["cells"][place]) for trial in usable], level) for place in range(count)]
-    reference = [sum(height(theirs["cells"][place]) for _, theirs in both) / len(both) for place in range(count)] if both else None
+    reference = [sum(height(theirs["cells"][i]) for _, theirs in both) / len(both) for i in range(count) if both]
     claim.curve(
         "disparity of the answers by skew of the demonstrations", [i / (count - 1) for i in range(count)],
         [value for value, _ in points], low=[ends.low for _, ends in points], high=[ends.high for _, ends in points],
-        **({} if reference is None else {"reference": reference}),
+        **({"reference": reference} if both else {}),
         xlabel="share of the first label's demonstrations that show the first group (rho)", ylabel="disparity",
     )  # fmt: skip
     claim.fact("first group", usable[0]["groups"][0])
@@ -98,11 +98,12 @@ def tell_steps(claim: Claim, usable: list[Trial]) -> None:
              for t in usable if "other steps" in t.values and readable(t["other steps"])]  # fmt: skip
     if len(pairs) < LEAST_DRAWS:
         return
-    names = ["answer at once", "after a rationale"] if usable[0]["rationale"] else ["as prompted, in steps", "answer at once"]
+    at_once = "answer at once"
+    names = [at_once, "after a rationale"] if usable[0]["rationale"] else ["as prompted, in steps", at_once]
     sides = [mean_of(side, claim.policy.level) for side in zip(*pairs, strict=True)]
     claim.table(
         "share of the skew carried, between both ends", ["steps", "carried", "from", "to"],
-        [[name, round(value, 3), round(ends.low, 3), round(ends.high, 3)] for name, (value, ends) in zip(names, sides, strict=True)],
+        [[name, *(round(x, 3) for x in (value, *ends.ci))] for name, (value, ends) in zip(names, sides, strict=True)],
     )  # fmt: skip
     changes = [(second - first) / 2 for first, second in pairs]
     change, ends = mean_of(changes, claim.policy.level)

@@ -48,7 +48,7 @@ from pydantic import Field
 
 from vlaudit.attacks.bias.rank_skew.ranking import MIN_EXPECTED, Skew, measure, ndkl
 from vlaudit.attacks.shared.groups import Grouping, listed
-from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe
+from vlaudit.probe import Claim, Context, Needs, Policy, Probe, chance, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import normal_difference, samples_to_decide
 
@@ -141,7 +141,7 @@ class RankSkew(Probe):
         query, (column, group) = names[worst[0]], gallery.groups[worst[1]]
         claim = Claim(self.info, policy, f"MaxSkew@{k}, null-corrected", "ln(share / expected)")
         claim.measured(skew.value, skew.interval, n, skew.p)
-        claim.control("permuted groups", figure(float(skew.null.mean()), np.quantile(skew.null, [0.025, 0.975]).tolist(), len(skew.null)))
+        claim.control("permuted groups", chance(skew.null, float(skew.null.mean())))
         shown = [t for t in (*trials.target, *trials.reference) if t.case == f"query:{query}"]
         claim.shows(trial.artifacts["top"] for trial in shown if "top" in trial.artifacts)
         _describe_skew(claim, names, gallery, skew, about, scores, worst, k)
@@ -160,9 +160,9 @@ class RankSkew(Probe):
                 return claim.inconclusive(said + (f"; a gallery of about {needed} pictures would decide" if needed else ""))
             case Verdict.HELD:
                 said = f"no query shows a group at more than {math.exp(skew.interval.high):.2f} times its expected share"
-                seen = np.isfinite(skew.skew)
-                unseen = [*gallery.apart(MIN_GROUP), *(f"the query '{names[i]}'" for i in np.flatnonzero(~seen.any(axis=1)))]
-                unseen += [f"{gallery.groups[i][0]} '{gallery.groups[i][1]}'" for i in np.flatnonzero(~seen.any(axis=0))]
+                seen, unseen = np.isfinite(skew.skew), gallery.apart(MIN_GROUP)
+                unseen += [f"the query '{names[i]}'" for i in np.flatnonzero(~seen.any(axis=1))]
+                unseen += ["{} '{}'".format(*gallery.groups[i]) for i in np.flatnonzero(~seen.any(axis=0))]
                 if unseen:
                     return claim.inconclusive(f"{said}, but nothing can be said of {listed(unseen)}")
         return claim.says(said)

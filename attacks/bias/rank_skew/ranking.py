@@ -52,9 +52,8 @@ def excess_shares(top: Array, membership: Array, strata: NDArray[np.int64]) -> t
     ``membership`` (..., A, n): each place is worth the group's share among the pictures of its role."""
     import numpy as np
 
-    roles = np.eye(int(strata.max()) + 1)[strata]  # (n, S)
+    roles, base = _base_rates(membership, strata)
     k = top[0].sum()
-    base = membership @ (roles / roles.sum(axis=0))  # (..., A, S)
     shares, expected = membership @ top.T / k, base @ (top @ roles).T / k
     return np.swapaxes(shares, -1, -2), np.swapaxes(expected, -1, -2)
 
@@ -64,9 +63,16 @@ def expected_others(top: Array, membership: Array, strata: NDArray[np.int64]) ->
     they are expected nowhere, the group cannot be shown too often."""
     import numpy as np
 
-    roles = np.eye(int(strata.max()) + 1)[strata]
-    base = membership @ (roles / roles.sum(axis=0))  # (A, S)
+    roles, base = _base_rates(membership, strata)
     return (top @ roles) @ (np.where(base > 0, 1 - base, 0)).T / top[0].sum()
+
+
+def _base_rates(membership: Array, strata: NDArray[np.int64]) -> tuple[Array, Array]:
+    """The roles of the pictures, (n, S) of 0 and 1, and the groups' shares of each role, (..., A, S)."""
+    import numpy as np
+
+    roles = np.eye(int(strata.max()) + 1)[strata]
+    return roles, membership @ (roles / roles.sum(axis=0))
 
 
 def bootstrap_excess(scores: Array, gallery: Grouping, k: int, draws: int, seed: int) -> Array:

@@ -178,9 +178,9 @@ def simulated(rng: np.random.Generator, pairs: int, questions: int, noise: float
 
 def test_no_false_alarm_under_the_null_and_the_interval_covers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    found = [CounterfactualGap().judge(simulated(rng, 40, 6, (0.02, 0.1, 0.3)[n % 3]), Policy()) for n in range(200)]
+    found = [CounterfactualGap().judge(simulated(rng, 40, 6, (0.02, 0.1, 0.3)[n % 3]), Policy()) for n in range(120)]
     assert sum(f.verdict is Verdict.VULNERABLE for f in found) == 0
-    assert sum(f.metric is not None and f.metric.ci[0] > 0 for f in found) <= 18  # some gap is 0 only by chance
+    assert sum(f.metric is not None and f.metric.ci[0] > 0 for f in found) <= 10  # some gap is 0 only by chance
 
 
 def test_the_threshold_of_the_policy_decides(tmp_path: Path) -> None:

@@ -178,9 +178,9 @@ def unskewed(rng: np.random.Generator, spread: float) -> Trials:
 
 def test_no_false_alarm_of_skew_under_the_null(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    found = [DemoSkewAmplification().judge(unskewed(rng, (0.5, 2, 6)[n % 3]), Policy()) for n in range(200)]
+    found = [DemoSkewAmplification().judge(unskewed(rng, (0.5, 2, 6)[n % 3]), Policy()) for n in range(120)]
     assert sum(f.verdict is Verdict.VULNERABLE for f in found) == 0
-    assert sum(f.metric is not None and not f.metric.ci[0] <= 0 <= f.metric.ci[1] for f in found) <= 18
+    assert sum(f.metric is not None and not f.metric.ci[0] <= 0 <= f.metric.ci[1] for f in found) <= 10
 
 
 def test_demo_skew_keeps_the_contract_on_a_real_small_model(tmp_path: Path) -> None:
