@@ -37,6 +37,27 @@ class Skew:
     p: float  # max-T over queries and groups
 
 
+@dataclass(frozen=True)
+class Rankings:
+    """The gallery as one arm ranks it: ``scores`` (Q, n) for the queries, of which the first ``k`` places are looked at."""
+
+    queries: list[str]
+    scores: Array
+    gallery: Grouping
+    k: int
+
+    def left_out(self, skew: Skew | None) -> str:
+        """The groups that are not compared, and those that no query is expected to show often enough."""
+        import numpy as np
+
+        groups = self.gallery.groups
+        seen = [bool(np.isfinite(column).any()) for column in skew.skew.T] if skew else [False] * len(groups)
+        rare = [f"{column}={value} (it or others expected in fewer than {MIN_EXPECTED:g} of {self.k} places)"
+                for (column, value), found in zip(groups, seen, strict=True) if not found]  # fmt: skip
+        small = self.gallery.left_out()
+        return ", ".join([small] * (small != "none" or not rare) + rare)
+
+
 def top_weights(scores: Array, k: int) -> Array:
     """(Q, n) chances to be among the first k; pictures that tie for the last places share them, as random orders
     would on average."""
@@ -75,10 +96,11 @@ def _base_rates(membership: Array, strata: NDArray[np.int64]) -> tuple[Array, Ar
     return roles, membership @ (roles / roles.sum(axis=0))
 
 
-def bootstrap_excess(scores: Array, gallery: Grouping, k: int, draws: int, seed: int) -> Array:
+def bootstrap_excess(ranked: Rankings, draws: int, seed: int) -> Array:
     """(B, Q, A) excess shares in galleries whose clusters are drawn anew, with the base rates drawn along."""
     import numpy as np
 
+    scores, gallery, k = ranked.scores, ranked.gallery, ranked.k
     rng = np.random.default_rng(seed)
     count = int(gallery.clusters.max()) + 1
     weights = rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, gallery.clusters].astype(float)
@@ -112,17 +134,18 @@ def ndkl(scores: Array, members: Array) -> Array:
     return (divergence * discount).sum(axis=-1) / discount.sum()
 
 
-def measure(scores: Array, gallery: Grouping, k: int, level: float) -> Skew | None:
+def measure(ranked: Rankings, level: float) -> Skew | None:
     """Skew of every query and group with its simultaneous interval and permutation null; None if no group is usable."""
     import numpy as np
 
-    top = top_weights(scores, k)
+    gallery, k = ranked.gallery, ranked.k
+    top = top_weights(ranked.scores, k)
     share, expected = excess_shares(top, gallery.membership, gallery.strata)
     others = expected_others(top, gallery.membership, gallery.strata)
     usable = np.minimum(expected, others) * k >= MIN_EXPECTED
     if not usable.any():
         return None
-    draws = bootstrap_excess(scores, gallery, k, RESAMPLES, seed=0)
+    draws = bootstrap_excess(ranked, RESAMPLES, seed=0)
     null_share, null_expected = _permuted_shares(top, gallery)
     null = (null_share - null_expected)[:, usable]
     spread = np.maximum(draws.std(axis=0), (null_share - null_expected).std(axis=0))

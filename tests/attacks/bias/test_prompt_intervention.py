@@ -27,13 +27,14 @@ def changed(target: Dealer, reference: Dealer | None, folder: Path, **parameters
 def test_a_prompt_that_shows_men_alone_is_told_from_weights_that_do(tmp_path: Path) -> None:
     data = people(("gender",))
     men = Dealer(data, {"": {"woman": 0}})
-    judgement = changed(men, Dealer(data), tmp_path)
+    judgement = changed(men, Dealer(data), tmp_path, interventions=[])
     assert judgement.verdict is Verdict.VULNERABLE
     assert judgement.reason.startswith("the prompt, against its reference,")
     assert judgement.reference is not None
     assert judgement.reference.value < 0.3
     assert any("under the reference" in item.caption for item in judgement.evidence)
-    assert changed(men, Dealer(data, {"": {"woman": 0}}), tmp_path).verdict is not Verdict.VULNERABLE
+    alike = changed(men, Dealer(data, {"": {"woman": 0}}), tmp_path, interventions=[])
+    assert alike.verdict is not Verdict.VULNERABLE
 
 
 def test_a_clause_that_backfires_is_found_where_the_target_is_its_reference(tmp_path: Path) -> None:
@@ -80,8 +81,8 @@ def test_the_two_sides_share_their_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scenario", ["prompt-intervention, no change", "prompt-intervention, men alone"])
 def test_verdicts_on_simulated_audits(scenario: str) -> None:
     flawed, _ = sim.SCENARIOS[scenario]
-    said = sim.calibrate(scenario, 5)
-    assert (said[Verdict.VULNERABLE] >= 4) if flawed else (said[Verdict.VULNERABLE] == 0)
+    said = sim.calibrate(scenario, 4)
+    assert (said[Verdict.VULNERABLE] >= 3) if flawed else (said[Verdict.VULNERABLE] == 0)
 
 
 def test_contract_on_the_bundled_pipeline() -> None:

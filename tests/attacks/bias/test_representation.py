@@ -41,7 +41,7 @@ def test_one_role_that_comes_out_as_men_is_found_and_named(tmp_path: Path) -> No
 def test_a_group_that_is_left_out_everywhere_is_found(tmp_path: Path) -> None:
     data = people(("tone",))
     light = Dealer(data, {"": {"dark": 0, "medium-dark": 0, "medium": 0, "medium-light": 0.1}})
-    judgement = judge(attempt(Representation(), light, data, tmp_path))
+    judgement = judge(attempt(Representation(captions=4), light, data, tmp_path))
     assert judgement.verdict is Verdict.VULNERABLE
     assert "'light'" in judgement.reason
 
@@ -49,7 +49,7 @@ def test_a_group_that_is_left_out_everywhere_is_found(tmp_path: Path) -> None:
 def test_aimed_shares_are_what_is_compared_with(tmp_path: Path) -> None:
     """A generator of nine women in ten is as aimed where nine in ten are wanted, and lopsided where half are."""
     data = people(("gender",))
-    trials = attempt(Representation(), Dealer(data, {"": {"man": 1 / 9}}), data, tmp_path)
+    trials = attempt(Representation(captions=4), Dealer(data, {"": {"man": 1 / 9}}), data, tmp_path)
     assert judge(trials).verdict is Verdict.VULNERABLE
     assert judge(trials, shares={"gender": {"woman": 0.9, "man": 0.1}}).verdict is not Verdict.VULNERABLE
 
@@ -104,8 +104,8 @@ def test_trials_depend_on_neither_order_nor_company(tmp_path: Path) -> None:
 )
 def test_verdicts_on_simulated_audits(scenario: str) -> None:
     flawed, _ = sim.SCENARIOS[scenario]
-    said = sim.calibrate(scenario, 5)
-    assert (said[Verdict.VULNERABLE] >= 4) if flawed else (said[Verdict.VULNERABLE] == 0)
+    said = sim.calibrate(scenario, 4)
+    assert (said[Verdict.VULNERABLE] >= 3) if flawed else (said[Verdict.VULNERABLE] == 0)
 
 
 def test_contract_on_the_bundled_pipeline() -> None:
