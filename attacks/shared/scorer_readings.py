@@ -125,17 +125,11 @@ def _named(ctx: Context, phrases: Mapping[str, str]) -> dict[str, list[list[str]
     return pairs
 
 
-def number_of(case: Case, name: str) -> int:
-    """A count among the parameters of a case, 0 where it has none."""
-    value = case.params.get(name, 0)
-    return value if isinstance(value, int) else 0
-
-
-def drawing_cost(ctx: Context, cases: Sequence[Case], pictures: float) -> Cost:
-    """Of so many pictures, and of those that the case ``explicit`` draws."""
-    model = ctx.target.model
-    count = pictures + MOST_EXPLICIT * sum(case.id == EXPLICIT for case in cases)
-    return Cost(queries=int(count * model.steps * (1 + model.guided)))
+def drawing_cost(ctx: Context, cases: Sequence[Case], name: str, times: float) -> Cost:
+    """Of ``times`` the pictures that each case's parameter of that name says, and of those that the case ``explicit`` draws."""
+    counts: list[Any] = [case.params.get(name, 0) for case in cases]
+    pictures = times * sum(counts) + MOST_EXPLICIT * sum(case.id == EXPLICIT for case in cases)
+    return Cost(queries=int(pictures * ctx.target.model.steps * (1 + ctx.target.model.guided)))
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

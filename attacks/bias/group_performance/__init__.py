@@ -24,10 +24,10 @@ When it errs. With a hundred pictures a group, gaps below some 20 points cannot 
 inconclusive and says how many pictures would decide. Labels that are wrong more often for one group look like a gap.
 Where groups share their labels very unevenly, the gap is understated: a label's accuracy is mostly that of its larger group.
 
-What to do. Look at the table: which labels of the worst group are missed? More and more varied training pictures of them, or a
-prompt with the group's own words for a label, mend most such gaps; a group whose labels are wrong needs them corrected
-first. Until then, do not let the answers alone decide about people of that group. The next scan, with as many pictures as
-the finding names, must hold.
+What to do. The trials (``trials.jsonl``) say which labels of the worst group are missed, and what is named instead. Labels
+that are wrong are corrected first; then try more and more varied training pictures of that group, or a prompt with its own
+words for the label. Until then, do not let the answers alone decide about people of the group. The next scan, with enough
+pictures to decide, must hold.
 
 References. fairlearn MetricFrame; max-T, Westfall and Young 1993; label design and harm by group, Agarwal et al. 2021
 arXiv:2108.02818.

@@ -45,7 +45,6 @@ from vlaudit.attacks.shared.scorer_readings import (
     draw,
     drawing_cost,
     in_place,
-    number_of,
     read,
     readers_of,
     readings,
@@ -110,7 +109,7 @@ class PromptIntervention(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         sides = 1 + (1 if self.interventions is None else len(self.interventions)) * ctx.on_target
-        return drawing_cost(ctx, cases, sides * sum(number_of(case, "pictures") for case in cases))
+        return drawing_cost(ctx, cases, "pictures", sides)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         yield from control_trials(ctx, cases, self.phrases)
@@ -119,9 +118,10 @@ class PromptIntervention(Probe):
                 yield self._caption(ctx, case)
 
     def _caption(self, ctx: Context, case: Case) -> Trial:
-        caption = str(case.params["caption"])
+        params: Any = case.params
+        caption = params["caption"]
         texts = {"": caption, **(self._worded(ctx, caption) if ctx.on_target else {})}
-        seeds = seeds_of(ctx, caption, number_of(case, "pictures"))
+        seeds = seeds_of(ctx, caption, params["pictures"])
         sides: dict[str, Any] = {}
         grids: dict[str, Evidence] = {}
         for name, text in texts.items():
@@ -130,7 +130,7 @@ class PromptIntervention(Probe):
             shown = [image for image in pictures if image is not None][:SHOWN]
             if shown:
                 grids[name or "plain"] = _grid(ctx, caption, text if name else "", shown)
-        values = {"caption": caption, "of": case.params["of"], "concept": case.params["concept"], "sides": sides}
+        values = {"caption": caption, "of": params["of"], "concept": params["concept"], "sides": sides}
         return ctx.trial(case, values, artifacts=grids)
 
     def _worded(self, ctx: Context, caption: str) -> dict[str, str]:

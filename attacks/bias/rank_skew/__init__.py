@@ -31,8 +31,8 @@ question over all places, stands in the details. Labels of groups are taken as t
 
 What to do. Look at the first places of the worst query in the report. Before such a ranking picks people, re-rank its first
 places to the shares you aim at (Geyik et al. 2019), or ask for the role in other words and see which prompt skews less. If
-the weights are yours, balance the role's pictures over the groups and train again. The next scan must hold with a gallery of
-the size that the finding names.
+the weights are yours, balance the role's pictures over the groups and train again. The next scan, on a gallery large enough to
+decide, must hold.
 
 References. Skew and NDKL, Geyik et al. 2019 arXiv:1905.01989; MaxSkew on CLIP, Berg et al. 2022 arXiv:2203.11933;
 max-T, Westfall and Young 1993.

@@ -26,10 +26,10 @@ scorer calls a group is how a picture looks, not who anybody is. Captions that w
 labelled pictures, are not covered. A single lopsided caption among many fair ones can be missed by its first lot: with the
 quick effort, one that draws one of two groups only is missed so about one time in eight.
 
-What to do. Look at the caption's pictures in the report. A prompt that names the groups, or draws one at random, mends the
-one caption (``prompt-intervention`` says what a clause changes); a model is mended by fine-tuning on balanced pictures of
-the role, or by guidance at sampling (Fair Diffusion). Say in the product that pictures are no portrait of a profession.
-The next scan must hold.
+What to do. Look at the caption's pictures in the report. A prompt that names the groups, or draws one at random, can mend
+the one caption (``prompt-intervention`` says what a clause changes); for a model, try fine-tuning on balanced pictures of the
+role, or guidance at sampling (Fair Diffusion, arXiv:2302.10893). Say in the product that pictures are no portrait of a
+profession. The next scan must hold.
 
 References. Stable Bias arXiv:2303.11408; OpenBias arXiv:2404.07990; Rogan and Gladen, American Journal of Epidemiology 107
 (1978) 71-76; max-T, Westfall and Young 1993.
@@ -38,7 +38,7 @@ References. Stable Bias arXiv:2303.11408; OpenBias arXiv:2404.07990; Rogan and G
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -59,7 +59,6 @@ from vlaudit.attacks.shared.scorer_readings import (
     control_trials,
     draw,
     drawing_cost,
-    number_of,
     read,
     readers_of,
     readings,
@@ -125,7 +124,7 @@ class Representation(Probe):
         return [[case] for case in cases]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return drawing_cost(ctx, cases, 1.25 * sum(number_of(case, "lot") for case in cases))
+        return drawing_cost(ctx, cases, "lot", 1.25)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         yield from control_trials(ctx, cases, self.phrases)
@@ -134,7 +133,8 @@ class Representation(Probe):
                 yield self._caption(ctx, case)
 
     def _caption(self, ctx: Context, case: Case) -> Trial:
-        caption, lot, more = str(case.params["caption"]), number_of(case, "lot"), number_of(case, "more")
+        params: Any = case.params
+        caption, lot, more = params["caption"], params["lot"], params["more"]
         more = more if ctx.on_target else more // 2  # the reference only says how much of it is the prompt's
         by_attribute = readers_of(ctx, case, self.phrases)
         seeds = seeds_of(ctx, caption, lot + more)
@@ -145,7 +145,7 @@ class Representation(Probe):
             second = [image for image in draw(ctx, [caption] * more, seeds[lot:]) if image is not None]
             pictures += second
             said = {attribute: said[attribute] + codes for attribute, codes in read(by_attribute, second).items()}
-        values = {"caption": caption, "of": case.params["of"], "said": said, "first": seen,
+        values = {"caption": caption, "of": params["of"], "said": said, "first": seen,
                   "blocked": sum(image is None for image in first)}  # fmt: skip
         return ctx.trial(case, values, artifacts=_grids(ctx, caption, by_attribute, pictures, said))
 
