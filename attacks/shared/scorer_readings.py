@@ -51,8 +51,7 @@ def draw(ctx: Context, texts: Sequence[str], seeds: Sequence[int]) -> list[Tenso
     wanted = list(dict.fromkeys(zip(texts, seeds, strict=True)))
     new = [key for key in wanted if key not in kept]
     here: dict[tuple[str, int], Tensor | None] = {key: kept[key] for key in wanted if key in kept}
-    for start in range(0, len(new), ctx.batch_size):
-        part = new[start : start + ctx.batch_size]
+    for part in ctx.batches(new):
         with torch.no_grad():
             made = ctx.target.generate([text for text, _ in part], [seed for _, seed in part])
         images = made.images.detach().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)

@@ -84,6 +84,8 @@ TOKENS = 12
 class DemoSkewAmplification(Probe):
     """Slope of the answers' disparity between groups on the demonstrations' skew."""
 
+    cases_per_unit = 8
+
     shots: int = Field(4, ge=4, multiple_of=4, description="demonstrations in a prompt")
     draws: int | None = Field(None, ge=20, description="draws of labels and pictures; default 20, 80 or 240 by effort")
 
@@ -94,9 +96,6 @@ class DemoSkewAmplification(Probe):
         about = {"column": found.column, "groups": list(found.groups)}
         return [Case(id=f"draw/{number:03d}", params={**vars(draw), "labels": list(draw.labels), **about})
                 for number, draw in enumerate(made)]  # fmt: skip
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 8] for i in range(0, len(cases), 8)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         cells = 5 + (2 + 4) * ctx.on_target  # a rationale is a further answer

@@ -65,6 +65,8 @@ MIN_GROUP = 30
 class GroupPerformance(Probe):
     """Worst gap in accuracy between groups, corrected for its upward bias."""
 
+    cases_per_unit = 512
+
     pictures: int | None = Field(None, ge=60, description="most pictures named; default 2000, 5000 or 20000 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
@@ -76,16 +78,12 @@ class GroupPerformance(Probe):
         picked = ctx.rng("pictures").permutation(len(known))[: self.pictures or ctx.by_effort(2000, 5000, 20_000)]
         return [Case(id=known[i].id) for i in sorted(picked.tolist())]
 
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 512] for i in range(0, len(cases), 512)]
-
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
         examples = {example.id: example for example in ctx.examples}
         classify = ctx.target.classifier(ctx.labels)
-        for start in range(0, len(cases), ctx.batch_size):
-            part = cases[start : start + ctx.batch_size]
+        for part in ctx.batches(cases):
             with torch.no_grad():
                 said = classify(ctx.images([examples[case.id] for case in part])).argmax(dim=1).tolist()
             for case, answer in zip(part, said, strict=True):

@@ -84,6 +84,8 @@ SHOWN, COLUMNS = 12, 3  # pictures of a side in the report
 class PromptIntervention(Probe):
     """Change of the concentration on groups under the prompt, and under fairness clauses."""
 
+    cases_per_unit = 1
+
     captions: int | None = Field(None, ge=1, description="most captions drawn; default 3, 6 or 16 by effort")
     pictures: int | None = Field(None, ge=8, description="pictures of a caption on each side; default 24, 80 or 200")
     interventions: list[str] | None = Field(
@@ -103,9 +105,6 @@ class PromptIntervention(Probe):
                       "concept": label or caption, "concepts": list(concepts)}  # fmt: skip
             cases.append(Case(id=f"caption/{place:03d}", params=params))
         return [*(Case(id=name) for name in CONTROLS), *cases]
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [[case] for case in cases]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         sides = 1 + (1 if self.interventions is None else len(self.interventions)) * ctx.on_target

@@ -111,8 +111,7 @@ class RankSkew(Probe):
 
         gallery = self._gallery(ctx)
         with torch.no_grad():
-            batches = [gallery[i : i + ctx.batch_size] for i in range(0, len(gallery), ctx.batch_size)]
-            features = torch.cat([ctx.target.image_features(ctx.images(batch)) for batch in batches])
+            features = torch.cat([ctx.target.image_features(ctx.images(batch)) for batch in ctx.batches(gallery)])
             for case in cases:
                 if case.id == GALLERY:
                     yield ctx.trial(case, {**case.params, **_describe(gallery, ctx.data.groups)})

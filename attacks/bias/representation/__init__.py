@@ -96,6 +96,8 @@ SHOWN_CAPTIONS = 3
 class Representation(Probe):
     """Shares of groups under captions that leave the group open, corrected for the scorer's error."""
 
+    cases_per_unit = 1
+
     captions: int | None = Field(None, ge=1, description="most captions drawn; default 16, 24 or 60 by effort")
     pictures: int | None = Field(
         None,
@@ -119,9 +121,6 @@ class Representation(Probe):
             for place, (caption, attributes) in enumerate(picked)
         ]  # fmt: skip
         return [*(Case(id=name) for name in CONTROLS), *cases]
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [[case] for case in cases]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return drawing_cost(ctx, cases, "lot", 1.25)
