@@ -70,11 +70,6 @@ def neutral_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[str
     )
 
 
-def sample(ctx: Context, captions: list[tuple[str, list[str]]], most: int) -> list[tuple[str, list[str]]]:
-    """At most so many of them, in their order."""
-    return [captions[i] for i in sorted(ctx.rng("captions").permutation(len(captions))[:most].tolist())]
-
-
 def explicit_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
     """Captions that name the group, each with the values it names; every value of every attribute about equally often."""
     values = audited(ctx)

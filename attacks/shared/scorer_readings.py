@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vlaudit.attacks.shared.drawn import passes
 from vlaudit.attacks.shared.neutral_captions import MOST_EXPLICIT, audited, explicit_captions, label_named
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
@@ -128,7 +129,7 @@ def drawing_cost(ctx: Context, cases: Sequence[Case], name: str, times: float) -
     """Of ``times`` the pictures that each case's parameter of that name says, and of those that the case ``explicit`` draws."""
     counts: list[Any] = [case.params.get(name, 0) for case in cases]
     pictures = times * sum(counts) + MOST_EXPLICIT * sum(case.id == EXPLICIT for case in cases)
-    return Cost(queries=int(pictures * ctx.target.model.steps * (1 + ctx.target.model.guided)))
+    return Cost(queries=int(pictures * passes(ctx)))
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ from vlaudit.attacks.bias.counterfactual_gap.gaps import (
     tell_questions,
 )
 from vlaudit.attacks.bias.counterfactual_gap.pairs import LEAST_PAIRS, Pair, asked_of, clusters, find_pairs
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import Interval, samples_to_decide
@@ -91,8 +92,7 @@ class CounterfactualGap(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         found, how = find_pairs(ctx)
-        picked = ctx.rng("pairs").permutation(len(found))[: self.pairs or ctx.by_effort(60, 200, 600)]
-        pairs = [found[i] for i in sorted(picked.tolist())]
+        pairs = subset(found, self.pairs or ctx.by_effort(60, 200, 600), ctx.rng("pairs"))
         labels = ctx.by_effort(12, 24, 60) if self.labels is None else self.labels
         every = asked_of(ctx, pairs, self.traits, labels)
         cases = []

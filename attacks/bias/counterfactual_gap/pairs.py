@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vlaudit.answers import yes_no
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.data.example import DEFAULT_QUESTION, Example
 from vlaudit.data.questions import yes_no_question
 from vlaudit.errors import NotAssessed
@@ -66,7 +67,7 @@ def find_pairs(ctx: Context) -> tuple[list[Pair], str]:
 def asked_of(ctx: Context, pairs: Sequence[Pair], traits: Sequence[str], most: int) -> list[list[tuple[str, str, int]]]:
     """For each pair the questions as (what they measure together, text, 1; -1 where the right answer is no)."""
     labels = [label for label, _ in Counter(p.first.label for p in pairs if _label(p)).most_common()]
-    drawn = {labels[i] for i in ctx.rng("labels").permutation(len(labels))[:most].tolist()}
+    drawn = subset(labels, most, ctx.rng("labels"))
     common = Counter(question for pair in pairs for question in pair.questions)
     every = []
     for pair in pairs:

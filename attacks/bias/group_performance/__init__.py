@@ -42,6 +42,7 @@ from pydantic import Field
 
 from vlaudit.attacks.bias.group_performance.gap import Gap, beyond_label, measure
 from vlaudit.attacks.shared.groups import Grouping, listed
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, chance, probe
 from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import normal_difference, rate_interval, standard_error
@@ -75,8 +76,8 @@ class GroupPerformance(Probe):
             for example in ctx.examples
             if example.label in ctx.labels and any(example.attributes.get(group) for group in ctx.data.groups)
         ]
-        picked = ctx.rng("pictures").permutation(len(known))[: self.pictures or ctx.by_effort(2000, 5000, 20_000)]
-        return [Case(id=known[i].id) for i in sorted(picked.tolist())]
+        most = self.pictures or ctx.by_effort(2000, 5000, 20_000)
+        return [Case(id=example.id) for example in subset(known, most, ctx.rng("pictures"))]
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch

@@ -37,7 +37,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vlaudit.attacks.bias.prompt_intervention.change import PROMPT, changes, tell_controls, tell_wordings
-from vlaudit.attacks.shared.neutral_captions import audited, label_named, neutral_captions, sample
+from vlaudit.attacks.shared.neutral_captions import audited, label_named, neutral_captions
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.scorer_readings import (
     CONTROLS,
     DOMAIN_LIMIT,
@@ -98,7 +99,8 @@ class PromptIntervention(Probe):
         found = neutral_captions(ctx, self.phrases)
         count = self.pictures or ctx.by_effort(24, 80, 200)
         cases = []
-        for place, (caption, attributes) in enumerate(sample(ctx, found, self.captions or ctx.by_effort(3, 6, 16))):
+        picked = subset(found, self.captions or ctx.by_effort(3, 6, 16), ctx.rng("captions"))
+        for place, (caption, attributes) in enumerate(picked):
             label = label_named(caption, ctx.labels)
             concepts = ctx.labels if label else [text for text, _ in found]
             params = {"caption": caption, "attributes": list(attributes), "pictures": count, "of": len(found),

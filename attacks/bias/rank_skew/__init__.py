@@ -49,6 +49,7 @@ from pydantic import Field
 
 from vlaudit.attacks.bias.rank_skew.ranking import MIN_EXPECTED, Rankings, Skew, measure, ndkl
 from vlaudit.attacks.shared.groups import Grouping, listed
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, chance, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import normal_difference, samples_to_decide
@@ -90,10 +91,9 @@ class RankSkew(Probe):
     queries: int = Field(64, ge=1, description="most labels asked; the others are left out, and counted")
 
     def cases(self, ctx: Context) -> list[Case]:
-        rng = ctx.rng("queries")
-        kept = sorted(rng.permutation(len(ctx.labels))[: self.queries].tolist())
+        kept = subset(ctx.labels, self.queries, ctx.rng("queries"))
         about = {"asked": len(kept), "labels": len(ctx.labels)}
-        return [Case(id=GALLERY, params=about), *(Case(id=f"query:{ctx.labels[i]}") for i in kept)]
+        return [Case(id=GALLERY, params=about), *(Case(id=f"query:{label}") for label in kept)]
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
         return [cases]
@@ -103,8 +103,7 @@ class RankSkew(Probe):
 
     def _gallery(self, ctx: Context) -> list[Example]:
         faces = [e for e in ctx.examples if any(e.attributes.get(group) for group in ctx.data.groups)]
-        picked = ctx.rng("gallery").permutation(len(faces))[: self.pictures]
-        return [faces[i] for i in sorted(picked.tolist())]
+        return subset(faces, self.pictures, ctx.rng("gallery"))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch

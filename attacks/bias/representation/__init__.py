@@ -51,7 +51,8 @@ from vlaudit.attacks.bias.representation.rows import (
     tell_concentrations,
     tell_shares,
 )
-from vlaudit.attacks.shared.neutral_captions import label_named, neutral_captions, sample
+from vlaudit.attacks.shared.neutral_captions import label_named, neutral_captions
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.scorer_readings import (
     CONTROLS,
     DOMAIN_LIMIT,
@@ -112,7 +113,7 @@ class Representation(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         found = neutral_captions(ctx, self.phrases)
-        picked = sample(ctx, found, self.captions or ctx.by_effort(16, 24, 60))
+        picked = subset(found, self.captions or ctx.by_effort(16, 24, 60), ctx.rng("captions"))
         lot = max(8, (self.pictures or ctx.by_effort(128, 480, 2400)) // len(picked))
         more = ctx.by_effort(48, 100, 200) if self.more is None else self.more
         cases = [
