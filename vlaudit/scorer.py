@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import NotAssessed
+from vlaudit.statistics.misclassification import Confusion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +48,11 @@ class Calibration:
     method: str  # how values are told apart, in words
     left_out: list[str]  # values with too few labelled pictures
 
+    @cached_property
+    def measured(self) -> Confusion:
+        """The same counts, each identity weighing as much as one picture."""
+        return Confusion.of(self.confusion, self.identities, self.labels)
+
     def record(self) -> dict[str, Any]:
         """For a trial."""
         return asdict(self)
@@ -68,6 +75,7 @@ class Scorer:
         self.spec = spec
         self._readers: dict[tuple[object, ...], Reader] = {}
         self._features: dict[tuple[str, str], NDArray[np.float64]] = {}  # (V, D) by data and example
+        self._last: tuple[Tensor, NDArray[np.float64]] | None = None  # pictures seen last and their views' features
 
     def prepare(self, images: Tensor) -> Tensor:
         """Generated pictures (B, 3, H, W) in [0, 1] as the matcher sees pictures: through its own resize and crop."""
@@ -185,9 +193,12 @@ class Scorer:
         return np.stack([self._features[data.source, example.id] for example in examples])
 
     def _views(self, images: Tensor) -> NDArray[np.float64]:
-        """(B, V, D): features of pictures as they are, mirrored, and shifted by a sixteenth of their size."""
+        """(B, V, D): features of pictures as they are, mirrored, and shifted by a sixteenth of their size. Those seen last are
+        kept, because several attributes are read off the same tensor in turn."""
         import torch
 
+        if self._last is not None and self._last[0] is images:
+            return self._last[1]
         prepared = self.prepare(images)
         step = max(1, prepared.shape[-1] // 16)
         padded = torch.nn.functional.pad(prepared, (step,) * 4, mode="replicate")
@@ -197,7 +208,8 @@ class Scorer:
         views += [padded[..., top : top + height, left : left + width] for top, left in shifts]
         with torch.no_grad():
             seen = [self.target.image_features(view) for view in views]
-        return torch.stack(seen, dim=1).double().cpu().numpy()
+        self._last = images, torch.stack(seen, dim=1).double().cpu().numpy()
+        return self._last[1]
 
     def _in_batches(self, examples: Sequence[Example], look: Callable[[Tensor], Any]) -> list[Any]:
         import torch

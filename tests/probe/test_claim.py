@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vlaudit.details import Bars, Figure, Table
 from vlaudit.policy import Policy
-from vlaudit.probe.claim import Claim, figure, share
+from vlaudit.probe.claim import Claim, chance, figure, share
 from vlaudit.records import Delta, Estimate, Evidence, Family, ProbeInfo, Risk, Trial, Verdict
 from vlaudit.statistics import Interval, paired_rate_difference, rate_interval, trials_to_decide
 
@@ -103,3 +103,9 @@ def test_where_a_flaw_is_follows_from_the_intervals_of_reference_and_delta() -> 
 def test_a_figure_leaves_out_a_count_it_was_not_given() -> None:
     assert figure(0.5, (0.4, 0.6)).model_dump() == {"value": 0.5, "ci": (0.4, 0.6)}
     assert figure(0.5, Interval(0.4, 0.6), 7) == Figure(value=0.5, ci=(0.4, 0.6), n=7)
+
+
+def test_chance_lies_between_the_quantiles_of_its_draws() -> None:
+    draws = [i / 1000 for i in range(1001)]
+    assert chance(draws).model_dump() == {"value": 0.0, "ci": pytest.approx((0.025, 0.975)), "n": 1001}
+    assert chance(draws, 0.5, (0.0, 0.95)) == Figure(value=0.5, ci=(0.0, 0.95), n=1001)

@@ -314,3 +314,41 @@ def test_holm_known_values() -> None:
 def test_rank_p_reaches_its_smallest(n: int) -> None:
     assert vs.rank_p(1.0, [0.0] * n) == vs.smallest_p(n)
     assert vs.rank_p(0.0, [0.0] * n) == 1.0
+
+
+# --- Student's t by clusters ----------------------------------------------------------------------------------------
+
+
+@quick
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=40), st.integers(2, 10))
+def test_t_interval_is_never_degenerate_and_holds_its_mean(values: list[float], people: int) -> None:
+    y = np.array(values)
+    alone = vs.t_interval(y)
+    assert -1 <= alone.low <= y.mean() + 1e-12 and y.mean() - 1e-12 <= alone.high <= 1
+    assert alone.high > alone.low
+    assert vs.t_interval(y, np.arange(len(y)) * 7).ci == alone.ci  # the names of clusters mean nothing
+    wide = vs.t_interval(y, level=0.99)
+    assert wide.low <= alone.low and alone.high <= wide.high
+    assert vs.t_interval(y * 0.1, bound=0.05).high <= max(0.05, float(y.mean()) * 0.1)
+
+
+def test_copies_within_a_cluster_add_no_certainty() -> None:
+    y = np.random.default_rng(0).uniform(-1, 1, 30)
+    once, thrice = vs.t_interval(y), vs.t_interval(np.repeat(y, 3), np.repeat(np.arange(30), 3))
+    assert thrice.ci == pytest.approx(once.ci)
+    assert vs.standard_error(np.repeat(y, 3), np.arange(90)) < 0.7 * vs.standard_error(y, np.arange(30))
+
+
+def test_t_interval_covers_rare_large_differences() -> None:
+    """Nine in ten differences are none, the others 1 or -1: a bootstrap of few clusters often sees none at all."""
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(300):
+        inside += 0.0 in vs.t_interval(rng.choice([-1.0, 0, 1], 25, p=[0.05, 0.9, 0.05]))
+    assert inside / 300 >= 0.95
+    assert vs.t_interval(np.zeros(25)).high == pytest.approx(2.064 * (25 * 26) ** -0.5, abs=1e-3)
+
+
+def test_normal_difference_agrees_with_the_normal_law() -> None:
+    found = vs.normal_difference(-0.3, 0.1, 0.9)
+    assert found.interval.ci == pytest.approx(stats.norm.interval(0.9, -0.3, 0.1))
+    assert found.p == pytest.approx(2 * stats.norm.sf(3)) and found.value == -0.3

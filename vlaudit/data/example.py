@@ -68,6 +68,11 @@ class Example:
             )
         return found
 
+    @property
+    def picture_key(self) -> str:
+        """Equal for all questions about one picture: the path of its file, or the hash of its pixels."""
+        return str(self.picture) if isinstance(self.picture, Path) else self.pixel_sha256()
+
     def sha256(self) -> str:
         """The hash by which a prompt file declares its members: of the file's bytes (as ``sha256sum`` prints it), or
         of the pixels for a picture that is no file."""

@@ -21,11 +21,11 @@ from typing import ClassVar, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from vlaudit.policy import Policy
-from vlaudit.probe.claim import Claim, figure, share
+from vlaudit.probe.claim import Claim, chance, figure, share
 from vlaudit.probe.context import Context
 from vlaudit.records import Case, Cost, Family, Judgement, Needs, ProbeInfo, Risk, Trial, Trials
 
-__all__ = ["Claim", "Context", "Needs", "Policy", "Probe", "ProbeInfo", "figure", "probe", "share"]
+__all__ = ["Claim", "Context", "Needs", "Policy", "Probe", "ProbeInfo", "chance", "figure", "probe", "share"]
 
 
 class Probe(BaseModel):

@@ -49,6 +49,13 @@ def share(hits: int, n: int, level: float = 0.95) -> Figure:
     return figure(hits / n, rate_interval(hits, n, level), n)
 
 
+def chance(draws: Any, value: float = 0.0, ends: tuple[float, float] = (0.025, 0.975)) -> Figure:
+    """What draws (R,) without the flaw give, for a control arm: a value, and the quantiles that they lie between."""
+    import numpy as np
+
+    return figure(value, np.quantile(draws, ends).tolist(), len(draws))
+
+
 class Claim:
     """The claim of one probe on one target, as a judge puts it together."""
 

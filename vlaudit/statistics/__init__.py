@@ -5,11 +5,12 @@ degenerate: 0 of n has a non-zero upper end. Random methods take a seed, so a ju
 numpy and scipy are imported where used.
 
 `rates`, `means`, `roc` and `nulls` are all named here; `crossed` (tables whose rows and columns are clusters), `sequential`
-(tests that look several times) and `extremes` (the largest of many measurements) are imported by the probes that need them.
+(tests that look several times), `extremes` (the largest of many measurements) and `misclassification` (shares told by a
+reader that errs) are imported by the probes that need them.
 """
 
 from vlaudit.statistics.base import MIN_CLUSTERS, Alternative, Difference, Interval, Side, TooFewClustersError, verdict
-from vlaudit.statistics.means import mean_interval, sign_flip_p
+from vlaudit.statistics.means import mean_interval, normal_difference, sign_flip_p, standard_error, t_interval
 from vlaudit.statistics.nulls import holm, max_t_p, max_t_quantile, rank_p, smallest_p
 from vlaudit.statistics.rates import (
     mcnemar,
@@ -37,12 +38,15 @@ __all__ = [
     "mcnemar",
     "mcnemar_p",
     "mean_interval",
+    "normal_difference",
     "paired_rate_difference",
     "rank_p",
     "rate_interval",
     "samples_to_decide",
     "sign_flip_p",
     "smallest_p",
+    "standard_error",
+    "t_interval",
     "trials_to_decide",
     "verdict",
 ]

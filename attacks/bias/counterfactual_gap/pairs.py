@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vlaudit.answers import yes_no
-from vlaudit.data.example import DEFAULT_QUESTION
+from vlaudit.attacks.shared.sampling import subset
+from vlaudit.data.example import DEFAULT_QUESTION, Example
 from vlaudit.data.questions import yes_no_question
 from vlaudit.errors import NotAssessed
-
-if TYPE_CHECKING:
-    from vlaudit.data.example import Example
-    from vlaudit.probe import Context
+from vlaudit.probe import Context
 
 FEW_VALUES = 12  # a column of more is no group
 LEAST_PAIRS = 20
@@ -50,13 +46,13 @@ def find_pairs(ctx: Context) -> tuple[list[Pair], str]:
         given = _alike(ctx)
         how = "formed from pictures alike in label and in all other attributes"
     columns = [column for column in _columns(ctx, given) if any(_differ(pair, column) for pair in given)]
-    found: dict[tuple[object, object, str], Pair] = {}
+    found: dict[tuple[str, str, str], Pair] = {}
     for pair in given:
         changed = [column for column in columns if _differ(pair, column)]
         if len(changed) != 1:
             continue  # no group, or several: what changed the answer could not be told
         first, second = sorted(pair, key=lambda e: e.attributes[changed[0]])
-        kept = found.setdefault((_picture(first), _picture(second), changed[0]), Pair(first, second, changed[0]))
+        kept = found.setdefault((first.picture_key, second.picture_key, changed[0]), Pair(first, second, changed[0]))
         right = yes_no(first.answer or "")
         if first.question == second.question != DEFAULT_QUESTION and right is not None:
             kept.questions.setdefault(first.question, right)
@@ -71,7 +67,7 @@ def find_pairs(ctx: Context) -> tuple[list[Pair], str]:
 def asked_of(ctx: Context, pairs: Sequence[Pair], traits: Sequence[str], most: int) -> list[list[tuple[str, str, int]]]:
     """For each pair the questions as (what they measure together, text, 1; -1 where the right answer is no)."""
     labels = [label for label, _ in Counter(p.first.label for p in pairs if _label(p)).most_common()]
-    drawn = {labels[i] for i in ctx.rng("labels").permutation(len(labels))[:most].tolist()}
+    drawn = subset(labels, most, ctx.rng("labels"))
     common = Counter(question for pair in pairs for question in pair.questions)
     every = []
     for pair in pairs:
@@ -120,24 +116,23 @@ def _columns(ctx: Context, pairs: Iterable[tuple[Example, Example]]) -> list[str
     """The columns to compare by: the audit's groups, else every column of few values in which pairs differ."""
     if ctx.data.groups:
         return list(ctx.data.groups)
-    seen: dict[str, set[str]] = {}
-    for example in (example for pair in pairs for example in pair):
-        for column, value in example.attributes.items():
-            seen.setdefault(column, set()).add(value)
+    seen = _values(example for pair in pairs for example in pair)
     return [column for column, values in seen.items() if column != "identity" and len(values) <= FEW_VALUES]
 
 
-def _picture(example: Example) -> object:
-    return str(example.picture) if isinstance(example.picture, Path) else example.pixel_sha256()
+def _values(examples: Iterable[Example]) -> dict[str, set[str]]:
+    """The values of every column."""
+    seen: dict[str, set[str]] = {}
+    for example in examples:
+        for column, value in example.attributes.items():
+            seen.setdefault(column, set()).add(value)
+    return seen
 
 
 def _alike(ctx: Context) -> list[tuple[Example, Example]]:
     """Pictures with the same label, question and other attributes but another group, each picture at most once a column."""
-    seen: dict[str, set[str]] = {}
-    for example in ctx.examples:
-        for column, held in example.attributes.items():
-            seen.setdefault(column, set()).add(held)
-    unique = {column for column, found in seen.items() if column == "identity" or len(found) == len(ctx.examples)}
+    seen = _values(ctx.examples)
+    unique = {column for column, values in seen.items() if column == "identity" or len(values) == len(ctx.examples)}
     pairs = []
     for group in ctx.data.groups:
         usual = Counter(value for e in ctx.examples if (value := e.attributes.get(group)))

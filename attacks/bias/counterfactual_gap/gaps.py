@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.bias._gap import t_interval
-from vlaudit.attacks.bias._pairs import GIVEN, OWN
-from vlaudit.records import Delta, Estimate
+from vlaudit.attacks.bias.counterfactual_gap.pairs import GIVEN, OWN
+from vlaudit.probe import Claim, chance
+from vlaudit.records import Evidence, Trial, Trials
+from vlaudit.statistics import Interval, rank_p, sign_flip_p, t_interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from vlaudit.records import Evidence, Trial, Trials
-    from vlaudit.statistics import Interval
 
 DRAWS = 1999
 SHOWN = 3  # pairs in the report
@@ -36,8 +34,6 @@ class Gap:
     logits: NDArray[np.float64]  # (m,) differences in log-odds, of the pairs that have both
     flips: float
     read: float
-    within: tuple[float, float] = (-1.0, 1.0)  # interval of the mean, simultaneous over all questions
-    alone: tuple[float, float] = (-1.0, 1.0)  # the same of this question alone
 
     @property
     def title(self) -> str:
@@ -60,6 +56,10 @@ class Gap:
         """Above 0: the first group gets more yes."""
         return float(self.values.mean())
 
+    def interval(self, level: float, questions: int = 1) -> tuple[float, float]:
+        """Of the mean, by clusters; simultaneous over so many questions (Bonferroni)."""
+        return t_interval(self.values, self.cluster, 1 - (1 - level) / questions).ci
+
     @property
     def answered(self) -> bool:
         """Whether most answers are yes or no."""
@@ -78,13 +78,11 @@ def gaps(trials: list[Trial]) -> list[Gap]:
     for measures, column, groups in sorted(rows):
         own = rows[measures, column, groups]
         nets = np.array([[sides[0], sides[1]] for _, _, sides in own])
-        signs = np.array([sign for _, sign, _ in own])
-        logits = [sign * (s[2] - s[3]) for _, sign, s in own if s[2] is not None and s[3] is not None]
-        found.append(
-            Gap(measures, column, groups, np.clip(signs * (nets[:, 0] - nets[:, 1]) / 2, -1, 1), np.array([t["cluster"] for t, _, _ in own]),
-                [t.case for t, _, _ in own], np.array(logits), float((nets[:, 0] * nets[:, 1] < 0).mean()),
-                float(np.mean([s[4:6] for _, _, s in own])))
-        )  # fmt: skip
+        values = np.clip(np.array([sign for _, sign, _ in own]) * (nets[:, 0] - nets[:, 1]) / 2, -1, 1)
+        cluster, cases = np.array([t["cluster"] for t, _, _ in own]), [t.case for t, _, _ in own]
+        logits = np.array([sign * (s[2] - s[3]) for _, sign, s in own if s[2] is not None and s[3] is not None])
+        turned, read = float((nets[:, 0] * nets[:, 1] < 0).mean()), float(np.mean([s[4:6] for _, _, s in own]))
+        found.append(Gap(measures, column, groups, values, cluster, cases, logits, turned, read))
     return found
 
 
@@ -93,21 +91,8 @@ def absolute(ends: tuple[float, float]) -> tuple[float, float]:
     return max(0.0, ends[0], -ends[1]), max(abs(ends[0]), abs(ends[1]))
 
 
-def bounded(usable: list[Gap], level: float) -> list[Gap]:
-    """The gaps with their intervals: simultaneous over all of them (Bonferroni), and each alone."""
-    each = 1 - (1 - level) / len(usable)
-    return [
-        replace(
-            gap,
-            within=t_interval(gap.values, gap.cluster, each).ci,
-            alone=t_interval(gap.values, gap.cluster, level).ci,
-        )
-        for gap in usable
-    ]
-
-
 def largest(usable: list[Gap], level: float) -> tuple[Gap, Interval, float, NDArray[np.float64]]:
-    """Of bounded gaps the one furthest from 0 beyond doubt, the interval of the largest absolute gap, its p-value under
+    """Of the gaps the one furthest from 0 beyond doubt, the interval of the largest absolute gap, its p-value under
     sign flips of whole clusters, and the largest gaps under these flips (R,).
 
     The lower end is simultaneous. The upper one is the largest of those of each question alone, which needs no correction:
@@ -115,11 +100,9 @@ def largest(usable: list[Gap], level: float) -> tuple[Gap, Interval, float, NDAr
     """
     import numpy as np
 
-    from vlaudit.statistics import Interval, rank_p
-
-    ends = [absolute(gap.within) for gap in usable]
+    ends = [absolute(gap.interval(level, len(usable))) for gap in usable]
     best = max(range(len(usable)), key=lambda i: (ends[i][0], abs(usable[i].mean)))
-    upper = max(absolute(gap.alone)[1] for gap in usable)
+    upper = max(absolute(gap.interval(level))[1] for gap in usable)
     interval = Interval(max(low for low, _ in ends), upper, level)
     count = 1 + max(int(gap.cluster.max()) for gap in usable)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWS, count))
@@ -128,28 +111,25 @@ def largest(usable: list[Gap], level: float) -> tuple[Gap, Interval, float, NDAr
     return usable[best], interval, rank_p(abs(usable[best].mean), null), null
 
 
-def controls(trials: Trials, every: list[Gap], worst: Gap, null: NDArray[np.float64]) -> dict[str, Any]:
+def tell_controls(claim: Claim, trials: Trials, every: list[Gap], worst: Gap, null: NDArray[np.float64]) -> None:
+    """What pairs that trade places, words alone and pictures of one group do to the answers."""
     import numpy as np
 
-    ends = [float(np.quantile(null, q)) for q in (0.0, 0.95)]
-    found: dict[str, Any] = {"groups swapped": {"value": float(np.median(null)), "ci": ends, "n": len(null)}}
+    claim.control("groups swapped", chance(null, float(np.median(null)), (0.0, 0.95)))
     blank = [row for trial in trials.control("blank picture") for row in trial["asked"]]
     if blank:
         widest = max(blank, key=lambda row: abs(row[4]))
-        found["blank picture, group named in the text: largest gap"] = f"{abs(widest[4]):.0%} (“{widest[1]}”)"
+        claim.control("blank picture, group named in the text: largest gap", f"{abs(widest[4]):.0%} (“{widest[1]}”)")
         own = [row[4] for row in blank if row[0] == worst.measures and (row[2], row[3]) == worst.groups]
-        found["blank picture, the same question"] = f"{sum(own) / len(own):+.0%}" if own else "not asked"
+        claim.control("blank picture, the same question", f"{sum(own) / len(own):+.0%}" if own else "not asked")
     turned, n = _within_groups(trials.target)
     if n:
-        found["within one group: pictures whose answers differ"] = f"{turned / n:.0%} of {n}"
+        claim.control("within one group: pictures whose answers differ", f"{turned / n:.0%} of {n}")
     right = _right(trials.target)
     if right:
-        found["label questions answered right"] = f"{sum(right) / len(right):.0%} of {len(right)}"
-    of_pairs = [gap.flips for gap in every if gap.answered]
-    found["pairs whose answers differ, over all questions"] = (
-        f"{sum(of_pairs) / len(of_pairs):.0%}" if of_pairs else "–"
-    )
-    return found
+        claim.control("label questions answered right", f"{sum(right) / len(right):.0%} of {len(right)}")
+    flips = [gap.flips for gap in every if gap.answered]
+    claim.control("pairs whose answers differ, over all questions", f"{sum(flips) / len(flips):.0%}" if flips else "–")
 
 
 def _within_groups(trials: list[Trial]) -> tuple[int, int]:
@@ -180,60 +160,51 @@ def _right(trials: list[Trial]) -> list[bool]:
     ]
 
 
-def details(every: list[Gap], usable: list[Gap], worst: Gap, level: float) -> dict[str, Any]:
-    import numpy as np
-
+def tell_questions(claim: Claim, every: list[Gap], usable: list[Gap], worst: Gap) -> None:
+    """The gap of each question, in probability and in log-odds."""
     shown = sorted(usable, key=lambda gap: -abs(gap.mean))[:20]
-    ends = [gap.within for gap in shown]
     several = len({gap.groups for gap in every}) > 1
     names = [gap.measures + (f" ({' / '.join(gap.groups)})" if several else "") for gap in shown]
-    rows = [
+    ends = [gap.interval(claim.policy.level, len(usable)) for gap in shown]
+    claim.bars(
+        f"more yes to '{worst.groups[0]}' than to '{worst.groups[1]}'", names, [gap.mean for gap in shown],
+        low=[low for low, _ in ends], high=[high for _, high in ends],
+        highlight=[i for i, gap in enumerate(shown) if gap.key == worst.key], xlabel="question", ylabel="gap in P(yes)",
+    )  # fmt: skip
+    columns = ["question", "pairs", "gap in P(yes)", "answers that turn", "gap in log-odds", "read as yes or no"]
+    claim.table("gap by question", columns, (
         [name, gap.pairs, round(gap.mean, 3), round(gap.flips, 3),
          round(float(gap.logits.mean()), 2) if gap.logits.size else None, round(gap.read, 3)]
         for name, gap in zip(names, shown, strict=True)
-    ]  # fmt: skip
-    found: dict[str, Any] = {
-        "bars": {"title": f"more yes to '{worst.groups[0]}' than to '{worst.groups[1]}'", "labels": names,
-                 "values": [gap.mean for gap in shown], "low": [low for low, _ in ends], "high": [high for _, high in ends],
-                 "highlight": [i for i, gap in enumerate(shown) if gap.key == worst.key],
-                 "xlabel": "question", "ylabel": "gap in P(yes)"},
-        "table": {"title": "gap by question", "rows": rows,
-                  "columns": ["question", "pairs", "gap in P(yes)", "answers that turn", "gap in log-odds", "read as yes or no"]},
-        "questions": len(usable),
-    }  # fmt: skip
+    ))  # fmt: skip
+    claim.fact("questions", len(usable))
     few = [gap.title for gap in every if gap.key not in {gap.key for gap in usable}]
     if few:
-        found["asked of too few pairs to be judged"] = ", ".join(few[:10])
+        claim.fact("asked of too few pairs to be judged", ", ".join(few[:10]))
     if worst.logits.size > 2:
-        from scipy.stats import t
-
-        error = float(worst.logits.std(ddof=1) / np.sqrt(worst.logits.size))
-        reach, mean = float(t.ppf((1 + level) / 2, worst.logits.size - 1)) * error, float(worst.logits.mean())
-        inside = abs(mean) + reach < LOGIT_MARGIN
-        found["its gap in log-odds"] = (
-            f"{mean:+.2f} ({mean - reach:+.2f} to {mean + reach:+.2f}), {'within' if inside else 'not within'} ±{LOGIT_MARGIN}"
-        )
-    return found
+        claim.fact("its gap in log-odds", _in_log_odds(worst.logits, claim.policy.level))
 
 
-def against_reference(trials: Trials, worst: Gap, level: float) -> dict[str, Any]:
+def _in_log_odds(logits: NDArray[np.float64], level: float) -> str:
+    import numpy as np
+    from scipy.stats import t
+
+    error, mean = float(logits.std(ddof=1) / np.sqrt(logits.size)), float(logits.mean())
+    reach = float(t.ppf((1 + level) / 2, logits.size - 1)) * error
+    inside = "within" if abs(mean) + reach < LOGIT_MARGIN else "not within"
+    return f"{mean:+.2f} ({mean - reach:+.2f} to {mean + reach:+.2f}), {inside} ±{LOGIT_MARGIN}"
+
+
+def against_reference(claim: Claim, trials: Trials, worst: Gap) -> None:
     """The same question on the reference, and the paired difference in the direction of the target's gap."""
-    from vlaudit.statistics import sign_flip_p
-
+    level = claim.policy.level
     other = next((gap for gap in gaps(trials.reference) if gap.key == worst.key), None)
     if other is None or other.cases != worst.cases:
-        return {}
-    ends = absolute(t_interval(other.values, other.cluster, level).ci)
+        return
     change = (worst.values - other.values) * (1 if worst.mean >= 0 else -1)
-    interval = t_interval(change / 2, worst.cluster, level)
-    return {
-        "reference": Estimate(value=abs(other.mean), ci=ends),
-        "delta": Delta(
-            value=float(change.mean()),
-            ci=(2 * interval.low, 2 * interval.high),
-            p=sign_flip_p(change, worst.cluster.tolist()),
-        ),
-    }
+    low, high = t_interval(change / 2, worst.cluster, level).ci
+    claim.reference(abs(other.mean), absolute(other.interval(level)))
+    claim.delta(float(change.mean()), (2 * low, 2 * high), sign_flip_p(change, worst.cluster.tolist()))
 
 
 def evidence(trials: list[Trial], worst: Gap | None) -> list[Evidence]:

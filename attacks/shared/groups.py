@@ -1,9 +1,10 @@
-"""Which picture belongs to which groups, and how groups may be permuted. Pure numpy."""
+"""Which picture belongs to which groups, and how groups may be permuted within strata. Pure numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,15 +28,9 @@ class Grouping:
 
     @classmethod
     def of(
-        cls,
-        columns: Mapping[str, Sequence[str]],
-        roles: Sequence[str | None],
-        identities: Sequence[str],
-        smallest: int,
-        fewest_identities: int = 1,
-        *,
-        among_groups: bool = False,
-    ) -> Grouping:
+        cls, columns: Mapping[str, Sequence[str]], roles: Sequence[str | None], identities: Sequence[str], smallest: int,
+        fewest_identities: int = 1, *, among_groups: bool = False,
+    ) -> Grouping:  # fmt: skip
         """Roles become the strata, and an empty value belongs to no group. A stratum that one group has alone says nothing
         of how groups differ: pictures in it count for nothing, and elsewhere no more of a group's pictures count than there
         are others in the stratum. Others are all pictures that are not the group's, or with ``among_groups`` those of other
@@ -55,24 +50,16 @@ class Grouping:
                 rest = np.any([own[value] for value in kept], axis=0) if among_groups and kept else np.ones(len(people), bool)
                 compared = {value: _compared(own[value], rest, strata) for value in kept}
                 sizes |= {(column, value): (int(own[value].sum()), count) for value, (_, count) in compared.items()}
-                enough = [
-                    value
-                    for value, (row, count) in compared.items()
-                    if count >= smallest and len(set(people[row])) >= fewest_identities
-                ]
+                enough = [value for value, (row, count) in compared.items()
+                          if count >= smallest and len(set(people[row])) >= fewest_identities]  # fmt: skip
                 if enough == kept:
                     break
                 kept = enough
             groups += [(column, value) for value in kept]
             rows += [compared[value][0] for value in kept]
         keys = [repr(key) for key in zip(identities, roles, *columns.values(), strict=True)]
-        return cls(
-            groups,
-            np.array(rows, dtype=float).reshape(len(groups), len(roles)),
-            strata,
-            np.unique(keys, return_inverse=True)[1],
-            sizes,
-        )
+        membership = np.array(rows, dtype=float).reshape(len(groups), len(roles))
+        return cls(groups, membership, strata, np.unique(keys, return_inverse=True)[1], sizes)
 
     def permuted(self, draws: int, seed: int) -> NDArray[np.int64]:
         """(R, n): for each draw, which picture's groups every picture gets. Clusters trade places within strata."""
@@ -111,8 +98,6 @@ class Grouping:
 
     def strangers(self) -> list[str]:
         """Pairs of groups of one column that have no stratum in common."""
-        from itertools import combinations
-
         names = {i: value for i, (_, value) in enumerate(self.groups)}
         at = {i: set(self.strata[self.membership[i] > 0].tolist()) for i in names}
         return [
@@ -121,6 +106,11 @@ class Grouping:
             for first, second in combinations(members, 2)
             if not at[first] & at[second]
         ]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, for a sentence."""
+    return ", ".join(names[:8]) + " …" * (len(names) > 8)
 
 
 def _compared(own: NDArray[np.bool_], rest: NDArray[np.bool_], strata: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
+from vlaudit.probe import Context
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
-    from vlaudit.data.example import Example
-    from vlaudit.families.generation import Demonstration, GenerationModel, GenerationPrompt
-    from vlaudit.probe import Context
+    from vlaudit.families.generation import Demonstration, GenerationPrompt
     from vlaudit.prompts.in_context import InContext
 
 TESTS = 2  # pictures asked about, of each label and group
-Cells = dict[tuple[str, str], list["Example"]]  # pictures of a label and group
+Cells = dict[tuple[str, str], list[Example]]  # pictures of a label and group
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,10 @@ def _of_column(column: str, shown: list[Example], asked: list[Example], least: i
 
 def _once(examples: Sequence[Example]) -> list[Example]:
     """Labelled pictures, each once, however many questions are asked of it."""
-    found: dict[object, Example] = {}
+    found: dict[str, Example] = {}
     for example in examples:
         if example.label:
-            key = str(example.picture) if isinstance(example.picture, Path) else example.pixel_sha256()
-            found.setdefault(key, example)
+            found.setdefault(example.picture_key, example)
     return list(found.values())
 
 
@@ -141,15 +140,9 @@ def draws(found: Material, shots: int, count: int, rng: np.random.Generator) -> 
     made = []
     for number, labels in enumerate(turns[:count]):
         asked = [[deal("asked", found.asked, label, group, TESTS, set()) for group in found.groups] for label in labels]
-        people = {
-            e.identity
-            for cell in found.asked.values()
-            for e in cell
-            if any(e.id in ids for row in asked for ids in row)
-        }
-        shown = [
-            [deal("shown", found.shown, label, group, shots // 2, people) for group in found.groups] for label in labels
-        ]
+        ids = {name for row in asked for cell in row for name in cell}
+        people = {example.identity for cell in found.asked.values() for example in cell if example.id in ids}
+        shown = [[deal("shown", found.shown, label, group, shots // 2, people) for group in found.groups] for label in labels]
         made.append(Draw(labels, shown, asked, rng.permutation(shots).tolist(), number % 2))
     return made
 
@@ -160,21 +153,16 @@ def in_context(prompt: GenerationPrompt, pool: Sequence[Example]) -> InContext:
     from vlaudit.prompts.in_context import InContext
 
     made = InContext(Dataset("skewed demonstrations", list(pool)[:1]), template=prompt.template)
-    made.system, made.steps, made.step_tokens, made.prefix = (
-        prompt.system,
-        prompt.steps,
-        prompt.step_tokens,
-        prompt.prefix,
-    )
+    for name in ("system", "steps", "step_tokens", "prefix"):
+        setattr(made, name, getattr(prompt, name))
     return made
 
 
-def demonstrate(model: GenerationModel, examples: Sequence[Example], question: str, labels: Sequence[str],
-                pictures: Sequence[object]) -> list[Demonstration]:  # fmt: skip
+def demonstrate(
+    examples: Sequence[Example], question: str, labels: Sequence[str], pictures: Sequence[Tensor]
+) -> list[Demonstration]:
     """The turns that show each picture with the question and its label."""
     from vlaudit.families.generation import Demonstration
 
-    return [
-        Demonstration(example.id, question, label, picture, label, dict(example.attributes))  # type: ignore[arg-type]
-        for example, label, picture in zip(examples, labels, pictures, strict=True)
-    ]
+    return [Demonstration(example.id, question, label, picture, label, dict(example.attributes))
+            for example, label, picture in zip(examples, labels, pictures, strict=True)]  # fmt: skip

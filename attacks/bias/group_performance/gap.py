@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.bias._groups import PERMUTATIONS, Grouping
+from vlaudit.attacks.shared.groups import PERMUTATIONS, Grouping
+from vlaudit.records import Trial
+from vlaudit.statistics import Interval, max_t_p, max_t_quantile, standard_error
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from vlaudit.records import Trial
-    from vlaudit.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,6 @@ class Gap:
 def measure(trials: list[Trial], groups: Grouping, level: float) -> Gap:
     """The gap of one arm with its simultaneous interval and its permutation null."""
     import numpy as np
-
-    from vlaudit.statistics import Interval, max_t_p, max_t_quantile
 
     beyond = beyond_label(trials)
     columns = [members for members in groups.columns().values() if len(members) > 1]
@@ -57,33 +54,6 @@ def measure(trials: list[Trial], groups: Grouping, level: float) -> Gap:
     excess = min(max(float((observed - null.mean(axis=0)).max()), interval.low), interval.high)
     value = float(means[best] - means[worst])
     return Gap(value, excess, interval, best, worst, min(max_t_p(observed, null)), null.max(axis=1))
-
-
-def standard_error(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> float:
-    """Standard error of the mean of values in [-1, 1], by clusters; two pseudo-clusters keep it above 0."""
-    import numpy as np
-
-    codes = np.unique(clusters, return_inverse=True)[1]
-    count = int(codes.max()) + 1
-    sums = np.bincount(codes, weights=values - values.mean()) * count / len(values)
-    return float(np.sqrt(((sums**2).sum() + 1) / (count + 1) / count))
-
-
-def t_interval(values: NDArray[np.float64], clusters: NDArray[np.int64], level: float, bound: float = 1.0) -> Interval:
-    """Of the mean of values in [-1, 1] (or a little more: ``bound``), by clusters: Student's t with ``standard_error``.
-
-    Most differences between answers are all but 0 and a few are 1. A bootstrap then knows nothing of the tail; here the
-    pseudo-clusters keep the width above about 2 t / n.
-    """
-    import numpy as np
-    from scipy.special import stdtrit
-
-    from vlaudit.statistics import Interval
-
-    count = len(np.unique(clusters))
-    reach = float(stdtrit(count - 1, (1 + level) / 2)) * standard_error(values, clusters)
-    mean = float(values.mean())
-    return Interval(max(mean - reach, -bound), min(mean + reach, bound), level)
 
 
 def beyond_label(trials: list[Trial]) -> NDArray[np.float64]:

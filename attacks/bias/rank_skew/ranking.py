@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.bias._groups import PERMUTATIONS, Grouping
+from vlaudit.attacks.shared.groups import PERMUTATIONS, Grouping
+from vlaudit.statistics import Interval, max_t_p, max_t_quantile
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 RESAMPLES = 400
 MIN_EXPECTED = 2.0  # places that a group, and that others in its roles, must be expected to take for a skew to be seen
@@ -22,18 +25,40 @@ MIN_EXPECTED = 2.0  # places that a group, and that others in its roles, must be
 class Skew:
     """What is read off one arm; arrays are (Q, A), and nan where a group, or others, are not expected often enough."""
 
-    skew: NDArray[np.float64]  # ln(share / expected)
-    low: NDArray[np.float64]  # simultaneous interval
-    high: NDArray[np.float64]
-    share: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    draws: NDArray[np.float64]  # (B, Q, A) excess shares, for paired differences
-    value: float  # null-corrected MaxSkew
-    null: NDArray[np.float64]  # (R,) the same where groups are permuted
+    skew: Array  # ln(share / expected)
+    low: Array  # simultaneous interval
+    high: Array
+    share: Array
+    expected: Array
+    draws: Array  # (B, Q, A) excess shares, for paired differences
+    value: float  # null-corrected MaxSkew, within its interval
+    interval: Interval  # simultaneous
+    null: Array  # (R,) MaxSkew where groups are permuted
     p: float  # max-T over queries and groups
 
 
-def top_weights(scores: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class Rankings:
+    """The gallery as one arm ranks it: ``scores`` (Q, n) for the queries, of which the first ``k`` places are looked at."""
+
+    queries: list[str]
+    scores: Array
+    gallery: Grouping
+    k: int
+
+    def left_out(self, skew: Skew | None) -> str:
+        """The groups that are not compared, and those that no query is expected to show often enough."""
+        import numpy as np
+
+        groups = self.gallery.groups
+        seen = [bool(np.isfinite(column).any()) for column in skew.skew.T] if skew else [False] * len(groups)
+        rare = [f"{column}={value} (it or others expected in fewer than {MIN_EXPECTED:g} of {self.k} places)"
+                for (column, value), found in zip(groups, seen, strict=True) if not found]  # fmt: skip
+        small = self.gallery.left_out()
+        return ", ".join([small] * (small != "none" or not rare) + rare)
+
+
+def top_weights(scores: Array, k: int) -> Array:
     """(Q, n) chances to be among the first k; pictures that tie for the last places share them, as random orders
     would on average."""
     import numpy as np
@@ -43,38 +68,39 @@ def top_weights(scores: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     return above + tied * (k - above.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
 
 
-def excess_shares(
-    top: NDArray[np.float64], membership: NDArray[np.float64], strata: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def excess_shares(top: Array, membership: Array, strata: NDArray[np.int64]) -> tuple[Array, Array]:
     """Shares of the groups in the top, (..., Q, A), and the shares expected of its roles, from ``top`` (Q, n) and
     ``membership`` (..., A, n): each place is worth the group's share among the pictures of its role."""
     import numpy as np
 
-    roles = np.eye(int(strata.max()) + 1)[strata]  # (n, S)
+    roles, base = _base_rates(membership, strata)
     k = top[0].sum()
-    base = membership @ (roles / roles.sum(axis=0))  # (..., A, S)
     shares, expected = membership @ top.T / k, base @ (top @ roles).T / k
     return np.swapaxes(shares, -1, -2), np.swapaxes(expected, -1, -2)
 
 
-def expected_others(
-    top: NDArray[np.float64], membership: NDArray[np.float64], strata: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def expected_others(top: Array, membership: Array, strata: NDArray[np.int64]) -> Array:
     """(Q, A) shares of the top that those who are not of a group are expected to take among the roles that it has. Where
     they are expected nowhere, the group cannot be shown too often."""
     import numpy as np
 
-    roles = np.eye(int(strata.max()) + 1)[strata]
-    base = membership @ (roles / roles.sum(axis=0))  # (A, S)
+    roles, base = _base_rates(membership, strata)
     return (top @ roles) @ (np.where(base > 0, 1 - base, 0)).T / top[0].sum()
 
 
-def bootstrap_excess(
-    scores: NDArray[np.float64], gallery: Grouping, k: int, draws: int, seed: int
-) -> NDArray[np.float64]:
+def _base_rates(membership: Array, strata: NDArray[np.int64]) -> tuple[Array, Array]:
+    """The roles of the pictures, (n, S) of 0 and 1, and the groups' shares of each role, (..., A, S)."""
+    import numpy as np
+
+    roles = np.eye(int(strata.max()) + 1)[strata]
+    return roles, membership @ (roles / roles.sum(axis=0))
+
+
+def bootstrap_excess(ranked: Rankings, draws: int, seed: int) -> Array:
     """(B, Q, A) excess shares in galleries whose clusters are drawn anew, with the base rates drawn along."""
     import numpy as np
 
+    scores, gallery, k = ranked.scores, ranked.gallery, ranked.k
     rng = np.random.default_rng(seed)
     count = int(gallery.clusters.max()) + 1
     weights = rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, gallery.clusters].astype(float)
@@ -93,7 +119,7 @@ def bootstrap_excess(
     return excess
 
 
-def ndkl(scores: NDArray[np.float64], members: NDArray[np.float64]) -> NDArray[np.float64]:
+def ndkl(scores: Array, members: Array) -> Array:
     """NDKL (Geyik et al. 2019) of one ranking (n,) for group memberships (..., G, n) that divide the gallery: the
     divergence of every prefix from the gallery, discounted by 1 / log2(position + 1)."""
     import numpy as np
@@ -108,36 +134,37 @@ def ndkl(scores: NDArray[np.float64], members: NDArray[np.float64]) -> NDArray[n
     return (divergence * discount).sum(axis=-1) / discount.sum()
 
 
-def measure(scores: NDArray[np.float64], gallery: Grouping, k: int, level: float) -> Skew | None:
+def measure(ranked: Rankings, level: float) -> Skew | None:
     """Skew of every query and group with its simultaneous interval and permutation null; None if no group is usable."""
     import numpy as np
 
-    from vlaudit.statistics import max_t_p, max_t_quantile
-
-    top = top_weights(scores, k)
+    gallery, k = ranked.gallery, ranked.k
+    top = top_weights(ranked.scores, k)
     share, expected = excess_shares(top, gallery.membership, gallery.strata)
     others = expected_others(top, gallery.membership, gallery.strata)
     usable = np.minimum(expected, others) * k >= MIN_EXPECTED
     if not usable.any():
         return None
-    draws = bootstrap_excess(scores, gallery, k, RESAMPLES, seed=0)
+    draws = bootstrap_excess(ranked, RESAMPLES, seed=0)
     null_share, null_expected = _permuted_shares(top, gallery)
     null = (null_share - null_expected)[:, usable]
     spread = np.maximum(draws.std(axis=0), (null_share - null_expected).std(axis=0))
     reach = max_t_quantile(null, level) * spread
     floor = 0.5 / k  # half a picture, where the share is none at all
 
-    def ratio(shares: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
+    def ratio(shares: Array, base: Array) -> Array:
         return np.where(usable, np.log(np.clip(shares, floor, 1) / np.maximum(base, floor)), np.nan)
 
     skew = ratio(share, expected)
     value, largest = _corrected(skew, ratio(null_share, null_expected), gallery)
     p = min(max_t_p((share - expected)[usable], null))
     low, high = ratio(share - reach, expected), ratio(share + reach, expected)
-    return Skew(skew, low, high, share, expected, draws, value, largest, p)
+    interval = Interval(float(np.nanmax(low)), float(np.nanmax(high)), level)
+    value = min(max(value, interval.low), interval.high)
+    return Skew(skew, low, high, share, expected, draws, value, interval, largest, p)
 
 
-def _permuted_shares(top: NDArray[np.float64], gallery: Grouping) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _permuted_shares(top: Array, gallery: Grouping) -> tuple[Array, Array]:
     """Shares and expected shares, (R, Q, A) each, where groups are permuted within strata."""
     import numpy as np
 
@@ -149,9 +176,7 @@ def _permuted_shares(top: NDArray[np.float64], gallery: Grouping) -> tuple[NDArr
     return np.concatenate(shares), np.concatenate(expected)
 
 
-def _corrected(
-    skew: NDArray[np.float64], draws: NDArray[np.float64], gallery: Grouping
-) -> tuple[float, NDArray[np.float64]]:
+def _corrected(skew: Array, draws: Array, gallery: Grouping) -> tuple[float, Array]:
     """Null-corrected MaxSkew and its draws (R,). The largest skew of a query over the groups of a column is above 0
     without any bias: its mean over the draws is subtracted, before the largest over queries and columns is taken."""
     import numpy as np
