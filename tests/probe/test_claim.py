@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlaudit.details import Bars, Figure, Table
@@ -20,6 +20,7 @@ def claim(policy: Policy = POLICY) -> Claim:
     return Claim(INFO, policy, "answers that change")
 
 
+@settings(deadline=None)  # scipy is imported on the first
 @given(st.integers(1, 200), st.data())
 def test_the_interval_against_the_threshold_is_the_verdict(n: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, n))
