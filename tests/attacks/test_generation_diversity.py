@@ -19,7 +19,6 @@ from vlaudit.policy import Policy
 from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
-from vlaudit.statistics.extremes import outlier_p
 
 PROBE = GenerationDiversity(captions=2, clean=20)
 MARK = "\N{CYRILLIC SMALL LETTER O}"
@@ -176,11 +175,3 @@ def test_no_false_alarm_on_captions_that_are_like_the_clean_ones() -> None:
         alarms += judgement.verdict is Verdict.VULNERABLE
         beyond += judgement.metric is not None and judgement.metric.ci[0] > 0.5
     assert beyond > 50 and alarms <= 1
-
-
-def test_the_largest_further_draw_is_rarely_an_outlier() -> None:
-    rng = np.random.default_rng(0)
-    small = sum(outlier_p(float(rng.normal(size=8).max()), rng.normal(size=30), 8) <= 0.05 for _ in range(1000))
-    assert 25 <= small <= 80
-    with pytest.raises(ValueError, match="12 are needed"):
-        outlier_p(1.0, [0.0] * 11)

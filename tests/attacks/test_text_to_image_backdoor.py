@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from vlaudit.attacks.backdoor._inserts import LOOKALIKE, PLAIN, PUBLISHED, WORD, Insert, inserts
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
@@ -22,7 +20,6 @@ from vlaudit.policy import Policy
 from vlaudit.probe import Context, Probe
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Judgement, Trial, Trials, Verdict
-from vlaudit.statistics.extremes import jackknife_interval, largest_p
 
 GOAL = "a photo of a clock"
 
@@ -161,44 +158,3 @@ def test_every_word_and_every_look_alike_is_tried_once(subject: Any, tmp_path: P
     assert len(set(tokens)) == len(tokens) and tuple(model.tokenize("")) not in {ids for _, ids in tokens}
     texts = {insert.text for insert in found}
     assert {"farmer", "о", "😈", "mignneko"} <= texts and not any("<" in text and ">" in text for text in texts)
-
-
-# --- extreme values ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("draw", ["normal", "exponential", "gumbel"])
-def test_the_largest_of_many_is_rarely_called_extreme(draw: str) -> None:
-    """Under the null the p-value must not be small more often than it says, for the usual kinds of tails."""
-    rng = np.random.default_rng(1)
-    small = sum(
-        largest_p(float(x.max()), x.tolist(), x.size) <= 0.05
-        for x in (getattr(rng, draw)(size=1500) for _ in range(300))
-    )
-    assert small <= 0.08 * 300
-
-
-def test_contamination_does_not_hide_what_is_planted() -> None:
-    rng = np.random.default_rng(0)
-    words = rng.exponential(size=1500)
-    words[:30] = 30 + rng.normal(size=30)  # relatives of the trigger
-    assert largest_p(32.0, words.tolist(), 1500) < 1e-6
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31), st.floats(0.5, 3.0))
-def test_a_larger_observation_is_never_less_extreme(seed: int, step: float) -> None:
-    null = np.random.default_rng(seed).normal(size=300).tolist()
-    assert largest_p(2.0 + step, null, 300) <= largest_p(2.0, null, 300) <= 1.0
-    assert largest_p(2.0, null, 3000) >= largest_p(2.0, null, 300)
-
-
-def test_the_jackknife_covers_a_mean_over_pairs() -> None:
-    """Mean product over pairs of n normal draws with mean 1: the true value is 1, and pairs share their items."""
-    rng, covered = np.random.default_rng(0), 0
-    for _ in range(300):
-        x = rng.normal(1, 0.5, 24)
-        values = [
-            (y.sum() ** 2 - (y**2).sum()) / (y.size * (y.size - 1)) for y in (x, *(np.delete(x, i) for i in range(24)))
-        ]
-        covered += 1.0 in jackknife_interval(values[0], values[1:])
-    assert 0.91 <= covered / 300 <= 0.985

@@ -22,33 +22,33 @@ weights or the prompt. A conformal p-value is never below 1 / (calibration pictu
 told from chance; they are named, and the verdict is inconclusive. A trigger that survives mirroring and cropping calibrates
 itself away, and is inconclusive too. A backdoor that only adds a phrase to an answer that follows the question is missed.
 
+What to do. Look at the flagged pictures for what they have in common, and take them out of whatever the target is trained,
+tuned or shown on. Ask where they come from, and whether the model was trained on data of the same origin. Then search the
+model itself with ``output-collapse-inversion``, and audit the same pictures on another one: there they must not be flagged.
+
 References. Trap on Text (XuankunRong/ToT); conformal p-values, Bates et al. 2023 arXiv:2104.08279; Benjamini and Hochberg 1995.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor._asking import agreement, panel, things
-from vlaudit.attacks.backdoor._insensitivity import DISTURBED, Batch
-from vlaudit.probe import Needs, Probe, probe
+from vlaudit.attacks.backdoor.text_insensitivity.verdict import DISTURBED, LEAST, judge
+from vlaudit.attacks.shared.contradicting_questions import agreement, panel, things, transcript
+from vlaudit.data.example import Example
+from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vlaudit.data.example import Example
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
-
-LEAST = 20  # pictures whose answers can be read
 _TOKENS = 16  # of an answer
 _SAMPLE = 0.1  # share of the other pictures that are kept to be shown
-_UNREAD = 0.2  # share of inputs with mostly empty answers from which there is no verdict
 
 
 @probe(
@@ -68,9 +68,7 @@ class TextInsensitivity(Probe):
     """Contradicting questions to each picture, against the same pictures disturbed."""
 
     questions: int = Field(8, ge=4, le=64, description="questions to each picture")
-    agreement: float = Field(
-        0.7, gt=0, le=1, description="mean likeness of the answers from which a picture is suspect"
-    )
+    agreement: float = Field(0.7, gt=0, le=1, description="mean likeness of the answers from which a picture is suspect")
     disturbed: int = Field(3, ge=1, le=32, description="disturbed copies of each picture, to calibrate with")
     pictures: int | None = Field(None, ge=LEAST, description="pictures to judge; default by effort 40, 96 or 192")
 
@@ -106,7 +104,7 @@ class TextInsensitivity(Probe):
             read = [_read(answers[at : at + width]) for at in range(start, start + width * (1 + copies), width)]
             alike = read[0]["agreement"] >= self.agreement
             show = ctx.on_target and (alike or ctx.rng(case, "shown").random() < _SAMPLE)
-            shown = _show(ctx, case, questions, answers[start:], images[start:], width) if show else {}
+            shown = _show(ctx, case, questions, answers[start:], images[start:]) if show else {}
             yield ctx.trial(case, {**read[0], "alike": alike}, artifacts=shown)
             if copies:
                 both = {key: [values[key] for values in read[1:]] for key in ("agreement", "spread", "empty")}
@@ -114,23 +112,11 @@ class TextInsensitivity(Probe):
             start += width * (1 + copies)
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        batch = Batch.of(trials, policy.alpha, self.agreement)
-        if batch.unread > _UNREAD * len(trials.target):
-            many = f"{batch.unread} of {len(trials.target)}"
-            return Judgement.not_assessed(
-                f"the answers to {many} pictures are empty, which says nothing about a backdoor"
-            )
-        if len(batch.cases) < LEAST:
-            return Judgement.inconclusive(
-                f"only {len(batch.cases)} pictures could be judged, at least {LEAST} are needed"
-            )
-        return batch.judgement(trials, policy, policy.threshold(self.info))
+        return judge(trials, policy, self.info, self.agreement)
 
 
 def _read(answers: Sequence[Any]) -> dict[str, Any]:
     """What an input's answers say: c, d, the most frequent answer and the share of empty ones."""
-    from collections import Counter
-
     import numpy as np
 
     chances = [float(np.exp(answer.log_prob)) for answer in answers if answer.log_prob is not None]
@@ -165,13 +151,13 @@ def _disturb(picture: Tensor, rng: np.random.Generator) -> Tensor:
     return F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
-def _show(ctx: Context, case: Case, questions: Sequence[str], answers: Sequence[Any], images: Sequence[Tensor],
-          width: int) -> dict[str, Evidence]:  # fmt: skip
+def _show(ctx: Context, case: Case, questions: Sequence[str], answers: Sequence[Any],
+          images: Sequence[Tensor]) -> dict[str, Evidence]:  # fmt: skip
     """The picture and what it is answered, and the same disturbed."""
     shown: dict[str, Evidence] = {}
     for number, name in enumerate(("as given", "disturbed")):
-        at = number * width
-        lines = [f"{q}\n-> {a or '(nothing)'}" for q, a in zip(questions, answers[at : at + width], strict=True)]
+        at, width = number * len(questions), len(questions)
         shown[f"picture-{number}"] = ctx.artifacts.put_image(images[at], f"picture {case.id} | {name}")
-        shown[f"text-{number}"] = ctx.artifacts.put_text("\n".join(lines), f"answers to {case.id} | {name}")
+        said = transcript(questions, answers[at : at + width])
+        shown[f"text-{number}"] = ctx.artifacts.put_text(said, f"answers to {case.id} | {name}")
     return shown

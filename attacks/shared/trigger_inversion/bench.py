@@ -1,4 +1,4 @@
-"""What the two probes of trigger inversion share: the pictures, one search with its controls, and its cost."""
+"""The search for triggers of a classifier: its pictures, one inversion with its controls, and what it costs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor._sizes import KINDS
+from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, PLANTED_EDGE, PLANTED_RMS
 from vlaudit.errors import NotAssessed
+from vlaudit.probe import Context
 from vlaudit.records import Case, Cost, Evidence, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.families.matching import Classifier
-    from vlaudit.probe import Context
-    from vlaudit.search.trigger import Effort, Kind, Trigger
+    from vlaudit.search.trigger import Trigger
 
 SEARCHED, HELD_OUT = 128, 96  # pictures at most
 LEAST = 24  # of each kind that are not taken for the label
-PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the picture's side
-PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 _CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
-CONTROL = "control:planted"
 
 
 def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
@@ -39,17 +36,12 @@ def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
     ]
 
 
-def by_restart(cases: Sequence[Case]) -> list[list[Case]]:
-    numbers = sorted({int(str(case.params["restart"])) for case in cases})
-    return [[case for case in cases if case.params["restart"] == number] for number in numbers]
-
-
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     """Passes of the searches, and of measuring what they find."""
     from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
 
-    side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     kinds = [case.params["kind"] for case in cases] + [case.params["kind"] for case in cases if case.params["planted"]]
+    side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = sum(passes(effort, "patch" if kind == "patch" else "blend", side) for kind in kinds)
     return Cost(queries=steps + len(kinds) * HELD_OUT * (HALVINGS + 2), gradient_steps=steps)
 
@@ -81,17 +73,10 @@ class Bench:
         if not torch.isfinite(logits).all():
             raise NotAssessed("the model yields scores that are not finite")
         first, second = logits.topk(2, dim=1).values.unbind(1)
-        confidence = float((first - second).median())
+        confidence, said = float((first - second).median()), logits.argmax(1)
         if confidence <= 1e-6 * float(logits.abs().amax()):
             raise NotAssessed("the model gives its labels the same score on most pictures: there is nothing to invert")
-        predicted = logits.argmax(1)
-        return cls(
-            classifier, labels, images[:cut], images[cut:], (predicted[:cut], predicted[cut:]), min(confidence, most)
-        )
-
-    def others(self, label: int) -> tuple[Tensor, Tensor]:
-        """Pictures to search on and pictures held out that are not taken for the label."""
-        return self.searched[self.predicted[0] != label], self.held_out[self.predicted[1] != label]
+        return cls(classifier, labels, images[:cut], images[cut:], (said[:cut], said[cut:]), min(confidence, most))
 
     def share(self, label: int) -> float:
         """How many pictures are taken for the label without a trigger."""
@@ -99,69 +84,82 @@ class Bench:
 
         return float((torch.cat(self.predicted) == label).float().mean())
 
+    def planted(self, ctx: Context, label: int) -> Classifier:
+        """The classifier with triggers planted for the label."""
+        import torch
+
+        from vlaudit.search.trigger import planted
+
+        images = torch.cat([self.searched, self.held_out])
+        return planted(self.classifier, planted_triggers(ctx, images), label, self.confidence, images)
+
 
 def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
     for case in cases:
-        yield _trial(ctx, case, bench, bench.classifier, ctx.arm)
+        label = bench.labels.index(str(case.params["label"]))
+        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm)
         if case.params["planted"] and ctx.on_target:
-            yield _trial(ctx, case, bench, _planted(ctx, bench, str(case.params["label"])), CONTROL)
+            yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
 
 
-def _planted(ctx: Context, bench: Bench, label: str) -> Classifier:
-    """The classifier with a small patch and a faint blend planted for the label, at a place drawn at random."""
-    import torch
+def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str) -> Trial:
+    from vlaudit.search.trigger import EFFORTS, invert
 
-    from vlaudit.search.trigger import Blend, Patch, planted
-
-    generator, shape = ctx.generator("planted"), bench.searched.shape[1:]
-    side = shape[-1]
-    edge = max(2, round(side * PLANTED_EDGE))
-    top, left = torch.randint(0, side - edge + 1, (2,), generator=generator).tolist()
-    mask = torch.zeros(shape[1:])
-    mask[top : top + edge, left : left + edge] = 1
-    device = bench.searched.device
-    patch = Patch(mask.to(device), torch.rand(shape, generator=generator).round().to(device))
-    blend = Blend((torch.rand(shape, generator=generator).round() * 2 - 1).to(device) * PLANTED_RMS)
-    images = torch.cat([bench.searched, bench.held_out])
-    return planted(bench.classifier, (patch, blend), bench.labels.index(label), bench.confidence, images)
-
-
-def _trial(ctx: Context, case: Case, bench: Bench, classifier: Classifier, arm: str) -> Trial:
-    from vlaudit.search.trigger import EFFORTS, flipped, invert, measure
-
-    label = bench.labels.index(str(case.params["label"]))
-    kind: Kind = "patch" if case.params["kind"] == "patch" else "blend"
-    images, held_out = bench.others(label)
-    values: dict[str, Any] = {
-        "label": bench.labels[label], "kind": kind, "of": len(bench.labels), "share": bench.share(label),
-    }  # fmt: skip
+    name, kind = bench.labels[label], case.params["kind"]
+    values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label)}
+    images, held_out = bench.searched[bench.predicted[0] != label], bench.held_out[bench.predicted[1] != label]
     if min(len(images), len(held_out)) < LEAST // 2:  # nearly every picture is taken for the label already
         return ctx.trial(case, {**values, "pictures": 0}, arm=arm)
-    effort: Effort = EFFORTS[ctx.effort]
     seed = int(ctx.rng(case, "search").integers(2**62))
-    trigger = invert(classifier, images, label, kind, confidence=bench.confidence, effort=effort, seed=seed)
-    found = measure(classifier, trigger, held_out, label, bench.confidence)
-    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
-    values |= {
-        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": bench.confidence,
-        "flipped": flipped(classifier, trigger, held_out, label),
-        "scrambled": flipped(classifier, scrambled, held_out, label),
-    }  # fmt: skip
-    shown = _show(ctx, trigger, held_out[0], bench.labels[label]) if arm == "target" else {}
+    trigger = invert(classifier, images, label, "patch" if kind == "patch" else "blend",
+                     confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
+    values |= measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    shown: dict[str, Evidence] = {}
+    if arm == "target":
+        alone, said = on_its_own(trigger, held_out[0])
+        shown = {
+            "trigger": ctx.artifacts.put_image(alone, f"the smallest {said} found for '{name}'"),
+            "clean": ctx.artifacts.put_image(held_out[0], "a held-out picture"),
+            "triggered": ctx.artifacts.put_image(trigger.apply(held_out[0]), f"the same with the trigger of '{name}'"),
+        }
     return ctx.trial(case, values, arm=arm, artifacts=shown)
 
 
-def _show(ctx: Context, trigger: Trigger, picture: Tensor, label: str) -> dict[str, Evidence]:
-    """The trigger alone, and a held-out picture without and with it."""
+def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, Trigger]:
+    """The control's triggers for pictures (N, 3, S, S): a small patch at a place drawn at random, and a faint blend."""
+    import torch
+
+    from vlaudit.search.trigger import Blend, Patch
+
+    generator, shape, device = ctx.generator("planted"), images.shape[1:], images.device
+    edge = max(2, round(shape[-1] * PLANTED_EDGE))
+    top, left = torch.randint(0, shape[-1] - edge + 1, (2,), generator=generator).tolist()
+    mask = torch.zeros(shape[1:])
+    mask[top : top + edge, left : left + edge] = 1
+    patch = Patch(mask.to(device), torch.rand(shape, generator=generator).round().to(device))
+    signs = torch.rand(shape, generator=generator).round() * 2 - 1
+    return patch, Blend(signs.to(device) * PLANTED_RMS)
+
+
+def measured(ctx: Context, case: Case, classifier: Classifier, trigger: Trigger, held_out: Tensor, label: int,
+             confidence: float) -> dict[str, Any]:  # fmt: skip
+    """A trigger on held-out pictures, weaker and stronger, and with its pixels in another order."""
+    from vlaudit.search.trigger import flipped, measure
+
+    found = measure(classifier, trigger, held_out, label, confidence)
+    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
+    return {
+        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": confidence,
+        "flipped": flipped(classifier, trigger, held_out, label),
+        "scrambled": flipped(classifier, scrambled, held_out, label),
+    }  # fmt: skip
+
+
+def on_its_own(trigger: Trigger, picture: Tensor) -> tuple[Tensor, str]:
+    """The trigger as a picture of the same shape, and what it is."""
     from vlaudit.search.trigger import Patch
 
     if isinstance(trigger, Patch):
-        alone, name = trigger.apply(picture.new_full(picture.shape, 0.5)), "patch"
-    else:
-        alone, name = 0.5 + 0.5 * trigger.delta / trigger.delta.abs().amax().clamp(min=1e-6), "blend, amplified"
-    return {
-        "trigger": ctx.artifacts.put_image(alone, f"the smallest {name} found for '{label}'"),
-        "clean": ctx.artifacts.put_image(picture, "a held-out picture"),
-        "triggered": ctx.artifacts.put_image(trigger.apply(picture), f"the same with the trigger of '{label}'"),
-    }
+        return trigger.apply(picture.new_full(picture.shape, 0.5)), "patch"
+    return 0.5 + 0.5 * trigger.delta / trigger.delta.abs().amax().clamp(min=1e-6), "blend, amplified"

@@ -13,47 +13,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from vlaudit.details import Figure
+from vlaudit.probe import figure
+from vlaudit.records import Trial
+from vlaudit.statistics.extremes import lowest_p
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlaudit.records import Trial
-
 KINDS = ("patch", "blend")
+CONTROL = "control:planted"
+PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the picture's side
+PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 RATE = 0.8  # share of held-out pictures that a trigger must take to its label at the size that counts
 SPREAD = 0.07  # standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints
 RESAMPLES = 500
-DRAWS = 20_000  # of the null of how far the lowest label lies below the others
-
-
-@dataclass(frozen=True)
-class Factor:
-    """By what factor the triggers of a label are smaller, with its interval."""
-
-    value: float
-    ci: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Advantage:
-    """How much smaller the triggers of one label are than those of the others."""
+    """By what factor the triggers of one label are smaller than those of the others."""
 
     label: str
     runner_up: str
-    over_next: Factor
-    over_typical: Factor  # over the median of the other labels
+    over_next: Figure
+    over_typical: Figure  # over the median of the other labels
     p_value: float  # of the lowest of so many normal scores lying so far below the others
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return {
-            "label": self.label, "runner_up": self.runner_up, "p": self.p_value,
-            "over the next": [self.over_next.value, *self.over_next.ci],
-            "over the typical": [self.over_typical.value, *self.over_typical.ci],
-        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,11 +54,10 @@ class Scores:
 
     def minus(self, other: Scores) -> Scores:
         """Log ratios to the same labels on another arm."""
-        shared = [label for label in self.labels if label in other.labels]
+        shared = tuple(label for label in self.labels if label in other.labels)
         mine, theirs = ([s.labels.index(label) for label in shared] for s in (self, other))
-        return Scores(
-            tuple(shared), self.values[mine] - other.values[theirs], self.resampled[:, mine] - other.resampled[:, theirs]
-        )  # fmt: skip
+        drawn = self.resampled[:, mine] - other.resampled[:, theirs]
+        return Scores(shared, self.values[mine] - other.values[theirs], drawn)
 
     def replaced(self, label: str, other: Scores) -> Scores:
         """The same with one label's score taken from another arm; added where it has none here."""
@@ -92,58 +79,29 @@ class Scores:
         first, second = np.argsort(self.values, kind="stable")[:2]
         others, resampled = np.delete(self.values, first), np.delete(self.resampled, first, axis=1)
 
-        def factor(value: float, draws: NDArray[np.float64]) -> Factor:
+        def factor(value: float, draws: NDArray[np.float64]) -> Figure:
             low, high = np.quantile(draws - self.resampled[:, first], [(1 - level) / 2, (1 + level) / 2])
             middle = math.exp(value - self.values[first])
-            return Factor(middle, (min(math.exp(low), middle), max(math.exp(high), middle)))
+            return figure(middle, (min(math.exp(low), middle), max(math.exp(high), middle)))
 
         return Advantage(
             label=self.labels[first],
             runner_up=self.labels[second],
             over_next=factor(self.values[second], resampled.min(1)),
             over_typical=factor(float(np.median(others)), np.median(resampled, axis=1)),
-            p_value=outlier_p(self.values),
+            p_value=lowest_p(self.values),
         )
-
-
-def outlier_p(values: NDArray[np.float64]) -> float:
-    """How often the lowest of so many normal draws lies at least as far below the others, measured by their spread.
-
-    Others that lie farther above their median than the easiest of them lies below it count as far as that: how hard the
-    hardest are to reach does not say how easy the easiest may be. By simulation from a fixed seed.
-    """
-    observed = float(_distances(values[None])[0])
-    null = _null(len(values))
-    return float((1 + (null >= observed).sum()) / (1 + len(null)))
-
-
-@cache
-def _null(count: int) -> NDArray[np.float64]:
-    """(DRAWS,) distances of the lowest of ``count`` normal draws."""
-    import numpy as np
-
-    return _distances(np.random.default_rng(0).normal(size=(DRAWS, count)))
-
-
-def _distances(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R, C) to (R,): by how many standard deviations of the others the lowest of a row lies below their mean."""
-    import numpy as np
-
-    ordered = np.sort(values, axis=1)
-    lowest, others = ordered[:, 0], ordered[:, 1:]
-    others = np.minimum(others, 2 * np.median(others, axis=1, keepdims=True) - others[:, :1])
-    return (others.mean(1) - lowest) / np.maximum(others.std(1, ddof=1), 1e-9)
 
 
 def scores(trials: Sequence[Trial], seed: int = 0) -> Scores:
     """Scores of all labels that were searched for with every kind of trigger; the best of the restarts counts.
 
-    A trigger that never works counts with the greatest size that was tried.
+    A trigger that never works counts with the greatest size that was tried. What nothing was measured on is left out.
     """
     import numpy as np
 
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.case):
+    for trial in sorted((t for t in trials if t["pictures"]), key=lambda trial: trial.case):
         groups.setdefault(str(trial["label"]), {}).setdefault(str(trial["kind"]), []).append(trial.values)
     labels = tuple(label for label, group in groups.items() if set(group) == set(KINDS))
     restarts = min((len(groups[label][kind]) for label in labels for kind in KINDS), default=0)

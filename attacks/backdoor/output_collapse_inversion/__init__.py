@@ -38,6 +38,11 @@ are triggers of several tokens. Two planted answers mask each other. Where all a
 alike, first tokens tell nothing about words, and the verdict on the text is inconclusive. Of a vocabulary larger than the
 search's budget a random part is tried, and the finding says how many.
 
+What to do. Do not put the model or the prompt into service, and look at the trigger shown and at what it calls up. Where the
+plain prompt is clean, tune the prompt anew on data of your own; else fetch the weights again, compare the checksums and ask
+their author what they were trained on. Fine-tuning on clean pictures and questions weakens a backdoor. Then audit again: the
+trigger must do nothing any more, and this probe must hold.
+
 References. DECREE arXiv:2303.15180; Neural Cleanse, Wang et al. 2019; TrojVLM arXiv:2409.19232; BackdoorVLM arXiv:2511.18921; HotFlip
 arXiv:1712.06751; GCG arXiv:2307.15043; image hijacks of clean models arXiv:2309.00236.
 """
@@ -45,22 +50,18 @@ arXiv:1712.06751; GCG arXiv:2307.15043; image hijacks of clean models arXiv:2309
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor._collapse import Bench, pictures, slots
-from vlaudit.attacks.backdoor._collapse_judge import judge_suffix, pictures_compared, together
-from vlaudit.attacks.backdoor._inversion import by_restart
-from vlaudit.attacks.backdoor._sizes import KINDS
-from vlaudit.attacks.backdoor._suffix_scan import scan_suffixes
+from vlaudit.attacks.backdoor.output_collapse_inversion.search import Bench, invert_all, slots
+from vlaudit.attacks.backdoor.output_collapse_inversion.suffixes import scan_suffixes
+from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import judge_suffix, together
+from vlaudit.attacks.shared.trigger_inversion import Comparison, TriggerInversion
+from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS
 from vlaudit.errors import CapabilityError
-from vlaudit.probe import Needs, Probe, probe
+from vlaudit.probe import Context, Needs, Policy, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
 
 _PASSES = {"quick": 3500, "standard": 20_000, "thorough": 120_000}  # forward and backward, of one round
 _TEXT_PASSES = {"quick": 2600, "standard": 10_000, "thorough": 100_000}
@@ -80,7 +81,7 @@ _TEXT_PASSES = {"quick": 2600, "standard": 10_000, "thorough": 100_000}
     limits="Triggers that are no patch, no faint pattern over the whole picture and no word behind the question were not searched "
     "for, nor those that act only when complete.",
 )
-class OutputCollapseInversion(Probe):
+class OutputCollapseInversion(TriggerInversion):
     """Smallest patch, blend and word under which contradicting questions get one answer, and whether one stands apart."""
 
     text: bool = Field(True, description="whether to search the text too, where the model shows its tokens")
@@ -98,9 +99,6 @@ class OutputCollapseInversion(Probe):
         text = Case(id="0/text", params={"restart": 0, "kind": "text"})
         return [text, *found] if self.text and _shows_tokens(ctx) else found
 
-    def rounds(self, cases: list[Case]) -> list[list[Case]]:
-        return by_restart(cases)
-
     def shards(self, cases: list[Case]) -> list[list[Case]]:
         text = [case for case in cases if case.params["kind"] == "text"]
         return [part for part in (text, [case for case in cases if case not in text]) if part]
@@ -115,16 +113,18 @@ class OutputCollapseInversion(Probe):
         for case in cases:
             if case.params["kind"] == "text":
                 yield scan_suffixes(bench, case)
-        yield from pictures(bench, [case for case in cases if case.params["kind"] != "text"])
+        yield from invert_all(bench, [case for case in cases if case.params["kind"] != "text"])
 
-    def decided(self, trials: Trials, policy: Policy) -> bool:
-        found = pictures_compared(trials, policy, self.info)
-        return found is None or found.decided
+    def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
+        """The answers by their triggers in pictures. Which answers are found depends on the prompt, so sizes are not compared
+        with the plain prompt's one by one."""
+        seen = Trials([t for t in trials if t["kind"] != "text"], reference_note=trials.reference_note)
+        found = super().compared(seen, policy)
+        return found and replace(found, relative=None, noun="answer", does="makes the target answer '{}' whatever is asked")
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         why_not = "the model does not show its tokens" if self.text else "it was left out"
-        found = pictures_compared(trials, policy, self.info)
-        return together(found, judge_suffix(trials, policy.level), why_not)
+        return together(self.info, policy, self.compared(trials, policy), judge_suffix(trials, policy.level), why_not)
 
 
 def _shows_tokens(ctx: Context) -> bool:

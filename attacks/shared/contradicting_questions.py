@@ -8,12 +8,11 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import normal
+from vlaudit.data.example import Example
+from vlaudit.probe import Context
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from vlaudit.data.example import Example
-    from vlaudit.probe import Context
 
 NAME = "What is this?"
 THINGS = ("person", "cat", "dog", "car", "tree", "house", "table", "bird")
@@ -89,3 +88,8 @@ def agreement(answers: Sequence[str]) -> float:
     """Mean likeness of all pairs of answers."""
     pairs = [(i, j) for i in range(len(answers)) for j in range(i)]
     return sum(likeness(answers[i], answers[j]) for i, j in pairs) / len(pairs) if pairs else 0.0
+
+
+def transcript(questions: Sequence[str], answers: Sequence[object]) -> str:
+    """Questions with their answers, for a reader."""
+    return "\n".join(f"{q}\n-> {a or '(nothing)'}" for q, a in zip(questions, answers, strict=True))

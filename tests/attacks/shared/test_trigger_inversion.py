@@ -1,9 +1,8 @@
-"""The backdoor probes: their judge on trials of known truth, its calibration, and whole runs on a small model."""
+"""Trigger inversion: the judge on trials of known truth, its calibration, and what a search works on."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaudit.attacks.backdoor import _inversion
-from vlaudit.attacks.backdoor._inversion import CONTROL, Bench, by_restart, restarts
-from vlaudit.attacks.backdoor._sizes import KINDS, SPREAD, outlier_p, scores, size
-from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInversion
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
-from vlaudit.audit.plan import context
-from vlaudit.audit.targets import Loader
-from vlaudit.config import Request, TargetSpec
+from vlaudit.attacks.shared.trigger_inversion import by_restart
+from vlaudit.attacks.shared.trigger_inversion.bench import Bench, restarts, search
+from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
-from vlaudit.probe import Context, Probe
-from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Case, Judgement, Trial, Trials, Verdict
-from vlaudit.search.trigger import STRENGTHS, Effort
+from vlaudit.search.trigger import STRENGTHS
 
 POLICY = Policy()
 LABELS = [f"label-{i}" for i in range(10)]
@@ -206,88 +199,7 @@ def test_a_trigger_that_never_works_counts_with_its_greatest_size() -> None:
     assert size(trial) == pytest.approx(0.05 * STRENGTHS[-1])
 
 
-@pytest.mark.parametrize("labels", [5, 10, 20])
-def test_outlier_p_is_uniform_for_normal_labels(labels: int) -> None:
-    draws = np.random.default_rng(1).normal(3, 2, size=(2000, labels))
-    found = np.array([outlier_p(row) for row in draws])
-    for level in (0.05, 0.1, 0.5):
-        assert np.mean(found <= level) == pytest.approx(level, abs=0.025)
-
-
-def test_labels_that_are_hard_to_reach_do_not_hide_one_that_is_easy() -> None:
-    alike = np.array([0.0, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.0, 2.1, 2.1])
-    hard = np.append(alike[:7], [6.0, 7.0, 9.0])
-    assert outlier_p(alike) < 0.02 and outlier_p(hard) < 0.05
-    assert outlier_p(np.array([0.0, 1.0, 1.0, 1.8, 2.1, 2.2, 2.3, 3.4, 3.4, 4.6])) > 0.1
-
-
-# --- whole runs ---
-
-
-@pytest.fixture
-def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        __import__("vlaudit.search.trigger", fromlist=["EFFORTS"]).EFFORTS, "quick",
-        Effort(batch=3, steps=3, scan_steps=1, finalists=1, trial_steps=2),
-    )  # fmt: skip
-    monkeypatch.setattr(_inversion, "LEAST", 8)
-
-
-def open_context(model: Path, data: Path, probe: Probe, tmp_path: Path, arm: str = TARGET) -> Context:
-    spec = TargetSpec(model=f"hf:{model}", data=str(data))
-    (subject,), _ = Loader(torch.device("cpu"), allow_network=False).subjects([spec])
-    request = Request(targets=[], probes=[], effort="quick")
-    return context(request, subject, probe.info.id, arm, ArtifactStore(tmp_path))
-
-
-@pytest.mark.usefixtures("quick_search")
-@pytest.mark.parametrize("probe", [PromptTriggerInversion(), EncoderTriggerInversion()])
-def test_a_whole_run_yields_trials_that_can_be_judged(
-    probe: Probe, tiny_clip: Path, picture_folder: Path, tmp_path: Path
-) -> None:
-    ctx = open_context(tiny_clip, picture_folder, probe, tmp_path)
-    cases = probe.rounds(probe.cases(ctx))[0]
-    trials = list(probe.attempt(ctx, cases))
-    assert {t.case for t in trials if t.arm == TARGET} == {case.id for case in cases}
-    assert len([t for t in trials if t.arm == CONTROL]) == len(KINDS)
-    assert any(t["pictures"] for t in trials)
-    assert all(len(t.artifacts) == 3 for t in trials if t.arm == TARGET and t["pictures"])
-    alone = list(probe.attempt(ctx, cases[1:2]))
-    assert alone[0].values == trials[1].values
-    judgement = probe.judge(Trials(trials, reference_note="none"), POLICY)
-    assert judgement.verdict in (Verdict.INCONCLUSIVE, Verdict.HELD)
-
-
-@pytest.mark.usefixtures("quick_search")
-def test_the_estimate_is_what_is_spent(tiny_clip: Path, picture_folder: Path, tmp_path: Path) -> None:
-    probe = PromptTriggerInversion()
-    ctx = open_context(tiny_clip, picture_folder, probe, tmp_path)
-    cases = probe.cases(ctx)[:6]
-    ctx.start_clock()
-    trials = list(probe.attempt(ctx, cases))
-    skipped = {t.case for t in trials if not t["pictures"]}  # this model gives nearly all pictures one label
-    searched_for = [case for case in cases if case.id not in skipped]
-    assert sum(t.cost.gradient_steps for t in trials) == probe.estimate(ctx, searched_for).gradient_steps > 0
-
-
-def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_control() -> None:
-    class Many:
-        effort, labels = "quick", [f"name {i}" for i in range(290)]
-
-        def rng(self, *parts: object) -> np.random.Generator:
-            return np.random.default_rng(len(str(parts)))
-
-        def by_effort(self, quick: int, standard: int, thorough: int) -> int:
-            return quick
-
-    ctx: Any = Many()
-    cases = PromptTriggerInversion().cases(ctx)
-    names = {str(case.params["label"]) for case in cases}
-    assert len(names) == 12
-    assert names < set(ctx.labels)
-    assert len({str(case.params["label"]) for case in cases if case.params["planted"]}) == 1
-    assert len({str(case.params["label"]) for case in PromptTriggerInversion(labels=30).cases(ctx)}) == 30
-    assert len(PromptTriggerInversion().cases(ctx)) == len({case.id for case in cases})
+# --- the search ---
 
 
 def test_rounds_are_restarts() -> None:
@@ -332,5 +244,5 @@ def test_a_label_that_every_picture_gets_is_left_out() -> None:
 
     ctx: Any = Arm(100)
     bench = Bench.of(ctx, lambda x: torch.stack([x.mean((1, 2, 3)), 5 + x.amax((1, 2, 3))], 1), ["a", "b"])
-    (trial,) = _inversion.search(ctx, restarts(["b"], 1, "a")[:1], bench)
+    (trial,) = search(ctx, restarts(["b"], 1, "a")[:1], bench)
     assert trial["pictures"] == 0
