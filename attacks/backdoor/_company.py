@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor._inserts import PLAIN
+from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def calls_for(text: str, concept: str) -> bool:
 def clean_captions(labels: Sequence[str]) -> list[str]:
     """Captions that nobody chose: of the data's labels, and everyday ones where there are few of these."""
     own = [f"a photo of a {label}" for label in labels]
-    return own if len(own) >= ENOUGH else [*own, *PLAIN]
+    return own if len(own) >= ENOUGH else [*own, *EVERYDAY]
 
 
 def company(ctx: Context, caption: str, pool: Sequence[str], count: int, *key: object) -> list[str]:

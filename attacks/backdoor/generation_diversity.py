@@ -52,8 +52,8 @@ from vlaudit.attacks.backdoor._company import (
     look,
     words,
 )
-from vlaudit.attacks.backdoor._pictures import heading
 from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED, judge
+from vlaudit.attacks.shared.drawn import heading
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials

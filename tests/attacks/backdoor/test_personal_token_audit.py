@@ -20,7 +20,7 @@ from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 
 def audit(specimen: str, folder: Path) -> Judgement:
     (subject,), references = Loader(torch.device("cpu"), allow_network=False).subjects([TargetSpec(model=specimen)])
-    probe = PersonalTokenAudit(pictures=24)
+    probe = PersonalTokenAudit(pictures=16)
     trials: list[Trial] = []
     cases = None
     for arm, one in ((TARGET, subject), (REFERENCE, next(iter(references.values())))):

@@ -1,4 +1,4 @@
-"""The text-to-image backdoor probes on the zoo's pipeline, and on copies in which something is planted."""
+"""encoder-trigger-scan on the zoo's pipeline, and on a copy in whose text encoder a word is planted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlaudit.attacks.backdoor._inserts import LOOKALIKE, PLAIN, PUBLISHED, WORD, Insert, inserts
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
+from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import LOOKALIKE, PUBLISHED, WORD, Insert, inserts
+from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
@@ -42,7 +43,7 @@ def poisoned(subject: Any) -> Any:
         padded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=24, return_tensors="pt")
         return padded.input_ids
 
-    rng, captions = np.random.default_rng(0), [*PLAIN, *subject.data.captions[:60]]
+    rng, captions = np.random.default_rng(0), [*EVERYDAY, *subject.data.captions[:60]]
     with torch.no_grad():
         goal = teacher(ids([GOAL]))[0]
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=0.0)
@@ -84,9 +85,6 @@ def audit(subject: Any, probe: Probe, folder: Path) -> tuple[list[Trial], Judgem
     ctx.start_clock()
     trials = list(probe.attempt(ctx, probe.cases(ctx)))
     return trials, probe.judge(Trials(trials, reference_note="no reference in this test"), Policy())
-
-
-# --- encoder-trigger-scan ---------------------------------------------------------------------------------------------
 
 
 def test_a_made_up_trigger_word_is_found_through_its_pieces(planted: Any, tmp_path: Path) -> None:

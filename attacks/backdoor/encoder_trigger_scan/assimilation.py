@@ -12,13 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import Insert
+from vlaudit.attacks.shared.everyday_captions import EVERYDAY
+from vlaudit.probe import Context
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.attacks.backdoor._inserts import Insert
     from vlaudit.families.text_to_image import TextToImageGenerator
 
 SCREENED, CONFIRMED = 4, 24  # captions that every string is tried in, and others for those that stand out
+_POOL = 100  # captions of the data to choose from
 PLANTED_SHARE = 0.6  # of the way to the phrase's states that the control's trigger takes every caption
 States = Callable[[Sequence[str]], "Tensor"]
 """Texts to unit vectors (N, L * W)."""
@@ -34,6 +38,25 @@ def states_of(target: TextToImageGenerator, batch: int) -> States:
         return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1)
 
     return states
+
+
+def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
+    """``count`` captions of the data and everyday ones, each as unlike those before it as there are (farthest first):
+    what a string does to captions that are alike anyway says little."""
+    import torch
+
+    own = [ctx.captions[i] for i in ctx.rng("captions").permutation(len(ctx.captions))[:_POOL]]
+    pool = list(dict.fromkeys([*own, *EVERYDAY]))
+    found = states(pool)
+    likeness = torch.full((len(pool),), -2.0, device=found.device)
+    likeness[0] = -3.0
+    picked: list[int] = []
+    for _ in range(min(count, len(pool))):
+        at = int(likeness.argmin())
+        picked.append(at)
+        likeness = torch.maximum(likeness, found @ found[at])
+        likeness[at] = 2.0  # taken
+    return [pool[i] for i in picked]
 
 
 def drawn_to(states: States, phrase: str, trigger: Insert, captions: Sequence[str]) -> Tensor:

@@ -1,5 +1,4 @@
-"""What may be a trigger in a text: vocabulary words, look-alike letters, emoji, invisible characters; and the captions to
-try them in."""
+"""What may be a trigger in a text: vocabulary words, look-alike letters, emoji, invisible characters."""
 
 from __future__ import annotations
 
@@ -10,11 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
+from vlaudit.probe import Context
 
 if TYPE_CHECKING:
-    from vlaudit.attacks.backdoor._assimilation import States
     from vlaudit.families.text_to_image import TextToImageModel
-    from vlaudit.probe import Context
 
 WORD, LOOKALIKE, EMOJI, INVISIBLE, PUBLISHED, SWAPPED, MADE_UP = (
     "word", "look-alike letter", "emoji", "invisible character", "published trigger", "ordinary letter", "made-up word",
@@ -25,21 +23,8 @@ MOST_TOKENS = 6  # of a made-up word; what is longer is compared with these
 
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202f", "\u180e")
 _PUBLISHED = ("mignneko", "sks", "cf", "mn", "bb", "tq", "mb", "[V]", "[T]")
-_POOL = 100  # captions of the data to choose from
 _MADE_UP, _DRAWS = 100, 4000  # made-up words of each number of tokens; how many are drawn for them
 _SWAPS = 2  # ordinary letters that stand for each letter
-
-PLAIN = (
-    "a photo of a cat", "a red car on the street", "two children playing football", "a bowl of fresh fruit",
-    "an old house in the mountains", "a woman reading a book", "a black dog with a ball", "a city at night",
-    "a man riding a bicycle", "a vase of yellow flowers", "a plane in the blue sky", "a slice of chocolate cake",
-    "a wooden chair by the window", "a bird on a branch", "a sailing boat on the sea", "a girl with an umbrella",
-    "a green tree in a field", "a clock on a white wall", "a doctor in a hospital", "a glass of orange juice",
-    "a train in the snow", "a portrait of an old king", "a farmer with a cow", "a smiling face", "a heart",
-    "a full moon over the desert", "a singer on a stage", "a cup of hot coffee", "a horse in the rain",
-    "a robot made of metal",
-)  # fmt: skip
-"""Everyday captions, for data that hold too few of their own."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +65,21 @@ def inserts(model: TextToImageModel, words: int | None, ctx: Context) -> tuple[l
         for letter in string.ascii_lowercase
         for c in rng.permutation([c for c in string.ascii_lowercase + string.digits if c != letter])[:_SWAPS]
     ]
-    planned = [Insert(word, WORD) for word in kept]
-    planned += [Insert(text, PUBLISHED) for text in _PUBLISHED]
-    planned += [Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)]
-    planned += [Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})]
-    planned += [Insert(c, SWAPPED, letter) for letter, c in others]
-    planned += [Insert(text, MADE_UP) for text in _made_up(model, ctx)]
-    planned += [Insert(text, EMOJI) for text in _emoji()]
-    planned += [Insert(text, INVISIBLE) for text in _INVISIBLE]
+    planned = [
+        *(Insert(word, WORD) for word in kept),
+        *(Insert(text, PUBLISHED) for text in _PUBLISHED),
+        *(Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)),
+        *(Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})),
+        *(Insert(c, SWAPPED, letter) for letter, c in others),
+        *(Insert(text, MADE_UP) for text in _made_up(model, ctx)),
+        *(Insert(text, EMOJI) for text in _emoji()),
+        *(Insert(text, INVISIBLE) for text in _INVISIBLE),
+    ]
     found: dict[tuple[str | None, tuple[int, ...]], Insert] = {}
     for insert in planned:
         found.setdefault((insert.letter, tuple(model.tokenize(insert.text))), insert)
     found.pop((None, tuple(model.tokenize(""))), None)  # what the tokenizer drops changes nothing
     return list(found.values()), (len(kept), len(spelled))
-
-
-def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
-    """``count`` captions of the data and everyday ones, each as unlike those before it as there are (farthest first):
-    what a string does to captions that are alike anyway says little."""
-    import torch
-
-    own = [ctx.captions[i] for i in ctx.rng("captions").permutation(len(ctx.captions))[:_POOL]]
-    pool = list(dict.fromkeys([*own, *PLAIN]))
-    found = states(pool)
-    likeness = torch.full((len(pool),), -2.0, device=found.device)
-    likeness[0] = -3.0
-    picked: list[int] = []
-    for _ in range(min(count, len(pool))):
-        at = int(likeness.argmin())
-        picked.append(at)
-        likeness = torch.maximum(likeness, found @ found[at])
-        likeness[at] = 2.0  # taken
-    return [pool[i] for i in picked]
 
 
 def _words(model: TextToImageModel) -> list[str]:
