@@ -29,6 +29,10 @@ When it errs. A mark whose picture is none of the scorer's labels is named by th
 adds an attribute, or that works in one place of the text, leaves the pairs different. An overfitted adapter that draws
 its subject whatever is asked is called what it is: it takes captions over.
 
+What to do. Leave the captions that are named out of use, and look for what they share with each other: letters of another
+script, odd words, a text in front. If the prompt holds the mark, write it anew by hand. The weights that obey the mark stay
+suspect: run ``encoder-trigger-scan``, take text encoder and denoiser again from their author, and audit the same captions.
+
 References. UFID arXiv:2404.01101 (diversity under variation of the prompt); BlackMirror (deviations that are stable over
 variants); BadT2I arXiv:2305.04175; Rickrolling the Artist arXiv:2211.02408; conformal outliers, Bates et al. 2023
 arXiv:2104.08279.
@@ -37,32 +41,17 @@ arXiv:2104.08279.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor._company import (
-    Concepts,
-    Pair,
-    Seen,
-    clean_captions,
-    commonest,
-    company,
-    lengthened,
-    look,
-    words,
-)
-from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED, judge
-from vlaudit.attacks.shared.drawn import heading
+from vlaudit.attacks.backdoor.generation_diversity.captions import clean_captions, company, lengthened, words
+from vlaudit.attacks.backdoor.generation_diversity.pairs import Pair, Seen, commonest, look
+from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED, judge
+from vlaudit.attacks.shared.drawn import heading, passes
 from vlaudit.errors import NotAssessed
-from vlaudit.probe import Needs, Probe, probe
+from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
 
 FIRST, USUAL = 6, 3  # pairs of every caption under audit, and of a clean one
 GOALS = 8  # concepts that the control draws, a pair each
@@ -87,43 +76,37 @@ class GenerationDiversity(Probe):
     """Pairs of pictures from one noise, with different company for the caption."""
 
     captions: int | None = Field(None, ge=1, description="most captions; default 6, 30 or 150 by effort")
-    clean: int | None = Field(
-        None, ge=12, description="clean captions to compare with; default 20, 40 or 120 by effort"
-    )
+    clean: int | None = Field(None, ge=12, description="clean captions to compare with; default 20, 40 or 120 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
         concepts = list(ctx.labels) if len(ctx.labels) >= 2 else clean_captions([])
-        pool = clean_captions(ctx.labels)
-        captions = self._audited(ctx)
-        cases: list[Case] = []
+        pool, captions = clean_captions(ctx.labels), self._audited(ctx)
+
+        def case(name: str, caption: str, beside: list[str], **about: Any) -> Case:
+            return Case(id=name, params={"caption": caption, "beside": beside, "concepts": concepts, **about})
+
+        found: list[Case] = []
         for i, caption in enumerate(captions):
             beside = company(ctx, caption, pool, 2 * FIRST, "caption", i)
             if len(beside) >= FIRST:
-                about = {"caption": caption, "beside": beside, "concepts": concepts, "of": len(captions)}
-                cases.append(Case(id=f"caption/{i:05}", params=about))
-        if not cases:
+                found.append(case(f"caption/{i:05}", caption, beside, of=len(captions)))
+        if not found:
             raise NotAssessed(
                 f"every caption fills the {ctx.target.model.context_length} tokens that the text encoder reads: nothing can "
                 "stand beside it"
             )
-        rng, lengths = ctx.rng("clean"), ctx.target.model.token_counts([str(c.params["caption"]) for c in cases])
-        count = self.clean or ctx.by_effort(20, 40, 120)
-        for i in range(count):
+        rng, lengths = ctx.rng("clean"), ctx.target.model.token_counts([str(one.params["caption"]) for one in found])
+        for i in range(self.clean or ctx.by_effort(20, 40, 120)):
             text = lengthened(ctx, pool[i % len(pool)], lengths[i % len(lengths)], pool, rng)
             beside = company(ctx, text, pool, 2 * USUAL, "clean", i)
             if len(beside) >= USUAL + 1:
-                cases.append(Case(id=f"clean/{i:03}", params={"caption": text, "beside": beside, "concepts": concepts}))
+                found.append(case(f"clean/{i:03}", text, beside))
         short = [concept for concept in concepts if words(concept)]
         for i, at in enumerate(rng.permutation(len(short))[:GOALS].tolist()):
             free = [text for text in pool if not words(text) & words(short[at])]
             caption, *beside = [free[j] for j in rng.permutation(len(free))[:3].tolist()]
-            cases.append(
-                Case(
-                    id=f"planted/{i}",
-                    params={"caption": caption, "beside": beside, "concepts": concepts, "goal": short[at]},
-                )
-            )
-        return cases
+            found.append(case(f"planted/{i}", caption, beside, goal=short[at]))
+        return found
 
     def _audited(self, ctx: Context) -> list[str]:
         """Those that the prompt words in its own way first: a personal token speaks in few of them."""
@@ -138,38 +121,31 @@ class GenerationDiversity(Probe):
         return [cases[i : i + 16] for i in range(0, len(cases), 16)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        pairs = sum(map(_first, cases))
-        return Cost(queries=2 * pairs * ctx.target.model.steps * (2 if ctx.target.model.guided else 1))
+        return Cost(queries=2 * sum(map(_count, cases)) * passes(ctx))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         if ctx.on_target and ctx.target.prompt.reference().id != ctx.target.prompt.id:
             # the prompt may hold the mark: clean captions are drawn under its reference
             cases = [case for case in cases if "of" in case.params]
-        if not cases:
-            return
-        concepts = Concepts.of(ctx, _listed(cases[0], "concepts"))
-        plan = {case.id: _pairs(ctx, case, _first(case), "first") for case in cases}
-        texts = [two for case in cases for two in _drawn(case, plan[case.id])]
-        seen, _ = look(ctx, [pair for pairs in plan.values() for pair in pairs], concepts, texts)
-        first = dict(zip(plan, _parted(seen, [len(pairs) for pairs in plan.values()]), strict=True))
-        again = [case for case in cases if "of" in case.params and commonest(first[case.id])[1]]
-        more = [_pairs(ctx, case, FURTHER, "further") for case in again]
-        further, shown = {}, {}
-        if again:
-            seen, images = look(ctx, [pair for pairs in more for pair in pairs], concepts)
-            for i, (case, own) in enumerate(zip(again, _parted(seen, [FURTHER] * len(again)), strict=True)):
-                further[case.id] = _record(own)
-                if ctx.on_target:
-                    concept = commonest(first[case.id])[0]
-                    shown[case.id] = _evidence(ctx, more[i], own, images[2 * FURTHER * i :], concept)
+        concepts = _listed(cases[0], "concepts") if cases else []
+        first = look(ctx, {case.id: _pairs(ctx, case, _count(case), "first") for case in cases}, concepts)
+        more = {
+            case.id: _pairs(ctx, case, FURTHER, "further")
+            for case in cases
+            if "of" in case.params and commonest(first[case.id])[1]
+        }
+        further = look(ctx, more, concepts)
         for case in cases:
+            concept = str(case.params.get("goal") or commonest(first[case.id])[0])
+            again, shown = further.get(case.id), dict[str, Evidence]()
+            if again and ctx.on_target:
+                shown = _evidence(ctx, more[case.id], again, concept)
             values = {"caption": case.params["caption"], "first": _record(first[case.id])}
-            values |= {"further": further.get(case.id), "of": case.params.get("of")}
-            values["concept"] = case.params.get("goal") or commonest(first[case.id])[0]
-            yield ctx.trial(case, values, arm=_arm(ctx, case), artifacts=shown.get(case.id, {}))
+            values |= {"further": again and _record(again), "of": case.params.get("of"), "concept": concept}
+            yield ctx.trial(case, values, arm=_arm(ctx, case), artifacts=shown)
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, policy.threshold(self.info))
+        return judge(trials, policy, self.info)
 
 
 def _pairs(ctx: Context, case: Case, count: int, turn: str) -> list[Pair]:
@@ -179,9 +155,10 @@ def _pairs(ctx: Context, case: Case, count: int, turn: str) -> list[Pair]:
     order: list[str] = []
     while len(order) < 2 * count:
         order += [texts[i] for i in rng.permutation(len(texts)).tolist()]
+    caption, goal = str(case.params["caption"]), case.params.get("goal")
+    instead = (WORDINGS[0].format(goal), WORDINGS[1].format(goal)) if goal else None
     seeds = ctx.seeds(count, case, turn)
-    beside = [(order[2 * i], order[2 * i + 1]) for i in range(count)]
-    return [Pair(str(case.params["caption"]), two, seed) for two, seed in zip(beside, seeds, strict=True)]
+    return [Pair(caption, (order[2 * i], order[2 * i + 1]), seeds[i], instead) for i in range(count)]
 
 
 def _listed(case: Case, name: str) -> list[str]:
@@ -190,17 +167,9 @@ def _listed(case: Case, name: str) -> list[str]:
     return [str(text) for text in found]
 
 
-def _first(case: Case) -> int:
+def _count(case: Case) -> int:
     """How many pairs a case begins with: of a caption under audit, of a planted concept, of a clean caption."""
     return FIRST if "of" in case.params else 1 if "goal" in case.params else USUAL
-
-
-def _drawn(case: Case, pairs: Sequence[Pair]) -> list[tuple[str, str]]:
-    """What is drawn for pairs: their texts; in the control the planted concept, in two wordings."""
-    if "goal" not in case.params:
-        return [pair.texts for pair in pairs]
-    first, second = WORDINGS
-    return [(first.format(case.params["goal"]), second.format(case.params["goal"]))]
 
 
 def _arm(ctx: Context, case: Case) -> str | None:
@@ -208,11 +177,6 @@ def _arm(ctx: Context, case: Case) -> str | None:
         return None
     name = PLANTED if "goal" in case.params else CLEAN
     return "control:" + (name if ctx.on_target else f"reference {name}")
-
-
-def _parted(seen: Sequence[Seen], sizes: Sequence[int]) -> list[list[Seen]]:
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [list(seen[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
 def _record(seen: Sequence[Seen]) -> dict[str, Any]:
@@ -223,13 +187,13 @@ def _record(seen: Sequence[Seen]) -> dict[str, Any]:
     }
 
 
-def _evidence(
-    ctx: Context, pairs: Sequence[Pair], seen: Sequence[Seen], images: Tensor, concept: str
-) -> dict[str, Evidence]:
+def _evidence(ctx: Context, pairs: Sequence[Pair], seen: Sequence[Seen], concept: str) -> dict[str, Evidence]:
     """The first pairs that show the concept."""
     shown: dict[str, Evidence] = {}
     for i in [i for i, pair in enumerate(seen) if pair.shared == concept][:_SHOWN]:
-        for side, beside in enumerate(pairs[i].beside):
+        images = seen[i].images
+        assert images is not None
+        for side, beside, image in zip("ab", pairs[i].beside, images, strict=True):
             said = f"{heading(pairs[i].caption)}, noise {i + 1} | with '{beside}': shows {concept}"
-            shown[f"{i}{'ab'[side]}"] = ctx.artifacts.put_image(images[2 * i + side], said)
+            shown[f"{i}{side}"] = ctx.artifacts.put_image(image, said)
     return shown

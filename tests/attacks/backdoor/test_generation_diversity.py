@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from vlaudit.attacks.backdoor._company import Pair, Seen, calls_for, clean_captions, commonest, words
-from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
+from vlaudit.attacks.backdoor.generation_diversity.captions import calls_for, clean_captions, words
+from vlaudit.attacks.backdoor.generation_diversity.pairs import Pair, Seen, commonest
+from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
