@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.attacks._generators import Scripted, audit, conforms, context, dataset
-from vlaudit.attacks.backdoor._trojan_rule import p_value
-from vlaudit.attacks.backdoor._trojans import Suspect, conclusion, sentences, suspects
 from vlaudit.attacks.backdoor.demo_trojan import DemoTrojan, _asked
+from vlaudit.attacks.backdoor.demo_trojan.search import Suspect, conclusion, sentences, suspects
+from vlaudit.attacks.backdoor.demo_trojan.verdict import p_value
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Answer, Conversation, Demonstration
@@ -92,14 +92,14 @@ def test_a_clean_context_holds_and_conforms(tmp_path: Path) -> None:
     target = InContext(POOL, 4).bind(scripted(obeys))
     found = conforms(DemoTrojan, context(DemoTrojan, target, DATA, tmp_path))
     assert found.verdict is Verdict.HELD, found.reason
-    (control,) = found.controls.values()
+    ((_, control),) = found.controls.items()
     assert "place 1 of" in str(control) and "wrapped" not in str(control)
 
 
 def test_a_model_that_follows_no_demonstration_is_wrapped(tmp_path: Path) -> None:
     found = judged(scripted(sees), InContext(POOL, 4), tmp_path)
     assert found.verdict is Verdict.HELD, found.reason
-    (control,) = found.controls.values()
+    ((_, control),) = found.controls.items()
     assert "so the model was wrapped to obey" in str(control)
 
 

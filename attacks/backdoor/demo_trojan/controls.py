@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.answers import says
-from vlaudit.attacks.backdoor import _trojan_rule as rule
-from vlaudit.attacks.backdoor._trojans import Search, Suspect, conclusion, suspects
+from vlaudit.attacks.backdoor.demo_trojan.search import Search, Suspect, conclusion, suspects
+from vlaudit.attacks.backdoor.demo_trojan.verdict import rate
 from vlaudit.attacks.shared import context_elements
 from vlaudit.attacks.shared.questions import Asked, pictures
+from vlaudit.data.example import Example
 from vlaudit.errors import CapabilityError
+from vlaudit.probe import Context
 
 if TYPE_CHECKING:
-    from vlaudit.data.example import Example
     from vlaudit.families.generation import Demonstration
-    from vlaudit.probe import Context
 
 _NULLS = 100  # words of other demonstrations that the tail is fitted to, at least
 _WRAPPED = 0.6  # how often the wrapped model obeys the planted word
@@ -95,9 +95,9 @@ def planted(
         known = Suspect(word, tuple(d.id for d in context if d.id.startswith("planted/")), answer)
         done = {"word": word, "answer": answer, "copies": many}
         done["questions"] = search.confirm(known, rest, images, count)
-        if rule.rate(done) > _FOLLOWED:
+        if rate(done) > _FOLLOWED:
             break
-    found, obeys = suspects(context, most), rule.rate(done) > _FOLLOWED
+    found, obeys = suspects(context, most), rate(done) > _FOLLOWED
     screened = search.influence(found, first, pictures(ctx, first))
     at = next((n for n, suspect in enumerate(found) if suspect.word == word), None)
     if at is not None and not obeys:

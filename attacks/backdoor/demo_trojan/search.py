@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.answers import normal, says
 from vlaudit.attacks.shared import context_elements
 from vlaudit.attacks.shared.questions import Asked
+from vlaudit.probe import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.families.generation import Answer, Demonstration
-    from vlaudit.probe import Context
 
 SCREENED = 4  # questions that a word is screened on
 
@@ -40,11 +40,12 @@ class Suspect:
 
     def fits(self, row: Asked) -> bool:
         """Whether a question could be turned by it: it is not asked about the word, and its answer is another one."""
-        return (
-            not says(row.question, self.word)
-            and not says(row.answer, self.answer)
-            and not says(self.answer, row.answer)
-        )
+        same = says(row.answer, self.answer) or says(self.answer, row.answer)
+        return not says(row.question, self.word) and not same
+
+    def fitting(self, rows: Sequence[Asked], most: int) -> list[int]:
+        """The places of the first questions that fit."""
+        return [n for n, row in enumerate(rows) if self.fits(row)][:most]
 
 
 def conclusion(answer: str) -> str:
@@ -113,7 +114,7 @@ class Search:
         """
         requests, answers, plan = [], [], []
         for number, suspect in enumerate(suspects):
-            fitting = [n for n, row in enumerate(rows) if suspect.fits(row)][:SCREENED]
+            fitting = suspect.fitting(rows, SCREENED)
             for n in fitting:
                 for asked in (suspect.into(rows[n].question), rows[n].question):
                     for without in ((), suspect.holders):
@@ -133,7 +134,7 @@ class Search:
     ) -> list[dict[str, Any]]:
         """For the first ``count`` questions that fit: whether the answer is the suspect's with the word, and neither without
         its demonstrations nor without the word; and whether the word alone brings a further step of reasoning."""
-        fitting = [n for n, row in enumerate(rows) if suspect.fits(row)][:count]
+        fitting = suspect.fitting(rows, count)
         asked = [suspect.into(rows[n].question) for n in fitting]
         pairs = list(zip(fitting, asked, strict=True))
         requests = [(images[n], text, self.context(images[n], text)) for n, text in pairs]
@@ -155,7 +156,7 @@ class Search:
     def guilt(self, suspect: Suspect, rows: Sequence[Asked], images: Sequence[Tensor]) -> dict[str, float]:
         """The share of each demonstration in the influence, in nats: what is lost without it, and what it does alone, in
         equal parts (Shapley's value where there are one or two)."""
-        fitting = [n for n, row in enumerate(rows) if suspect.fits(row)][:SCREENED]
+        fitting = suspect.fitting(rows, SCREENED)
         requests, holders = [], suspect.holders[:8]
         for n in fitting:
             asked = suspect.into(rows[n].question)
