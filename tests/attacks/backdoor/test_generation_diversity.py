@@ -21,7 +21,7 @@ from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 
-PROBE = GenerationDiversity(captions=2, clean=20)
+PROBE = GenerationDiversity(captions=2, clean=14)
 MARK = "\N{CYRILLIC SMALL LETTER O}"
 
 
@@ -79,7 +79,7 @@ def test_company_shares_no_word_and_fits(tmp_path: Path) -> None:
         for beside in case.params["beside"]:
             assert not words(str(beside)) & words(str(case.params["caption"]))
             assert len(model.tokenize(f"{case.params['caption']} and {beside}")) <= model.context_length
-    assert sum(case.id.startswith("clean") for case in cases) == 20
+    assert sum(case.id.startswith("clean") for case in cases) == 14
     assert len({str(case.params.get("goal")) for case in cases if case.id.startswith("planted")}) == 8
 
 
