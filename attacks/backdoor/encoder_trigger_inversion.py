@@ -31,7 +31,7 @@ References. DECREE arXiv:2303.15180; BadEncoder arXiv:2108.00352; Neural Cleanse
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -67,14 +67,12 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
 class EncoderTriggerInversion(TriggerInversion):
     """Smallest patch and blend that pull all embeddings into one cluster, and whether one cluster stands apart."""
 
+    cases_per_unit: ClassVar[int] = 6  # each looks for the directions anew
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
         names = self._names()
         return restarts(names, ctx.by_effort(2, 3, 4), names[int(ctx.rng("planted").integers(len(names)))])
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 6] for i in range(0, len(cases), 6)]  # each looks for the directions anew
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.trigger import EFFORTS, collapse_passes

@@ -88,8 +88,7 @@ class PersonalTokenAudit(Probe):
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         vectors = _vectors(ctx) if ctx.on_target else None
-        for start in range(0, len(cases), ctx.batch_size):
-            part = cases[start : start + ctx.batch_size]
+        for part in ctx.batches(cases):
             for case, values, image in _drawn(ctx, part, "picture"):
                 if ctx.on_target and case is cases[0]:
                     values["vectors"] = vectors

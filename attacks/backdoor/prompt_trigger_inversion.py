@@ -42,6 +42,7 @@ arXiv:2311.16194; BadVisualPrompt arXiv:2310.07632; natural backdoors arXiv:2502
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -69,6 +70,7 @@ _SUBSET = 12  # labels of a quick audit with more than 20
 class PromptTriggerInversion(TriggerInversion):
     """Smallest patch and blend that call up each label, and whether one label stands apart."""
 
+    cases_per_unit: ClassVar[int] = 4
     labels: int | None = Field(None, ge=5, description="how many labels to search; default all, at quick effort at most 20")
 
     def cases(self, ctx: Context) -> list[Case]:
@@ -77,9 +79,6 @@ class PromptTriggerInversion(TriggerInversion):
         names = [ctx.labels[i] for i in chosen]
         planted = names[int(ctx.rng("planted").integers(len(names)))] if names else ""
         return restarts(names, ctx.by_effort(2, 3, 4), planted)
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 4] for i in range(0, len(cases), 4)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return search_cost(ctx, cases)

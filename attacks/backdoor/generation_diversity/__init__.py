@@ -41,7 +41,7 @@ arXiv:2104.08279.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -75,6 +75,7 @@ _SHOWN = 2  # pairs shown of a caption that is taken over
 class GenerationDiversity(Probe):
     """Pairs of pictures from one noise, with different company for the caption."""
 
+    cases_per_unit: ClassVar[int] = 16
     captions: int | None = Field(None, ge=1, description="most captions; default 6, 30 or 150 by effort")
     clean: int | None = Field(None, ge=12, description="clean captions to compare with; default 20, 40 or 120 by effort")
 
@@ -116,9 +117,6 @@ class GenerationDiversity(Probe):
         drawn = ctx.rng("captions").permutation(len(found)).tolist()
         kept = sorted(drawn, key=lambda i: not own[i])[:limit]
         return [found[i] for i in sorted(kept)]
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 16] for i in range(0, len(cases), 16)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost(queries=2 * sum(map(_count, cases)) * passes(ctx))

@@ -54,12 +54,11 @@ def look(ctx: Context, plan: Mapping[str, Sequence[Pair]], concepts: Sequence[st
         return {}
     texts = [text for pair in pairs for text in pair.instead or pair.texts]
     seeds = [pair.seed for pair in pairs for _ in range(2)]
-    starts = range(0, len(texts), ctx.batch_size)
-    parts = [ctx.target.generate(texts[i : i + ctx.batch_size], seeds[i : i + ctx.batch_size]) for i in starts]
+    parts = [ctx.target.generate(*part) for part in zip(ctx.batches(texts), ctx.batches(seeds), strict=True)]
     images, blocked = torch.cat([part.images for part in parts]), [dark for part in parts for dark in part.blocked]
     asked = [(pair.caption, pair.beside[side], pair.texts[side]) for pair in pairs for side in range(2)]
     own = {text: i for i, text in enumerate(dict.fromkeys(text for three in asked for text in three))}
-    features = torch.cat([ctx.scorer.features(images[i : i + ctx.batch_size]) for i in starts])
+    features = torch.cat([ctx.scorer.features(part) for part in images.split(ctx.batch_size)])
     shown, said = ((features @ _features(ctx, list(known)).T).tolist() for known in (concepts, own))
     uncalled = []
     for row, fits, three in zip(shown, said, asked, strict=True):

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -67,6 +67,7 @@ _SAMPLE = 0.1  # share of the other pictures that are kept to be shown
 class TextInsensitivity(Probe):
     """Contradicting questions to each picture, against the same pictures disturbed."""
 
+    cases_per_unit: ClassVar[int] = 8
     questions: int = Field(8, ge=4, le=64, description="questions to each picture")
     agreement: float = Field(0.7, gt=0, le=1, description="mean likeness of the answers from which a picture is suspect")
     disturbed: int = Field(3, ge=1, le=32, description="disturbed copies of each picture, to calibrate with")
@@ -76,9 +77,6 @@ class TextInsensitivity(Probe):
         limit = self.pictures or ctx.by_effort(40, 96, 192)
         return [Case(id=example.id) for example in _distinct(ctx, limit)]
 
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 8] for i in range(0, len(cases), 8)]
-
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost(queries=len(cases) * self.questions * (1 + self.disturbed))
 
@@ -86,30 +84,26 @@ class TextInsensitivity(Probe):
         known = {example.id: example for example in ctx.examples}
         names, others = things(ctx), list(dict.fromkeys(ctx.questions(ctx.examples)))
         copies = self.disturbed if ctx.on_target else 0
-        asked: list[str] = []
-        images: list[Tensor] = []
-        panels = []
+        plan: list[tuple[Case, list[str], list[Tensor]]] = []
         for case in cases:
-            example = known[case.id]
-            panels.append(panel(example, names, others, self.questions, ctx.rng(case, "questions")))
-            (picture,) = ctx.pictures([example])
-            variants = [picture, *(_disturb(picture, ctx.rng(case, "disturbed", k)) for k in range(copies))]
-            asked += panels[-1] * len(variants)
-            images += [one for one in variants for _ in panels[-1]]
+            questions = panel(known[case.id], names, others, self.questions, ctx.rng(case, "questions"))
+            (picture,) = ctx.pictures([known[case.id]])
+            disturbed = [_disturb(picture, ctx.rng(case, "disturbed", k)) for k in range(copies)]
+            plan.append((case, questions, [picture, *disturbed]))
+        images = [picture for _, questions, variants in plan for picture in variants for _ in questions]
+        asked = [question for _, questions, variants in plan for _ in variants for question in questions]
         likely = Needs.TOKEN_LOGITS in ctx.target.capabilities
-        answers = ctx.target.generate(images, asked, max_new_tokens=_TOKENS, log_probs=likely)
-        start = 0
-        for case, questions in zip(cases, panels, strict=True):
-            width = len(questions)
-            read = [_read(answers[at : at + width]) for at in range(start, start + width * (1 + copies), width)]
-            alike = read[0]["agreement"] >= self.agreement
+        answers = iter(ctx.target.generate(images, asked, max_new_tokens=_TOKENS, log_probs=likely))
+        for case, questions, variants in plan:
+            said = [[next(answers) for _ in questions] for _ in variants]
+            first, *again = map(_read, said)
+            alike = first["agreement"] >= self.agreement
             show = ctx.on_target and (alike or ctx.rng(case, "shown").random() < _SAMPLE)
-            shown = _show(ctx, case, questions, answers[start:], images[start:]) if show else {}
-            yield ctx.trial(case, {**read[0], "alike": alike}, artifacts=shown)
+            shown = _show(ctx, case, questions, said, variants) if show else {}
+            yield ctx.trial(case, {**first, "alike": alike}, artifacts=shown)
             if copies:
-                both = {key: [values[key] for values in read[1:]] for key in ("agreement", "spread", "empty")}
+                both = {key: [values[key] for values in again] for key in ("agreement", "spread", "empty")}
                 yield ctx.trial(case, both, arm=DISTURBED)
-            start += width * (1 + copies)
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         return judge(trials, policy, self.info, self.agreement)
@@ -151,13 +145,12 @@ def _disturb(picture: Tensor, rng: np.random.Generator) -> Tensor:
     return F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
-def _show(ctx: Context, case: Case, questions: Sequence[str], answers: Sequence[Any],
-          images: Sequence[Tensor]) -> dict[str, Evidence]:  # fmt: skip
+def _show(ctx: Context, case: Case, questions: Sequence[str], said: Sequence[Sequence[Any]],
+          pictures: Sequence[Tensor]) -> dict[str, Evidence]:  # fmt: skip
     """The picture and what it is answered, and the same disturbed."""
     shown: dict[str, Evidence] = {}
     for number, name in enumerate(("as given", "disturbed")):
-        at, width = number * len(questions), len(questions)
-        shown[f"picture-{number}"] = ctx.artifacts.put_image(images[at], f"picture {case.id} | {name}")
-        said = transcript(questions, answers[at : at + width])
-        shown[f"text-{number}"] = ctx.artifacts.put_text(said, f"answers to {case.id} | {name}")
+        shown[f"picture-{number}"] = ctx.artifacts.put_image(pictures[number], f"picture {case.id} | {name}")
+        text = transcript(questions, said[number])
+        shown[f"text-{number}"] = ctx.artifacts.put_text(text, f"answers to {case.id} | {name}")
     return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from vlaudit.attacks.shared.trigger_inversion.sizes import (
     CONTROL,
@@ -112,7 +113,7 @@ class Comparison:
             plain = self.reference.advantage(self.policy.level).over_next
             claim.reference(plain.value, plain.ci)
         claim.controls({name: max(float(t[key]) for t in best) for name, key in _SHARES.items()})
-        if apart := self._planted_apart():
+        if apart := self._planted_apart:
             claim.control("planted", figure(apart.over_next.value, apart.over_next.ci, count))
         claim.control("planted found", self.control_found)
         smallest = [[label, *(size(trial) for trial in self._best(label))] for label in self.scores.labels]
@@ -170,9 +171,10 @@ class Comparison:
 
     @property
     def control_found(self) -> bool:
-        apart, threshold = self._planted_apart(), self.policy.threshold(self.info)
+        apart, threshold = self._planted_apart, self.policy.threshold(self.info)
         return apart is not None and apart.over_next.value >= threshold and apart.over_typical.value >= TYPICAL
 
+    @cached_property
     def _planted_apart(self) -> Advantage | None:
         """The advantage of the label with the planted triggers, in the wrapped classifier; None if another label leads."""
         if not self.planted.labels:
