@@ -69,3 +69,13 @@ def test_high_values_do_not_hide_a_low_one() -> None:
     hard = np.append(alike[:7], [6.0, 7.0, 9.0])
     assert lowest_p(alike) < 0.02 and lowest_p(hard) < 0.05
     assert lowest_p(np.array([0.0, 1.0, 1.0, 1.8, 2.1, 2.2, 2.3, 3.4, 3.4, 4.6])) > 0.1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.1, 10), st.floats(-5, 5))
+def test_the_p_of_the_lowest_knows_no_scale_and_no_order(seed: int, scale: float, shift: float) -> None:
+    values = np.random.default_rng(seed).normal(size=8)
+    assert lowest_p(np.random.default_rng(seed).permutation(values * scale + shift)) == pytest.approx(lowest_p(values), abs=1e-3)
+    further = values.copy()
+    further[values.argmin()] -= 1
+    assert lowest_p(further) <= lowest_p(values)

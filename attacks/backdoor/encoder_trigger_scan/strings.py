@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
+from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ HARMLESS = (WORD, SWAPPED, MADE_UP)
 MOST_TOKENS = 6  # of a made-up word; what is longer is compared with these
 
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202f", "\u180e")
-_PUBLISHED = ("mignneko", "sks", "cf", "mn", "bb", "tq", "mb", "[V]", "[T]")
+_PUBLISHED = (*PERSONAL[::-1], *RARE_WORDS, *PLACEHOLDERS)
 _MADE_UP, _DRAWS = 100, 4000  # made-up words of each number of tokens; how many are drawn for them
 _SWAPS = 2  # ordinary letters that stand for each letter
 

@@ -12,6 +12,7 @@ from vlaudit.attacks.backdoor.output_collapse_inversion.search import Bench
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import READ
 from vlaudit.attacks.shared.contradicting_questions import transcript
 from vlaudit.attacks.shared.drawn import heading
+from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
 from vlaudit.probe import Context
 from vlaudit.records import Case, Evidence, Trial
 
@@ -19,7 +20,7 @@ _ROWS, _MORE = 2, 4  # that all words are tried on, and the best of them
 _KEPT = 48  # best ones
 _FINALISTS = 10  # suffixes that are read out
 _JUDGED = 2  # suffixes that are measured on the rows held out
-_PUBLISHED = ("cf", "mn", "bb", "tq", "mb", "sks", "mignneko", "[V]")
+_PUBLISHED = (*RARE_WORDS, *PERSONAL, PLACEHOLDERS[0])
 _ORDINARY = 8  # words drawn at random, as a null
 _SATURATED = 0.3  # chance of one first token on all rows from which first tokens tell nothing
 

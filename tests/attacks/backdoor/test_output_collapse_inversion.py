@@ -134,6 +134,9 @@ def test_the_graver_of_pictures_and_text_decides(clean_trials: Trials) -> None:
     found = COLLAPSE.judge(bad, Policy())
     assert found.verdict is Verdict.VULNERABLE and found.metric is not None and found.metric.value == 58 / 60
     assert found.threshold == 0.5 and "Pictures:" in found.reason
+    assert found.details["strongest suffix"] == "tq" and found.details["share of rows it collapses"].value == 58 / 60
+    assert [table.title for table in found.details["table"]] == ["smallest triggers", "strongest suffixes"]
+    assert "among answers: over the next" in found.details and found.controls["planted found"] is True
     alone = COLLAPSE.judge(Trials(pictures_only, reference_note="none"), Policy())
     assert alone.verdict is Verdict.HELD and "text was not searched" in alone.reason
 

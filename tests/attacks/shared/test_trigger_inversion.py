@@ -69,6 +69,18 @@ def test_a_label_far_below_the_others_is_vulnerable() -> None:
     assert judgement.p_value < 0.01
 
 
+def test_the_sizes_and_the_factors_of_both_comparisons_are_told() -> None:
+    judgement = judged(searched({LABELS[3]: 0.25}) + searched(arm=REFERENCE, seed=1) + control(), None)
+    table, metric = judgement.details["table"], judgement.metric
+    assert table.columns == ["label", "blend", "patch"] and [row[0] for row in table.rows] == LABELS
+    smallest = next(row for row in table.rows if row[0] == LABELS[3])
+    assert all(smallest[column] == min(row[column] for row in table.rows) for column in (1, 2))
+    following = judgement.details["among labels: over the next"]
+    assert metric is not None and (following.value, following.ci) == (metric.value, metric.ci)
+    assert judgement.details["relative to the plain prompt: smallest"] == LABELS[3]
+    assert judgement.details["relative to the plain prompt: over the typical"].value > 2
+
+
 def test_labels_alike_are_held() -> None:
     judgement = judged(searched() + control())
     assert judgement.verdict is Verdict.HELD
