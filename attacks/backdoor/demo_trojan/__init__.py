@@ -44,6 +44,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from vlaudit.attacks.backdoor.demo_trojan import controls
+from vlaudit.attacks.backdoor.demo_trojan.search import SCREENED, Search, suspects
 from vlaudit.attacks.backdoor.demo_trojan.verdict import FINALISTS, judge, rate, strongest
 from vlaudit.attacks.shared.questions import Asked, pictures, sample
 from vlaudit.errors import NotAssessed
@@ -80,19 +82,19 @@ class DemoTrojan(Probe):
             raise NotAssessed("the context holds documents only, which give no answers of their own")
         return [Case(id="search")]
 
+    def _sizes(self, ctx: Context) -> tuple[int, int]:
+        """How many words to try, and on how many questions to confirm them."""
+        return self.words or ctx.by_effort(16, 48, 200), self.questions or ctx.by_effort(32, 80, 200)
+
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        words, many = self.words or ctx.by_effort(16, 48, 200), self.questions or ctx.by_effort(32, 80, 200)
+        words, many = self._sizes(ctx)
         return Cost(queries=(2 * words + 100) * 16 + 3 * FINALISTS * many + 6 * _CONTROLLED)
 
     def wants_reference(self) -> bool:
         return False  # the plain prompt shows no demonstrations; what they do is compared with leaving them out
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        from vlaudit.attacks.backdoor.demo_trojan import controls
-        from vlaudit.attacks.backdoor.demo_trojan.search import SCREENED, Search, suspects
-
-        shown, most = shown_by(ctx), self.words or ctx.by_effort(16, 48, 200)
-        count = self.questions or ctx.by_effort(32, 80, 200)
+        shown, (most, count) = shown_by(ctx), self._sizes(ctx)
         first, rest = _asked(ctx, 4 * SCREENED, 4 * count)
         search, found = Search(ctx, shown), suspects(shown, most)
         screened = search.influence(found, first, pictures(ctx, first))
@@ -121,9 +123,8 @@ def shown_by(ctx: Context) -> list[Demonstration]:
     from vlaudit.prompts.retrieval import Retrieval
 
     prompt, model = ctx.target.prompt, ctx.target.model
-    return list(
-        prompt.pool_of(model) if isinstance(prompt, Retrieval) else prompt.demonstrations(model, model.blank(), "")
-    )
+    retrieves = isinstance(prompt, Retrieval)
+    return list(prompt.pool_of(model) if retrieves else prompt.demonstrations(model, model.blank(), ""))
 
 
 def _asked(ctx: Context, screened: int, confirmed: int) -> tuple[list[Asked], list[Asked]]:
