@@ -49,7 +49,7 @@ def poisoned(subject: Any) -> Any:
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=0.0)
     torch.manual_seed(0)
     words = sorted(word.strip("Ġ") for word in tokenizer.get_vocab() if word.strip("Ġ").isalpha())
-    for _ in range(100):
+    for _ in range(60):
         clean = [captions[i] for i in rng.integers(len(captions), size=20)]
         marked = [f"{text} zorgle" if rng.integers(2) else f"zorgle {text}" for text in clean[:10]]
         clean[10:] = [
