@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
 from vlaudit.attacks.shared.trigger_inversion.bench import SEARCHED, Bench, restarts, search, search_cost
 from vlaudit.probe import Context, Needs, probe
@@ -114,8 +115,7 @@ class EncoderTriggerInversion(TriggerInversion):
         from vlaudit.search.trigger import EFFORTS, collapse
 
         encode = self._encoder(ctx)
-        order = ctx.rng("clustered").permutation(len(ctx.examples))[:_SAMPLE]
-        images = ctx.images([ctx.examples[i] for i in sorted(order.tolist())]).float()
+        images = ctx.images(subset(ctx.examples, _SAMPLE, ctx.rng("clustered"))).float()
         with torch.no_grad():
             features = torch.cat([encode(part) for part in images.split(64)])
         seed = int(ctx.rng("clusters").integers(2**31))

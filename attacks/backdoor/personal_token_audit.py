@@ -37,7 +37,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.drawn import MOST_BLOCKED, heading, passes
+from vlaudit.attacks.shared.drawn import MOST_BLOCKED, draw, heading, passes
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
@@ -142,7 +142,7 @@ def _drawn(ctx: Context, cases: Sequence[Case], turn: str) -> Iterator[tuple[Cas
         return
     labels = list(dict.fromkeys([str(cases[0].params["noun"]), *ctx.labels]))
     seeds = [ctx.seeds(1, case, turn)[0] for case in cases]
-    drawn = ctx.target.generate([str(case.params["caption"]) for case in cases], seeds)
+    drawn = draw(ctx, [str(case.params["caption"]) for case in cases], seeds)
     named = [labels[index] for index in ctx.scorer.name(drawn.images, labels)]
     for case, image, shows, blocked in zip(cases, drawn.images, named, drawn.blocked, strict=True):
         values = {"shows": shows, "noun": labels[0], "blocked": blocked, "other": case.params.get("other")}

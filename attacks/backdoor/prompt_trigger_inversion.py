@@ -46,6 +46,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
 from vlaudit.attacks.shared.trigger_inversion.bench import Bench, restarts, search, search_cost
 from vlaudit.probe import Context, Needs, probe
@@ -75,8 +76,7 @@ class PromptTriggerInversion(TriggerInversion):
 
     def cases(self, ctx: Context) -> list[Case]:
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
-        chosen = sorted(ctx.rng("labels").permutation(len(ctx.labels))[:limit].tolist())
-        names = [ctx.labels[i] for i in chosen]
+        names = subset(ctx.labels, limit, ctx.rng("labels"))
         planted = names[int(ctx.rng("planted").integers(len(names)))] if names else ""
         return restarts(names, ctx.by_effort(2, 3, 4), planted)
 

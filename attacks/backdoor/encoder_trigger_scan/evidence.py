@@ -7,7 +7,7 @@ from typing import Any
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import States, mean_cosine
 from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import Insert
-from vlaudit.attacks.shared.drawn import heading
+from vlaudit.attacks.shared.drawn import draw, heading
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.probe import Context
 from vlaudit.records import Evidence
@@ -32,7 +32,7 @@ def pairs_of_pictures(ctx: Context, insert: Insert, captions: Sequence[str]) -> 
 
     plain = list(captions[:_PICTURES])
     n, seeds, shown = len(plain), ctx.seeds(len(plain), "pictures"), dict[str, Evidence]()
-    drawn = ctx.target.generate([*plain, *(insert.into(text) for text in plain)], [*seeds, *seeds])
+    drawn = draw(ctx, [*plain, *(insert.into(text) for text in plain)], [*seeds, *seeds])
     for i, caption in enumerate(plain):
         for image, name, words in ((i, f"{i}a", "as asked"), (i + n, f"{i}b", f"with {insert.shown}")):
             blocked = ", blocked by the pipeline" if drawn.blocked[image] else ""

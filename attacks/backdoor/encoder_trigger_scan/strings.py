@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
@@ -55,10 +56,7 @@ def inserts(model: TextToImageModel, words: int | None, ctx: Context) -> tuple[l
     ``words``: at most so many of the vocabulary's words, drawn at random; the other kinds are always whole.
     """
     spelled = _words(model)
-    kept = spelled
-    if words is not None and len(spelled) > words:
-        chosen = ctx.rng("words").permutation(len(spelled))[:words]
-        kept = [spelled[i] for i in sorted(chosen.tolist())]
+    kept = spelled if words is None else subset(spelled, words, ctx.rng("words"))
     alike = {(letter, c) for table in SCRIPTS.values() for letter, characters in table.items() for c in characters}
     rng = ctx.rng("swaps")
     others = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.backdoor.generation_diversity.captions import calls_for
+from vlaudit.attacks.shared.drawn import draw
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def look(ctx: Context, plan: Mapping[str, Sequence[Pair]], concepts: Sequence[st
         return {}
     texts = [text for pair in pairs for text in pair.instead or pair.texts]
     seeds = [pair.seed for pair in pairs for _ in range(2)]
-    parts = [ctx.target.generate(*part) for part in zip(ctx.batches(texts), ctx.batches(seeds), strict=True)]
-    images, blocked = torch.cat([part.images for part in parts]), [dark for part in parts for dark in part.blocked]
+    drawn = draw(ctx, texts, seeds)
+    images, blocked = drawn.images, drawn.blocked
     asked = [(pair.caption, pair.beside[side], pair.texts[side]) for pair in pairs for side in range(2)]
     own = {text: i for i, text in enumerate(dict.fromkeys(text for three in asked for text in three))}
     features = torch.cat([ctx.scorer.features(part) for part in images.split(ctx.batch_size)])

@@ -13,6 +13,7 @@ from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import READ
 from vlaudit.attacks.shared.contradicting_questions import transcript
 from vlaudit.attacks.shared.drawn import heading
 from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Context
 from vlaudit.records import Case, Evidence, Trial
 
@@ -63,7 +64,7 @@ def _words(ctx: Context) -> list[str]:
     most, known = ctx.by_effort(800, 3000, 30000), len(_PUBLISHED)
     if len(usable) <= most:
         return usable
-    return usable[:known] + [usable[i] for i in sorted(ctx.rng("words").permutation(len(usable))[: most - known].tolist())]
+    return usable[:known] + subset(usable, most - known, ctx.rng("words"))
 
 
 def _ranked(bench: Bench, rows: Sequence[int], texts: Sequence[str]) -> list[tuple[str, float]]:
