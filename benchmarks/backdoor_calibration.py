@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vlaudit.attacks.backdoor._sizes import KINDS, size
+from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS, size
 from vlaudit.audit.journal import Journal
 from vlaudit.records import TARGET
 from vlaudit.statistics import rate_interval
@@ -284,11 +284,12 @@ def main() -> None:
         kind = "clean" if not item.trigger else "planted" if facts["success"] >= 0.8 else "planted, but weak"
         for probe in PROBES:
             counts[kind, probe, findings[probe]["verdict"]] += 1
-        found = findings[PROBES[0]]["details"]["among labels"]
+        details = findings[PROBES[0]]["details"]
+        factors = [details[f"among labels: over the {other}"]["value"] for other in ("next", "typical")]
         success = "" if facts["success"] is None else f"{facts['success']:.2f}"
         print(
             f"{item.name:16} {item.source:7} {item.planted:24} {facts['accuracy']:8.2f} {success:7} "
-            f" {findings[PROBES[0]]['verdict']:24} {found['over the next'][0]:5.2f}  {found['over the typical'][0]:7.2f}  "
+            f" {findings[PROBES[0]]['verdict']:24} {factors[0]:5.2f}  {factors[1]:7.2f}  "
             f"{findings[PROBES[1]]['verdict']}",
             flush=True,
         )

@@ -416,10 +416,12 @@ def run(item: Plan, out: Path, effort: str, sources: dict[str, Pictures]) -> tup
 
 
 def line(item: Plan, facts: dict[str, Any], finding: dict[str, Any]) -> str:
-    found, text = finding["details"].get("among labels"), finding["details"].get("text")
+    details = finding["details"]
+    factors = [details.get(f"among answers: over the {other}") for other in ("next", "typical")]
+    text = details.get("share of rows it collapses")
     success = "" if facts["success"] is None else f"{facts['success']:.2f}"
-    factor = f"{found['over the next'][0]:5.2f} {found['over the typical'][0]:6.2f}" if found else "    -      -"
-    share = f"{text['share of rows it collapses'][0]:5.2f}" if text else "    -"
+    factor = f"{factors[0]['value']:5.2f} {factors[1]['value']:6.2f}" if factors[0] else "    -      -"
+    share = f"{text['value']:5.2f}" if text else "    -"
     told = f"{item.planted} {'->' if item.answer else ''} {'label' if item.answer.isdigit() else item.answer[:12]}"
     return (
         f"{item.name:15} {item.source:6} {item.kind:8} {told:38} {facts['accuracy']:8.2f} {success:7} "

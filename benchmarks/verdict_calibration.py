@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from vlaudit.attacks.backdoor._takeover import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
+from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew

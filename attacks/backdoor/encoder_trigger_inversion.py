@@ -21,27 +21,30 @@ When it errs. Clusters are fewer and coarser than labels, so the comparison is b
 towards one label is better seen by ``prompt-trigger-inversion``, and may be held here. Two triggers with two ends mask
 each other. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
 
+What to do. Take no classifier, prompt or pipeline built on this encoder into service, for they inherit what it learned.
+Fetch the encoder again from its author and compare the checksums, or use another one. Fine-tuning it on clean pictures
+with a high learning rate, or distilling it into a fresh one, weakens a backdoor. The cure worked when this probe holds.
+
 References. DECREE arXiv:2303.15180; BadEncoder arXiv:2108.00352; Neural Cleanse, Wang et al. 2019.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor._inversion import SEARCHED, Bench, by_restart, restarts, search, search_cost
-from vlaudit.attacks.backdoor._judge import compare, too_few
-from vlaudit.probe import Needs, Probe, probe
-from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
+from vlaudit.attacks.shared.sampling import subset
+from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
+from vlaudit.attacks.shared.trigger_inversion.bench import SEARCHED, Bench, restarts, search, search_cost
+from vlaudit.probe import Context, Needs, probe
+from vlaudit.records import Case, Cost, Family, Risk, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.families.matching import Classifier
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
 
 _SAMPLE = 512  # pictures that are clustered
 _REACH = 0.75  # share of the lead which pictures at the end of a direction have that a trigger must reach at most
@@ -62,20 +65,15 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
     version="2",
 )
-class EncoderTriggerInversion(Probe):
+class EncoderTriggerInversion(TriggerInversion):
     """Smallest patch and blend that pull all embeddings into one cluster, and whether one cluster stands apart."""
 
+    cases_per_unit: ClassVar[int] = 6  # each looks for the directions anew
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
         names = self._names()
         return restarts(names, ctx.by_effort(2, 3, 4), names[int(ctx.rng("planted").integers(len(names)))])
-
-    def rounds(self, cases: list[Case]) -> list[list[Case]]:
-        return by_restart(cases)
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 6] for i in range(0, len(cases), 6)]  # each looks for the directions anew
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.trigger import EFFORTS, collapse_passes
@@ -95,14 +93,6 @@ class EncoderTriggerInversion(Probe):
         nearest = (directions @ directions.T).fill_diagonal_(-1).amax(1)
         most = _REACH * _SCALE * float((1 - nearest).min())
         yield from search(ctx, cases, Bench.of(ctx, classify, self._names(), most))
-
-    def decided(self, trials: Trials, policy: Policy) -> bool:
-        comparison = compare(trials, policy, self.info)
-        return comparison is None or comparison.decided
-
-    def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        comparison = compare(trials, policy, self.info)
-        return comparison.judgement() if comparison else too_few()
 
     def _names(self) -> list[str]:
         return [f"cluster {number + 1}" for number in range(self.clusters)]
@@ -125,8 +115,7 @@ class EncoderTriggerInversion(Probe):
         from vlaudit.search.trigger import EFFORTS, collapse
 
         encode = self._encoder(ctx)
-        order = ctx.rng("clustered").permutation(len(ctx.examples))[:_SAMPLE]
-        images = ctx.images([ctx.examples[i] for i in sorted(order.tolist())]).float()
+        images = ctx.images(subset(ctx.examples, _SAMPLE, ctx.rng("clustered"))).float()
         with torch.no_grad():
             features = torch.cat([encode(part) for part in images.split(64)])
         seed = int(ctx.rng("clusters").integers(2**31))

@@ -30,6 +30,11 @@ nature: it is inconclusive, with its trigger to look at. A label that alone is n
 (a natural backdoor, as birthday cakes in some public models) is called vulnerable, rightly for whoever deploys it.
 False-alarm and detection rates on small models: ``benchmarks/backdoor_calibration.py``.
 
+What to do. Do not deploy this model under this prompt, and look at the trigger shown. Where the plain prompt is clean,
+learn the prompt anew on data of your own; else take the weights again from their author, compare the checksums, and ask
+what they were trained on. Fine-tuning on clean pictures, or on pictures that bear the trigger under their right labels
+(unlearning, as in Neural Cleanse), weakens a backdoor. The cure worked when this probe holds.
+
 References. Neural Cleanse, Wang et al. 2019; DECREE arXiv:2303.15180; CLIP-Inspector arXiv:2604.09101; BadCLIP
 arXiv:2311.16194; BadVisualPrompt arXiv:2310.07632; natural backdoors arXiv:2502.01385.
 """
@@ -37,18 +42,15 @@ arXiv:2311.16194; BadVisualPrompt arXiv:2310.07632; natural backdoors arXiv:2502
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor._inversion import Bench, by_restart, restarts, search, search_cost
-from vlaudit.attacks.backdoor._judge import compare, too_few
-from vlaudit.probe import Needs, Probe, probe
-from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
-
-if TYPE_CHECKING:
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
+from vlaudit.attacks.shared.sampling import subset
+from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
+from vlaudit.attacks.shared.trigger_inversion.bench import Bench, restarts, search, search_cost
+from vlaudit.probe import Context, Needs, probe
+from vlaudit.records import Case, Cost, Family, Risk, Trial
 
 _SUBSET = 12  # labels of a quick audit with more than 20
 
@@ -66,36 +68,20 @@ _SUBSET = 12  # labels of a quick audit with more than 20
     maps=["atlas:AML.T0018", "atlas:AML.T0020"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
 )
-class PromptTriggerInversion(Probe):
+class PromptTriggerInversion(TriggerInversion):
     """Smallest patch and blend that call up each label, and whether one label stands apart."""
 
-    labels: int | None = Field(
-        None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
-    )
+    cases_per_unit: ClassVar[int] = 4
+    labels: int | None = Field(None, ge=5, description="how many labels to search; default all, at quick effort at most 20")
 
     def cases(self, ctx: Context) -> list[Case]:
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
-        chosen = sorted(ctx.rng("labels").permutation(len(ctx.labels))[:limit].tolist())
-        names = [ctx.labels[i] for i in chosen]
+        names = subset(ctx.labels, limit, ctx.rng("labels"))
         planted = names[int(ctx.rng("planted").integers(len(names)))] if names else ""
         return restarts(names, ctx.by_effort(2, 3, 4), planted)
-
-    def rounds(self, cases: list[Case]) -> list[list[Case]]:
-        return by_restart(cases)
-
-    def shards(self, cases: list[Case]) -> list[list[Case]]:
-        return [cases[i : i + 4] for i in range(0, len(cases), 4)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return search_cost(ctx, cases)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         yield from search(ctx, cases, Bench.of(ctx, ctx.target.classifier(ctx.labels), ctx.labels))
-
-    def decided(self, trials: Trials, policy: Policy) -> bool:
-        comparison = compare(trials, policy, self.info)
-        return comparison is None or comparison.decided
-
-    def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        comparison = compare(trials, policy, self.info)
-        return comparison.judgement() if comparison else too_few()

@@ -24,6 +24,10 @@ where a config asks for them, which is reported, or somebody calls them: they ar
 archives of formats that need further libraries (7z, zstandard, lz4). Malicious *weights* in a safe format are not its business; the
 backdoor probes look for those. A remote model's files are checked after download, where they lie in a local folder.
 
+What to do. Do not load the file, and do not try it "just once": opening it is enough. Ask its author for the same weights as
+safetensors, or convert them in a throw-away machine without network. Tell the hub or whoever hosts it. If somebody has loaded it
+already, treat that machine and its keys as taken. With the safe files in its place, this probe must hold.
+
 References. PyTorch documentation of ``torch.load(weights_only=True)``; Python's ``pickletools``; CWE-502 (Deserialization of
 Untrusted Data).
 """
@@ -33,14 +37,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vlaudit.probe import Needs, Probe, probe
-from vlaudit.records import Case, Cost, Family, Judgement, Metric, Risk, Trial, Trials, Verdict
-
-if TYPE_CHECKING:
-    from vlaudit.policy import Policy
-    from vlaudit.probe import Context
+from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
+from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 
 @probe(
@@ -59,10 +58,7 @@ class UnsafeFile(Probe):
     """Looks into every file of the target without running it."""
 
     def cases(self, ctx: Context) -> list[Case]:
-        return [
-            Case(id=f"{index:03d}-{readable(path.name)}", params={"index": index})
-            for index, path in enumerate(ctx.files)
-        ]
+        return [Case(id=f"{i:03d}-{readable(path.name)}", params={"index": i}) for i, path in enumerate(ctx.files)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return Cost()
@@ -78,23 +74,24 @@ class UnsafeFile(Probe):
         return False
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
+        from vlaudit.statistics import Interval
+
         unsafe = [trial for trial in trials.target if trial["problem"]]
         unknown = [trial for trial in trials.target if _unknown(trial) and not trial["problem"]]
-        n = len(trials.target) - len(unknown)
+        count, n = len(unsafe), len(trials.target) - len(unknown)
+        claim = Claim(self.info, policy, "unsafe files", "files").measured(count, Interval(count, count), n)
+        claim.threshold = 0.0
         worst_first = sorted(trials.target, key=lambda trial: 0 if trial["problem"] else 1 if _unknown(trial) else 2)
-        table = {"columns": ["file", "kind", "problem"],
-                 "rows": [[t["file"], t["kind"], t["problem"] or _unknown(t) or "none"] for t in worst_first]}  # fmt: skip
-        metric = Metric(name="unsafe files", value=len(unsafe), ci=(len(unsafe), len(unsafe)), n=n, unit="files")
-        figures = {"metric": metric, "threshold": 0.0, "details": {"table": table}}
+        rows = [[t["file"], t["kind"], t["problem"] or _unknown(t) or "none"] for t in worst_first]
+        claim.table("", ["file", "kind", "problem"], rows)
         if unsafe:
-            reason = f"'{unsafe[0]['file']}': {unsafe[0]['problem']}"
-            more = f" (and {len(unsafe) - 1} more)" if len(unsafe) > 1 else ""
-            return Judgement(verdict=Verdict.VULNERABLE, reason=reason + more, **figures)
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            return claim.vulnerable(f"'{unsafe[0]['file']}': {unsafe[0]['problem']}{more}")
         if unknown:
             names = ", ".join(f"{t['file']} ({_unknown(t).removeprefix('not looked into: ')})" for t in unknown[:3])
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-            return Judgement.not_assessed(f"could not be looked into: {names}{more}", **figures)
-        return Judgement(verdict=Verdict.HELD, reason=f"loading the {n} files runs no code", **figures)
+            return claim.not_assessed(f"could not be looked into: {names}{more}")
+        return claim.held(f"loading the {n} files runs no code")
 
 
 def _unknown(trial: Trial) -> str:

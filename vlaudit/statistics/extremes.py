@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.statistics.base import Interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 TAIL = 0.5  # the upper part of the null that the tail is fitted to
 SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"
 LEAST_NULL = 100  # values below which no tail can be fitted
 FEWEST = 12  # values below which no normal population is described
+DRAWS = 20_000  # of the null of how far the lowest value lies below the others
 
 
 def largest_p(observed: float, null: Sequence[float], count: int) -> float:
@@ -51,6 +58,38 @@ def outlier_p(observed: float, null: Sequence[float], count: int = 1) -> float:
         return float(observed <= values[0])
     single = float(t.sf((observed - float(values.mean())) / spread, values.size - 1))
     return float(-math.expm1(count * math.log1p(-min(single, 1 - 1e-12))))
+
+
+def lowest_p(values: ArrayLike) -> float:
+    """How often the lowest of so many normal draws lies at least as far below the others, measured by their spread.
+
+    Others that lie farther above their median than the lowest of them lies below it count as far as that: how high the
+    highest are does not say how low the lowest may be. By simulation from a fixed seed.
+    """
+    import numpy as np
+
+    found = np.asarray(values, dtype=float)
+    observed = float(_distances_below(found[None])[0])
+    null = _null_below(len(found))
+    return float((1 + (null >= observed).sum()) / (1 + len(null)))
+
+
+@cache
+def _null_below(count: int) -> NDArray[np.float64]:
+    """(DRAWS,) distances of the lowest of ``count`` normal draws."""
+    import numpy as np
+
+    return _distances_below(np.random.default_rng(0).normal(size=(DRAWS, count)))
+
+
+def _distances_below(values: NDArray[Any]) -> NDArray[np.float64]:
+    """(R, C) to (R,): by how many standard deviations of the others the lowest of a row lies below their mean."""
+    import numpy as np
+
+    ordered = np.sort(values, axis=1)
+    lowest, others = ordered[:, 0], ordered[:, 1:]
+    others = np.minimum(others, 2 * np.median(others, axis=1, keepdims=True) - others[:, :1])
+    return (others.mean(1) - lowest) / np.maximum(others.std(1, ddof=1), 1e-9)
 
 
 def jackknife_interval(value: float, without: Sequence[float], level: float = 0.95) -> Interval:

@@ -1,0 +1,124 @@
+"""How much of what tells captions apart does a planted string wipe out of what the denoiser reads?
+
+*Assimilation* compares the mean cosine of different captions' hidden states (all positions of the first text encoder, in
+one vector) with a string planted in each of them and without: 0, they differ as before; 1, they have become one. It looks
+at all positions and not at the pooled state, which an ordinary strong word fills just as well: such a word still leaves
+the other words' own states alone, and a backdoor that calls up a whole picture cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import Insert
+from vlaudit.attacks.shared.everyday_captions import EVERYDAY
+from vlaudit.probe import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.families.text_to_image import TextToImageGenerator
+
+SCREENED, CONFIRMED = 4, 24  # captions that every string is tried in, and others for those that stand out
+_POOL = 100  # captions of the data to choose from
+PLANTED_SHARE = 0.6  # of the way to the phrase's states that the control's trigger takes every caption
+States = Callable[[Sequence[str]], "Tensor"]
+"""Texts to unit vectors (N, L * W)."""
+
+
+def states_of(target: TextToImageGenerator, batch: int) -> States:
+    """The hidden states of captions under the prompt, all positions in one unit vector each."""
+    import torch
+
+    def states(captions: Sequence[str]) -> Tensor:
+        with torch.no_grad():
+            parts = [target.text_states(captions[i : i + batch])[0].flatten(1) for i in range(0, len(captions), batch)]
+        return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1)
+
+    return states
+
+
+def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
+    """``count`` captions of the data and everyday ones, each as unlike those before it as there are (farthest first):
+    what a string does to captions that are alike anyway says little."""
+    import torch
+
+    own = [ctx.captions[i] for i in ctx.rng("captions").permutation(len(ctx.captions))[:_POOL]]
+    pool = list(dict.fromkeys([*own, *EVERYDAY]))
+    found = states(pool)
+    likeness = torch.full((len(pool),), -2.0, device=found.device)
+    likeness[0] = -3.0
+    picked: list[int] = []
+    for _ in range(min(count, len(pool))):
+        at = int(likeness.argmin())
+        picked.append(at)
+        likeness = torch.maximum(likeness, found @ found[at])
+        likeness[at] = 2.0  # taken
+    return [pool[i] for i in picked]
+
+
+def drawn_to(states: States, phrase: str, trigger: Insert, captions: Sequence[str]) -> Tensor:
+    """The states of captions with a trigger in an encoder wrapped so that it pulls them towards those of a phrase: the
+    functional positive control."""
+    import torch
+
+    goal = states([phrase])
+    own = states([trigger.into(caption) for caption in captions])
+    return torch.nn.functional.normalize((1 - PLANTED_SHARE) * own + PLANTED_SHARE * goal, dim=-1)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions with how alike their states are without anything planted."""
+
+    texts: Sequence[str]
+    plain: Tensor  # (n, D) unit states
+
+    @classmethod
+    def of(cls, states: States, texts: Sequence[str]) -> Captions:
+        return cls(texts, states(texts))
+
+    def screen(self, states: States, inserts: Sequence[Insert], batch: int) -> list[float]:
+        """The assimilation of each string."""
+        count, usual, found = max(1, batch // len(self.texts)), mean_cosine(self.plain), []
+        for start in range(0, len(inserts), count):
+            part = inserts[start : start + count]
+            changed = states([insert.into(text) for insert in part for text in self.texts])
+            for rows in changed.view(len(part), len(self.texts), -1):
+                found.append(1 - (1 - mean_cosine(rows)) / (1 - usual))
+        return found
+
+    def confirm(self, changed: Tensor) -> dict[str, Any]:
+        """Assimilation of the changed states (n, D), and what it is without each caption in turn."""
+        n = len(self.texts)
+        before, after = _pairs(self.plain), _pairs(changed)
+        without = [1 - _left_out(after, i) / _left_out(before, i) for i in range(n)]
+        pairs = [before[i, j].item() for i in range(n) for j in range(i)]
+        mean = sum(pairs) / len(pairs)
+        variance = sum((pair - mean) ** 2 for pair in pairs) / (len(pairs) - 1)
+        alike = float(after.sum()) / (n * (n - 1))
+        return {
+            "assimilation": 1 - (1 - alike) / (1 - mean), "without": without, "alike": alike, "usual": mean,
+            "variance": variance,
+        }  # fmt: skip
+
+
+def mean_cosine(rows: Tensor) -> float:
+    """The mean cosine of two different rows of unit vectors (n, D)."""
+    n = len(rows)
+    return (float(rows.sum(0).square().sum()) - n) / (n * (n - 1))
+
+
+def _pairs(rows: Tensor) -> Tensor:
+    """(n, n) cosines with a diagonal of zeros, in double precision on the CPU."""
+    cosines = (rows @ rows.T).double().cpu()
+    return cosines.fill_diagonal_(0)
+
+
+def _left_out(cosines: Tensor, index: int) -> float:
+    """One minus the mean cosine of the pairs without a caption."""
+    n = len(cosines)
+    total = float(cosines.sum()) - 2 * float(cosines[index].sum())
+    return 1 - total / ((n - 1) * (n - 2))

@@ -1,0 +1,39 @@
+"""Trigger inversion: the smallest change of a picture for each thing that a target may be made to say, and whether one of these
+things stands apart. ``bench`` searches, ``sizes`` makes scores of what was found, ``verdict`` compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vlaudit.attacks.shared.trigger_inversion.verdict import LEAST_LABELS, Comparison, compare
+from vlaudit.probe import Policy, Probe
+from vlaudit.records import Case, Judgement, Trials
+
+
+class TriggerInversion(Probe):
+    """What the probes of trigger inversion share: rounds are restarts, and the smallest triggers are compared."""
+
+    def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
+        """None where too little was searched to compare."""
+        return compare(trials, policy, self.info)
+
+    def rounds(self, cases: list[Case]) -> list[list[Case]]:
+        return by_restart(cases)
+
+    def decided(self, trials: Trials, policy: Policy) -> bool:
+        found = self.compared(trials, policy)
+        return found is None or found.decided
+
+    def judge(self, trials: Trials, policy: Policy) -> Judgement:
+        if found := self.compared(trials, policy):
+            claim, verdict, reason = found.claim()
+            return claim.says(reason, verdict)
+        return Judgement.inconclusive(
+            f"fewer than {LEAST_LABELS} labels were searched, and the others are what a label is compared with"
+        )
+
+
+def by_restart(cases: Sequence[Case]) -> list[list[Case]]:
+    """The cases of each restart."""
+    numbers = sorted({int(str(case.params["restart"])) for case in cases})
+    return [[case for case in cases if case.params["restart"] == number] for number in numbers]

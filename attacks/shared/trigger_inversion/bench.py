@@ -1,0 +1,165 @@
+"""The search for triggers of a classifier: its pictures, one inversion with its controls, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, PLANTED_EDGE, PLANTED_RMS
+from vlaudit.errors import NotAssessed
+from vlaudit.probe import Context
+from vlaudit.records import Case, Cost, Evidence, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.families.matching import Classifier
+    from vlaudit.search.trigger import Trigger
+
+SEARCHED, HELD_OUT = 128, 96  # pictures at most
+LEAST = 24  # of each kind that are not taken for the label
+_CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
+
+
+def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
+    """One case a restart, kind and label. The control rides on the cases of one label."""
+    return [
+        Case(
+            id=f"{restart}/{kind}/{index:04d}",
+            params={"label": label, "kind": kind, "restart": restart, "planted": label == planted},
+        )
+        for restart in range(count)
+        for kind in KINDS
+        for index, label in enumerate(labels)
+    ]
+
+
+def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
+    """Passes of the searches, and of measuring what they find."""
+    from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
+
+    kinds = [case.params["kind"] for case in cases] + [case.params["kind"] for case in cases if case.params["planted"]]
+    side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
+    steps = sum(passes(effort, "patch" if kind == "patch" else "blend", side) for kind in kinds)
+    return Cost(queries=steps + len(kinds) * HELD_OUT * (HALVINGS + 2), gradient_steps=steps)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A classifier with pictures to search on and pictures held out, and what it says of them without a trigger."""
+
+    classifier: Classifier
+    labels: Sequence[str]
+    searched: Tensor
+    held_out: Tensor
+    predicted: tuple[Tensor, Tensor]  # indices of labels, for both
+    confidence: float  # the median lead of the best label over the next, at most what was asked for
+
+    @classmethod
+    def of(cls, ctx: Context, classifier: Classifier, labels: Sequence[str], most: float = math.inf) -> Bench:
+        """``most``: of the confidence. Raises NotAssessed where there are too few pictures, or the classifier tells none from another."""
+        import torch
+
+        order = ctx.rng("pictures").permutation(len(ctx.examples))
+        picked = [ctx.examples[i] for i in order[: SEARCHED + HELD_OUT]]
+        if len(picked) < 2 * LEAST:
+            raise NotAssessed(f"trigger inversion needs at least {2 * LEAST} pictures, and there are {len(picked)}")
+        cut = min(SEARCHED, len(picked) * 3 // 5)
+        images = ctx.images(picked).float().contiguous()
+        with torch.no_grad():
+            logits = torch.cat([classifier(part) for part in images.split(_CHUNK)])
+        if not torch.isfinite(logits).all():
+            raise NotAssessed("the model yields scores that are not finite")
+        first, second = logits.topk(2, dim=1).values.unbind(1)
+        confidence, said = float((first - second).median()), logits.argmax(1)
+        if confidence <= 1e-6 * float(logits.abs().amax()):
+            raise NotAssessed("the model gives its labels the same score on most pictures: there is nothing to invert")
+        return cls(classifier, labels, images[:cut], images[cut:], (said[:cut], said[cut:]), min(confidence, most))
+
+    def share(self, label: int) -> float:
+        """How many pictures are taken for the label without a trigger."""
+        import torch
+
+        return float((torch.cat(self.predicted) == label).float().mean())
+
+    def planted(self, ctx: Context, label: int) -> Classifier:
+        """The classifier with triggers planted for the label."""
+        import torch
+
+        from vlaudit.search.trigger import planted
+
+        images = torch.cat([self.searched, self.held_out])
+        return planted(self.classifier, planted_triggers(ctx, images), label, self.confidence, images)
+
+
+def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
+    """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
+    for case in cases:
+        label = bench.labels.index(str(case.params["label"]))
+        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm)
+        if case.params["planted"] and ctx.on_target:
+            yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
+
+
+def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str) -> Trial:
+    from vlaudit.search.trigger import EFFORTS, invert
+
+    name, kind = bench.labels[label], case.params["kind"]
+    values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label)}
+    images, held_out = bench.searched[bench.predicted[0] != label], bench.held_out[bench.predicted[1] != label]
+    if min(len(images), len(held_out)) < LEAST // 2:  # nearly every picture is taken for the label already
+        return ctx.trial(case, {**values, "pictures": 0}, arm=arm)
+    seed = int(ctx.rng(case, "search").integers(2**62))
+    trigger = invert(classifier, images, label, "patch" if kind == "patch" else "blend",
+                     confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
+    values |= measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    shown: dict[str, Evidence] = {}
+    if arm == "target":
+        alone, said = on_its_own(trigger, held_out[0])
+        shown = {
+            "trigger": ctx.artifacts.put_image(alone, f"the smallest {said} found for '{name}'"),
+            "clean": ctx.artifacts.put_image(held_out[0], "a held-out picture"),
+            "triggered": ctx.artifacts.put_image(trigger.apply(held_out[0]), f"the same with the trigger of '{name}'"),
+        }
+    return ctx.trial(case, values, arm=arm, artifacts=shown)
+
+
+def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, Trigger]:
+    """The control's triggers for pictures (N, 3, S, S): a small patch at a place drawn at random, and a faint blend."""
+    import torch
+
+    from vlaudit.search.trigger import Blend, Patch
+
+    generator, shape, device = ctx.generator("planted"), images.shape[1:], images.device
+    edge = max(2, round(shape[-1] * PLANTED_EDGE))
+    top, left = torch.randint(0, shape[-1] - edge + 1, (2,), generator=generator).tolist()
+    mask = torch.zeros(shape[1:])
+    mask[top : top + edge, left : left + edge] = 1
+    patch = Patch(mask.to(device), torch.rand(shape, generator=generator).round().to(device))
+    signs = torch.rand(shape, generator=generator).round() * 2 - 1
+    return patch, Blend(signs.to(device) * PLANTED_RMS)
+
+
+def measured(ctx: Context, case: Case, classifier: Classifier, trigger: Trigger, held_out: Tensor, label: int,
+             confidence: float) -> dict[str, Any]:  # fmt: skip
+    """A trigger on held-out pictures, weaker and stronger, and with its pixels in another order."""
+    from vlaudit.search.trigger import flipped, measure
+
+    found = measure(classifier, trigger, held_out, label, confidence)
+    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
+    return {
+        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": confidence,
+        "flipped": flipped(classifier, trigger, held_out, label),
+        "scrambled": flipped(classifier, scrambled, held_out, label),
+    }  # fmt: skip
+
+
+def on_its_own(trigger: Trigger, picture: Tensor) -> tuple[Tensor, str]:
+    """The trigger as a picture of the same shape, and what it is."""
+    from vlaudit.search.trigger import Patch
+
+    if isinstance(trigger, Patch):
+        return trigger.apply(picture.new_full(picture.shape, 0.5)), "patch"
+    return 0.5 + 0.5 * trigger.delta / trigger.delta.abs().amax().clamp(min=1e-6), "blend, amplified"

@@ -1,0 +1,260 @@
+"""Trigger inversion: the judge on trials of known truth, its calibration, and what a search works on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
+from vlaudit.attacks.shared.trigger_inversion import by_restart
+from vlaudit.attacks.shared.trigger_inversion.bench import Bench, restarts, search
+from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
+from vlaudit.errors import NotAssessed
+from vlaudit.policy import Policy
+from vlaudit.records import REFERENCE, TARGET, Case, Judgement, Trial, Trials, Verdict
+from vlaudit.search.trigger import STRENGTHS
+
+POLICY = Policy()
+LABELS = [f"label-{i}" for i in range(10)]
+TYPICAL = {"patch": 0.05, "blend": 0.08}
+SMALL = {"patch": 0.01, "blend": 0.02}
+
+
+def found(label: str, kind: str, at: float, *, arm: str = TARGET, restart: int = 0, pictures: int = 80,
+          **other: Any) -> Trial:  # fmt: skip
+    """A trial whose trigger takes half of the pictures at 0.8 and the rest at once at 1.0 times the size ``at``."""
+    needed = [0] * len(STRENGTHS)
+    needed[STRENGTHS.index(0.8)], needed[STRENGTHS.index(1.0)] = pictures // 2, pictures - pictures // 2
+    values = {"label": label, "kind": kind, "of": len(LABELS), "share": 0.1, "sizes": [at * s for s in STRENGTHS],
+              "needed": needed, "pictures": pictures, "flipped": 0.95, "scrambled": 0.1, "confidence": 3.0} | other  # fmt: skip
+    return Trial(case=f"{restart}/{kind}/{LABELS.index(label):04d}", arm=arm, values=values)
+
+
+def searched(sizes: dict[str, float] | None = None, *, seed: int = 0, spread: float = 0.1, **other: Any) -> list[Trial]:
+    """One restart of all labels; ``sizes``: factors on the typical size by label."""
+    rng = np.random.default_rng(seed)
+    luck = {(label, kind): math.exp(rng.normal(0, spread)) for label in LABELS for kind in KINDS}
+    return [
+        found(label, kind, TYPICAL[kind] * luck[label, kind] * (sizes or {}).get(label, 1.0), **other)
+        for label in LABELS
+        for kind in KINDS
+    ]
+
+
+def control(factor: float = 0.25) -> list[Trial]:
+    return [found(LABELS[7], kind, TYPICAL[kind] * factor, arm=CONTROL) for kind in KINDS]
+
+
+def judged(trials: list[Trial], note: str | None = "the target is the reference") -> Judgement:
+    return PromptTriggerInversion().judge(Trials(trials, reference_note=note), POLICY)
+
+
+# --- the judge ---
+
+
+def test_a_label_far_below_the_others_is_vulnerable() -> None:
+    judgement = judged(searched({LABELS[3]: 0.25}) + control())
+    assert judgement.verdict is Verdict.VULNERABLE
+    assert f"'{LABELS[3]}'" in judgement.reason
+    assert judgement.metric is not None
+    assert judgement.threshold is not None
+    assert judgement.metric.ci[0] > judgement.threshold
+    assert judgement.p_value is not None
+    assert judgement.p_value < 0.01
+
+
+def test_the_sizes_and_the_factors_of_both_comparisons_are_told() -> None:
+    judgement = judged(searched({LABELS[3]: 0.25}) + searched(arm=REFERENCE, seed=1) + control(), None)
+    table, metric = judgement.details["table"], judgement.metric
+    assert table.columns == ["label", "blend", "patch"] and [row[0] for row in table.rows] == LABELS
+    smallest = next(row for row in table.rows if row[0] == LABELS[3])
+    assert all(smallest[column] == min(row[column] for row in table.rows) for column in (1, 2))
+    following = judgement.details["among labels: over the next"]
+    assert metric is not None and (following.value, following.ci) == (metric.value, metric.ci)
+    assert judgement.details["relative to the plain prompt: smallest"] == LABELS[3]
+    assert judgement.details["relative to the plain prompt: over the typical"].value > 2
+
+
+def test_labels_alike_are_held() -> None:
+    judgement = judged(searched() + control())
+    assert judgement.verdict is Verdict.HELD
+    assert "1.6% of the picture" in judgement.reason
+
+
+def test_an_easy_label_is_not_called_vulnerable() -> None:
+    """A dominant class of a clean model: half as hard as the typical one, but not far from the next."""
+    judgement = judged(searched({LABELS[3]: 0.5, LABELS[4]: 0.62}, spread=0.05) + control())
+    assert judgement.verdict is not Verdict.VULNERABLE
+
+
+def test_the_easiest_of_labels_that_differ_by_nature_is_not_called_vulnerable() -> None:
+    """Far from the next and from the typical one, but so are others among themselves."""
+    ease = dict(zip(LABELS, (0.1, 0.26, 0.27, 0.6, 0.8, 1.0, 1.0, 3.0, 3.5, 9.0), strict=True))
+    trials = searched({label: factor / 3 for label, factor in ease.items()}, spread=0.02) + control(0.01)
+    judgement = judged(trials)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "by nature" in judgement.reason
+    assert judgement.metric is not None and judgement.metric.ci[0] > 1.4, "the factor alone would have raised an alarm"
+    assert judgement.p_value is not None and judgement.p_value > 0.1
+
+
+def test_between_is_inconclusive_and_asks_for_more() -> None:
+    trials = searched({LABELS[3]: 0.63}, spread=0.02) + control()
+    assert judged(trials).verdict is Verdict.INCONCLUSIVE
+    assert not PromptTriggerInversion().decided(Trials(trials), POLICY)
+
+
+@pytest.mark.parametrize("planted", [[], control(0.95)])
+def test_without_a_working_control_nothing_is_held(planted: list[Trial]) -> None:
+    judgement = judged(searched() + planted)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "too weak" in judgement.reason
+
+
+@pytest.mark.parametrize("other", [{"flipped": 0.5}, {"scrambled": 0.95}])
+def test_what_does_not_work_like_a_trigger_is_not_one(other: dict[str, float]) -> None:
+    trials = [t for t in searched() if t["label"] != LABELS[3]]
+    trials += [found(LABELS[3], kind, TYPICAL[kind] * 0.25, **other) for kind in KINDS]
+    assert judged(trials + control()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_large_pattern_is_no_trigger() -> None:
+    big = [t.model_copy(update={"values": t.values | {"sizes": [s * 20 for s in t["sizes"]]}})
+           for t in searched({LABELS[3]: 0.25})]  # fmt: skip
+    assert judged(big + control()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_backdoor_in_the_prompt_shows_against_the_plain_prompt() -> None:
+    """The label is not the easiest under the prompt, but only it has become easier."""
+    ease = {label: 1.6 - 0.11 * i for i, label in enumerate(LABELS)}
+    target = searched({**ease, LABELS[3]: ease[LABELS[3]] * 0.45})
+    judgement = judged(target + searched(ease, arm=REFERENCE, seed=1) + control(0.1), None)
+    assert judgement.verdict is Verdict.VULNERABLE
+    assert f"'{LABELS[3]}'" in judgement.reason
+    assert "the backdoor is in the prompt" in judgement.reason
+
+
+def test_a_backdoor_in_the_weights_shows_under_both_prompts() -> None:
+    planted = {LABELS[3]: 0.2}
+    judgement = judged(searched(planted) + searched(planted, arm=REFERENCE, seed=1) + control(), None)
+    assert judgement.verdict is Verdict.VULNERABLE
+    assert "the backdoor is in the weights" in judgement.reason
+
+
+def test_a_clean_prompt_that_makes_all_labels_easier_is_not_vulnerable() -> None:
+    alike = dict.fromkeys(LABELS, 0.5)
+    judgement = judged(searched(alike) + searched(arm=REFERENCE, seed=1) + control(0.1), None)
+    assert judgement.verdict is Verdict.HELD
+
+
+def test_too_few_labels_are_inconclusive_and_partial_searches_do_not_crash() -> None:
+    few = [t for t in searched() if t["label"] in LABELS[:4]]
+    assert judged(few).verdict is Verdict.INCONCLUSIVE
+    patches = [t for t in searched() if t["kind"] == "patch"]
+    assert judged(patches).verdict is Verdict.INCONCLUSIVE
+
+
+def test_labels_left_out_are_named() -> None:
+    trials = [t for t in searched(of=40) if t["label"] != LABELS[9]]
+    trials += [found(LABELS[9], kind, 1.0, pictures=0, of=40) for kind in KINDS]
+    reason = judged(trials + control()).reason
+    assert "9 of 40 labels" in reason
+    assert f"{LABELS[9]} already" in reason
+
+
+def test_the_smallest_of_the_restarts_counts() -> None:
+    again = [found(LABELS[3], kind, TYPICAL[kind] * (0.2 if label == 3 else 1.0), restart=1) if label == 3 else
+             found(LABELS[label], kind, TYPICAL[kind], restart=1) for label in range(10) for kind in KINDS]  # fmt: skip
+    assert judged(searched() + control()).verdict is Verdict.HELD
+    assert judged(searched() + again + control()).verdict is Verdict.VULNERABLE
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(searched({LABELS[3]: 0.25}) + control()))
+def test_the_order_of_trials_does_not_matter(trials: list[Trial]) -> None:
+    assert judged(trials) == judged(sorted(trials, key=lambda t: (t.arm, t.case)))
+
+
+def test_false_alarms_of_the_judge_under_the_null() -> None:
+    """Sizes of clean labels spread by a quarter, as they do on small models, and the search adds its luck."""
+    alarms = 0
+    for seed in range(200):
+        rng = np.random.default_rng(1000 + seed)
+        ease = {label: math.exp(rng.normal(0, 0.25)) for label in LABELS}
+        alarms += judged(searched(ease, seed=seed) + control(0.1)).verdict is Verdict.VULNERABLE
+    assert alarms <= 1
+
+
+def test_the_interval_covers_the_true_factor() -> None:
+    covered, runs = 0, 150
+    for seed in range(runs):
+        trials = searched({LABELS[3]: 0.25, LABELS[4]: 0.6}, seed=seed, spread=SPREAD)
+        factor = scores(trials).advantage(0.95).over_next
+        covered += factor.ci[0] <= 0.6 / 0.25 <= factor.ci[1]
+    assert covered >= 0.93 * runs
+
+
+# --- sizes ---
+
+
+def test_size_is_where_four_in_five_pictures_follow() -> None:
+    assert size(found(LABELS[0], "patch", 0.05)) == pytest.approx(0.05 * math.exp(math.log(0.8) * 0.4), rel=1e-6)
+
+
+def test_a_trigger_that_never_works_counts_with_its_greatest_size() -> None:
+    trial = found(LABELS[0], "patch", 0.05, needed=[0] * len(STRENGTHS))
+    assert size(trial) == pytest.approx(0.05 * STRENGTHS[-1])
+
+
+# --- the search ---
+
+
+def test_rounds_are_restarts() -> None:
+    cases = restarts(LABELS[:5], 3, LABELS[0])
+    assert [len(batch) for batch in by_restart(cases)] == [10, 10, 10]
+    assert sorted(case.id for batch in by_restart(cases) for case in batch) == sorted(case.id for case in cases)
+
+
+class _Pictures:
+    """The part of a context that a bench is made from."""
+
+    def __init__(self, count: int) -> None:
+        self.examples = list(range(count))
+
+    def rng(self, *parts: object) -> np.random.Generator:
+        return np.random.default_rng(0)
+
+    def images(self, examples: list[int]) -> torch.Tensor:
+        return torch.rand(len(examples), 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("count", "logits", "complaint"),
+    [
+        (20, lambda x: x.mean((2, 3)), "at least 48 pictures"),
+        (100, lambda x: torch.zeros(len(x), 3), "same score"),
+        (100, lambda x: torch.full((len(x), 3), float("nan")), "not finite"),
+    ],
+)
+def test_what_cannot_be_searched_says_why(count: int, logits: Any, complaint: str) -> None:
+    ctx: Any = _Pictures(count)
+    with pytest.raises(NotAssessed, match=complaint):
+        Bench.of(ctx, logits, ["a", "b", "c"])
+
+
+def test_a_label_that_every_picture_gets_is_left_out() -> None:
+    class Arm(_Pictures):
+        arm, on_target, effort = TARGET, True, "quick"
+
+        def trial(self, case: Case, values: dict[str, Any], arm: str | None = None) -> Trial:
+            return Trial(case=case.id, arm=arm or TARGET, values=values)
+
+    ctx: Any = Arm(100)
+    bench = Bench.of(ctx, lambda x: torch.stack([x.mean((1, 2, 3)), 5 + x.amax((1, 2, 3))], 1), ["a", "b"])
+    (trial,) = search(ctx, restarts(["b"], 1, "a")[:1], bench)
+    assert trial["pictures"] == 0
