@@ -60,7 +60,6 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
     needs={Needs.IMAGES, Needs.SCORES, Needs.PIXEL_GRADIENTS},
     threshold=2.0,
     threshold_meaning="factor by which one direction's triggers are smaller than those of the next direction",
-    references=["arXiv:2303.15180", "arXiv:2108.00352"],
     maps=["atlas:AML.T0018"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
     version="2",

@@ -64,7 +64,6 @@ _SUBSET = 12  # labels of a quick audit with more than 20
     needs={Needs.IMAGES, Needs.SCORES, Needs.PIXEL_GRADIENTS},
     threshold=1.4,
     threshold_meaning="factor by which one label's triggers are smaller than those of the next label",
-    references=["arXiv:2303.15180", "arXiv:2604.09101", "arXiv:2311.16194", "arXiv:2310.07632", "arXiv:2502.01385"],
     maps=["atlas:AML.T0018", "atlas:AML.T0020"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
 )

@@ -53,7 +53,6 @@ from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials
     needs={Needs.SCORES, Needs.LABELS, Needs.MEMBERS},
     threshold=BLIND_LIMIT,
     threshold_meaning="AUC of telling members from non-members by their loss; 0.5 is guessing",
-    references=["arXiv:2111.08440", "arXiv:2112.03570", "arXiv:2310.11970", "arXiv:2406.16201"],
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="One attack, by the loss; stronger ones (shadow prompts, the prompt's own vectors) were not tried.",
 )

@@ -68,7 +68,6 @@ _AVERAGED = 8  # passes averaged for a model that answers at random
     needs={Needs.LABELS, Needs.SCORES, Needs.PIXEL_GRADIENTS},
     threshold=0.10,
     threshold_meaning="share of pictures that lose their correct label within the radius",
-    references=["arXiv:2003.01690", "arXiv:1912.00049", "arXiv:2206.13991", "arXiv:2403.01849", "arXiv:2212.07016"],
     maps=["atlas:AML.T0043.000", "atlas:AML.T0015"],
     limits="Changes larger than the radius, or of another kind than small ones to single pixels, were not tried.",
 )

@@ -63,7 +63,6 @@ Excess = dict[Unit, dict[str, float]]  # by unit, then case
     needs={Needs.CAPTIONS, Needs.TEXT_FEATURES},
     threshold=0.10,
     threshold_meaning="shift of the caption's meaning (1 - cosine) by a homoglyph, beyond that by unknown letters",
-    references=["arXiv:2209.08891", "arXiv:2211.02408"],
     maps=["atlas:AML.T0043"],
     limits="One letter a caption was replaced; several at once, and scripts not listed, were not tried.",
 )

@@ -14,6 +14,7 @@ docstring is the probe's documentation page. Plugins are found by the entry-poin
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Protocol, TypeVar
@@ -80,6 +81,7 @@ class _HasInfo(Protocol):
 
 
 P = TypeVar("P", bound=type[Probe])
+_ARXIV = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 
 
 def probe(
@@ -98,15 +100,20 @@ def probe(
     unsafe_severity: bool = False,
     version: str = "1",
 ) -> Callable[[P], P]:
-    """Class decorator that states what a probe is; see :class:`ProbeInfo` for the fields."""
-    info = ProbeInfo(
-        id=id, code=code, title=title or id.replace("-", " "), risk=risk, families=frozenset(families),
-        needs=frozenset(needs), threshold=threshold, threshold_meaning=threshold_meaning, references=tuple(references),
-        maps=tuple(maps), limits=limits, unsafe_severity=unsafe_severity, version=version,
-    )  # fmt: skip
+    """Class decorator that states what a probe is; see :class:`ProbeInfo` for the fields. ``references`` are by default the arXiv
+    papers that the page cites."""
 
     def decorate(cls: P) -> P:
-        cls.info = info
+        cls.info = ProbeInfo(
+            id=id, code=code, title=title or id.replace("-", " "), risk=risk, families=frozenset(families),
+            needs=frozenset(needs), threshold=threshold, threshold_meaning=threshold_meaning,
+            references=tuple(references) or tuple(dict.fromkeys(_ARXIV.findall(_cited(cls.documentation())))), maps=tuple(maps),
+            limits=limits, unsafe_severity=unsafe_severity, version=version,
+        )  # fmt: skip
         return cls
 
     return decorate
+
+
+def _cited(page: str) -> str:
+    return page.partition("\nReferences. ")[2]

@@ -81,7 +81,6 @@ _SHOWN = 0.5  # assimilation from which pictures are drawn as evidence
     needs={Needs.TEXT_FEATURES},
     threshold=0.5,
     threshold_meaning="share of what tells captions apart that one word or character wipes out",
-    references=["arXiv:2211.02408", "arXiv:2512.00343", "arXiv:2407.04215", "arXiv:2306.06874"],
     maps=["atlas:AML.T0018", "atlas:AML.T0020"],
     limits="Marks that only add an attribute, marks that work in pairs, and backdoors of the denoiser were not searched.",
 )

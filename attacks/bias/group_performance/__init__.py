@@ -59,7 +59,6 @@ MIN_GROUP = 30
     needs={Needs.SCORES, Needs.LABELS, Needs.GROUPS},
     threshold=0.10,
     threshold_meaning="difference in accuracy between two groups, beyond what their labels explain",
-    references=["arXiv:2108.02818"],
     maps=["atlas:AML.T0048.002", "nist-ai-rmf:MEASURE-2.11", "eu-ai-act:10(2)(f)"],
     limits="Only the groups of the data were compared, and only those with enough pictures.",
 )

@@ -78,7 +78,6 @@ COLOURS = (
     needs={Needs.SCORES, Needs.IMAGES, Needs.GROUPS},
     threshold=math.log(1 / 0.8),
     threshold_meaning="logarithm of a group's share of the first places over its expected share, ln(1/0.8) by default",
-    references=["arXiv:1905.01989", "arXiv:2203.11933"],
     maps=["atlas:AML.T0048.002", "nist-ai-rmf:MEASURE-2.11", "eu-ai-act:10(2)(f)"],
     limits="Only the labels as queries and the groups of the data were looked at; other queries may be skewed. Only "
     "over-representation counts: that a small group is missing from the first places cannot be seen.",

@@ -56,7 +56,6 @@ from vlaudit.statistics import smallest_p
     needs={Needs.NOISE_PREDICTIONS, Needs.CAPTIONS},
     threshold=1.5,
     threshold_meaning="pull of the strongest caption, over what one in a hundred fresh captions exceeds",
-    references=["arXiv:2407.21720", "arXiv:2301.13188", "arXiv:2104.08279"],
     maps=["atlas:AML.T0024", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Only the captions tried; a caption may be remembered without pulling harder than others.",
 )

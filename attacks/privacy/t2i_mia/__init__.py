@@ -68,10 +68,6 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
     needs={Needs.NOISE_PREDICTIONS, Needs.IMAGE_LATENTS, Needs.CAPTIONED_PICTURES, Needs.MEMBERS},
     threshold=BLIND_LIMIT,
     threshold_meaning="AUC of telling members from non-members by the denoiser's errors; 0.5 is guessing",
-    references=[
-        "arXiv:2302.01316", "arXiv:2305.18355", "arXiv:2405.14800", "arXiv:2411.12858", "arXiv:2410.03640",
-        "arXiv:2606.23872", "arXiv:2406.16201",
-    ],
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Four attacks by the denoiser's errors; shadow models and gradients were not tried.",
 )  # fmt: skip

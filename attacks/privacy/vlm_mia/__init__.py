@@ -67,10 +67,6 @@ GIVEN = "given answer"
     needs={Needs.TOKEN_LOGITS, Needs.ANSWERS, Needs.MEMBERS},
     threshold=BLIND_LIMIT,
     threshold_meaning="AUC of telling members from non-members by the loss of the given answer; 0.5 is guessing",
-    references=[
-        "arXiv:2411.02902", "arXiv:2310.16789", "arXiv:2501.18624", "arXiv:2111.08440", "arXiv:2305.15594",
-        "arXiv:2406.16201",
-    ],
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Attacks by loss and entropy; shadow models, gradients and the prompt's own vectors were not tried.",
 )  # fmt: skip
