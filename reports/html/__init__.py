@@ -65,6 +65,8 @@ def page_environment(folder: Path) -> Environment:
     """Templates of ``folder`` in which everything printed is cleaned and escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from vlaudit.reports.html.view import fact
+
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -73,7 +75,7 @@ def page_environment(folder: Path) -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {"number": number, "interval": interval, "duration": duration, "sentence": _sentence}
+    environment.filters |= {"fact": fact, "number": number, "interval": interval, "duration": duration, "sentence": _sentence}
     return environment
 
 

@@ -349,3 +349,10 @@ def test_a_figure_among_the_facts_is_written_with_its_interval() -> None:
     assert fact(Figure(value=0.6172, ci=(0.5272, 0.7017), n=1128)) == "0.617 [0.527, 0.702], n = 1,128"
     assert fact(Figure(value=-0.5, ci=(-1, 0))) == "−0.50 [−1.00, 0.00]"
     assert fact(Facts({"x": {"value": 1, "ci": [0, 1], "of": 3}})["x"]) == "value: 1; ci: 0, 1; of: 3"
+
+
+def test_the_cells_of_a_table_are_words(report: Report, audit_dir: Path) -> None:
+    table = {"columns": ["a", "b", "c", "d"], "rows": [[True, None, 0.123456, "x"]]}
+    own = report.findings[0].model_copy(update={"details": Details({"table": table})})
+    text = render(report.model_copy(update={"findings": [own]}), audit_dir)
+    assert "<tr><td>yes</td><td>–</td><td>0.123</td><td>x</td></tr>" in text
