@@ -195,6 +195,42 @@ def test_a_journal_that_another_has_grown_is_left_alone(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_unit_is_on_the_disk_before_it_counts_as_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses its power right after ``append`` has kept the unit."""
+    journal, path, real = Journal(tmp_path), tmp_path / "trials.jsonl", os.fsync
+    synced: list[tuple[int, int]] = []  # which file, and how much of it
+
+    def fsync(file: int) -> None:
+        real(file)
+        status = os.fstat(file)
+        synced.append((status.st_ino, status.st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for result in results(3):
+        journal.append(result)
+        status = path.stat()
+        assert synced and synced[-1] == (status.st_ino, status.st_size)
+    journal.close()
+
+
+def test_a_unit_that_cannot_be_synced_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.append(results(1)[0])
+    before = (tmp_path / "trials.jsonl").read_bytes()
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(UsageError, match="Input/output error"):
+            journal.append(results(2)[1])
+    assert (tmp_path / "trials.jsonl").read_bytes() == before
+    journal.append(results(2)[1])
+    assert list(journal.results()) == ["u0", "u1"]
+    journal.close()
+
+
 def test_a_failed_write_leaves_closed_units_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path)
     journal.append(results(1)[0])
