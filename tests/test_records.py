@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -21,6 +21,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work may have the cores
 @given(st.dictionaries(st.text(), json_values, max_size=4), st.text(min_size=1))
 def test_trial_survives_json(values: dict, case: str) -> None:
     trial = Trial(case=case, arm="control:noise", values=values)
