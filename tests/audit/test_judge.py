@@ -172,7 +172,7 @@ def test_a_p_value_is_a_probability(p: float, sound: bool) -> None:
     ("said", "why"),
     [
         (raises(KeyError("x")), "KeyError: 'x'"), (lambda _: [1], "list, which is no Judgement"),
-        (says(details={"gap": [{"low": NAN}]}), "'judgement.details.gap.low' is nan"), (says(p_value=INF), "'judgement.p_value' is inf"),
+        (says(details={"gap": [{"low": NAN}]}), "details.gap.low' is nan"), (says(p_value=INF), "'judgement.p_value' is inf"),
     ],
 )  # fmt: skip
 def test_the_error_says_what_was_wrong(said: Callable[[Trials], object], why: str) -> None:
