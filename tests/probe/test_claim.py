@@ -122,27 +122,29 @@ def test_chance_lies_between_the_quantiles_of_its_draws() -> None:
 
 def test_series_facts_and_evidence_stand_under_their_names() -> None:
     shown = [Evidence(kind="text", path="artifacts/a", sha256="a")]
-    told = claim().rate(1, 10).controls({"a": 1, "b": "x"}).controls({"a": 2}).facts({"seen": 3}).facts({"left": 4}).shows(iter(shown))
+    told = claim().rate(1, 10).controls({"a": 1, "b": "x"}).controls({"a": 2}).facts({"seen": 3, "left": 0}).facts({"left": 4}).shows(iter(shown))
+    told.fact("kept", "two")
     told.curve("by size", [1, 2], [0.5, 0.25], low=[0, 0], high=[1, 1], xlabel="size").bars("by label", ["a"], [0.5], highlight=[0])
     told.table("all", ("name", "n"), (("a", 1), ("b", 2)))
     said = told.says("so")
     assert dict(said.controls.items()) == {"a": 2, "b": "x"} and said.evidence == shown
     assert said.details["curve"] == Curve(title="by size", x=[1, 2], y=[0.5, 0.25], low=[0, 0], high=[1, 1], xlabel="size")
     assert said.details["table"] == Table(title="all", columns=["name", "n"], rows=[["a", 1], ["b", 2]])
-    assert (said.details["seen"], said.details["left"]) == (3, 4)
+    assert [said.details[name] for name in ("seen", "left", "kept")] == [3, 4, "two"]
     three = claim().rate(1, 10).table("1", ["a"], []).table("2", ["a"], []).table("3", ["a"], []).says("so")
     assert [table.title for table in three.details["table"]] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("verdict", Verdict)
-def test_a_judge_may_say_another_verdict_than_the_interval(verdict: Verdict) -> None:
-    told = claim().rate(99, 100)
+@pytest.mark.parametrize(("hits", "by_itself"), [(99, Verdict.VULNERABLE), (0, Verdict.HELD)])
+def test_a_judge_may_say_another_verdict_than_the_interval(verdict: Verdict, hits: int, by_itself: Verdict) -> None:
+    told = claim().rate(hits, 100)
     word = {
         Verdict.VULNERABLE: told.vulnerable, Verdict.HELD: told.held, Verdict.INCONCLUSIVE: told.inconclusive,
         Verdict.NOT_ASSESSED: told.not_assessed,
     }[verdict]  # fmt: skip
     assert word("because") == told.says("because", verdict)
-    assert (word("because").verdict, word("because").reason, told.says("so").verdict) == (verdict, "because", Verdict.VULNERABLE)
+    assert (word("because").verdict, word("because").reason, told.says("so").verdict) == (verdict, "because", by_itself)
     assert word("because").metric == told.metric and word("because").threshold == 0.2
 
 

@@ -426,6 +426,8 @@ def test_the_multiplier_of_simultaneous_intervals() -> None:
     few = np.array([[0.0], [1], [2], [3], [10]])
     assert vs.max_t_quantile(few, 0.8) == pytest.approx(max(6.8 / few.std(), stats.norm.ppf(0.9)))
     assert vs.max_t_quantile(np.ones((9, 2))) == pytest.approx(stats.norm.ppf(0.975)), "no spread: not below one statistic's own"
+    scales = np.array([1, 1e-6, 100, 3, 1e4])
+    assert vs.max_t_quantile(independent * scales) == pytest.approx(vs.max_t_quantile(independent)), "each has its own spread"
     both = np.hstack([independent[:, :1], np.full((40_000, 1), 7.0)])
     assert vs.max_t_quantile(both) == vs.max_t_quantile(independent[:, :1])
 
