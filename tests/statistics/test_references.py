@@ -461,6 +461,7 @@ def test_a_look_is_students_test(margin: float) -> None:
 def test_a_look_that_is_futile_stops_and_the_last_one_always() -> None:
     low, open_, last = look([0.1, -0.2, 0.3, -0.2], PLAN), look([0.1, -0.2, 0.3, -0.1], PLAN), look([0.1, -0.1, 0.3, -0.1] * 2, PLAN)
     assert low.futile and low.stops and not low.rejects and low.p == pytest.approx(0.5)
+    assert look([0.5, -0.5, 0.5, -0.5], PLAN).futile, "at the margin is not above it"
     assert not open_.futile and not open_.stops and not open_.rejects
     assert last.futile and last.stops and not last.rejects
     sure = look([0.9, 0.8, 0.9, 1.0], PLAN)
