@@ -199,14 +199,35 @@ def test_equal_means_leave_the_bootstrap_without_an_answer() -> None:
     assert 0.3 < low < high < 0.3001
 
 
-def test_rare_values_are_bounded_by_the_clusters_that_have_any() -> None:
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_rare_values_are_bounded_by_the_clusters_that_have_any(level: float) -> None:
     """One of 40 clusters has a value of 1 in ten: no bootstrap may call the mean small with more certainty than 1 of 40 allows."""
     values, clusters = np.zeros(400), np.repeat(np.arange(40), 10)
     values[0] = 1.0
-    found = vs.mean_interval(values, clusters.tolist())
-    assert found.low == 0 and found.high <= vs.rate_interval(1, 40).high and 1 / 400 in found
-    turned = vs.mean_interval(1 - values, clusters.tolist())
+    found = vs.mean_interval(values, clusters.tolist(), level)
+    assert found.high == pytest.approx(vs.rate_interval(1, 40, level).high) and 0 <= found.low < 1 / 400
+    turned = vs.mean_interval(1 - values, clusters.tolist(), level)
     assert turned.ci == pytest.approx((1 - found.high, 1 - found.low), abs=1e-9)
+
+
+def test_one_yes_or_no_a_cluster_is_a_rate() -> None:
+    clusters = np.repeat(np.arange(25), 4).tolist()
+    assert vs.mean_interval(np.repeat([0.0, 1.0], [60, 40]), clusters).ci == pytest.approx(vs.rate_interval(10, 25).ci)
+    uneven = vs.mean_interval(np.repeat([0.0, 1.0], [60, 41]), [*clusters, 24])
+    assert uneven.ci != pytest.approx(vs.rate_interval(10, 25).ci)
+
+
+def test_a_cluster_that_outweighs_the_others_leaves_the_interval_in_its_bounds() -> None:
+    clusters = np.repeat(np.arange(25), [30, *[1] * 24])
+    values = np.ones(len(clusters))
+    values[:3] = [0.5, 0.2, 0.0]
+    found, turned = vs.mean_interval(values, clusters.tolist()), vs.mean_interval(1 - values, clusters.tolist())
+    assert found.ci == turned.ci == (0, 1), "one cluster is all that is known"
+
+
+def test_a_judgement_of_the_same_values_is_the_same_by_default() -> None:
+    assert vs.mean_interval(VALUES, UNEVEN.tolist()) == vs.mean_interval(VALUES, UNEVEN.tolist(), 0.95, (0, 1), 0, 2000)
+    assert vs.mean_interval(VALUES, UNEVEN.tolist()) != vs.mean_interval(VALUES, UNEVEN.tolist(), seed=1)
 
 
 @pytest.mark.parametrize(("bounds", "inner"), [((0.0, 1.0), 0.3), ((-1.0, 1.0), 0.0), ((2.0, 6.0), 3.0)])
@@ -307,15 +328,22 @@ def test_placements_are_rows_and_columns_of_the_comparison() -> None:
 def test_two_areas_differ_by_delongs_test(other: tuple[np.ndarray, np.ndarray]) -> None:
     areas, covariance = delong(SCORES, other)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    found = vs.auc_difference(SCORES, other)
+    found = vs.auc_difference(SCORES, other, 0.8)
     assert found.value == pytest.approx(areas[0] - areas[1])
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.value) / error))
-    a, b = vs.auc_interval(*SCORES), vs.auc_interval(*other)
+    a, b = vs.auc_interval(*SCORES, 0.8), vs.auc_interval(*other, 0.8)
     correlation = covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1])
     assert found.interval.ci == pytest.approx(base.mover(areas[0], a, areas[1], b, correlation).ci)
-    turned = vs.auc_difference(other, SCORES)
+    turned = vs.auc_difference(other, SCORES, 0.8)
     assert (turned.value, turned.p) == pytest.approx((-found.value, found.p))
     assert turned.interval.ci == pytest.approx((-found.interval.high, -found.interval.low))
+
+
+def test_perfect_areas_vary_apart() -> None:
+    """Nothing is known of how they vary together, so their intervals are joined as independent ones."""
+    perfect = (np.arange(10, 30), np.arange(10))
+    each = vs.auc_interval(*perfect)
+    assert vs.auc_difference(perfect, perfect).interval == base.mover(1.0, each, 1.0, each, 0.0)
 
 
 def test_areas_of_other_items_are_not_paired() -> None:
