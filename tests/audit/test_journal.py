@@ -26,6 +26,18 @@ def results(count: int) -> list[UnitResult]:
     return [UnitResult(unit=f"u{n}", trials=trials, seconds=0.5) for n in range(count)]
 
 
+def open_files() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+def refused(call: Callable[[], object], folder: Path) -> UsageError:
+    """The error of a call, which names the place and a cure."""
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert str(folder) in caught.value.message and caught.value.cure
+    return caught.value
+
+
 def test_round_trip(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for result in results(3):
@@ -191,8 +203,7 @@ def test_a_journal_that_another_has_grown_is_left_alone(tmp_path: Path) -> None:
     journal.append(results(1)[0])
     path = tmp_path / "trials.jsonl"
     path.write_bytes(path.read_bytes() + b"{}\n")
-    with pytest.raises(UsageError, match="Another scan has written"):
-        journal.append(results(2)[1])
+    assert "Another scan has written" in refused(lambda: journal.append(results(2)[1]), tmp_path).message
     journal.close()
 
 
@@ -224,12 +235,32 @@ def test_a_unit_that_cannot_be_synced_is_taken_back(tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
-        with pytest.raises(UsageError, match="Input/output error"):
-            journal.append(results(2)[1])
+        assert "Input/output error" in refused(lambda: journal.append(results(2)[1]), tmp_path).message
     assert (tmp_path / "trials.jsonl").read_bytes() == before
     journal.append(results(2)[1])
     assert list(journal.results()) == ["u0", "u1"]
     journal.close()
+
+
+def test_what_cannot_even_be_taken_back_is_cut_off_by_the_next_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.append(results(1)[0])
+
+    def broken(*_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", broken)
+        patched.setattr(os, "fsync", broken)
+        refused(lambda: journal.append(UnitResult(unit="u1", trials=results(2)[1].trials)), tmp_path)
+        refused(lambda: journal.append(results(2)[1]), tmp_path)
+    journal.close()
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])  # nor was it whole
+    again = Journal(tmp_path)
+    again.append(results(2)[1])
+    assert list(again.results()) == ["u0", "u1"]
+    again.close()
 
 
 def test_a_failed_write_leaves_closed_units_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,18 +301,6 @@ def test_lines_that_no_scan_writes(tmp_path: Path, line: bytes) -> None:
 
 
 # --- who may write -------------------------------------------------------------------------------------------------
-
-
-def open_files() -> int:
-    return len(os.listdir("/dev/fd"))
-
-
-def refused(call: Callable[[], object], folder: Path) -> UsageError:
-    """The error of a call, which names the place and a cure."""
-    with pytest.raises(UsageError) as caught:
-        call()
-    assert str(folder) in caught.value.message and caught.value.cure
-    return caught.value
 
 
 def test_a_lock_is_taken_once_and_let_go_once(tmp_path: Path) -> None:

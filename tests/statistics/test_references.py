@@ -392,6 +392,16 @@ def test_the_logit_interval_of_few_scores() -> None:
     assert roc._delong_logit(above, below, 0.8) == pytest.approx(expected)
 
 
+def test_rows_of_scores_are_taken_one_by_one() -> None:
+    x, y = np.stack([SCORES[0], OTHER[0]]), np.stack([SCORES[1], OTHER[1]])
+    value, above, below = roc._auc_parts(x, y)
+    low, high = roc._delong_logit(above, below, 0.9)
+    for row, scores in enumerate((SCORES, OTHER)):
+        own, *placements = roc._auc_parts(*scores)
+        assert value[row] == pytest.approx(own)
+        assert (low[row], high[row]) == pytest.approx(roc._delong_logit(*placements, 0.9))
+
+
 @pytest.mark.parametrize(("m", "n"), [(5, 50), (50, 5), (2, 2)])
 def test_a_perfect_area_is_as_sure_as_the_smaller_sample_allows(m: int, n: int) -> None:
     perfect = np.arange(n, n + m), np.arange(n)
