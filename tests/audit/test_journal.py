@@ -162,8 +162,7 @@ def test_journals_without_checksums_are_read_and_not_gone_on_with(tmp_path: Path
     assert Journal(tmp_path).results() == true
     path.write_text("".join([*bare[:4], bare[3], *bare[4:]]))
     assert Journal(tmp_path).results() == true, "a repeated closing line drops no trials"
-    with pytest.raises(UsageError, match="earlier version"):
-        Journal(tmp_path).append(results(3)[2])
+    assert "earlier version" in refused(lambda: Journal(tmp_path).append(results(3)[2]), tmp_path).message
     path.write_text("".join(bare) + sealed(bare[0])[0] + "\n")
     with pytest.raises(UsageError, match="line 9 does not agree"):
         Journal(tmp_path).results()
@@ -446,6 +445,13 @@ def test_a_line_without_its_checksum_among_others_is_damage(tmp_path: Path) -> N
     for number in range(4):
         path.write_text("".join(re.sub(', "checksum": "[0-9a-f]*"', "", line) if n == number else line for n, line in enumerate(lines)))
         assert "does not agree with its checksum" in refused(lambda: Journal(tmp_path).results(), path).message
+
+
+def test_a_line_put_before_the_first_is_damage(tmp_path: Path) -> None:
+    path = written(tmp_path, 1)
+    first = path.read_text().splitlines(keepends=True)[0]
+    path.write_text(re.sub(', "checksum": "[0-9a-f]*"', "", first) + path.read_text())
+    assert "line 2 does not agree with its checksum" in refused(lambda: Journal(tmp_path).results(), path).message
 
 
 def test_a_journal_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
