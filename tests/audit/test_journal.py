@@ -303,7 +303,7 @@ def test_lines_that_no_scan_writes(tmp_path: Path, line: bytes) -> None:
 
 
 def test_a_lock_is_taken_once_and_let_go_once(tmp_path: Path) -> None:
-    before, first, second = open_files(), Journal(tmp_path), Journal(tmp_path)
+    before, held, first, second = open_files(), set(journals._locks), Journal(tmp_path), Journal(tmp_path)
     first.lock()
     first.lock()
     assert open_files() == before + 1
@@ -318,7 +318,7 @@ def test_a_lock_is_taken_once_and_let_go_once(tmp_path: Path) -> None:
     second.lock()
     refused(first.lock, tmp_path)
     second.close()
-    assert open_files() == before
+    assert open_files() == before and journals._locks == held, "nothing is left for a worker to close"
 
 
 def test_a_worker_lets_go_of_every_lock_and_of_nothing_else(tmp_path: Path) -> None:
