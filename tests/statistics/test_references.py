@@ -210,11 +210,12 @@ def test_rare_values_are_bounded_by_the_clusters_that_have_any(level: float) -> 
     assert turned.ci == pytest.approx((1 - found.high, 1 - found.low), abs=1e-9)
 
 
-def test_one_yes_or_no_a_cluster_is_a_rate() -> None:
+@pytest.mark.parametrize("k", [0, 1, 8, 17, 25])
+def test_one_yes_or_no_a_cluster_is_a_rate(k: int) -> None:
     clusters = np.repeat(np.arange(25), 4).tolist()
-    assert vs.mean_interval(np.repeat([0.0, 1.0], [60, 40]), clusters).ci == pytest.approx(vs.rate_interval(10, 25).ci)
-    uneven = vs.mean_interval(np.repeat([0.0, 1.0], [60, 41]), [*clusters, 24])
-    assert uneven.ci != pytest.approx(vs.rate_interval(10, 25).ci)
+    assert vs.mean_interval(np.repeat([0.0, 1.0], [100 - 4 * k, 4 * k]), clusters).ci == pytest.approx(vs.rate_interval(k, 25).ci)
+    uneven = vs.mean_interval(np.repeat([0.0, 1.0], [100 - 4 * k, 4 * k + 1]), [*clusters, 24])
+    assert k not in (8, 17) or uneven.ci != pytest.approx(vs.rate_interval(k, 25).ci)
 
 
 def test_a_cluster_that_outweighs_the_others_leaves_the_interval_in_its_bounds() -> None:
