@@ -345,6 +345,9 @@ def test_perfect_areas_vary_apart() -> None:
     perfect = (np.arange(10, 30), np.arange(10))
     each = vs.auc_interval(*perfect)
     assert vs.auc_difference(perfect, perfect).interval == base.mover(1.0, each, 1.0, each, 0.0)
+    flawed = (np.arange(10, 30) - 5, np.arange(10))
+    other = vs.auc_interval(*flawed)
+    assert vs.auc_difference(flawed, perfect).interval.ci == pytest.approx(base.mover(vs.auc(*flawed), other, 1.0, each, 0.0).ci)
 
 
 def test_areas_of_other_items_are_not_paired() -> None:
