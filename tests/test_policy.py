@@ -41,7 +41,7 @@ def test_each_risk_has_its_row(probe: ProbeInfo, row: str, default: Severity) ->
         assert Policy.model_validate({"severity": {row: own}}).severity_of(probe, judgement(0.5))[0] is own
 
 
-@pytest.mark.parametrize("verdict", set(Verdict) - {Verdict.VULNERABLE})
+@pytest.mark.parametrize("verdict", [Verdict.HELD, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED])
 def test_only_what_is_vulnerable_is_grave(verdict: Verdict) -> None:
     severity, derivation = Policy().severity_of(info(), judgement(0.5, verdict=verdict))
     assert severity is Severity.NONE and verdict.value in derivation
