@@ -25,6 +25,7 @@ _STEP_DOWN = {
     Severity.HIGH: Severity.MEDIUM,
     Severity.MEDIUM: Severity.LOW,
     Severity.LOW: Severity.LOW,
+    Severity.NONE: Severity.NONE,
 }
 NEAR = 1.5  # an interval whose near end is within this factor of the threshold lowers the severity by one step
 

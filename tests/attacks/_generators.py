@@ -136,8 +136,9 @@ def audit(probe: Probe, model: Scripted, data: Dataset, folder: Path, policy: Po
 
 def conforms(probe_class: type[Probe], ctx: Context) -> Judgement:
     """What ``vlaudit.testing.check_probe`` asks, on a scripted target instead of a bundled one."""
-    testing._check_info(probe_class)
-    testing._check_light(probe_class)
-    probe = probe_class()
+    check, probe = testing._Checks({}), probe_class()
+    testing._check_info(check, probe_class)
+    testing._check_imports(check, probe_class)
     ctx.start_clock()
-    return testing._check_judge(probe, testing._check_attempt(probe, ctx, testing._check_cases(probe, ctx)))
+    trials = testing._check_attempt(check, probe, ctx, testing._check_cases(check, probe, ctx))
+    return testing._check_judge(check, probe, trials)

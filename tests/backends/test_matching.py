@@ -19,6 +19,7 @@ from tests.conftest import LABELS, word_tokenizer
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.open_clip import OpenCLIPBackend
 from vlaudit.errors import ModelError, UnsafeFileError, UsageError
+from vlaudit.prompts.template import Template
 
 CPU = torch.device("cpu")
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -41,9 +42,10 @@ def save_siglip(folder: Path) -> None:
         "eos_token_id": 3,
         "bos_token_id": 2,
     }
-    SiglipModel(
-        SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 32, "patch_size": 8})
-    ).save_pretrained(folder)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 32, "patch_size": 8}))
+    model.logit_scale.data.fill_(2.0)
+    model.logit_bias.data.fill_(-12.5)  # as a trained one has: see Zhai et al. 2023
+    model.save_pretrained(folder)
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
@@ -96,8 +98,7 @@ def test_transformers_kinds_agree_with_their_own_forward(save: Callable[[Path], 
         coded.pop("attention_mask", None)
     with torch.no_grad():
         expected = own(**coded, pixel_values=processor(picture(), return_tensors="pt")["pixel_values"]).logits_per_image
-        image = model.encode_images(model.preprocess(picture())[None])
-        found = model.logit_scale * image @ model.encode_texts(texts).T + model.logit_bias
+        found = Template("{}").bind(model).classifier(texts)(model.preprocess(picture())[None])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -108,15 +109,16 @@ def test_clip_without_its_image_processor_still_loads(tiny_clip: Path) -> None:
     assert torch.allclose(model.encode_images(image[None]).norm(dim=-1), torch.ones(1))
 
 
-@pytest.fixture(scope="session")
-def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[{}, {"init_logit_bias": -10.0}, {"init_logit_bias": -10.0, "custom_text": True}],
+                ids=["clip", "siglip", "siglip, custom text"])  # fmt: skip
+def open_clip_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import open_clip
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("open-clip")
     size = word_tokenizer(WORDS, folder)
     config = {
-        "embed_dim": 16,
+        "embed_dim": 16, **request.param,
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
         "text_cfg": {"context_length": 12, "vocab_size": size, "width": 32, "heads": 2, "layers": 2, "hf_tokenizer_name": "own",
                      "pool_type": "eos", "eos_id": 3, "tokenizer_kwargs": {}},
@@ -138,7 +140,7 @@ def test_open_clip_agrees_with_its_own_code(open_clip_folder: Path) -> None:
     texts = ["a photo of a cat", "the dog", " ".join(["dog"] * 30)]  # the last is longer than the context
     with torch.no_grad():
         expected, _ = own.get_logits(transform(picture())[None], tokenizer(texts))
-        found = model.logit_scale * model.encode_images(model.preprocess(picture())[None]) @ model.encode_texts(texts).T
+        found = Template("{}").bind(model).classifier(texts)(model.preprocess(picture())[None])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 

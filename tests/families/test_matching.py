@@ -17,6 +17,7 @@ from vlaudit.config import TargetSpec
 from vlaudit.errors import ModelError, UsageError, VlauditWarning
 from vlaudit.families.matching import MatchingModel, alike, unknown_tokens
 from vlaudit.prompts.coop import CoOp
+from vlaudit.prompts.template import Template
 from vlaudit.zoo import WEIGHTS
 
 torch.set_num_threads(1)
@@ -38,6 +39,18 @@ def pictures(folder: Path, labels: tuple[str, ...]) -> Path:
 def load(model: Path, data: Path, prompt: str | None = None, reference: str | None = None) -> Any:
     spec = TargetSpec(model=f"hf:{model}", data=str(data), prompt=[prompt] if prompt else [], reference=reference)
     return Loader(torch.device("cpu"), allow_network=False).subjects([spec])[0][0]
+
+
+def test_scores_are_scaled_cosines_plus_the_models_bias(tiny_clip: Path) -> None:
+    """A SigLIP's bias decides nothing between labels, but a score's sigmoid is the probability of a pair."""
+    model = HuggingFaceBackend().load(str(tiny_clip), torch.device("cpu"))
+    matcher, images = Template("a {}").bind(model), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.logit_scale, model.logit_bias = 10.0, 0.0
+    cosines = matcher.classifier(["cat", "dog"])(images) / 10
+    assert cosines.shape == (3, 2) and bool((cosines.abs() <= 1).all())
+    torch.testing.assert_close(cosines[1, 1], (matcher.image_features(images)[1] * model.encode_texts(["a dog"])[0]).sum())
+    model.logit_scale, model.logit_bias = 2.0, -12.5
+    torch.testing.assert_close(matcher.classifier(["cat", "dog"])(images), 2 * cosines - 12.5)
 
 
 def test_labels_of_one_text_are_refused_by_name(tmp_path: Path) -> None:

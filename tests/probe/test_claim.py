@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaudit.details import Bars, Figure, Table
+from vlaudit.details import Bars, Curve, Figure, Table
 from vlaudit.policy import Policy
 from vlaudit.probe.claim import Claim, chance, figure, share
-from vlaudit.records import Delta, Estimate, Evidence, Family, ProbeInfo, Risk, Trial, Verdict
-from vlaudit.statistics import Interval, paired_rate_difference, rate_interval, trials_to_decide
+from vlaudit.records import Delta, Estimate, Evidence, Family, Metric, ProbeInfo, Risk, Trial, Verdict
+from vlaudit.statistics import (
+    Interval,
+    mean_interval,
+    paired_rate_difference,
+    rate_interval,
+    samples_to_decide,
+    sign_flip_p,
+    trials_to_decide,
+)
 
 INFO = ProbeInfo(id="x", code="X1", title="x", risk=Risk.BIAS, families=frozenset({Family.MATCHING}), threshold=0.2)
 POLICY = Policy()
@@ -110,3 +118,67 @@ def test_chance_lies_between_the_quantiles_of_its_draws() -> None:
     draws = [i / 1000 for i in range(1001)]
     assert chance(draws).model_dump() == {"value": 0.0, "ci": pytest.approx((0.025, 0.975)), "n": 1001}
     assert chance(draws, 0.5, (0.0, 0.95)) == Figure(value=0.5, ci=(0.0, 0.95), n=1001)
+
+
+def test_series_facts_and_evidence_stand_under_their_names() -> None:
+    shown = [Evidence(kind="text", path="artifacts/a", sha256="a")]
+    told = claim().rate(1, 10).controls({"a": 1, "b": "x"}).controls({"a": 2}).facts({"seen": 3, "left": 0}).facts({"left": 4}).shows(iter(shown))
+    told.fact("kept", "two")
+    told.curve("by size", [1, 2], [0.5, 0.25], low=[0, 0], high=[1, 1], xlabel="size").bars("by label", ["a"], [0.5], highlight=[0])
+    told.table("all", ("name", "n"), (("a", 1), ("b", 2)))
+    said = told.says("so")
+    assert dict(said.controls.items()) == {"a": 2, "b": "x"} and said.evidence == shown
+    assert said.details["curve"] == Curve(title="by size", x=[1, 2], y=[0.5, 0.25], low=[0, 0], high=[1, 1], xlabel="size")
+    assert said.details["table"] == Table(title="all", columns=["name", "n"], rows=[["a", 1], ["b", 2]])
+    assert [said.details[name] for name in ("seen", "left", "kept")] == [3, 4, "two"]
+    three = claim().rate(1, 10).table("1", ["a"], []).table("2", ["a"], []).table("3", ["a"], []).says("so")
+    assert [table.title for table in three.details["table"]] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize(("hits", "by_itself"), [(99, Verdict.VULNERABLE), (0, Verdict.HELD)])
+def test_a_judge_may_say_another_verdict_than_the_interval(verdict: Verdict, hits: int, by_itself: Verdict) -> None:
+    told = claim().rate(hits, 100)
+    word = {
+        Verdict.VULNERABLE: told.vulnerable, Verdict.HELD: told.held, Verdict.INCONCLUSIVE: told.inconclusive,
+        Verdict.NOT_ASSESSED: told.not_assessed,
+    }[verdict]  # fmt: skip
+    assert word("because") == told.says("because", verdict)
+    assert (word("because").verdict, word("because").reason, told.says("so").verdict) == (verdict, "because", by_itself)
+    assert word("because").metric == told.metric and word("because").threshold == 0.2
+
+
+def test_the_metric_has_its_name_unit_and_count() -> None:
+    said = claim().measured(3.0, Interval(2.0, 4.0), 7).says("so")
+    assert said.metric == Metric(name="answers that change", value=3.0, ci=(2.0, 4.0), level=0.95, n=7, unit="share") and said.p_value is None
+    nats = Claim(INFO, POLICY, "distance", "nats").measured(3.0, Interval(2.0, 4.0), 7, p=0.5).says("so")
+    assert nats.metric is not None and nats.metric.unit == "nats" and nats.p_value == 0.5
+
+
+def test_would_decide_goes_by_what_is_judged() -> None:
+    near = claim().measured(0.25, Interval(0.15, 0.45), 100)
+    assert near.would_decide("pictures", value=0.3) == f"; about {samples_to_decide(0.3, Interval(0.15, 0.45), 100, 0.2)} pictures would decide"
+    assert claim().measured(0.2, Interval(0.1, 0.3), 100).would_decide("x", near=", near") == ", near"
+    assert claim().rate(20, 100).trials_would_decide("rows", near=", near") == ", near"
+    assert claim().rate(20, 100).trials_would_decide("rows") == "; too near the threshold to decide"
+    strict = claim(Policy(level=0.99)).rate(3, 10).trials_would_decide("rows")
+    assert strict == f"; about {trials_to_decide(0.3, 0.2, 0.99)} rows would decide" != claim().rate(3, 10).trials_would_decide("rows")
+    for ask in (Claim.would_decide, Claim.trials_would_decide):
+        with pytest.raises(AssertionError):
+            ask(claim(), "rows")
+
+
+def test_the_level_of_the_policy_is_that_of_all_intervals() -> None:
+    mine, theirs = [True] * 30 + [False] * 10, [True] * 5 + [False] * 35
+    said = claim(Policy(level=0.8)).rate(30, 40).paired_rates(mine, theirs).says("so")
+    assert said.reference is not None and said.reference.ci == rate_interval(5, 40, 0.8).ci
+    assert said.delta is not None and said.delta.ci == paired_rate_difference(mine, theirs, 0.8).interval.ci
+    assert share(5, 40) == figure(5 / 40, rate_interval(5, 40), 40) and share(5, 40, 0.8) == figure(5 / 40, rate_interval(5, 40, 0.8), 40)
+    first, second, clusters = [2.0, 5.0] * 30, [3.0, 2.0, 6.0, 3.0, 2.0, 5.5] * 10, [n % 25 for n in range(60)]
+    gains = [a - b for a, b in zip(first, second, strict=True)]
+    for names in (None, clusters):
+        said = claim(Policy(level=0.8)).rate(1, 2).paired_means(first, second, (2.0, 6.0), names).says("so")
+        assert said.reference == Estimate(value=sum(second) / 60, ci=mean_interval(second, names, 0.8, (2.0, 6.0)).ci)
+        assert said.delta == Delta(value=sum(gains) / 60, ci=mean_interval(gains, names, 0.8, (-4.0, 4.0)).ci, p=sign_flip_p(gains, names))
+    with pytest.raises(ValueError):
+        claim().paired_means(first, second[1:], (2.0, 6.0))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaudit.statistics.sequential import GroupSequentialPlan, Spending, look, spent
+from vlaudit.statistics.sequential import GroupSequentialPlan, Spending, _bounds, look, spent
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from vlaudit.statistics.sequential import GroupSequentialPlan, Spending, look, s
     ],
 )
 def test_bounds_are_the_published_ones(alpha: float, spending: Spending, published: tuple[float, ...]) -> None:
+    _bounds.cache_clear()
     assert GroupSequentialPlan((12, 24, 36, 48, 60), alpha, spending).bounds == pytest.approx(published, abs=6e-4)
 
 
@@ -28,6 +29,17 @@ def test_spending_ends_at_alpha_and_only_grows(spending: Spending, alpha: float)
     steps = [spent(fraction, alpha, spending) for fraction in np.linspace(0.05, 1, 20)]
     assert steps == sorted(steps)
     assert steps[-1] == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "spending", "expected"),
+    [
+        # of 0.025: 2 - 2 Φ(2.2414 / √t), and 0.025 ln(1 + (e - 1) t), Lan and DeMets 1983
+        (0.5, "obrien-fleming", 0.00153), (0.75, "obrien-fleming", 0.00965), (0.5, "pocock", 0.01550), (0.25, "pocock", 0.00893),
+    ],
+)  # fmt: skip
+def test_spending_is_by_the_formulae(fraction: float, spending: Spending, expected: float) -> None:
+    assert spent(fraction, 0.025, spending) == pytest.approx(expected, abs=5e-6)
 
 
 def test_one_look_is_the_fixed_test() -> None:

@@ -28,16 +28,15 @@ def max_t_p(observed: ArrayLike, null: ArrayLike) -> list[float]:
     """Single-step max-T adjusted p-values (Westfall and Young 1993) of K statistics, from R joint null draws (R, K).
 
     Each statistic is standardised by the mean and spread of its own null with the observed value in the pool, which
-    keeps the draws exchangeable; a statistic without spread gets p = 1.
+    keeps the draws exchangeable; a statistic without spread is 0 in every draw, so that no maximum is below it: p = 1.
     """
     import numpy as np
 
     pool = np.vstack([np.asarray(observed, dtype=float)[None], np.asarray(null, dtype=float)])
     spread = pool.std(axis=0)
-    scale = np.where(spread > 1e-12, spread, np.inf)
-    t = (pool - pool.mean(axis=0)) / scale
+    t = (pool - pool.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
     largest = t[1:].max(axis=1)
-    return [rank_p(float(x), largest) if s > 1e-12 else 1.0 for x, s in zip(t[0], spread, strict=True)]
+    return [rank_p(float(x), largest) for x in t[0]]
 
 
 def max_t_quantile(null: ArrayLike, level: float = 0.95) -> float:
