@@ -80,3 +80,72 @@ def test_units_weigh_not_their_items_and_unaimed_shares_are_equal() -> None:
     assert misclassification.aimed(["x", "y"], None).tolist() == [0.5, 0.5]
     assert misclassification.aimed(["x", "y"], {"x": 3, "y": 1}).tolist() == [0.75, 0.25]
     assert misclassification.aimed(["x", "y"], {"z": 1}).tolist() == [0.5, 0.5]
+
+
+def expected_distance(alpha: np.ndarray, aim: np.ndarray) -> float:
+    """The mean squared distance of a Dirichlet draw from the aim, over the largest there can be."""
+    mean = alpha / alpha.sum()
+    squared = (mean * (1 - mean) / (alpha.sum() + 1) + (mean - aim) ** 2).sum()
+    return float(squared / max(((np.eye(len(aim)) - aim) ** 2).sum(axis=1)))
+
+
+@pytest.mark.parametrize("aim", [[0.5, 0.5], [0.2, 0.3, 0.5]])
+def test_draws_of_a_mean_are_dirichlet_where_the_reader_never_errs(aim: list[float]) -> None:
+    goal, rng = np.array(aim), np.random.default_rng(0)
+    counts = rng.integers(0, 9, (3, len(aim))).astype(float)
+    perfect = np.broadcast_to(np.eye(len(aim)), (40_000, len(aim), len(aim)))
+    drawn = misclassification.mean_draws(counts, perfect, goal, rng)
+    wanted = [expected_distance(row + misclassification.AIMED / 2 * goal, goal) for row in counts]
+    assert drawn.shape == (40_000,) and drawn.mean() == pytest.approx(np.mean(wanted), rel=0.02)
+    single = misclassification.sample_draws(counts, np.broadcast_to(perfect[:, None], (40_000, 3, *perfect.shape[1:])), goal, rng)
+    wanted = [expected_distance(row + misclassification.AIMED * goal, goal) for row in counts]
+    assert single.shape == (40_000, 3) and single.mean(axis=0) == pytest.approx(wanted, rel=0.03)
+
+
+def test_counts_as_aimed_have_the_aimed_means() -> None:
+    rates, aim, sizes = np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0.25, 0.75]), np.array([4, 40])
+    confusions = np.broadcast_to(rates, (20_000, 2, 2, 2)) * np.array([1.0, 3.0])[:, None, None]  # rows that do not sum to 1
+    counts = misclassification.null_counts(sizes, confusions, aim, np.random.default_rng(0))
+    assert counts.shape == (20_000, 2, 2) and (counts.sum(axis=2) == sizes).all()
+    assert counts.mean(axis=0) == pytest.approx(sizes[:, None] * (aim @ rates), rel=0.02)
+
+
+@pytest.mark.parametrize(("counts", "level"), [([[9, 1], [3, 7]], 0.95), ([[60, 4], [0, 80]], 0.8), ([[5, 0], [0, 5]], 0.95)])
+def test_accuracy_is_the_mean_of_two_beta_posteriors(counts: list[list[int]], level: float) -> None:
+    confusion = Confusion.of(counts, [sum(row) for row in counts], {})
+    value, low, high = confusion.accuracy(level)
+    rng = np.random.default_rng(7)
+    posterior = sum(rng.beta(counts[i][i] + 0.5, counts[i][1 - i] + 0.5, 400_000) for i in range(2)) / 2
+    assert value == pytest.approx(np.mean([counts[i][i] / sum(counts[i]) for i in range(2)]))
+    ends = np.quantile(posterior, [(1 - level) / 2, (1 + level) / 2])
+    assert (low, high) == pytest.approx((min(ends[0], value), max(ends[1], value)), abs=0.008)
+    assert low <= value <= high
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 4), st.integers(0, 999))
+def test_a_stratum_shifts_what_is_expected_of_its_samples_towards_itself(k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts, own = rng.integers(1, 30, (k, k)), rng.integers(0, 30, (k, k)) + np.eye(k, dtype=int)
+    confusion = Confusion.of(counts.tolist(), counts.sum(axis=1).tolist(), {"here": own.tolist()})
+    plain, here, strange = confusion.rates_of([None, "here", "elsewhere"])
+    assert plain == pytest.approx(confusion.rates) and strange == pytest.approx(plain)
+    assert here.sum(axis=1) == pytest.approx(np.ones(k))
+    strength = 1 / np.array(misclassification.CORRELATIONS) - 1
+    for row in range(k):  # by definition: the mean over the correlations of a Dirichlet posterior's mean
+        by_correlation = [(s * plain[row] + own[row]) / (s + own[row].sum()) for s in strength]
+        assert here[row] == pytest.approx(confusion.correlations @ np.array(by_correlation))
+
+
+def test_how_errors_gather_is_read_off_the_strata() -> None:
+    even = Confusion.of([[80, 20], [20, 80]], [100, 100], {f"s{i}": [[8, 2], [2, 8]] for i in range(10)})
+    gathered = Confusion.of([[80, 20], [20, 80]], [100, 100], {f"s{i}": [[0, 10], [10, 0]] if i < 2 else [[10, 0], [0, 10]] for i in range(10)})
+    unknown = Confusion.of([[80, 20], [20, 80]], [100, 100], {})
+    assert unknown.correlations == pytest.approx(np.full(len(misclassification.CORRELATIONS), 1 / len(misclassification.CORRELATIONS)))
+    means = [c.correlations @ np.array(misclassification.CORRELATIONS) for c in (even, gathered)]
+    assert even.correlations.sum() == pytest.approx(1) and means[0] < 0.02 and means[1] > 0.4
+
+
+def test_an_even_spread_over_the_groups_has_the_largest_entropy() -> None:
+    assert misclassification.entropy_severity(np.array([0.5, 0.25, 0.25])) == pytest.approx(1 - 1.5 * np.log(2) / np.log(3))
+    assert misclassification.total_variation(np.array([[0.2, 0.3, 0.5]]), np.array([0.5, 0.3, 0.2]))[0] == pytest.approx(0.3)
