@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, context, dataset, trials_of
 from tests.attacks.bias.observers import Sees, Yes, people
+from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from tests.generators import save
 from vlaudit.attacks.bias.counterfactual_gap import CounterfactualGap
 from vlaudit.attacks.bias.counterfactual_gap.gaps import gaps

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, context
 from tests.attacks.bias.observers import Sees, people
+from tests.attacks.scripted_generator import Scripted, audit, context
 from tests.generators import save
 from vlaudit.attacks.bias.demo_skew_amplification import DemoSkewAmplification
 from vlaudit.attacks.bias.demo_skew_amplification.demonstrations import demonstrate, draws, in_context, material

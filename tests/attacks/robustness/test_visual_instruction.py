@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, audit, conforms, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset, trials_of
 from vlaudit.attacks.robustness.visual_instruction import VisualInstruction
 from vlaudit.attacks.robustness.visual_instruction import canary_policy as canary
 from vlaudit.attacks.shared.rendered_text import write

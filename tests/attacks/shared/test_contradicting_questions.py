@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.attacks._generators import dataset
+from tests.attacks.scripted_generator import dataset
 from vlaudit.attacks.shared.contradicting_questions import agreement, frame, likeness, panel, with_articles
 
 LABELS = ("cook", "judge", "farmer", "artist", "pilot")
