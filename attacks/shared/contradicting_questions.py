@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import normal
+from vlaudit.data.articles import mend_articles
 from vlaudit.data.example import Example
 from vlaudit.probe import Context
 
@@ -48,16 +49,11 @@ def panel(
     while len(found) < count and any(turns):
         for turn in turns:
             while turn and len(found) < count:
-                question = with_articles(turn.pop(0))
+                question = mend_articles(turn.pop(0))
                 if normal(question) not in found:
                     found[normal(question)] = question
                     break
     return list(found.values())
-
-
-def with_articles(text: str) -> str:
-    """ "a artist" as English has it: "an artist"."""
-    return re.sub(r"\ba(?= [aeiou])", "an", text)
 
 
 def frame(answers: Sequence[str]) -> frozenset[str]:
