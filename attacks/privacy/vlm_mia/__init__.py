@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
+from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.membership import BLIND_LIMIT, FEWEST, Units, judge_loss, membership_values
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
@@ -98,9 +99,7 @@ class VLMMIA(Probe):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
-        known = {example.id: example for example in ctx.data.examples}
-        for part in ctx.batches(cases):
-            examples = [known[case.id] for case in part]
+        for part, examples in batches(ctx, cases, ctx.data.examples):
             given = part[0].params["by"] == GIVEN
             with torch.no_grad():
                 described = self._described(ctx, examples) if ctx.on_target or not given else [None] * len(part)
