@@ -1,4 +1,4 @@
-"""What probes of generation models share: a sample of questions whose answers are known, and what an answer names."""
+"""Questions whose right answers are known: a sample of them, and what an answer names."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.shared.drawn import MOST_BLOCKED
+from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED
 from vlaudit.probe import Claim, Policy, ProbeInfo, would_decide
 from vlaudit.records import Judgement, Trial, Trials
 

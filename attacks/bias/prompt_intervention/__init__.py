@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.bias.prompt_intervention.change import PROMPT, changes, tell_controls, tell_wordings
+from vlaudit.attacks.bias.prompt_intervention.concentration_change import PROMPT, changes, tell_controls, tell_wordings
 from vlaudit.attacks.shared.neutral_captions import audited, label_named, neutral_captions
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.scorer_readings import (

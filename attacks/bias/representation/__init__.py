@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.bias.representation.rows import (
+from vlaudit.attacks.bias.representation.concentration import (
     AVERAGE,
     Row,
     Shares,

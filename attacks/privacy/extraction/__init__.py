@@ -44,7 +44,7 @@ from pydantic import Field
 
 from vlaudit.attacks.privacy.extraction.cliques import judge_cliques
 from vlaudit.attacks.privacy.extraction.copies import evidence, features, galleries, tiled_distance
-from vlaudit.attacks.shared.drawn import passes
+from vlaudit.attacks.shared.drawn_captions import passes
 from vlaudit.attacks.shared.fresh_captions import audited_captions, fresh_arm, fresh_captions
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, share

@@ -1,5 +1,5 @@
 """Trigger inversion: the smallest change of a picture for each thing that a target may be made to say, and whether one of these
-things stands apart. ``bench`` searches, ``sizes`` makes scores of what was found, ``verdict`` compares them."""
+things stands apart. ``search`` looks for them, ``sizes`` makes scores of what was found, ``verdict`` compares them."""
 
 from __future__ import annotations
 
