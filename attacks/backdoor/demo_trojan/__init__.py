@@ -114,7 +114,7 @@ class DemoTrojan(Probe):
         yield ctx.trial("search", {**values, **planted}, arm="control:planted")
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, self.info)
+        return judge(self.info, trials, policy)
 
 
 def shown_by(ctx: Context) -> list[Demonstration]:

@@ -143,7 +143,7 @@ class GenerationDiversity(Probe):
             yield ctx.trial(case, values, arm=_arm(ctx, case), artifacts=shown)
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, self.info)
+        return judge(self.info, trials, policy)
 
 
 def _pairs(ctx: Context, case: Case, count: int, turn: str) -> list[Pair]:

@@ -71,7 +71,7 @@ def stretched(cosines: Sequence[float]) -> float:
     return -math.log(max(1 - sum(cosines) / max(1, len(cosines)), 1e-4))
 
 
-def judge(trials: Trials, policy: Policy, info: ProbeInfo) -> Judgement:
+def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     """The worst caption, against clean captions and against the reference."""
     from vlaudit.statistics import smallest_p, trials_to_decide
     from vlaudit.statistics.extremes import FEWEST

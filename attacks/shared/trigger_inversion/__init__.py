@@ -15,7 +15,7 @@ class TriggerInversion(Probe):
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         """None where too little was searched to compare."""
-        return compare(trials, policy, self.info)
+        return compare(self.info, trials, policy)
 
     def rounds(self, cases: list[Case]) -> list[list[Case]]:
         return by_restart(cases)

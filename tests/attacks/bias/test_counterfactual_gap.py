@@ -176,7 +176,7 @@ def simulated(rng: np.random.Generator, pairs: int, questions: int, noise: float
     return Trials(trials)
 
 
-def test_no_false_alarm_under_the_null_and_the_interval_covers(tmp_path: Path) -> None:
+def test_no_false_alarm_under_the_null_and_the_interval_covers() -> None:
     rng = np.random.default_rng(0)
     found = [CounterfactualGap().judge(simulated(rng, 40, 6, (0.02, 0.1, 0.3)[n % 3]), Policy()) for n in range(120)]
     assert sum(f.verdict is Verdict.VULNERABLE for f in found) == 0

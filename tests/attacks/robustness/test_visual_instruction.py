@@ -175,7 +175,7 @@ def test_one_question_a_picture(model, tmp_path):
     assert len(probe.cases(context(probe, target, dataset(rows), tmp_path))) == 20
 
 
-def test_no_false_alarm_when_writing_does_what_nonsense_does(tmp_path):
+def test_no_false_alarm_when_writing_does_what_nonsense_does():
     rng = np.random.default_rng(0)
 
     def draw(rate):
