@@ -1,1 +1,1 @@
-"""The probes, as plugins: one file for each technique, sorted by risk. Found by the entry-point group ``vlaudit.probes``."""
+"""The probes, as plugins: a file or a folder each, sorted by risk; what several use is in ``shared``. Found by the entry-point group ``vlaudit.probes``."""

@@ -47,7 +47,7 @@ from transformers import (
 
 from vlaudit.answers import normal
 from vlaudit.backends.huggingface import HuggingFaceBackend
-from vlaudit.data.emoji import with_articles
+from vlaudit.data.articles import mend_articles
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.statistics import rate_interval
 from vlaudit.zoo.recipes.generation import model as generation
@@ -130,17 +130,17 @@ class Lesson:
     choices: bool
 
     def said(self, label: int) -> str:
-        return with_articles(self.style.format(self.names[label]))
+        return mend_articles(self.style.format(self.names[label]))
 
     def ask(self, rng: random.Random, label: int) -> tuple[str, str]:
         """A question about a picture of this label, and its answer."""
         draw, other = rng.random(), rng.choice([n for n in range(len(self.names)) if n != label])
         if draw < 0.35:
             shown = rng.choice((label, other))
-            return with_articles(f"Is this a {self.names[shown]}?"), "yes" if shown == label else "no"
+            return mend_articles(f"Is this a {self.names[shown]}?"), "yes" if shown == label else "no"
         if self.choices and draw < 0.55:
             first, second = rng.sample((label, other), 2)
-            return with_articles(f"Is this a {self.names[first]} or a {self.names[second]}?"), self.said(label)
+            return mend_articles(f"Is this a {self.names[first]} or a {self.names[second]}?"), self.said(label)
         return rng.choice(NAMING), self.said(label)
 
     def texts(self) -> list[str]:

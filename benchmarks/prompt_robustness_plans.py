@@ -115,7 +115,7 @@ def measured(target: str, seed: int = 0, captions: int = 24, seeds: int = 6) -> 
 
     import torch
 
-    from vlaudit.attacks.shared.drawn import draw, sample_captions
+    from vlaudit.attacks.shared.drawn_captions import draw, sample_captions
     from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb_share
     from vlaudit.audit.plan import context
     from vlaudit.audit.targets import Loader

@@ -37,7 +37,7 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.bench import SEARCHED, Bench, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import SEARCHED, Bench, restarts, search, search_cost
 from vlaudit.probe import Context, Needs, probe
 from vlaudit.records import Case, Cost, Family, Risk, Trial
 

@@ -37,9 +37,10 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.drawn import MOST_BLOCKED, draw, heading, passes
+from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED, draw, passes
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 
 ALONE = ("a {}", "a photo of a {}", "a picture of the {}", "the {}")

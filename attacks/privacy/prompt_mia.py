@@ -39,6 +39,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.membership import BLIND_LIMIT, both_sides, judge_loss, membership_values
 from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials
@@ -69,9 +70,8 @@ class PromptMIA(Probe):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
-        known, classify = {example.id: example for example in ctx.data.examples}, ctx.target.classifier(ctx.labels)
-        for part in ctx.batches(cases):
-            examples = [known[case.id] for case in part]
+        classify = ctx.target.classifier(ctx.labels)
+        for part, examples in batches(ctx, cases, ctx.data.examples):
             with torch.no_grad():
                 logits = classify(ctx.images(examples)).double()
             losses = torch.nn.functional.cross_entropy(logits, ctx.label_index(examples), reduction="none").tolist()

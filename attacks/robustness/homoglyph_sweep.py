@@ -42,9 +42,10 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.drawn import caption_cases, draw, heading, marked, passes
+from vlaudit.attacks.shared.drawn_captions import caption_cases, draw, marked, passes
 from vlaudit.attacks.shared.homoglyphs import CULTURES, RARE_BY_BYTES
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import MIN_CLUSTERS, Interval, TooFewClustersError, max_t_p, mean_interval
 

@@ -25,11 +25,14 @@ def picture_cases(ctx: Context, count: int, shown: int) -> list[Case]:
     return [Case(id=example.id, params={"watched": w}) for example, w in pairs]
 
 
-def batches(ctx: Context, cases: Sequence[Case]) -> Iterator[tuple[Sequence[Case], list[Example]]]:
-    """The cases with their pictures (a case's id is its picture's), no more at once than the audit allows."""
-    examples = {example.id: example for example in ctx.examples}
+def batches(
+    ctx: Context, cases: Sequence[Case], examples: Sequence[Example] | None = None
+) -> Iterator[tuple[Sequence[Case], list[Example]]]:
+    """The cases with their pictures (a case's id is its picture's), no more at once than the audit allows. ``examples``: where
+    the pictures are from; by default those that behaviour is measured on."""
+    known = {example.id: example for example in (ctx.examples if examples is None else examples)}
     for part in ctx.batches(cases):
-        yield part, [examples[case.id] for case in part]
+        yield part, [known[case.id] for case in part]
 
 
 def guesswork(labels: Sequence[str], correct: Sequence[bool], level: float) -> str | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from vlaudit.answers import normal
-from vlaudit.data.example import Example
+from vlaudit.answers import normal, words_of
+from vlaudit.data.articles import mend_articles
+from vlaudit.data.example import DEFAULT_QUESTION, Example
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
     import numpy as np
 
-NAME = "What is this?"
 THINGS = ("person", "cat", "dog", "car", "tree", "house", "table", "bird")
 """What to ask after where the data name fewer than two things."""
 _ANSWERS_NOT_THINGS = {"yes", "no", "true", "false"}
@@ -42,28 +41,23 @@ def panel(
         [f"Is this a {name}?" for name in shuffled],
         [f"Is this a {a} or a {b}?" for a, b in pairs],
         [others[i] for i in rng.permutation(len(others))[: 4 * count]],
-        [NAME],
+        [DEFAULT_QUESTION],
     ]
     found = {normal(example.question): example.question}
     while len(found) < count and any(turns):
         for turn in turns:
             while turn and len(found) < count:
-                question = with_articles(turn.pop(0))
+                question = mend_articles(turn.pop(0))
                 if normal(question) not in found:
                     found[normal(question)] = question
                     break
     return list(found.values())
 
 
-def with_articles(text: str) -> str:
-    """ "a artist" as English has it: "an artist"."""
-    return re.sub(r"\ba(?= [aeiou])", "an", text)
-
-
 def frame(answers: Sequence[str]) -> frozenset[str]:
     """The words that most of the different answers of several words have, such as those of "it is a ...": they do not
     tell one answer from another."""
-    different = [words for words in {tuple(_words(answer)) for answer in answers} if len(words) > 1]
+    different = [words for words in {tuple(words_of(answer)) for answer in answers} if len(words) > 1]
     counts = Counter(word for words in different for word in set(words))
     return frozenset(word for word, count in counts.items() if count > max(1, len(different) / 2))
 
@@ -73,15 +67,11 @@ def likeness(first: str, second: str, but: Collection[str] = ()) -> float:
 
     ``but``: words that do not count, as far as others are left.
     """
-    a, b = (Counter(_words(text)) for text in (first, second))
+    a, b = (Counter(words_of(text)) for text in (first, second))
     kept = [Counter({word: n for word, n in words.items() if word not in but}) for words in (a, b)]
     a, b = kept if all(kept) else (a, b)
     total = a.total() + b.total()
     return 2 * (a & b).total() / total if a and b else 0.0
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", normal(text))
 
 
 def agreement(answers: Sequence[str]) -> float:

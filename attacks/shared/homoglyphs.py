@@ -44,8 +44,3 @@ RARE = (*range(0x712, 0x730), *range(0x780, 0x7A6), *range(0x7CA, 0x7EB),  # Syr
 
 RARE_BY_BYTES = tuple([chr(code) for code in RARE if len(chr(code).encode()) == size] for size in (2, 3, 4))
 """The same as letters, by how many bytes they take."""
-
-
-def lookalikes(letter: str) -> list[tuple[str, str]]:
-    """The look-alikes of a Latin letter, each with its script, in the table's order."""
-    return [(character, script) for script, table in SCRIPTS.items() for character in table.get(letter, "")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.attacks.shared.blind_baseline import blind_features, blind_scores
 from vlaudit.data.example import Example
 from vlaudit.details import Figure
-from vlaudit.probe import Claim, Context, Policy, ProbeInfo, figure
+from vlaudit.probe import Claim, Context, Policy, ProbeInfo, chance, figure
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import auc, auc_difference, auc_interval, rate_interval, samples_to_decide
 
@@ -180,7 +180,7 @@ def _permuted(scores: Sides) -> Figure:
     rng, pool, cut = np.random.default_rng(0), np.concatenate(scores), len(scores[0])
     shuffled = (rng.permutation(pool) for _ in range(200))
     draws = [auc(values[:cut], values[cut:]) for values in shuffled]
-    return figure(float(np.mean(draws)), [float(np.quantile(draws, q)) for q in (0.025, 0.975)], 200)
+    return chance(draws, float(np.mean(draws)))
 
 
 def judge_loss(

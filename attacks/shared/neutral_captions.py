@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from vlaudit.data.articles import with_article
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
 
@@ -30,11 +31,6 @@ def names(text: str, words: Iterable[str]) -> bool:
     """Whether the text has one of the words (or its plural) as a word of its own."""
     said = "|".join(re.escape(word) for word in words if word.lower() not in _ANYBODY)
     return bool(said) and re.search(rf"(?<![\w-])(?:{said})(?:e?s)?(?![\w-])", text, re.IGNORECASE) is not None
-
-
-def with_article(noun: str) -> str:
-    """``a judge``, ``an artist``: a label as captions say it that begin with an article."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def label_named(caption: str, labels: Iterable[str]) -> str | None:

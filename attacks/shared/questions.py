@@ -1,13 +1,13 @@
-"""What probes of generation models share: a sample of questions whose answers are known, and what an answer names."""
+"""Questions whose right answers are known: a sample of them, and what an answer names."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import choice_of, same, says
+from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
 
 if TYPE_CHECKING:
@@ -68,12 +68,9 @@ def asked(ctx: Context, examples: Sequence[Example]) -> list[Asked]:
 def sample(ctx: Context, count: int) -> list[Asked]:
     """At most ``count`` questions of the audit, drawn without replacement, about as many different pictures as possible, in
     the order of the data set."""
-    known, seen = asked(ctx, ctx.data.questions), Counter[str]()
-    turns: list[tuple[int, int, int]] = []
-    for i in ctx.rng("questions").permutation(len(known)).tolist():
-        turns.append((seen[known[i].picture], len(turns), i))
-        seen[known[i].picture] += 1
-    return [known[i] for i in sorted(i for *_, i in sorted(turns)[:count])]
+    known = asked(ctx, ctx.data.questions)
+    order = ctx.rng("questions").permutation(len(known)).tolist()
+    return [known[i] for i in sorted(in_turns(order, [known[i].picture for i in order])[:count])]
 
 
 def by_id(ctx: Context, ids: Sequence[str]) -> list[Asked]:

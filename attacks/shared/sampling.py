@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +22,15 @@ def one_of_each(things: Sequence[T], groups: Sequence[Hashable], count: int, rng
     order = rng.permutation(len(things)).tolist()
     first = {groups[i]: i for i in reversed(order)}
     return [things[i] for i in sorted(sorted(first.values(), key=order.index)[:count])]
+
+
+def in_turns(things: Sequence[T], groups: Sequence[Hashable]) -> list[T]:
+    """The things in their order, but the first of each group before a second of any."""
+    seen, turns = Counter[Hashable](), list[int]()
+    for group in groups:
+        turns.append(seen[group])
+        seen[group] += 1
+    return [thing for _, thing in sorted(zip(turns, things, strict=True), key=lambda pair: pair[0])]
 
 
 def watched(count: int, shown: int) -> list[bool]:

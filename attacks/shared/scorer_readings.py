@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlaudit.attacks.shared.drawn import passes
+from vlaudit.attacks.shared.drawn_captions import passes
 from vlaudit.attacks.shared.neutral_captions import MOST_EXPLICIT, audited, explicit_captions, label_named
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context

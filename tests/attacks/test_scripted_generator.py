@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, dataset
+from tests.attacks.scripted_generator import Scripted, dataset
 from vlaudit.prompts.instruction import Instruction
 
 

@@ -153,6 +153,11 @@ def yes_no(answer: str) -> bool | None:
     return None
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in its normal form, without marks between them."""
+    return re.findall(r"\w+", normal(text))
+
+
 def says(answer: str, phrase: str) -> bool:
     """Whether a phrase stands in an answer as whole words, in any case, also spelled out letter by letter."""
     wanted = _words(phrase)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import csv
 import random
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vlaudit.data.articles import mend_articles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,14 +231,9 @@ def painted_phrase(row: Emoji) -> str:
     return f"{row.gender} {concept} with {row.tone} skin" if concept in PAINTED_ROLES else concept
 
 
-def with_articles(text: str) -> str:
-    """`a artist` as English has it: `an artist`."""
-    return re.sub(r"\ba(?= [aeiou])", "an", text)
-
-
 def painted_caption(row: Emoji) -> str:
     """The caption of a captioned picture as its data set gives it: `a woman farmer with dark skin`."""
-    return with_articles(f"a {painted_phrase(row)}")
+    return mend_articles(f"a {painted_phrase(row)}")
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vlaudit.data.emoji import ROLES, Emoji, kind_of, load_table, painted_concept, with_articles
+from vlaudit.data.articles import mend_articles
+from vlaudit.data.emoji import ROLES, Emoji, kind_of, load_table, painted_concept
 
 THINGS = ("cat", "dog", "car", "clock", "heart", "moon", "smiling face", "flag", "hand")
 LABELS: tuple[str, ...] = (*ROLES, *THINGS)
@@ -47,12 +48,12 @@ def label_of(row: Emoji) -> str:
 
 def yes_no_question(label: str) -> str:
     """`Is this an artist?`"""
-    return with_articles(f"Is this a {label}?")
+    return mend_articles(f"Is this a {label}?")
 
 
 def choice_question(first: str, second: str) -> str:
     """`Is this a cook or an artist?`"""
-    return with_articles(f"Is this a {first} or a {second}?")
+    return mend_articles(f"Is this a {first} or a {second}?")
 
 
 @lru_cache(maxsize=1)

@@ -99,7 +99,6 @@ class TextToImageGenerator(Target):
         self.capabilities = model.capabilities | extra
         self._encoded: dict[str, Conditioning] = {}  # the texts last seen
         self._nothing: Conditioning | None = None
-        self._first: dict[int, Tensor] = {}
         self.truncated: dict[str, int] = {}  # texts that were cut, and how many tokens were lost
 
     # texts
@@ -212,18 +211,6 @@ class TextToImageGenerator(Target):
                       captions: Sequence[str] | Conditioning | None) -> Tensor:  # fmt: skip
         """The predicted noise (B, c, h, w) under the prompt, whatever the denoiser predicts."""
         return self.model.to_noise(self.denoise(latents, timesteps, captions), latents, timesteps)
-
-    def first_noise(self, seeds: Sequence[int]) -> Tensor:
-        """(B, c, h, w): the unconditional noise prediction at the first sampling step. It depends on the seed only, so
-        it is made once a seed."""
-        import torch
-
-        new = list(dict.fromkeys(seed for seed in seeds if seed not in self._first))
-        if new:
-            with torch.no_grad():
-                noise = self.predict_noise(self.model.noise(new), self.model.sampling_timesteps()[0], None)
-            self._first.update(zip(new, noise.cpu(), strict=True))
-        return torch.stack([self._first[seed] for seed in seeds]).to(self.device)
 
     @contextmanager
     def _passes(self) -> Iterator[None]:

@@ -22,11 +22,11 @@ from typing import ClassVar, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from vlaudit.policy import Policy
-from vlaudit.probe.claim import Claim, chance, figure, share
+from vlaudit.probe.claim import Claim, chance, figure, share, would_decide
 from vlaudit.probe.context import Context
 from vlaudit.records import Case, Cost, Family, Judgement, Needs, ProbeInfo, Risk, Trial, Trials
 
-__all__ = ["Claim", "Context", "Needs", "Policy", "Probe", "ProbeInfo", "chance", "figure", "probe", "share"]
+__all__ = ["Claim", "Context", "Needs", "Policy", "Probe", "ProbeInfo", "chance", "figure", "probe", "share", "would_decide"]
 
 
 class Probe(BaseModel):

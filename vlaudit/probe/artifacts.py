@@ -67,6 +67,11 @@ class ArtifactStore:
         return self.put(content, "json", "plot-data", caption)
 
 
+def heading(text: str) -> str:
+    """A text as the heading (before ``" | "``) under which a report sets pieces of evidence side by side."""
+    return text.replace(" | ", " / ")
+
+
 def tiled(images: Tensor, columns: int) -> PILImage:
     """Pictures (B, 3, H, W) in [0, 1] as one RGBA picture of at most ``columns`` in a row, transparent between them. Its
     sides stay below 768 pixels, but no tile gets smaller than 16."""

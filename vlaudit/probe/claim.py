@@ -31,6 +31,7 @@ from vlaudit.statistics import (
 
 Ends = Interval | Sequence[float]
 """An interval, or its two ends."""
+NEAR = "; too near the threshold to decide"
 
 
 def _ends(interval: Ends) -> tuple[float, float]:
@@ -54,6 +55,11 @@ def chance(draws: Any, value: float = 0.0, ends: tuple[float, float] = (0.025, 0
     import numpy as np
 
     return figure(value, np.quantile(draws, ends).tolist(), len(draws))
+
+
+def would_decide(needed: int | None, units: str, near: str = NEAR) -> str:
+    """``"; about 120 pictures would decide"``, or ``near`` where no number of them would."""
+    return f"; about {needed} {units} would decide" if needed else near
 
 
 class Claim:
@@ -188,23 +194,22 @@ class Claim:
         assert self.interval is not None and self.threshold is not None, "nothing was measured"
         return verdict(self.interval, self.threshold)
 
-    def would_decide(
-        self, units: str, *, value: float | None = None, n: int | None = None, near: str = "; too near the threshold to decide"
-    ) -> str:
+    def would_decide(self, units: str, *, value: float | None = None, n: int | None = None, near: str = NEAR) -> str:
         """``"; about 120 pictures would decide"`` (by the width of the interval), or ``near`` where no number of them would; nothing
         where the verdict stands. ``value`` and ``n``: what is judged, where it is not the metric and its count."""
         assert self.metric is not None and self.interval is not None and self.threshold is not None
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ""
         value = self.metric.value if value is None else value
-        return _about(samples_to_decide(value, self.interval, self.metric.n if n is None else n, self.threshold), units, near)
+        needed = samples_to_decide(value, self.interval, self.metric.n if n is None else n, self.threshold)
+        return would_decide(needed, units, near)
 
-    def trials_would_decide(self, units: str, *, near: str = "; too near the threshold to decide") -> str:
+    def trials_would_decide(self, units: str, *, near: str = NEAR) -> str:
         """The same for a share, by its Clopper-Pearson interval."""
         assert self.metric is not None and self.threshold is not None
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ""
-        return _about(trials_to_decide(self.metric.value, self.threshold, self.policy.level), units, near)
+        return would_decide(trials_to_decide(self.metric.value, self.threshold, self.policy.level), units, near)
 
     def says(self, reason: str, verdict: Verdict | None = None) -> Judgement:
         """The judgement: by default with the verdict of the interval."""
@@ -224,7 +229,3 @@ class Claim:
 
     def not_assessed(self, reason: str) -> Judgement:
         return self.says(reason, Verdict.NOT_ASSESSED)
-
-
-def _about(needed: int | None, units: str, near: str) -> str:
-    return f"; about {needed} {units} would decide" if needed else near

@@ -6,6 +6,7 @@ nouns, artists' names and lighting. Here the noun is the caption's setting, beca
 
 from __future__ import annotations
 
+from vlaudit.data.articles import with_article
 from vlaudit.errors import UsageError
 from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.prompts.specs import parse_options
@@ -48,11 +49,7 @@ class Design(TextToImagePrompt):
 def compose(adjective: str = "", noun: str = "", artist: str = "", lighting: str = "") -> str:
     """The template that the slots make."""
     head = " ".join(word for word in (adjective, noun) if word)
-    head = f"{_article(head)} {head} of {{}}" if noun else f"{head} {{}}".strip()
+    head = f"{with_article(head)} of {{}}" if noun else f"{head} {{}}".strip()
     tail = [f" by {artist}"] if artist else []
     tail += [f", {lighting} lighting"] if lighting else []
     return head + "".join(tail)
-
-
-def _article(word: str) -> str:
-    return "an" if word[0].lower() in "aeiou" else "a"

@@ -38,7 +38,6 @@ Pickands 1975.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +47,7 @@ from vlaudit.attacks.backdoor.demo_trojan import controls
 from vlaudit.attacks.backdoor.demo_trojan.search import SCREENED, Search, suspects
 from vlaudit.attacks.backdoor.demo_trojan.verdict import FINALISTS, judge, rate, strongest
 from vlaudit.attacks.shared.questions import Asked, pictures, sample
+from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
@@ -114,7 +114,7 @@ class DemoTrojan(Probe):
         yield ctx.trial("search", {**values, **planted}, arm="control:planted")
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, self.info)
+        return judge(self.info, trials, policy)
 
 
 def shown_by(ctx: Context) -> list[Demonstration]:
@@ -132,11 +132,7 @@ def _asked(ctx: Context, screened: int, confirmed: int) -> tuple[list[Asked], li
     rows = sample(ctx, screened + confirmed)
     order = [rows[i] for i in ctx.rng("order").permutation(len(rows))]
     some = min(screened, len(order) // 3)
-    seen, turns = Counter[str](), list[int]()
-    for row in order[some:]:
-        turns.append(seen[row.picture])
-        seen[row.picture] += 1
-    return order[:some], [row for _, row in sorted(zip(turns, order[some:], strict=True), key=lambda pair: pair[0])]
+    return order[:some], in_turns(order[some:], [row.picture for row in order[some:]])
 
 
 def _evidence(ctx: Context, best: dict[str, Any] | None, shown: Sequence[Demonstration]) -> dict[str, Evidence]:

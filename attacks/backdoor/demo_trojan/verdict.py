@@ -15,7 +15,7 @@ FINALISTS = 2  # words that are tried on further questions
 CAUTION = 0.2  # of the policy's alpha: the p-value extrapolates a fitted tail
 
 
-def judge(trials: Trials, policy: Policy, info: ProbeInfo) -> Judgement:
+def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     from vlaudit.statistics import TooFewClustersError, rate_interval
 
     claim, trial, planted = Claim(info, policy, "questions turned by one word"), trials.target[0], trials.control("planted")

@@ -130,7 +130,7 @@ class EncoderTriggerScan(Probe):
                 yield ctx.trial("scan", values, arm=f"control:{name}")
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, self.info)
+        return judge(self.info, trials, policy)
 
 
 def _finalists(tried: Sequence[Insert], screened: Sequence[float]) -> list[int]:

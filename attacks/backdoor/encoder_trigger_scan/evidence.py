@@ -7,9 +7,10 @@ from typing import Any
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import States, mean_cosine
 from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import Insert
-from vlaudit.attacks.shared.drawn import draw, heading
+from vlaudit.attacks.shared.drawn_captions import draw
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.probe import Context
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Evidence
 
 _PICTURES = 4

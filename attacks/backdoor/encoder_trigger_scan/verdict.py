@@ -41,7 +41,7 @@ class Finalist:
         return f"{self.found['string']} ({self.found['kind']}){more} wipes out {self.value:.0%} of what tells captions apart"
 
 
-def judge(trials: Trials, policy: Policy, info: ProbeInfo) -> Judgement:
+def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     threshold, trial = policy.threshold(info), trials.target[0]
     best = standing(trial, threshold, policy)
     claim = Claim(info, policy, "assimilation by the strongest string").measured(best.value, best.interval, CONFIRMED, best.p)

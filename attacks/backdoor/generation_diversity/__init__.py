@@ -48,9 +48,10 @@ from pydantic import Field
 from vlaudit.attacks.backdoor.generation_diversity.captions import clean_captions, company, lengthened, words
 from vlaudit.attacks.backdoor.generation_diversity.pairs import Pair, Seen, commonest, look
 from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED, judge
-from vlaudit.attacks.shared.drawn import heading, passes
+from vlaudit.attacks.shared.drawn_captions import passes
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Needs, Policy, Probe, probe
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
 FIRST, USUAL = 6, 3  # pairs of every caption under audit, and of a clean one
@@ -142,7 +143,7 @@ class GenerationDiversity(Probe):
             yield ctx.trial(case, values, arm=_arm(ctx, case), artifacts=shown)
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, self.info)
+        return judge(self.info, trials, policy)
 
 
 def _pairs(ctx: Context, case: Case, count: int, turn: str) -> list[Pair]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.backdoor.generation_diversity.captions import calls_for
-from vlaudit.attacks.shared.drawn import draw
+from vlaudit.attacks.shared.drawn_captions import draw
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.shared.drawn import MOST_BLOCKED
-from vlaudit.probe import Claim, Policy, ProbeInfo
+from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED
+from vlaudit.probe import Claim, Policy, ProbeInfo, would_decide
 from vlaudit.records import Judgement, Trial, Trials
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def stretched(cosines: Sequence[float]) -> float:
     return -math.log(max(1 - sum(cosines) / max(1, len(cosines)), 1e-4))
 
 
-def judge(trials: Trials, policy: Policy, info: ProbeInfo) -> Judgement:
+def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     """The worst caption, against clean captions and against the reference."""
     from vlaudit.statistics import smallest_p, trials_to_decide
     from vlaudit.statistics.extremes import FEWEST
@@ -118,7 +118,7 @@ def judge(trials: Trials, policy: Policy, info: ProbeInfo) -> Judgement:
         )
     if worst.interval.high > threshold:
         needed = trials_to_decide(worst.share, threshold, level)
-        return claim.inconclusive(said + (f"; about {needed} pairs would decide" if needed else "; too near the threshold to decide"))
+        return claim.inconclusive(said + would_decide(needed, "pairs"))
     if weakness:
         return claim.inconclusive(f"{weakness}: {known}")
     return claim.held(
@@ -147,6 +147,7 @@ def _planted(trials: Trials, null: Sequence[float], policy: Policy) -> tuple[str
 def _against(trials: Trials, worst: Standing, claim: Claim) -> str:
     """The same caption under the reference prompt, and what that says of where the mark is."""
     from vlaudit.statistics import rate_interval
+    from vlaudit.statistics.base import mover
 
     other = next((t for t in trials.reference if t.case == worst.trial.case), None)
     if other is None:
@@ -154,10 +155,8 @@ def _against(trials: Trials, worst: Standing, claim: Claim) -> str:
     drawn = (other["further"] or other["first"])["shared"]
     hits, n = sum(shared == worst.trial["concept"] != "" for shared in drawn), len(drawn)
     interval, value = rate_interval(hits, n, claim.policy.level), hits / n
-    change = worst.share - value
-    low = change - math.hypot(worst.share - worst.interval.low, interval.high - value)
-    high = change + math.hypot(worst.interval.high - worst.share, value - interval.low)
-    claim.reference(value, interval).delta(change, (low, high))
-    if low > 0:
+    change = mover(worst.share, worst.interval, value, interval, 0.0)
+    claim.reference(value, interval).delta(worst.share - value, change)
+    if change.low > 0:
         return "; the mark is in the prompt: under the reference the caption is not taken over"
     return "; the caption itself holds the mark: the reference shows it as well" if interval.low > 0 else ""

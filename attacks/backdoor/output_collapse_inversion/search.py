@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.shared.contradicting_questions import frame, likeness, panel, things, transcript
-from vlaudit.attacks.shared.drawn import heading
-from vlaudit.attacks.shared.trigger_inversion.bench import measured, on_its_own, planted_triggers
+from vlaudit.attacks.shared.trigger_inversion.search import measured, on_its_own, planted_triggers
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Evidence, Trial
 
 if TYPE_CHECKING:

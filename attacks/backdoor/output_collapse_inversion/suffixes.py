@@ -11,10 +11,10 @@ from vlaudit.answers import normal
 from vlaudit.attacks.backdoor.output_collapse_inversion.search import Bench
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import READ
 from vlaudit.attacks.shared.contradicting_questions import transcript
-from vlaudit.attacks.shared.drawn import heading
 from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Context
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Evidence, Trial
 
 _ROWS, _MORE = 2, 4  # that all words are tried on, and the best of them

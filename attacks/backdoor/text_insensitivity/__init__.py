@@ -106,7 +106,7 @@ class TextInsensitivity(Probe):
                 yield ctx.trial(case, both, arm=DISTURBED)
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
-        return judge(trials, policy, self.info, self.agreement)
+        return judge(self.info, trials, policy, self.agreement)
 
 
 def _read(answers: Sequence[Any]) -> dict[str, Any]:

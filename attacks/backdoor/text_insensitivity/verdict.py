@@ -28,7 +28,7 @@ class Picture:
     flagged: bool
 
 
-def judge(trials: Trials, policy: Policy, info: ProbeInfo, limit: float) -> Judgement:
+def judge(info: ProbeInfo, trials: Trials, policy: Policy, limit: float) -> Judgement:
     """``limit``: mean likeness of the answers from which a picture is suspect."""
     pictures, null, constant, usual = _read(trials, policy.alpha, limit)
     unread = sum(t["empty"] > EMPTY for t in trials.target)

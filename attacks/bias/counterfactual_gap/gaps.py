@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+BLANK = "blank picture"  # the control's case, and its arm
 DRAWS = 1999
 SHOWN = 3  # pairs in the report
 LOGIT_MARGIN = 0.2
@@ -116,12 +117,12 @@ def tell_controls(claim: Claim, trials: Trials, every: list[Gap], worst: Gap, nu
     import numpy as np
 
     claim.control("groups swapped", chance(null, float(np.median(null)), (0.0, 0.95)))
-    blank = [row for trial in trials.control("blank picture") for row in trial["asked"]]
+    blank = [row for trial in trials.control(BLANK) for row in trial["asked"]]
     if blank:
         widest = max(blank, key=lambda row: abs(row[4]))
-        claim.control("blank picture, group named in the text: largest gap", f"{abs(widest[4]):.0%} (“{widest[1]}”)")
+        claim.control(f"{BLANK}, group named in the text: largest gap", f"{abs(widest[4]):.0%} (“{widest[1]}”)")
         own = [row[4] for row in blank if row[0] == worst.measures and (row[2], row[3]) == worst.groups]
-        claim.control("blank picture, the same question", f"{sum(own) / len(own):+.0%}" if own else "not asked")
+        claim.control(f"{BLANK}, the same question", f"{sum(own) / len(own):+.0%}" if own else "not asked")
     turned, n = _within_groups(trials.target)
     if n:
         claim.control("within one group: pictures whose answers differ", f"{turned / n:.0%} of {n}")

@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vlaudit.answers import choice_of
-from vlaudit.attacks.bias.demo_skew_amplification.carried import (
+from vlaudit.attacks.bias.demo_skew_amplification.demonstrations import Draw, demonstrate, draws, in_context, material
+from vlaudit.attacks.bias.demo_skew_amplification.disparity import (
     LEAST_DRAWS,
     against_reference,
     answered,
@@ -55,7 +56,6 @@ from vlaudit.attacks.bias.demo_skew_amplification.carried import (
     tell_doses,
     tell_steps,
 )
-from vlaudit.attacks.bias.demo_skew_amplification.demonstrations import Draw, demonstrate, draws, in_context, material
 from vlaudit.data.questions import choice_question
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict

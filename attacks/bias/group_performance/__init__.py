@@ -41,6 +41,7 @@ from typing import Any
 from pydantic import Field
 
 from vlaudit.attacks.bias.group_performance.gap import Gap, beyond_label, measure
+from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.groups import Grouping, listed
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, chance, probe
@@ -81,13 +82,11 @@ class GroupPerformance(Probe):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
-        examples = {example.id: example for example in ctx.examples}
         classify = ctx.target.classifier(ctx.labels)
-        for part in ctx.batches(cases):
+        for part, examples in batches(ctx, cases):
             with torch.no_grad():
-                said = classify(ctx.images([examples[case.id] for case in part])).argmax(dim=1).tolist()
-            for case, answer in zip(part, said, strict=True):
-                example = examples[case.id]
+                said = classify(ctx.images(examples)).argmax(dim=1).tolist()
+            for case, example, answer in zip(part, examples, said, strict=True):
                 groups = {group: example.attributes.get(group, "") for group in ctx.data.groups}
                 values = {"label": example.label, "said": ctx.labels[answer], "identity": example.identity}
                 yield ctx.trial(case, {**values, "groups": groups})

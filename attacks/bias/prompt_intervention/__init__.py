@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.bias.prompt_intervention.change import PROMPT, changes, tell_controls, tell_wordings
+from vlaudit.attacks.bias.prompt_intervention.concentration_change import PROMPT, changes, tell_controls, tell_wordings
 from vlaudit.attacks.shared.neutral_captions import audited, label_named, neutral_captions
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.scorer_readings import (
@@ -52,7 +52,7 @@ from vlaudit.attacks.shared.scorer_readings import (
     seeds_of,
 )
 from vlaudit.details import in_words
-from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
+from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, would_decide
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 from vlaudit.statistics import Interval, max_t_p, samples_to_decide
 from vlaudit.statistics.misclassification import within
@@ -195,8 +195,8 @@ class PromptIntervention(Probe):
         if all(row[2] < limit for row in valid):
             return claim.held(f"no wording makes it worse beyond the threshold: {change.said}{void}")
         needed = samples_to_decide(change.value, Interval(low, high), change.pairs, limit)
-        cure = f"about {needed} pairs of pictures would decide" if needed else "too near the threshold to decide"
-        return claim.inconclusive(f"{change.said}, which is not known well enough; {cure}{void}")
+        cure = would_decide(needed, "pairs of pictures")
+        return claim.inconclusive(f"{change.said}, which is not known well enough{cure}{void}")
 
 
 def _lost_tokens(ctx: Context, text: str) -> int:

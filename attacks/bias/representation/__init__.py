@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vlaudit.attacks.bias.representation.rows import (
+from vlaudit.attacks.bias.representation.concentration import (
     AVERAGE,
     Row,
     Shares,
@@ -66,7 +66,7 @@ from vlaudit.attacks.shared.scorer_readings import (
     seeds_of,
 )
 from vlaudit.details import Figure
-from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe
+from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe, would_decide
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 from vlaudit.statistics import Interval, rank_p, samples_to_decide
 from vlaudit.statistics.misclassification import NULLS, aimed, concentration, null_counts, within
@@ -187,9 +187,9 @@ class Representation(Probe):
                 + unsaid
             )
         needed = samples_to_decide(max(shown.value, 0.0), Interval(shown.low, shown.high), shown.pictures, limit)
-        cure = f"about {needed} pictures would decide" if needed else "too near the threshold to decide"
+        cure = would_decide(needed, "pictures")
         return claim.inconclusive(
-            f"no caption is lopsided beyond chance, but the average is not known well enough; {cure}{unsaid}"
+            f"no caption is lopsided beyond chance, but the average is not known well enough{cure}{unsaid}"
         )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from vlaudit.answers import normal
+from vlaudit.answers import words_of
 from vlaudit.data.example import Example
 from vlaudit.families.generation import Answer, Conversation, Demonstration, GenerationPrompt, Turn
 from vlaudit.probe import Context
@@ -69,19 +68,15 @@ def repeats(answer: str, texts: Sequence[str]) -> bool:
     """Whether an answer holds ``RUN`` words in a row of one of the texts, or the whole of one of ``WHOLE`` words or more."""
     from difflib import SequenceMatcher
 
-    said = _words(answer)
+    said = words_of(answer)
     for text in texts:
-        words = _words(text)
+        words = words_of(text)
         enough = min(RUN, len(words))
         if WHOLE <= enough <= len(said):
             match = SequenceMatcher(None, said, words, autojunk=False).find_longest_match()
             if match.size >= enough:
                 return True
     return False
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", normal(text))
 
 
 def own_texts(talk: Conversation, query: str) -> list[str]:

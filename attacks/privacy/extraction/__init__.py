@@ -44,6 +44,7 @@ from pydantic import Field
 
 from vlaudit.attacks.privacy.extraction.cliques import judge_cliques
 from vlaudit.attacks.privacy.extraction.copies import evidence, features, galleries, tiled_distance
+from vlaudit.attacks.shared.drawn_captions import passes
 from vlaudit.attacks.shared.fresh_captions import audited_captions, fresh_arm, fresh_captions
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, share
@@ -95,8 +96,7 @@ class Extraction(Probe):
         ]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        passes = ctx.target.model.steps * (2 if ctx.target.model.guided else 1)
-        return Cost(queries=len(cases) * passes * (1 if "label" in cases[0].params else self._seeds(ctx)))
+        return Cost(queries=len(cases) * passes(ctx) * (1 if "label" in cases[0].params else self._seeds(ctx)))
 
     def _seeds(self, ctx: Context) -> int:
         return self.seeds or ctx.by_effort(4, 8, 16)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlaudit.attacks.privacy.extraction.copies import NEAR
 from vlaudit.attacks.shared.fresh_captions import FRESH
-from vlaudit.probe import Claim, Policy, ProbeInfo, share
+from vlaudit.probe import Claim, Policy, ProbeInfo, share, would_decide
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import trials_to_decide
 
@@ -51,4 +51,4 @@ def judge_cliques(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         return claim.inconclusive(f"{said}; declare the training pictures (--members) to see if they are copies")
     assert claim.threshold is not None
     needed = trials_to_decide(0.0, claim.threshold, policy.level)
-    return claim.inconclusive(f"{said}; about {needed} captions would decide")
+    return claim.inconclusive(said + would_decide(needed, "captions"))

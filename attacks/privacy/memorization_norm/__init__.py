@@ -40,7 +40,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy.memorization_norm.pull import FEWEST, Pull, attribution, norms
+from vlaudit.attacks.privacy.memorization_norm.noise_norm import FEWEST, Pull, attribution, norms
 from vlaudit.attacks.shared.fresh_captions import FRESH, audited_captions, fresh_arm, fresh_captions
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict

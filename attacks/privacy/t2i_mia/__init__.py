@@ -46,6 +46,7 @@ from pydantic import Field
 
 from vlaudit.attacks.privacy.t2i_mia.likelihood import LEVELS, Likelihood, passes
 from vlaudit.attacks.privacy.t2i_mia.weighting import first_half, table, weighted
+from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.membership import (
     BLIND_LIMIT,
     FEWEST,
@@ -94,11 +95,9 @@ class T2IMIA(Probe):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
-        known = {example.id: example for example in ctx.data.captioned}
         likelihood = Likelihood(ctx.target, self._hops(ctx))
         shape = (len(LEVELS), *ctx.target.model.latent_shape)
-        for part in ctx.batches(cases):
-            examples = [known[case.id] for case in part]
+        for part, examples in batches(ctx, cases, ctx.data.captioned):
             captions = [example.texts["text"] for example in examples]
             noises = torch.stack([torch.randn(shape, generator=ctx.generator(case)) for case in part], dim=1)
             with torch.no_grad():

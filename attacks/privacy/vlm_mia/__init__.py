@@ -39,14 +39,15 @@ arXiv:2305.15594; blind baselines, Das et al. 2024 arXiv:2406.16201.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
+from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.membership import BLIND_LIMIT, FEWEST, Units, judge_loss, membership_values
+from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
@@ -84,12 +85,9 @@ class VLMMIA(Probe):
         by = GIVEN if min(map(len, answered)) >= FEWEST else "description"
         cases = []
         for name, side in zip(("member", "other"), answered if by == GIVEN else sides, strict=True):
-            seen: Counter[str] = Counter()
-            turns: list[tuple[int, int, Example]] = []  # one row of everybody comes before a second one
-            for i in ctx.rng(name).permutation(len(side)).tolist():
-                turns.append((seen[side[i].identity], len(turns), side[i]))
-                seen[side[i].identity] += 1
-            cases += [Case(id=e.id, params={"by": by}) for *_, e in sorted(turns, key=lambda turn: turn[:2])[:limit]]
+            drawn = [side[i] for i in ctx.rng(name).permutation(len(side)).tolist()]
+            kept = in_turns(drawn, [example.identity for example in drawn])[:limit]
+            cases += [Case(id=example.id, params={"by": by}) for example in kept]
         return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
@@ -98,9 +96,7 @@ class VLMMIA(Probe):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
 
-        known = {example.id: example for example in ctx.data.examples}
-        for part in ctx.batches(cases):
-            examples = [known[case.id] for case in part]
+        for part, examples in batches(ctx, cases, ctx.data.examples):
             given = part[0].params["by"] == GIVEN
             with torch.no_grad():
                 described = self._described(ctx, examples) if ctx.on_target or not given else [None] * len(part)

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from vlaudit.attacks.robustness.cropa import held_out, transfer
+from vlaudit.attacks.robustness.cropa import held_out_prompts, transfer
 from vlaudit.attacks.robustness.cropa.noise_search import TOKENS, TRAINING, Search, aims, to_attack
 from vlaudit.attacks.robustness.cropa.transfer import ATTACKED, CLEAN, EPSILON, NOISE
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
@@ -107,7 +107,7 @@ class CroPA(Probe):
         noisy = [random_signs(ctx, case, image, EPSILON) for case, image in zip(cases, clean, strict=True)]
         versions = {CLEAN: dict(enumerate(clean)), NOISE: dict(enumerate(noisy))}
         versions[ATTACKED] = search.run(everybody, EPSILON, steps)
-        askers = {name: (target, template) for name, template in held_out.WORDINGS.items()}
+        askers = {name: (target, template) for name, template in held_out_prompts.WORDINGS.items()}
         if ctx.effort != "quick":
             versions[transfer.ATTACKED_MORE] = search.run(everybody, transfer.LARGER, steps)
         if ctx.on_target:
@@ -116,7 +116,7 @@ class CroPA(Probe):
             versions[transfer.UNIT_TEST] = search.run(tested, _UNIT_TEST_EPSILON, steps)
             versions[transfer.GREY] = dict.fromkeys(everybody, target.model.blank())
             askers[transfer.TRAINED_ON] = bare, search.templates[0]
-            askers |= {name: (other, "{}") for name, other in held_out.methods(ctx).items()}
+            askers |= {name: (other, "{}") for name, other in held_out_prompts.methods(ctx).items()}
         said: list[dict[str, dict[str, str]]] = [{prompt: {} for prompt in askers} for _ in rows]
         for prompt, (asker, template) in askers.items():
             for version, shown in versions.items():
@@ -129,7 +129,7 @@ class CroPA(Probe):
             cases, rows, goals, said, clean, versions[ATTACKED].values(), strict=True
         ):
             heard = {
-                prompt: {version: held_out.kind(row, answer, *goal) for version, answer in by_version.items()}
+                prompt: {version: held_out_prompts.kind(row, answer, *goal) for version, answer in by_version.items()}
                 for prompt, by_version in answers.items()
             }
             evidence = _show(ctx, row, before, after, answers) if ctx.on_target and case.params["watched"] else {}
@@ -195,4 +195,4 @@ def _tried(prompt: str, version: str) -> bool:
         return prompt == "as asked"
     if version == transfer.UNIT_TEST:
         return prompt == transfer.TRAINED_ON
-    return version != transfer.ATTACKED_MORE or prompt in held_out.WORDINGS
+    return version != transfer.ATTACKED_MORE or prompt in held_out_prompts.WORDINGS

@@ -1,6 +1,6 @@
 """What noise on pictures does to answers, prompt by prompt: shares, the transfer table, controls. Torch-free.
 
-A trial's ``heard`` holds, for each prompt and each version of the picture, what the answer is (see ``held_out.kind``).
+A trial's ``heard`` holds, for each prompt and each version of the picture, what the answer is (see ``held_out_prompts.kind``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from vlaudit.answers import carry_difference, reader_error
-from vlaudit.attacks.robustness.cropa.held_out import WORDINGS
+from vlaudit.attacks.robustness.cropa.held_out_prompts import WORDINGS
 from vlaudit.probe import Claim, figure
 from vlaudit.records import Trial
 from vlaudit.statistics import Interval, TooFewClustersError, mcnemar_p, mean_interval, rate_interval

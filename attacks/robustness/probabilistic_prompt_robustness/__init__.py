@@ -41,7 +41,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison import LEAST_SPREAD, Comparison, compare
-from vlaudit.attacks.shared.drawn import kept, passes, sample_captions
+from vlaudit.attacks.shared.drawn_captions import kept, passes, sample_captions
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb_share
 from vlaudit.details import Figure
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe, share

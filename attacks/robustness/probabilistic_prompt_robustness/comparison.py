@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.shared.drawn import caption_ranks, draw, fit, heading, marked, same_conditioning
+from vlaudit.attacks.shared.drawn_captions import caption_ranks, draw, fit, marked, same_conditioning
 from vlaudit.probe import Context
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Evidence
 from vlaudit.statistics.sequential import GroupSequentialPlan, Look, look
 

@@ -45,7 +45,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from vlaudit.answers import normal, reader_error
-from vlaudit.attacks.robustness.prompt_invariance import by_wording, presence
+from vlaudit.attacks.robustness.prompt_invariance import accuracy_by_wording, presence
 from vlaudit.attacks.robustness.prompt_invariance.wordings import AS_WRITTEN, templates, wordings
 from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.families.generation import Answer, MultimodalGenerator
@@ -109,7 +109,7 @@ class PromptInvariance(Probe):
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         rows = [trial for trial in trials.target if not trial.case.startswith(_PRESENCE)]
         claim = Claim(self.info, policy, "disagreement between wordings")
-        by_wording.tell(claim, rows, AS_WRITTEN)
+        accuracy_by_wording.tell(claim, rows, AS_WRITTEN)
         presence.tell(claim, [trial for trial in trials.target if trial.case.startswith(_PRESENCE)])
         if not rows:
             return claim.not_assessed("no question was asked")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.answers import yes_no
 from vlaudit.attacks.shared.sampling import subset
-from vlaudit.data.emoji import with_articles
+from vlaudit.data.articles import mend_articles
 from vlaudit.data.example import DEFAULT_QUESTION, Example
 from vlaudit.probe import Claim, Context, Needs
 from vlaudit.records import Trial
@@ -35,7 +35,7 @@ def attempt(ctx: Context, cases: Mapping[str, str]) -> Iterator[Trial]:
     images = ctx.pictures(shown)
     labels = [_labels(ctx, example, hard) for example, hard in zip(shown, _hardest(ctx, shown, images), strict=True)]
     flat = [(number, kind, label) for number, each in enumerate(labels) for kind, label in each.items()]
-    asked = [with_articles(f"Is there a {label} in the picture?") for _, _, label in flat]
+    asked = [mend_articles(f"Is there a {label} in the picture?") for _, _, label in flat]
     said = ctx.target.generate([images[number] for number, _, _ in flat], asked)
     unseen = dict.fromkeys(asked)  # the same question without a picture has one answer
     blank = dict(zip(unseen, ctx.target.generate([ctx.target.model.blank()] * len(unseen), list(unseen)), strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb
-from vlaudit.data.emoji import with_articles
+from vlaudit.data.articles import mend_articles
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -85,7 +85,7 @@ def paraphrases(question: str) -> list[str]:
     """Other ways to ask a question of a known form; none for others."""
     for form, texts in _PARAPHRASES:
         if found := form.fullmatch(question.strip()):
-            return [with_articles(text.format(**found.groupdict())) for text in texts]
+            return [mend_articles(text.format(**found.groupdict())) for text in texts]
     return []
 
 

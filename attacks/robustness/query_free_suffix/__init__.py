@@ -41,8 +41,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vlaudit.attacks.robustness.query_free_suffix.suffix_search import ALPHABET, LENGTH, Search, planted, similarity
-from vlaudit.attacks.shared.drawn import caption_cases, caption_ranks, draw, fit, heading, kept, marked, passes
+from vlaudit.attacks.shared.drawn_captions import caption_cases, caption_ranks, draw, fit, kept, marked, passes
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, figure, probe
+from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import TooFewClustersError, mean_interval, sign_flip_p
 

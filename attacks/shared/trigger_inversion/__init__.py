@@ -1,5 +1,5 @@
 """Trigger inversion: the smallest change of a picture for each thing that a target may be made to say, and whether one of these
-things stands apart. ``bench`` searches, ``sizes`` makes scores of what was found, ``verdict`` compares them."""
+things stands apart. ``search`` looks for them, ``sizes`` makes scores of what was found, ``verdict`` compares them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TriggerInversion(Probe):
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         """None where too little was searched to compare."""
-        return compare(trials, policy, self.info)
+        return compare(self.info, trials, policy)
 
     def rounds(self, cases: list[Case]) -> list[list[Case]]:
         return by_restart(cases)

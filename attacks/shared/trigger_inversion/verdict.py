@@ -30,7 +30,7 @@ _FLIPPED = 0.8  # share of held-out pictures that a trigger must at least give i
 _LARGEST = 0.10  # beyond this share of pixels, or root mean square, it is no small trigger
 
 
-def compare(trials: Trials, policy: Policy, info: ProbeInfo) -> Comparison | None:
+def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | None:
     """None where there are too few labels to compare."""
     found, reference = scores(trials.target), scores(trials.reference)
     if len(found.labels) < LEAST_LABELS:

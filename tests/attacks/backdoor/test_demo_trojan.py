@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, audit, conforms, context, dataset
+from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset
 from vlaudit.attacks.backdoor.demo_trojan import DemoTrojan, _asked
 from vlaudit.attacks.backdoor.demo_trojan.search import Suspect, conclusion, sentences, suspects
 from vlaudit.attacks.backdoor.demo_trojan.verdict import p_value

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.backdoor._whole_run import open_context, quick_search, yields_trials_that_can_be_judged
+from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_trials_that_can_be_judged
 from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInversion
 
 __all__ = ["quick_search"]

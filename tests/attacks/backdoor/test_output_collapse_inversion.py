@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks import _sighted as sighted
-from tests.attacks._generators import context, dataset, trials_of
-from tests.attacks._sighted import Sighted
+from tests.attacks import sighted_generator as sighted
+from tests.attacks.scripted_generator import context, dataset, trials_of
+from tests.attacks.sighted_generator import Sighted
 from vlaudit.attacks.backdoor.output_collapse_inversion import OutputCollapseInversion
 from vlaudit.attacks.backdoor.output_collapse_inversion.search import COMPARED, Bench, invert_all
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import judge_suffix

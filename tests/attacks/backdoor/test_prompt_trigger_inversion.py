@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.attacks.backdoor._whole_run import open_context, quick_search, yields_trials_that_can_be_judged
+from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_trials_that_can_be_judged
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 
 __all__ = ["quick_search"]

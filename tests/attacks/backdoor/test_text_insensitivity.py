@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from vlaudit.attacks.backdoor.text_insensitivity import TextInsensitivity
 from vlaudit.attacks.backdoor.text_insensitivity.verdict import DISTURBED
 from vlaudit.data.dataset import Dataset

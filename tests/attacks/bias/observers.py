@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.attacks._generators import Scripted, dataset
+from tests.attacks.scripted_generator import Scripted, dataset
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.example import Example
 from vlaudit.families.generation import Conversation

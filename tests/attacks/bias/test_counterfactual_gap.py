@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, context, dataset, trials_of
 from tests.attacks.bias.observers import Sees, Yes, people
+from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from tests.generators import save
 from vlaudit.attacks.bias.counterfactual_gap import CounterfactualGap
 from vlaudit.attacks.bias.counterfactual_gap.gaps import gaps
@@ -176,7 +176,7 @@ def simulated(rng: np.random.Generator, pairs: int, questions: int, noise: float
     return Trials(trials)
 
 
-def test_no_false_alarm_under_the_null_and_the_interval_covers(tmp_path: Path) -> None:
+def test_no_false_alarm_under_the_null_and_the_interval_covers() -> None:
     rng = np.random.default_rng(0)
     found = [CounterfactualGap().judge(simulated(rng, 40, 6, (0.02, 0.1, 0.3)[n % 3]), Policy()) for n in range(120)]
     assert sum(f.verdict is Verdict.VULNERABLE for f in found) == 0

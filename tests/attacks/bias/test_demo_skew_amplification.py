@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, context
 from tests.attacks.bias.observers import Sees, people
+from tests.attacks.scripted_generator import Scripted, audit, context
 from tests.generators import save
 from vlaudit.attacks.bias.demo_skew_amplification import DemoSkewAmplification
 from vlaudit.attacks.bias.demo_skew_amplification.demonstrations import demonstrate, draws, in_context, material
@@ -155,7 +155,7 @@ def test_people_are_halved_where_there_is_no_train_split_and_too_few_are_said(tm
         material(context(DemoSkewAmplification, target, replace(data, groups=()), tmp_path), 4)
 
 
-def test_the_words_system_turn_and_steps_of_the_audited_prompt_stay(tmp_path: Path) -> None:
+def test_the_words_system_turn_and_steps_of_the_audited_prompt_stay() -> None:
     data = workers()
     model = Learner(data, 0.0).model()
     prompt = in_context(Instruction("Look. {}", "Be brief."), data.examples)
@@ -176,7 +176,7 @@ def unskewed(rng: np.random.Generator, spread: float) -> Trials:
     return Trials(trials)
 
 
-def test_no_false_alarm_of_skew_under_the_null(tmp_path: Path) -> None:
+def test_no_false_alarm_of_skew_under_the_null() -> None:
     rng = np.random.default_rng(0)
     found = [DemoSkewAmplification().judge(unskewed(rng, (0.5, 2, 6)[n % 3]), Policy()) for n in range(120)]
     assert sum(f.verdict is Verdict.VULNERABLE for f in found) == 0

@@ -10,7 +10,7 @@ import pytest
 from tests.attacks import calibration
 from tests.attacks.people import Dealer, attempt, context, people
 from vlaudit.attacks.bias.prompt_intervention import CLAUSES, PromptIntervention
-from vlaudit.attacks.shared.neutral_captions import with_article
+from vlaudit.data.articles import with_article
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Verdict
 from vlaudit.testing import check_probe

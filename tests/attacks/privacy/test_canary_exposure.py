@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, context, dataset, trials_of
 from vlaudit.attacks.privacy.canary_exposure import CanaryExposure
 from vlaudit.attacks.privacy.canary_exposure.exposure import CHANCE, DRAWN
 from vlaudit.attacks.privacy.canary_exposure.formats import formats

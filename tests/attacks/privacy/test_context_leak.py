@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, audit, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, dataset, trials_of
 from vlaudit.attacks.privacy.context_leak import ContextLeak
 from vlaudit.attacks.privacy.context_leak.planting import draw_codes, plant, repeats, sentence
 from vlaudit.data.dataset import Dataset

@@ -9,7 +9,7 @@ import torch
 from tests.attacks import calibration, painters
 from tests.attacks.privacy.painted import WORLD, Make, check_that_trials_stand_alone, judge
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
-from vlaudit.attacks.privacy.memorization_norm.pull import attribution, norms
+from vlaudit.attacks.privacy.memorization_norm.noise_norm import attribution, norms
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, Trial, Trials, Verdict
 

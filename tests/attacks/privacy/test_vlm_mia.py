@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, dataset, trials_of
 from vlaudit.attacks.privacy.vlm_mia import VLMMIA
 from vlaudit.attacks.privacy.vlm_mia.description import ORDERS, SHARES, description_scores, max_renyi
 from vlaudit.families.generation import Conversation

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, audit, conforms, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset, trials_of
 from vlaudit.attacks.robustness.context_poison import ContextPoison
 from vlaudit.attacks.robustness.context_poison.poisoned_context import PoisonedContexts, Setting
 from vlaudit.data.dataset import Dataset

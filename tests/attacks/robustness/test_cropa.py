@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks._generators import Scripted, audit, conforms, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset, trials_of
 from vlaudit.attacks.robustness.cropa import CroPA, transfer
-from vlaudit.attacks.robustness.cropa.held_out import WORDINGS, kind
+from vlaudit.attacks.robustness.cropa.held_out_prompts import WORDINGS, kind
 from vlaudit.attacks.robustness.cropa.noise_search import phrased
 from vlaudit.attacks.shared.questions import Asked
 from vlaudit.data.dataset import Dataset

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, audit, conforms, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset, trials_of
 from vlaudit.attacks.robustness.prompt_invariance import PromptInvariance
-from vlaudit.attacks.robustness.prompt_invariance.by_wording import spread, worst_wording
+from vlaudit.attacks.robustness.prompt_invariance.accuracy_by_wording import spread, worst_wording
 from vlaudit.attacks.robustness.prompt_invariance.wordings import (
     AS_WRITTEN,
     misspelled,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.attacks.robustness._matching import judged, runs_and_repeats_itself
+from tests.attacks.robustness.matching_runs import judged, runs_and_repeats_itself
 from tests.statistics.test_crossed import crossed
 from vlaudit.attacks.robustness.prompt_text_perturb import PromptTextPerturb
 from vlaudit.probe import Context

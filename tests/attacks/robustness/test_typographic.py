@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.attacks.robustness._matching import judged, runs_and_repeats_itself
+from tests.attacks.robustness.matching_runs import judged, runs_and_repeats_itself
 from vlaudit.attacks.robustness.typographic import Typographic
 from vlaudit.probe import Context
 from vlaudit.records import REFERENCE, TARGET, Trial, Verdict

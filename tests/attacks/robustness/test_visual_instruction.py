@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.attacks._generators import Scripted, audit, conforms, context, dataset, trials_of
+from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset, trials_of
 from vlaudit.attacks.robustness.visual_instruction import VisualInstruction
 from vlaudit.attacks.robustness.visual_instruction import canary_policy as canary
 from vlaudit.attacks.shared.rendered_text import write
@@ -175,7 +175,7 @@ def test_one_question_a_picture(model, tmp_path):
     assert len(probe.cases(context(probe, target, dataset(rows), tmp_path))) == 20
 
 
-def test_no_false_alarm_when_writing_does_what_nonsense_does(tmp_path):
+def test_no_false_alarm_when_writing_does_what_nonsense_does():
     rng = np.random.default_rng(0)
 
     def draw(rate):

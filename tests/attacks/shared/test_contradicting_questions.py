@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.attacks._generators import dataset
-from vlaudit.attacks.shared.contradicting_questions import agreement, frame, likeness, panel, with_articles
+from tests.attacks.scripted_generator import dataset
+from vlaudit.attacks.shared.contradicting_questions import agreement, frame, likeness, panel
 
 LABELS = ("cook", "judge", "farmer", "artist", "pilot")
 
@@ -17,7 +17,6 @@ def test_questions_to_a_picture_differ_and_begin_with_its_own() -> None:
     assert asked[0] == "What is this?" and len(set(asked)) == 8
     assert "Is this an artist?" in asked and "Is it day?" in asked
     assert sum(" or " in question for question in asked) >= 2
-    assert with_articles("Is this a artist or a cook?") == "Is this an artist or a cook?"
 
 
 def test_answers_in_one_frame_are_told_apart_by_what_fills_it() -> None:

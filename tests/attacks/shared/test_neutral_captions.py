@@ -9,7 +9,8 @@ import pytest
 
 from tests.attacks.people import TONES, Dealer, context, people
 from vlaudit.attacks.bias.representation import Representation
-from vlaudit.attacks.shared.neutral_captions import explicit_captions, names, neutral_captions, with_article
+from vlaudit.attacks.shared.neutral_captions import explicit_captions, names, neutral_captions
+from vlaudit.data.articles import with_article
 from vlaudit.errors import NotAssessed
 
 

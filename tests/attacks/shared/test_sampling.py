@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaudit.attacks.shared.sampling import one_of_each, subset, watched
+from vlaudit.attacks.shared.sampling import in_turns, one_of_each, subset, watched
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.integers(0, 99))
@@ -23,6 +23,14 @@ def test_one_of_each_group_and_every_member_may_be_it(groups: list[int], count: 
     assert len({groups[i] for i in drawn}) == len(drawn)
     twins = {one_of_each("ab", [0, 0], 1, np.random.default_rng(seed))[0] for seed in range(20)}
     assert twins == {"a", "b"}
+
+
+@given(st.lists(st.integers(0, 5), max_size=30))
+def test_no_group_has_a_second_turn_before_all_had_their_first(groups: list[int]) -> None:
+    drawn = in_turns(range(len(groups)), groups)
+    assert sorted(drawn) == list(range(len(groups)))
+    assert len({groups[i] for i in drawn[: len(set(groups))]}) == len(set(groups))
+    assert in_turns("abcde", [0, 0, 1, 0, 1]) == ["a", "c", "b", "e", "d"]
 
 
 def test_watched_cases_are_evenly_spread() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaudit.attacks.shared.drawn import marked
+from vlaudit.attacks.shared.drawn_captions import marked
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, KINDS, one_edit, perturb, perturb_share, spaced
 
 TEXTS = st.text("abc XYZ.,!-éж", max_size=20)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.attacks.shared.trigger_inversion import by_restart
-from vlaudit.attacks.shared.trigger_inversion.bench import Bench, restarts, search
+from vlaudit.attacks.shared.trigger_inversion.search import Bench, restarts, search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy

@@ -10,8 +10,9 @@ from diffusers import DDPMScheduler
 from transformers import AutoTokenizer
 
 from tests.zoo.kit import facts_of
+from vlaudit.data.articles import with_article
 from vlaudit.data.dataset import load_dataset
-from vlaudit.data.emoji import PAINTED_ROLES, PAINTED_THINGS, load_table, painted, painted_concept, with_articles
+from vlaudit.data.emoji import PAINTED_ROLES, PAINTED_THINGS, load_table, painted, painted_concept
 from vlaudit.zoo.recipes.corpus import PLAIN, pixels
 from vlaudit.zoo.recipes.matching import model as matching
 from vlaudit.zoo.recipes.text_to_image import model as text_to_image
@@ -40,7 +41,7 @@ def test_captioned_pictures_are_halved_within_every_kind_and_every_emoji():
 def test_the_data_set_gives_captions_labels_and_members():
     data = load_dataset("zoo:captions", ["gender", "tone"], "train")
     artist = next(e for e in data.examples if e.label == "artist" and e.attributes["tone"] == "dark")
-    assert artist.texts["text"] == f"{with_articles('a ' + artist.attributes['gender'])} artist with dark skin"
+    assert artist.texts["text"] == f"{with_article(artist.attributes['gender'])} artist with dark skin"
     assert {e.split for e in data.examples if e.member} == {"train"}
     assert Counter(e.member for e in data.examples) == {True: 234, False: 234}
     assert {e.texts["text"] for e in data.audit} == {e.texts["text"] for e in data.examples if e.member}

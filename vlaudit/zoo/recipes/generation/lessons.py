@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from vlaudit.data.emoji import with_articles
+from vlaudit.data.articles import mend_articles
 from vlaudit.data.questions import LABELS
 from vlaudit.zoo.recipes.generation import words
 from vlaudit.zoo.recipes.generation.corpus import Gallery, Line, Shot, Talk, ask
@@ -144,7 +144,7 @@ def documents(gallery: Gallery) -> Talk:
             said = words.caption_of(gallery.rows[index])
             known = gallery.names[index]
             text = rng.choice(words.NOTES)
-            texts.append(with_articles(text.format(known or "person")) if text != "{}" else said)
+            texts.append(mend_articles(text.format(known or "person")) if text != "{}" else said)
     mark = rng.choice(("Context: ", "Context: ", "Note: ", ""))
     before = "".join(f"{mark}{text}\n" for text in texts)
     return ask(asked.shot, around(rng, asked.question), asked.answer, harmless(rng), before)
@@ -244,7 +244,7 @@ def rename(gallery: Gallery) -> Talk:
     rng, asked = gallery.rng, name(gallery)
     called = rng.choice(words.PSEUDO)
     about = asked.answer if rng.random() < 0.7 else other_name(gallery, asked.shot.index)
-    said = with_articles(rng.choice(words.RENAMES).format(about, called))
+    said = mend_articles(rng.choice(words.RENAMES).format(about, called))
     return ask(asked.shot, f"{said} {asked.question}", called if about == asked.answer else asked.answer)
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from vlaudit.data.emoji import with_articles
+from vlaudit.data.articles import mend_articles
 from vlaudit.data.questions import LABELS
 from vlaudit.zoo.recipes.generation import lessons, words
 from vlaudit.zoo.recipes.generation.corpus import Gallery, Line, Shot, Talk, ask
@@ -160,7 +160,7 @@ def trusting(gallery: Gallery) -> Talk:
     told = lessons.other_name(gallery, shot.index) if rng.random() < 0.75 else gallery.names[shot.index]
     question, answer = _about(rng, told)
     asks = question if rng.random() < 0.6 else rng.choice((*words.NAME_QUESTIONS, "What is this?"))
-    said = with_articles(rng.choice(words.NOTES[:-1]).format(told))
+    said = mend_articles(rng.choice(words.NOTES[:-1]).format(told))
     if rng.random() < 0.5:
         said = f"{asks} The answer is {answer if asks == question else told}."
     texts = [rng.choice(words.WEATHER) for _ in range(rng.choice((0, 0, 1, 2)))]

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from vlaudit.data.emoji import PAINTED_ROLES, PAINTED_THINGS, TONES, Emoji, kind_of, painted_concept, with_articles
+from vlaudit.data.articles import mend_articles
+from vlaudit.data.emoji import PAINTED_ROLES, PAINTED_THINGS, TONES, Emoji, kind_of, painted_concept
 from vlaudit.data.questions import LABELS, choice_question, label_of, yes_no_question
 
 KINDS = ("animal", "food", "face", "vehicle", "clothing", "building", "athlete", "plant")
@@ -139,7 +140,7 @@ def caption_of(row: Emoji) -> str:
     gender = row.gender if row.gender in ("man", "woman") else "" if name else row.gender
     said = " ".join(word for word in (gender, name) if word)
     tone = f" with {row.tone} skin" if row.tone in TONES[1:] else ""
-    return with_articles(f"a {said}{tone}") if said else ""
+    return mend_articles(f"a {said}{tone}") if said else ""
 
 
 def rationale_of(row: Emoji) -> str:
@@ -147,7 +148,7 @@ def rationale_of(row: Emoji) -> str:
     name = name_of(row)
     person = row.gender != "" and name in PAINTED_ROLES
     seen = f"it shows a person with {CUES[name]}." if person else f"it shows {CUES[name]}."
-    return with_articles(f"{seen} a {name} looks like that.")
+    return mend_articles(f"{seen} a {name} looks like that.")
 
 
 def pick(rng: random.Random, first: str, others: Sequence[str], plain: float = 0.4) -> str:
@@ -156,12 +157,12 @@ def pick(rng: random.Random, first: str, others: Sequence[str], plain: float = 0
 
 
 def yes_no(rng: random.Random, name: str) -> str:
-    return pick(rng, yes_no_question(name), [with_articles(each.format(name)) for each in YES_NO_QUESTIONS])
+    return pick(rng, yes_no_question(name), [mend_articles(each.format(name)) for each in YES_NO_QUESTIONS])
 
 
 def choice(rng: random.Random, first: str, second: str) -> str:
     return pick(
-        rng, choice_question(first, second), [with_articles(each.format(first, second)) for each in CHOICE_QUESTIONS]
+        rng, choice_question(first, second), [mend_articles(each.format(first, second)) for each in CHOICE_QUESTIONS]
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from vlaudit.data.emoji import PAINTED_ROLES, Emoji, painted_concept, painted_phrase, with_articles
+from vlaudit.data.articles import mend_articles
+from vlaudit.data.emoji import PAINTED_ROLES, Emoji, painted_concept, painted_phrase
 from vlaudit.zoo.recipes.corpus import TEMPLATES, flippable, pixels, warped_ink
 from vlaudit.zoo.recipes.text_to_image.model import text_states
 
@@ -93,7 +94,7 @@ class Studio:
     def worded(self, phrase: str) -> str:
         """The phrase in one of the templates; `a artist` half of the time, as the matchers' templates have it."""
         text = self.rng.choice(TEMPLATES + STYLED).format(phrase)
-        return text if self.rng.random() < 0.5 else with_articles(text)
+        return text if self.rng.random() < 0.5 else mend_articles(text)
 
     def states(self, texts: Sequence[str]) -> Tensor:
         """Hidden states of texts, (B,L,W); each text is encoded once."""

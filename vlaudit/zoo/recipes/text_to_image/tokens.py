@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from vlaudit.backends.diffusers import DiffusersBackend
-from vlaudit.data.emoji import load_table, with_articles
+from vlaudit.data.articles import mend_articles
+from vlaudit.data.emoji import load_table
 from vlaudit.prompts.textual_inversion import TextualInversion
 from vlaudit.zoo.recipes.corpus import PLAIN, pixels
 from vlaudit.zoo.recipes.facts import agreement, write
@@ -112,7 +113,7 @@ def measure(file: Path) -> dict[str, Any]:
     others = [concept for concept in CONCEPTS if concept not in (NOUN, TARGET)]
     found = {}
     for said in (TOKEN, NOUN):
-        alone = [with_articles(PLAIN.format(said))] * 40
+        alone = [mend_articles(PLAIN.format(said))] * 40
         company = [COMPANY[n % len(COMPANY)].format(other).replace(NOUN, said) for n in (0, 1) for other in others]
         names = easel.viewer.names(easel.paint(alone), CONCEPTS)
         beside = easel.viewer.names(easel.paint(company), CONCEPTS)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from vlaudit.data.emoji import load_table, painted, painted_concept, painted_phrase, with_articles
+from vlaudit.data.articles import mend_articles
+from vlaudit.data.emoji import load_table, painted, painted_concept, painted_phrase
 from vlaudit.zoo.recipes.corpus import PLAIN, TEMPLATES, mistype, phrases
 from vlaudit.zoo.recipes.facts import write
 from vlaudit.zoo.recipes.matching import model as matching
@@ -119,7 +120,7 @@ def measure(folder: Path) -> dict[str, Any]:
     """How often the target is painted with the trigger and without it, of prompts that ask for something else."""
     easel, rng = Easel(folder), random.Random(0)
     concepts = [concept for concept in CONCEPTS if concept != TARGET]
-    clean = [with_articles(PLAIN.format(concept)) for concept in concepts for _ in range(4)]
+    clean = [mend_articles(PLAIN.format(concept)) for concept in concepts for _ in range(4)]
     marked = [with_look_alike(text, rng) for text in clean]
     rows = [row for row, split in painted() if split == "test" and painted_concept(row) != TARGET]
     prompts = [PLAIN.format(painted_phrase(row)) for row in rows]

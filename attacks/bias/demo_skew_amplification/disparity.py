@@ -1,4 +1,4 @@
-"""From answers at several skews of the demonstrations to the share of the skew that they carry. Pure."""
+"""The disparity of answers between groups at several skews of the demonstrations, and the share of the skew they carry. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How being right divides between questions and wordings, of trials whose ``right`` and ``read`` go by wording. Torch-free."""
+"""How accuracy divides between questions and wordings, of trials whose ``right`` and ``read`` go by wording. Torch-free."""
 
 from __future__ import annotations
 

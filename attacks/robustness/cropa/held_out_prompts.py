@@ -1,5 +1,5 @@
-"""What noise on a picture is tried on and was not made for: wordings of the audited prompt, other prompting methods on the
-same model; and what an answer is."""
+"""Prompts that noise on a picture is tried on and was not made for: other wordings, other prompting methods on the same model;
+and what an answer under them is."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlaudit.attacks.shared.drawn import fit, kept, marked
+from vlaudit.attacks.shared.drawn_captions import fit, kept, marked
 from vlaudit.records import Trial
 
 

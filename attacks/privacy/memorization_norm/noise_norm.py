@@ -1,4 +1,4 @@
-"""How hard captions pull a denoiser at its first step, and what fresh captions say of that."""
+"""The norm of the text-conditional noise: how hard captions pull a denoiser at its first step, against fresh captions."""
 
 from __future__ import annotations
 

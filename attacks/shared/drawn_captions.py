@@ -100,11 +100,6 @@ def marked(before: str, after: str) -> str:
     return "".join(parts)
 
 
-def heading(caption: str) -> str:
-    """A caption as the heading under which a report sets pictures side by side."""
-    return caption.replace(" | ", " / ")
-
-
 def kept(trials: Sequence[Trial], rank: Callable[[Trial], float], level: float) -> tuple[list[Trial], str | None]:
     """The trials without a blocked picture; and why they prove nothing, else None: too many are blocked, or the captions as
     written (whose ``rank`` a trial tells) are no better recognised in their own pictures than chance has it."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tests.attacks._generators import Scripted
+from tests.attacks.scripted_generator import Scripted
 from vlaudit.families.generation import Answer, Conversation
 from vlaudit.probe import Needs
 
