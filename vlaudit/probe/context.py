@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Effort = Literal["quick", "standard", "thorough"]
 T = TypeVar("T")
-GAP = 2  # pixels between the pictures of a grid
 
 
 def derive_seed(*parts: object) -> int:
