@@ -66,6 +66,13 @@ def test_a_figure_is_an_arm_and_an_object_a_text() -> None:
     assert facts["by"] == "a: 1; b: 2, (3)" and facts["several"] == [1, None, "x"]
 
 
+def test_details_are_read_like_a_dict() -> None:
+    details = Details({"a": 1, "bars": {"labels": ["a"], "values": [1]}})
+    assert list(details) == ["a", "bars"] and {**details, "a": 2} == {"a": 2, "bars": details["bars"]} == dict(details) | {"a": 2}
+    assert details.get("a") == 1 and details.get("b") is None and "b" not in details and len(details) == 2
+    assert Details({**details}) == details and details != Details({"a": 1}) and not Facts({})
+
+
 def test_a_figure_whose_ends_are_reversed_is_no_figure() -> None:
     with pytest.raises(ValidationError, match="reversed"):
         Figure(value=0.5, ci=(0.6, 0.4))

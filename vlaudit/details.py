@@ -7,7 +7,7 @@ metric on a control arm. Evidence of the kind ``plot-data`` is a JSON file of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import (
@@ -131,22 +131,19 @@ KINDS: dict[str, type[Series]] = {"curve": Curve, "bars": Bars, "table": Table}
 Fact = Figure | list[Scalar] | Scalar
 
 
-class _Named(RootModel[dict[str, Any]]):
-    """Entries by name, in order."""
+class _Named(RootModel[dict[str, Any]], Mapping):
+    """Entries by name, in order, to be read like a dict."""
 
     model_config = ConfigDict(frozen=True)
 
     def __getitem__(self, name: str) -> Any:
         return self.root[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.root
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
 
     def __len__(self) -> int:
         return len(self.root)
-
-    def items(self) -> ItemsView[str, Any]:
-        return self.root.items()
 
 
 class Facts(_Named):
