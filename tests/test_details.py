@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from vlaudit.details import (
     LARGEST,
@@ -63,6 +64,39 @@ def test_a_figure_is_an_arm_and_an_object_a_text() -> None:
     facts = Facts({"noise": {"value": 0.1, "ci": [0, 0.2], "n": 4}, "by": {"a": 1, "b": [2, [3]]}, "several": [1, None, "x"]})
     assert facts.figures() == {"noise": Figure(value=0.1, ci=(0, 0.2), n=4)}
     assert facts["by"] == "a: 1; b: 2, (3)" and facts["several"] == [1, None, "x"]
+
+
+def test_details_are_read_like_a_dict() -> None:
+    details = Details({"a": 1, "bars": {"labels": ["a"], "values": [1]}})
+    assert list(details) == ["a", "bars"] and {**details, "a": 2} == {"a": 2, "bars": details["bars"]} == dict(details) | {"a": 2}
+    assert details.get("a") == 1 and details.get("b") is None and "b" not in details and len(details) == 2
+    assert Details({**details}) == details and details != Details({"a": 1}) and not Facts({})
+
+
+def test_a_figure_whose_ends_are_reversed_is_no_figure() -> None:
+    with pytest.raises(ValidationError, match="reversed"):
+        Figure(value=0.5, ci=(0.6, 0.4))
+    assert Facts({"noise": {"value": 0.5, "ci": [0.6, 0.4]}}).root == {"noise": "value: 0.5; ci: 0.6, 0.4"}
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), np.arange(2), object(), {"a": [np.int64(1)]}, TypeAdapter(int), b"a"])
+def test_what_is_no_json_value_is_refused(value: object) -> None:
+    for kind in (Details, Facts):
+        with pytest.raises(ValidationError, match="which is none of JSON"):
+            kind({"x": value})
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 100_000])
+@pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: [value]], ids=["objects", "lists"])
+def test_depth_is_a_text_or_refused(depth: int, wrap: Callable[[object], object]) -> None:
+    value: object = 1
+    for _ in range(depth):
+        value = wrap(value)
+    for kind in (Details, Facts):
+        try:
+            assert isinstance(kind({"bars": value})["bars"], str)
+        except ValidationError as error:
+            assert depth > 100 and "nested too deeply" in str(error)
 
 
 @given(st.dictionaries(st.sampled_from(["bars", "curve", "table", "a", "b"]), VALUES, max_size=4))

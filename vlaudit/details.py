@@ -7,7 +7,7 @@ metric on a control arm. Evidence of the kind ``plot-data`` is a JSON file of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import (
@@ -28,18 +28,21 @@ Scalar = bool | int | float | str | None
 
 
 def check_finite(value: Any, where: str) -> None:
-    """Raise ValueError for a number in a JSON value that is not finite, or as good as that."""
+    """Raise ValueError for a number in a JSON value that is not finite, or as good as that, and for what is no JSON value: an
+    array's element may hide such a number."""
     if isinstance(value, int | float) and not abs(value) <= LARGEST:
         said = f"{value}" if isinstance(value, float) else "too large"
         raise ValueError(f"the value '{where}' is {said}: the model yields numbers that are not finite")
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
+    if isinstance(value, _Part):
+        value = value.model_dump(warnings=False)
     if isinstance(value, dict):
         for key, item in value.items():
             check_finite(item, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for item in value:
             check_finite(item, where)
+    elif not isinstance(value, Scalar):
+        raise ValueError(f"the value '{where}' is of the type {type(value).__name__}, which is none of JSON")
 
 
 class _Part(BaseModel):
@@ -58,6 +61,12 @@ class Figure(_Part):
     value: Number
     ci: tuple[Number, Number]
     n: int | None = None
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> Self:
+        if self.ci[0] > self.ci[1]:
+            raise ValueError("the ends of the interval are reversed")
+        return self
 
 
 class Series(_Part):
@@ -122,22 +131,19 @@ KINDS: dict[str, type[Series]] = {"curve": Curve, "bars": Bars, "table": Table}
 Fact = Figure | list[Scalar] | Scalar
 
 
-class _Named(RootModel[dict[str, Any]]):
-    """Entries by name, in order."""
+class _Named(RootModel[dict[str, Any]], Mapping):
+    """Entries by name, in order, to be read like a dict."""
 
     model_config = ConfigDict(frozen=True)
 
     def __getitem__(self, name: str) -> Any:
         return self.root[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.root
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
 
     def __len__(self) -> int:
         return len(self.root)
-
-    def items(self) -> ItemsView[str, Any]:
-        return self.root.items()
 
 
 class Facts(_Named):
@@ -179,11 +185,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _each(given: Any, told: Callable[[str, Any], Any]) -> Any:
-    """Every entry of an object as ``told``. Raises ValueError for numbers that are not finite."""
+    """Every entry of an object as ``told``. Raises ValueError as ``check_finite`` does, and for depth."""
     if not isinstance(given, dict):
         return given
-    check_finite(given, "details")
-    return {name: told(name, value) for name, value in given.items()}
+    try:
+        check_finite(given, "details")
+        return {name: told(name, value) for name, value in given.items()}
+    except RecursionError as error:
+        raise ValueError("the details are nested too deeply") from error
 
 
 def _as_detail(name: str, value: Any) -> Any:

@@ -183,10 +183,8 @@ def curve_plot(series: Curve) -> CurvePlot:
     def path(values: Iterable[float], xs: Iterable[float] = series.x) -> str:
         return " ".join(f"{across(x)},{up(y)}" for x, y in zip(xs, values, strict=True))
 
-    named = {series.xlabel or "x": series.x, series.ylabel or "y": series.y, "low": low, "high": high}
-    named["reference"] = reference
-    columns = [name for name, values in named.items() if values]
-    data = [[number(named[name][i]) for name in columns] for i in range(len(series.x))]
+    named = [(series.xlabel or "x", series.x), (series.ylabel or "y", series.y), ("low", low), ("high", high), ("reference", reference)]
+    shown = [(name, values) for name, values in named if values]
     return CurvePlot(
         title=series.title or f"{series.ylabel or 'y'} over {series.xlabel or 'x'}",
         xlabel=series.xlabel,
@@ -197,8 +195,8 @@ def curve_plot(series: Curve) -> CurvePlot:
         reference=path(reference) if reference else "",
         xticks=xticks,
         yticks=yticks,
-        columns=columns,
-        data=data,
+        columns=[name for name, _ in shown],
+        data=[[number(values[i]) for _, values in shown] for i in range(len(series.x))],
     )
 
 

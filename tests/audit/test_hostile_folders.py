@@ -218,6 +218,16 @@ def test_junk_in_place_of_a_file_is_one_sentence(said: Said, audit: Path, name: 
         assert said("report", "audit")[0] == 0
 
 
+@pytest.mark.parametrize("field", ["details", "controls"])
+def test_a_report_whose_details_are_nested_too_deeply_is_one_sentence(said: Said, audit: Path, field: str) -> None:
+    deep = json.loads('{"a":' * 500 + "1" + "}" * 500)
+    forge(audit / "report.json", lambda report: report["findings"][0].update({field: deep}))
+    for command in ("report", "diff"):
+        code, text = said(command, *["audit"] * (1 + (command == "diff")))
+        assert code == 2 and "is not a report this vlaudit can read" in text and len(text.strip().splitlines()) <= 2, text
+    assert said("judge", "audit")[0] in (0, 1)
+
+
 def _each_field(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if path:
         yield path

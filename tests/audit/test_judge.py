@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from vlaudit.audit.journal import Manifest, PlannedProbe, Unit, UnitResult
 from vlaudit.audit.judge import Judged, judge_audit, rounds_needed
 from vlaudit.config import Request, TargetSpec
+from vlaudit.details import Figure
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe, probe
@@ -117,6 +119,8 @@ BAD = {
     "threshold": says(threshold=NAN), "reference": says(reference=Estimate(value=0, ci=(1, 2))), "p": says(p_value=1.5),
     "delta": says(delta=Delta(value=0, ci=(0, INF))), "details": says(details={"x": [{"y": NAN}]}), "p nan": says(p_value=NAN),
     "controls": says(controls={"x": INF}), "huge": says(details={"x": 10**400}),
+    "delta p": says(delta=Delta(value=0, ci=(-1, 1), p=7)), "array's nan": says(details={"x": np.float32("nan")}),
+    "reversed": lambda _: says(controls={"x": Figure(value=0.5, ci=(0.6, 0.4))})(_),
     "unchecked": lambda _: Judgement.model_construct(verdict="fine", reason=3), "level": lambda _: says(metric=Metric(name="m", value=0, ci=(0, 0), n=1, level=NAN))(_),
 }  # fmt: skip
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vlaudit.details import Bars, Details, Facts, Figure, in_words
+from vlaudit.details import Bars, Curve, Details, Facts, Figure, in_words
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Evidence, Report, Verdict
 from vlaudit.reporting import SCORER_ACCURACY
 from vlaudit.reports.html import HTMLReporter, pictures
 from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, EvidenceFiles, Gallery
-from vlaudit.reports.html.plots import bar_plot, interval_plot
+from vlaudit.reports.html.plots import bar_plot, curve_plot, interval_plot
 from vlaudit.reports.html.view import fact
 
 
@@ -228,7 +228,8 @@ def test_evidence_texts_and_plot_data_are_shown(report: Report, audit_dir: Path)
     store = ArtifactStore(audit_dir)
     note = store.put(b"an answer with \x1b[31m</pre><script>", "txt", "text", "the answer")
     plot = store.put_json({"bars": {"labels": ["noise"], "values": [2.5], "ylabel": "height"}}, "plot")
-    text = render(with_evidence(report, note, plot), audit_dir)
+    deep = store.put(b'{"bars":' + b'{"a":' * 500 + b"1" + b"}" * 501, "json", "plot-data", "nested too deeply to be shown")
+    text = render(with_evidence(report, note, plot, deep), audit_dir)
     assert "an answer with �[31m&lt;/pre&gt;&lt;script&gt;" in text
     assert 'aria-label="height by label"' in text
 
@@ -297,6 +298,12 @@ def test_bars_beyond_the_cap_stay_in_the_table_and_marked_ones_are_drawn() -> No
     assert len(plot.bars) == 40 and plot.left_out == 260 and len(plot.data) == count
     assert [bar.label for bar in plot.bars if bar.highlight] == ["250"]
     assert plot.bars[0].x + plot.bars[0].width == pytest.approx(plot.zero, abs=0.2), "a negative bar ends at zero"
+
+
+@pytest.mark.parametrize(("xlabel", "ylabel"), [("share", "share"), ("low", "low"), ("reference", "high"), ("", "x")])
+def test_the_table_of_a_curve_has_every_column_whatever_the_axes_are_called(xlabel: str, ylabel: str) -> None:
+    plot = curve_plot(Curve(x=[1, 2], y=[3, 4], xlabel=xlabel, ylabel=ylabel))
+    assert plot.columns == [xlabel or "x", ylabel] and plot.data == [["1", "3"], ["2", "4"]]
 
 
 def test_grids_stand_side_by_side_at_one_size(report: Report, audit_dir: Path) -> None:

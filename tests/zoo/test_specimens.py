@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -116,6 +118,60 @@ def test_two_that_put_a_pipeline_together_at_a_time_get_one(fresh: Path, monkeyp
     assert [path.name for path in fresh.iterdir()] == [overtook[0].parent.name], "what came second is gone"
     monkeypatch.setattr(shutil, "copyfile", None)
     assert folder.__wrapped__(LAID_OVER[0]) == overtook[0], "the next one finds it"
+
+
+def _lacks_a_file(whole: Path) -> None:
+    (whole / "unet" / "config.json").unlink()
+
+
+def _is_a_file(whole: Path) -> None:
+    shutil.rmtree(whole.parent)
+    whole.parent.write_text("in its place")
+
+
+def _has_a_changed_file(whole: Path) -> None:
+    (whole / "unet" / "config.json").write_text("{}")
+
+
+def _has_a_further_file(whole: Path) -> None:
+    (whole / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
+
+
+def _is_a_link_to_nothing(whole: Path) -> None:
+    shutil.rmtree(whole.parent)
+    whole.parent.symlink_to(whole.parents[1] / "nothing")
+
+
+def _has_a_pipe(whole: Path) -> None:
+    (whole / "unet" / "config.json").unlink()
+    os.mkfifo(whole / "unet" / "config.json")
+
+
+@pytest.mark.parametrize("harm", [_lacks_a_file, _is_a_file, _has_a_changed_file, _has_a_further_file, _is_a_link_to_nothing, _has_a_pipe])
+def test_what_was_harmed_in_the_cache_is_put_together_again(harm: Callable[[Path], None], fresh: Path):
+    whole = folder(LAID_OVER[0])
+    sound = {path: path.read_bytes() for path in folder_files(whole)}
+    harm(whole)
+    assert folder.__wrapped__(LAID_OVER[0]) == whole
+    assert {path: path.read_bytes() for path in folder_files(whole)} == sound
+    assert list(fresh.iterdir()) == [whole.parent]
+
+
+def test_a_full_disk_is_a_usage_error_and_leaves_nothing(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UsageError, match="No space left"):
+        folder(LAID_OVER[0])
+    assert list(fresh.iterdir()) == []
+
+
+def test_a_relative_name_of_the_cache_counts_as_none(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert folder(LAID_OVER[0]).is_relative_to(tmp_path / "home" / ".cache" / "vlaudit")
 
 
 def test_without_a_cache_that_can_be_written_to_a_pipeline_is_put_together_elsewhere(

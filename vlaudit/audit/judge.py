@@ -88,8 +88,9 @@ def _sound(said: object) -> Judgement:
             slack = 1e-6 * max(abs(figure.value), 1.0)  # the last bits of another way to the same number
             if not low - slack <= figure.value <= high + slack:
                 raise ValueError(f"the {name} {figure.value:g} lies outside its interval [{low:g}, {high:g}]")
-    if judgement.p_value is not None and not 0 <= judgement.p_value <= 1:
-        raise ValueError(f"the p-value is {judgement.p_value:g}")
+    for p in (judgement.p_value, judgement.delta.p if judgement.delta else None):
+        if p is not None and not 0 <= p <= 1:
+            raise ValueError(f"the p-value is {p:g}")
     return judgement
 
 

@@ -47,8 +47,7 @@ def fingerprints(subject: Subject, reference: Subject | None, *, loaded: bool | 
 def probe_sources(probes: Mapping[str, Probe]) -> dict[str, ProbeSource]:
     """The version and the code of each probe."""
     return {
-        name: ProbeSource(version=probe.info.version, code=_files([Path(file)]) if (file := _file_of(probe)) else None)
-        for name, probe in probes.items()
+        name: ProbeSource(version=probe.info.version, code=_files(_code_of(probe))) for name, probe in probes.items()
     }
 
 
@@ -125,5 +124,9 @@ def _is_weights(path: Path) -> bool:
     return path.suffix == ".safetensors" or path.suffix in PICKLE_SUFFIXES
 
 
-def _file_of(probe: Probe) -> str | None:
-    return getattr(sys.modules.get(type(probe).__module__), "__file__", None)
+def _code_of(probe: Probe) -> list[Path]:
+    """The file of a probe, or the files of a probe that is a folder."""
+    file = getattr(sys.modules.get(type(probe).__module__), "__file__", None)
+    if file is None:
+        return []
+    return sorted(Path(file).parent.glob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]

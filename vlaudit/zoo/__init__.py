@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vlaudit.config import TargetSpec
 from vlaudit.errors import UsageError, did_you_mean
-from vlaudit.files import fingerprint, folder_files
+from vlaudit.files import file_sha256, fingerprint, folder_files
 from vlaudit.records import Family
 
 FOLDER = Path(__file__).parent
@@ -74,22 +74,39 @@ def folder(recipe: str) -> Path:
     layers = [WEIGHTS / under, WEIGHTS / recipe]
     stored = {path.relative_to(layer): path for layer in layers for path in folder_files(layer)}
     whole = _cache() / fingerprint(list(stored.values()))[:16] / recipe
-    if not whole.is_dir():
-        scratch = Path(tempfile.mkdtemp(dir=whole.parents[1]))
-        for name, path in stored.items():
-            (scratch / recipe / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, scratch / recipe / name)
-        try:
-            scratch.rename(whole.parent)
-        except OSError:  # another process was first
-            shutil.rmtree(scratch)
+    try:
+        if not _is_whole(whole, stored):
+            with tempfile.TemporaryDirectory(dir=whole.parents[1], ignore_cleanup_errors=True) as scratch:
+                for name, path in stored.items():
+                    (Path(scratch) / "new" / recipe / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, Path(scratch) / "new" / recipe / name)
+                if os.path.lexists(whole.parent) and not _is_whole(whole, stored):  # else another process was first
+                    whole.parent.rename(Path(scratch) / "old")
+                (Path(scratch) / "new").rename(whole.parent)
+    except OSError as error:
+        if not _is_whole(whole, stored):
+            raise UsageError(
+                f"The model of a specimen cannot be put together in '{whole.parents[1]}': {error.strerror}.",
+                "Make room there, or name another folder in the environment variable XDG_CACHE_HOME.",
+            ) from error
     return whole
 
 
+def _is_whole(whole: Path, stored: dict[Path, Path]) -> bool:
+    """Whether a folder of the cache, where anybody may clean up, holds these files and no other."""
+    with suppress(OSError):
+        return {path.relative_to(whole) for path in folder_files(whole)} == set(stored) and all(
+            (whole / name).is_file() and file_sha256(whole / name) == file_sha256(path) for name, path in stored.items()
+        )
+    return False
+
+
 def _cache() -> Path:
-    """Where it can be written to, else a new folder among the temporary files."""
+    """Where it can be written to, else a new folder among the temporary files. A relative ``XDG_CACHE_HOME`` counts as none, as its
+    specification says."""
     with suppress(OSError, RuntimeError):  # no home, or none that can be written to
-        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlaudit"
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        place = (named if named.is_absolute() else Path.home() / ".cache") / "vlaudit"
         place.mkdir(parents=True, exist_ok=True)
         if os.access(place, os.W_OK):
             return place
