@@ -24,6 +24,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by ev
 LABELS = ("car", "cat", "dog")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because many tests wait for a process of their own or for a time to pass."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: whoever takes it last leaves the other processes idle."""
     items.sort(key=lambda item: item.path.stem != "test_default_scan")

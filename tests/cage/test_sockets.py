@@ -92,7 +92,7 @@ def test_no_scan_and_no_command_on_its_audit_asks_for_anything(tmp_path: Path, p
         tmp_path,
         ["scan", f"hf:{tiny_clip}", "--data", picture_folder, "--prompt", "the {}", "--probe", "typographic", "--probe", *named, "a"],
         ["scan", "zoo:gen-clean", "--probe", "text-insensitivity", "--probe", *named, "b"],
-        ["scan", "zoo:token-clean", "--probe", "encoder-trigger-scan", "--probe", *named, "c"],
+        ["scan", "zoo:token-clean", "--probe", "personal-token-audit", "--probe", *named, "c"],
         *(["replay", audit, "unsafe-file", "--out", f"again-{audit}"] for audit in "abc"),
         *(["judge", audit] for audit in "abc"),
         *(["report", audit, "--format", ",".join(plugins("reporters"))] for audit in "abc"),

@@ -128,8 +128,9 @@ def test_filter_and_sort(visit: Callable[..., Visit]) -> None:
 def test_the_matrix_leads_to_the_finding(visit: Callable[..., Visit]) -> None:
     page = visit().page
     page.locator(".matrix td.held a").click()
-    card = page.locator(".card.held", has_text="Typographic")
-    assert card.get_attribute("open") is not None and card.locator(".body").is_visible()
+    body = page.locator(".card.held[open]", has_text="Typographic").locator(".body")
+    body.wait_for()  # the page opens it when the address has changed
+    assert body.is_visible()
 
 
 def test_it_is_whole_without_javascript(visit: Callable[..., Visit]) -> None:
