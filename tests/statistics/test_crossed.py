@@ -51,3 +51,26 @@ def test_variance_is_where_it_was_put(n: int, m: int, seed: int, by_row: float, 
     assert shares is not None and sum(shares) == pytest.approx(1) and min(shares) >= 0
     assert variance_components(0 * rest) is None and variance_components(rest[:1]) is None
     assert variance_components(rest[:, :1]) is None and variance_components([]) is None
+
+
+@given(st.integers(2, 8), st.integers(2, 8), st.integers(0, 99))
+def test_variance_components_are_those_of_the_two_way_analysis(n: int, m: int, seed: int) -> None:
+    """By the mean squares of the textbook: MS_rows = error + m var_rows, MS_columns = error + n var_columns, MS_rest = error."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(n, 1)) + 2 * rng.normal(size=(1, m)) + rng.normal(size=(n, m))
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
+    error = (rest**2).sum() / (n * m - n - m + 1)
+    by_row = max(0.0, (m * table.mean(axis=1).var(ddof=1) - error) / m)
+    by_column = max(0.0, (n * table.mean(axis=0).var(ddof=1) - error) / n)
+    wanted = np.array([by_row, by_column, error])
+    assert variance_components(table) == pytest.approx(tuple(wanted / wanted.sum()))
+
+
+def test_the_reaches_of_both_sides_are_added_in_quadrature() -> None:
+    table = crossed(np.random.default_rng(3), 0.3, 30, 40).astype(float)
+    for level in (0.8, 0.95):
+        found, mean = crossed_mean_interval(table, level), table.mean()
+        sides = [mean_interval(table.mean(axis=axis), level=level) for axis in (1, 0)]
+        assert mean - found.low == pytest.approx(np.hypot(*(mean - side.low for side in sides)))
+        assert found.high - mean == pytest.approx(np.hypot(*(side.high - mean for side in sides)))
+        assert found.level == level

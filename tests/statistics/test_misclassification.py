@@ -149,3 +149,47 @@ def test_how_errors_gather_is_read_off_the_strata() -> None:
 def test_an_even_spread_over_the_groups_has_the_largest_entropy() -> None:
     assert misclassification.entropy_severity(np.array([0.5, 0.25, 0.25])) == pytest.approx(1 - 1.5 * np.log(2) / np.log(3))
     assert misclassification.total_variation(np.array([[0.2, 0.3, 0.5]]), np.array([0.5, 0.3, 0.2]))[0] == pytest.approx(0.3)
+
+
+def test_bounds_by_hand() -> None:
+    draws = np.linspace(0.2, 0.6, 41)  # mean 0.4; 0.21 and 0.59 at a tail of 2.5 %
+    assert misclassification.bounds(0.4, draws, 0.025) == pytest.approx((0.21, 0.59))
+    assert misclassification.bounds(0.3, draws, 0.025) == pytest.approx((0.11, 0.59))  # a mean 0.1 above the value is taken off
+    assert misclassification.bounds(0.5, draws, 0.025) == pytest.approx((0.21, 0.59))  # one below it is not added
+    assert misclassification.bounds(0.1, draws, 0.025) == pytest.approx((0.0, 0.59))
+    assert misclassification.bounds(0.9, draws, 0.025) == pytest.approx((0.21, 0.9))
+    assert misclassification.bounds(1.2, draws, 0.025) == pytest.approx((0.21, 1.0))
+    spread = np.linspace(0.0, 0.2, 41)  # mean 0.1, 0.095 to the upper tail
+    assert misclassification.bounds(0.4, draws, 0.025, spread=spread) == pytest.approx((0.21, 0.495))
+    assert misclassification.bounds(0.95, draws, 0.025, spread=spread) == pytest.approx((0.21, 1.0))
+
+
+def test_samples_are_taken_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    aim, rates = np.array([0.2, 0.3, 0.5]), 0.8 * np.eye(3) + 0.2 / 3
+    counts = rng.integers(0, 12, (4, 2, 3)).astype(float)
+    each = np.array([[float(misclassification.concentration(row, rates, aim)) for row in rows] for rows in counts])
+    assert misclassification.concentration(counts, rates, aim) == pytest.approx(each)
+    by_pairs = []  # by definition: the mean over pairs of different items of the products of what they say
+    for row in counts.reshape(-1, 3):
+        items = np.repeat(np.linalg.inv(rates) - aim, row.astype(int), axis=0)
+        products = items @ items.T
+        total, n = products.sum() - np.trace(products), len(items)
+        by_pairs.append(total / max(n * (n - 1), 1) / (0.2**2 + 0.3**2 + 0.5**2 - 2 * 0.2 + 1))
+    assert each.ravel() == pytest.approx(by_pairs)
+    near = np.array([[misclassification.corrected(row, rates) for row in rows] for rows in counts])
+    assert misclassification.corrected(counts, rates) == pytest.approx(near)
+    assert misclassification.corrected(np.zeros(3), rates).sum() == pytest.approx(1)
+    points = rng.normal(size=(4, 2, 3))
+    assert misclassification.on_simplex(points) == pytest.approx(np.array([[misclassification.on_simplex(p) for p in row] for row in points]))
+
+
+def test_a_sample_with_many_own_counts_is_drawn_about_them() -> None:
+    own = [[900, 100], [500, 500]]
+    confusion = Confusion.of([[500, 500], [500, 500]], [1000, 1000], {"here": own})
+    drawn = confusion.draws(4_000, ["here", None], np.random.default_rng(0))
+    assert drawn.shape == (4_000, 2, 2, 2) and drawn.sum(axis=-1) == pytest.approx(np.ones((4_000, 2, 2)))
+    rates = confusion.rates_of(["here", None])
+    assert drawn.mean(axis=0) == pytest.approx(rates, abs=0.02)
+    assert drawn[:, 0, 0, 0].std() < 0.5 * drawn[:, 1, 0, 0].std()
+    assert (confusion.own(["here", None, "there"]) == [own, np.zeros((2, 2)), np.zeros((2, 2))]).all()
