@@ -193,3 +193,22 @@ def test_a_sample_with_many_own_counts_is_drawn_about_them() -> None:
     assert drawn.mean(axis=0) == pytest.approx(rates, abs=0.02)
     assert drawn[:, 0, 0, 0].std() < 0.5 * drawn[:, 1, 0, 0].std()
     assert (confusion.own(["here", None, "there"]) == [own, np.zeros((2, 2)), np.zeros((2, 2))]).all()
+
+
+@pytest.mark.parametrize("place", [3, 9])
+def test_one_sample_is_as_far_from_all_as_errors_are_correlated(place: int) -> None:
+    """A Dirichlet about rates p whose items correlate by rho has the variance p (1 - p) rho."""
+    confusion = Confusion.of([[60_000, 40_000], [10_000, 90_000]], [100_000, 100_000], {})
+    confusion.__dict__["correlations"] = np.eye(len(misclassification.CORRELATIONS))[place]
+    drawn = confusion.draws(20_000, [None], np.random.default_rng(0))[:, 0]
+    rho = misclassification.CORRELATIONS[place]
+    assert drawn[:, 0, 0].var() == pytest.approx(0.6 * 0.4 * rho, rel=0.05) and drawn[:, 0, 0].mean() == pytest.approx(0.6, abs=0.01)
+    assert drawn[:, 1, 1].var() == pytest.approx(0.9 * 0.1 * rho, rel=0.05)
+
+
+def test_small_shares_and_single_items() -> None:
+    assert misclassification.aimed(["x", "y"], {"x": 0.3, "y": 0.1}).tolist() == pytest.approx([0.75, 0.25])
+    assert misclassification.aimed(["x", "y"], {"x": 3}).tolist() == [1, 0]
+    assert misclassification.corrected(np.array([0.0, 1, 0]), np.eye(3)) == pytest.approx(np.array([0, 1, 0]))
+    rows = np.array([[0.25] * 4, [1.0, 0, 0, 0]])
+    assert misclassification.entropy_severity(rows) == pytest.approx(np.array([0, 1]))
