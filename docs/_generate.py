@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from vlaudit.pages import Section, expected, facts, parameters, sections
+from vlaudit.pages import Section, expected, facts, parameters, sections, thresholds
 from vlaudit.plugins import plugins
+from vlaudit.policy import NEAR, Policy
 from vlaudit.probe import Probe
-from vlaudit.records import Family, Risk
+from vlaudit.records import Family, Measure, Risk
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reports.compliance import Framework, crosswalk, frameworks
 from vlaudit.zoo import specimens
@@ -37,6 +38,7 @@ def write_pages(source: Path) -> None:
     probes = list(ProbeRegistry.load().classes.values())
     pages = {f"probes/{probe.info.id}.md": probe_page(probe, known={p.info.id for p in probes}) for probe in probes}
     pages["probes/index.md"] = probes_index(probes)
+    pages["thresholds.md"] = thresholds_page(probes)
     pages["reference/prompts.md"] = plugins_page("Prompting methods", "prompts")
     pages["reference/backends.md"] = plugins_page("Backends", "backends")
     pages["reference/reporters.md"] = plugins_page("Report formats", "reporters")
@@ -67,6 +69,9 @@ def probe_page(probe: type[Probe], known: set[str]) -> str:
         lines += ["## References", "", markdown(", ".join(info.references)), ""]
     if info.limits:
         lines += ["## What a held verdict does not prove", "", markdown(info.limits), ""]
+    if rows := thresholds(info):
+        lines += ["## Thresholds", "", "Set them in the policy under `[thresholds]`.", ""]
+        lines += [*_threshold_rows(rows), ""]
     if params := parameters(probe):
         lines += ["## Parameters", "", f"Set them in `vlaudit.toml` under `[probes.{info.id}]`.", ""]
         rows = ((f"`{p.name}`", f"`{p.kind}`", f"`{p.default}`", markdown(p.description)) for p in params)
@@ -97,6 +102,39 @@ def probes_index(probes: list[type[Probe]]) -> str:
         lines += [*table(("risk", "probe", "id", "code"), rows), ""]
     ids = "\n".join(probe.info.id for probe in probes)
     return "\n".join([*lines, "```{toctree}", ":hidden:", "", ids, "```", ""])
+
+
+def thresholds_page(probes: list[type[Probe]]) -> str:
+    """Every number that decides a verdict, by probe."""
+    every = Policy()
+    lines = [
+        "# Thresholds", "",
+        "Every number that decides a verdict, with its source. All are in the policy: set them under `[policy.thresholds]` in",
+        "`vlaudit.toml`, or under `[thresholds]` in the file of `vlaudit judge --policy`, by the key in the first column (in quotes).",
+        "This page is made from the code by `python docs/_generate.py`.", "",
+        "## For all probes", "",
+    ]  # fmt: skip
+    lines += _threshold_rows([
+        ("level", f"{every.level:g}", "confidence level of the intervals: the whole interval must lie on one side of the threshold",
+         "the usual convention"),
+        ("alpha", f"{every.alpha:g}", "level of the tests that a vulnerable verdict needs beside its interval", "the usual convention"),
+        ("severity", f"{NEAR:g}", "times the threshold's distance from the null: where the interval's near end is no farther from the "
+         "null, the severity is one step lower; it cannot be set", "our choice, because a finding just beyond a threshold is less certain to matter"),
+    ])  # fmt: skip
+    lines += ["", "The null is where a measure lies without the flaw:", ""]
+    nulls = ((m.value, f"{m.null:g}", "ratios of the two" if m is Measure.RATIO else "differences") for m in Measure)
+    lines += table(("measure", "null", "distances are"), nulls)
+    lines += ["", "For a share, the null is the control's rate where a probe measures one.", ""]
+    for probe in sorted(probes, key=lambda probe: probe.info.id):
+        info = probe.info
+        lines += [f"## {info.id}", "", f"{info.title}; the metric is a measure of the kind *{info.measure.value}*.", ""]
+        lines += [*_threshold_rows(thresholds(info)), ""]
+    return "\n".join(lines)
+
+
+def _threshold_rows(rows: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
+    said = ((f"`{key}`", value, markdown(meaning), markdown(source)) for key, value, meaning, source in rows)
+    return table(("key", "value", "meaning", "source"), said)
 
 
 def plugins_page(title: str, group: str) -> str:
@@ -206,3 +244,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[st
     """The lines of a Markdown table."""
     for cells in (head, ("---",) * len(head), *rows):
         yield "| " + " | ".join(re.sub(r"\s+", " ", cell).replace("|", r"\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    write_pages(Path(__file__).parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from vlaudit.errors import UsageError
 from vlaudit.policy import NEAR, Policy, SeverityTable, load_policy
-from vlaudit.records import Family, Judgement, Metric, ProbeInfo, Risk, Severity, Verdict
+from vlaudit.records import Family, Judgement, Measure, Metric, ProbeInfo, Risk, Severity, Threshold, Verdict
 
 
 def info(risk: Risk = Risk.BACKDOOR, **fields: Any) -> ProbeInfo:
@@ -59,6 +60,27 @@ def test_near_the_threshold_it_is_one_step_lower(base: str, lower: str) -> None:
     assert f"({lower})" in derivation and "0.15" in derivation and "0.1" in derivation
 
 
+@pytest.mark.parametrize(
+    ("measure", "null", "threshold", "limit"),
+    [
+        (Measure.SHARE, 0.0, 0.2, 0.3), (Measure.SHARE, 0.1, 0.2, 0.25), (Measure.DIFFERENCE, 0.0, 0.1, 0.15),
+        (Measure.AUC, 0.5, 0.6, 0.65), (Measure.RATIO, 1.0, 4.0, 8.0), (Measure.RATIO, 2.0, 8.0, 16.0), (Measure.LOG_RATIO, 0.0, 0.2, 0.3),
+    ],
+)  # fmt: skip
+def test_near_is_measured_from_where_the_measure_lies_without_the_flaw(measure: Measure, null: float, threshold: float, limit: float) -> None:
+    for near, severity in ((limit * 0.999, Severity.HIGH), (limit * 1.001, Severity.CRITICAL)):
+        metric = Metric(name="m", value=near + 0.01, ci=(near, near + 0.02), n=10, measure=measure, null=null)
+        said = Judgement(verdict=Verdict.VULNERABLE, reason="r", metric=metric, threshold=threshold)
+        assert Policy().severity_of(info(), said)[0] is severity
+
+
+def test_a_leaky_prompt_stops_a_release() -> None:
+    """An AUC of .80 [.75, .85] against a threshold of .60 was called medium once."""
+    metric = Metric(name="AUC", value=0.8, ci=(0.75, 0.85), n=400, measure=Measure.AUC, null=Measure.AUC.null)
+    said = Judgement(verdict=Verdict.VULNERABLE, reason="r", metric=metric, threshold=0.6)
+    assert Policy().severity_of(info(Risk.PRIVACY), said)[0] is Severity.HIGH
+
+
 def test_near_is_half_as_much_again() -> None:
     """What the documentation and the derivation say."""
     assert Policy().severity_of(info(), judgement(0.149))[0] is Severity.HIGH
@@ -81,9 +103,38 @@ def test_the_policys_threshold_wins_then_the_probes_then_none() -> None:
     assert policy.threshold(info(id="y")) == 0
 
 
+def test_every_number_that_decides_is_the_policys_to_set() -> None:
+    least = Threshold(name="least", value=10, meaning="pictures of a group", source="our choice, because it is a test", relaxed_by="raising")
+    probe = info(threshold=0.2, thresholds=(least,))
+    assert Policy().threshold(probe, "least") == 10
+    for text in ('"x.least" = 5\n"x" = 0.1', "x.least = 5", "[thresholds.x]\nleast = 5"):
+        policy = Policy.model_validate(tomllib.loads(f"[thresholds]\n{text}"))
+        assert policy.threshold(probe, "least") == 5
+    with pytest.raises(KeyError):
+        Policy(thresholds={"x.most": 5}).threshold(probe, "most")
+
+
+def test_a_threshold_that_no_probe_has_is_refused_with_the_one_that_was_meant() -> None:
+    least = Threshold(name="least", value=10, meaning="pictures of a group", source="our choice, because it is a test")
+    probe = info(id="rank-skew", threshold=0.2, thresholds=(least,))
+    Policy(thresholds={"rank-skew": 0.1, "rank-skew.least": 5}).check([probe])
+    for key, meant in (("rank-skw", "rank-skew"), ("rank-skew.lest", "rank-skew.least")):
+        with pytest.raises(UsageError, match=f"'{key}', which no probe has.*'{meant}'"):
+            Policy(thresholds={key: 0.1}).check([probe])
+
+
 # --- what lets more pass -------------------------------------------------------------------------------------------
 
-INFOS = [info(id="limited", threshold=0.2), info(id="free")]
+DECIDING: list[Any] = [
+    {"name": "up", "relaxed_by": "raising"}, {"name": "down", "relaxed_by": "lowering"}, {"name": "any"}
+]  # fmt: skip
+INFOS = [
+    info(
+        id="limited", threshold=0.2,
+        thresholds=tuple(Threshold(**more, value=5, meaning="a number of things", source="our choice, because") for more in DECIDING),
+    ),
+    info(id="free"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -100,6 +151,9 @@ INFOS = [info(id="limited", threshold=0.2), info(id="free")]
         ({"thresholds": {"limited": -1e-9}}, ["thresholds.limited"]),
         ({"thresholds": {"free": 0.0}}, []), ({"thresholds": {"free": 1e-9}}, ["thresholds.free"]),
         ({"thresholds": {"other": 0.9}}, []),
+        ({"thresholds": {"limited.up": 4}}, []), ({"thresholds": {"limited.up": 6}}, ["thresholds.limited.up"]),
+        ({"thresholds": {"limited.down": 6}}, []), ({"thresholds": {"limited.down": 4}}, ["thresholds.limited.down"]),
+        ({"thresholds": {"limited.any": 6}}, ["thresholds.limited.any"]), ({"thresholds": {"limited.any": 4}}, ["thresholds.limited.any"]),
         ({"level": 0.9, "alpha": 0.01, "gate": "holm", "fail_on": "none", "severity": {"bias": "low"}, "thresholds": {"free": 1, "limited": 1}},
          ["level", "alpha", "gate", "fail_on", "severity.bias", "thresholds.limited", "thresholds.free"]),
     ],

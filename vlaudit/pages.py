@@ -46,15 +46,20 @@ def sections(documentation: str) -> list[Section]:
 
 
 def facts(info: ProbeInfo) -> dict[str, str]:
-    """Risk, families, needs and threshold of a probe, in words."""
+    """Risk, families and needs of a probe, in words."""
     said = {
         "risk": info.risk.value,
         "families": ", ".join(sorted(info.families)),
         "needs": ", ".join(sorted(need.value for need in info.needs)) or "nothing special",
     }
-    if info.threshold is not None:
-        said["threshold"] = f"{info.threshold:g} ({info.threshold_meaning})"
     return said
+
+
+def thresholds(info: ProbeInfo) -> list[tuple[str, str, str, str]]:
+    """Every number of a probe that decides a verdict: its key in the policy, its value, what it means and where it comes from."""
+    own = [] if info.threshold is None else [(info.id, info.threshold, info.threshold_meaning, info.threshold_source)]
+    more = [(f"{info.id}.{t.name}", t.value, t.meaning, t.source) for t in info.thresholds]
+    return [(key, f"{value:.4g}", meaning, source) for key, value, meaning, source in (*own, *more)]
 
 
 def parameters(probe_class: type[Probe]) -> list[Parameter]:

@@ -3,20 +3,22 @@
 # policy.toml
 level = 0.95
 [thresholds]
-clip-autoattack = 0.20
+clip-autoattack = 0.20            # a probe's own
+"rank-skew.least-group" = 20      # another number that decides its verdict
 [severity]
 bias = "medium"
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
-from vlaudit.errors import UsageError
+from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_toml
 from vlaudit.records import Judgement, ProbeInfo, Severity, Verdict
 
@@ -27,7 +29,7 @@ _STEP_DOWN = {
     Severity.LOW: Severity.LOW,
     Severity.NONE: Severity.NONE,
 }
-NEAR = 1.5  # an interval whose near end is within this factor of the threshold lowers the severity by one step
+NEAR = 1.5  # times the threshold's distance from the null: where the interval's near end is no farther, the severity is one step lower
 
 
 class SeverityTable(BaseModel):
@@ -51,16 +53,35 @@ class Policy(BaseModel):
 
     level: float = Field(0.95, gt=0.5, lt=1, description="confidence level of the intervals")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the tests")
-    thresholds: dict[str, FiniteFloat] = Field(default_factory=dict, description="by probe id; else the probe's default")
+    thresholds: dict[str, FiniteFloat] = Field(default_factory=dict, description="by PROBE or PROBE.NAME; else the probe's")
     severity: SeverityTable = SeverityTable()
     fail_on: Severity = Field(Severity.HIGH, description="lowest severity that fails a scan; none: never")
     strict: bool = Field(False, description="whether inconclusive and not-assessed findings fail a scan too")
     gate: Literal["none", "holm"] = Field("none", description="holm: vulnerable only if p_adjusted is below alpha too")
 
-    def threshold(self, info: ProbeInfo) -> float:
-        """The threshold of a probe's metric: the policy's, else the probe's default (0 when it has none)."""
-        default = info.threshold if info.threshold is not None else 0.0
-        return self.thresholds.get(info.id, default)
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """``rank-skew.least-group = 20`` without quotes is a table in TOML."""
+        if not isinstance(value, dict):
+            return value
+        tables = {f"{probe}.{name}": v for probe, table in value.items() if isinstance(table, dict) for name, v in table.items()}
+        return {probe: v for probe, v in value.items() if not isinstance(v, dict)} | tables
+
+    def threshold(self, info: ProbeInfo, name: str = "") -> float:
+        """The threshold of a probe's metric (0 when it has none), or another number that decides its verdict: the policy's, else the
+        probe's. Raises KeyError where the probe declares no such number."""
+        if not name:
+            return self.thresholds.get(info.id, info.threshold or 0.0)
+        default = {declared.name: declared.value for declared in info.thresholds}[name]
+        return self.thresholds.get(f"{info.id}.{name}", default)
+
+    def check(self, infos: Iterable[ProbeInfo]) -> None:
+        """Raise UsageError where a threshold is one that no probe has."""
+        known = {key for info in infos for key in (info.id, *(f"{info.id}.{declared.name}" for declared in info.thresholds))}
+        for key in self.thresholds:
+            if key not in known:
+                raise UsageError(f"The policy sets the threshold '{key}', which no probe has.", did_you_mean(key, sorted(known)))
 
     def relaxations(self, infos: Iterable[ProbeInfo]) -> list[str]:
         """The entries by which this policy may let pass what the default one stops. A level may only be the default: a lower
@@ -80,6 +101,10 @@ class Policy(BaseModel):
         for info in infos:
             if not 0 <= self.threshold(info) <= default.threshold(info):
                 found.append(f"thresholds.{info.id}")
+            for declared in info.thresholds:
+                change = self.threshold(info, declared.name) - declared.value
+                if (change > 0 and declared.relaxed_by != "lowering") or (change < 0 and declared.relaxed_by != "raising"):
+                    found.append(f"thresholds.{info.id}.{declared.name}")
         return found
 
     def severity_of(self, info: ProbeInfo, judgement: Judgement) -> tuple[Severity, str]:
@@ -89,14 +114,18 @@ class Policy(BaseModel):
         row = "unsafe_file" if info.unsafe_severity else info.risk.value
         base: Severity = getattr(self.severity, row)
         derivation = f"{base.value} for a vulnerable {row.replace('_', ' ')} finding"
-        if judgement.metric and judgement.threshold:
-            near, limit = judgement.metric.ci[0], NEAR * judgement.threshold
-            if near <= limit:
-                lower = _STEP_DOWN[base]
-                how = f"the interval's near end {near:.3g} is within {NEAR} x the threshold {judgement.threshold:.3g}"
-                return lower, f"{derivation}, one step lower ({lower.value}) because {how}"
-            derivation += f"; the interval's near end {near:.3g} is beyond {NEAR} x the threshold"
-        return base, derivation
+        metric, threshold = judgement.metric, judgement.threshold
+        if metric is None or threshold is None:
+            return base, derivation
+        near = metric.ci[0]
+        limit = NEAR * metric.measure.distance(threshold, metric.null)
+        if not 0 < limit < math.inf:
+            return base, derivation
+        how = f"the threshold {threshold:.3g}'s distance from {metric.null:.3g}, where it lies without the flaw"
+        if metric.measure.distance(near, metric.null) <= limit:
+            lower = _STEP_DOWN[base]
+            return lower, f"{derivation}, one step lower ({lower.value}) because the interval's near end {near:.3g} is within {NEAR} x {how}"
+        return base, f"{derivation}; the interval's near end {near:.3g} is beyond {NEAR} x {how}"
 
 
 def load_policy(path: Path) -> Policy:

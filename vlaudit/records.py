@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"  # 1.0 had no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -89,10 +89,42 @@ class Severity(StrEnum):
         return ["none", "low", "medium", "high", "critical"].index(self.value)
 
 
+class Measure(StrEnum):
+    """What kind of number a metric is, and so where it lies without the flaw: its *null*. How grave a finding is depends on how far from
+    the null it lies."""
+
+    SHARE = "share"  # 0, or what the judge measured without the flaw
+    DIFFERENCE = "difference"
+    AUC = "auc"
+    RATIO = "ratio"  # distances on the log scale
+    LOG_RATIO = "log-ratio"
+    OTHER = "other"
+
+    @property
+    def null(self) -> float:
+        return {Measure.AUC: 0.5, Measure.RATIO: 1.0}.get(self, 0.0)
+
+    def distance(self, value: float, null: float) -> float:
+        """How far ``value`` lies from the null, on the scale on which this kind of number is compared."""
+        if self is Measure.RATIO:
+            return math.log(value / null) if value > 0 < null else -math.inf
+        return value - null
+
+
 class Record(BaseModel):
     """Base of all records: immutable, and closed so that a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Threshold(Record):
+    """A number that decides a verdict beside the metric's own threshold. The policy may set it, under ``PROBE.NAME``."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    value: float
+    meaning: str = Field(min_length=10)  # in plain words, with the unit
+    source: str = Field(min_length=10)  # a paper or standard, or "our choice, because ..."
+    relaxed_by: Literal["raising", "lowering", "changing"] = "changing"  # which change may let pass what was stopped
 
 
 class ProbeInfo(Record):
@@ -106,6 +138,9 @@ class ProbeInfo(Record):
     needs: frozenset[Needs] = frozenset()
     threshold: float | None = None  # default of the policy's threshold for this probe
     threshold_meaning: str = ""
+    threshold_source: str = ""  # a paper or standard, or "our choice, because ..."
+    thresholds: tuple[Threshold, ...] = ()  # what else decides
+    measure: Measure = Measure.OTHER  # what kind of number the metric is
     references: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()  # "framework:identifier", such as "atlas:AML.T0043"
     limits: str = ""  # what `held` does not prove, one sentence for the report
@@ -230,6 +265,8 @@ class Metric(Record):
     level: float = Field(0.95, ge=0.01, le=1 - 1e-9)
     n: int
     unit: str = ""
+    measure: Measure = Measure.OTHER
+    null: float = 0.0  # where it lies without the flaw
 
 
 class Estimate(Record):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from vlaudit.audit.plan import context, missing
 from vlaudit.audit.targets import Loader, Subject
+from vlaudit.battery import Scenario, failures
 from vlaudit.config import Request, TargetSpec
 from vlaudit.policy import Policy
 from vlaudit.probe import Context, Probe
@@ -49,12 +50,13 @@ class _Checks:
 
 def check_probe(
     probe_class: type[Probe], *, target: str = "zoo:tiny-clean", cases: int = 6, data: str | None = None,
-    groups: Sequence[str] = (), expected_failed_checks: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (), scenarios: Sequence[Scenario] = (), expected_failed_checks: Mapping[str, str] | None = None,
 ) -> Judgement:  # fmt: skip
     """Check a probe against its contract on a small target, and return its judgement there.
 
     target: any TARGET, by default the smallest specimen; ``cases``: how many are attempted; ``data`` and ``groups``: as of
-    ``vlaudit scan``, for a target that does not carry its own; ``expected_failed_checks``: names of checks that it does not pass
+    ``vlaudit scan``, for a target that does not carry its own; ``scenarios``: of innocence and of harm, which the judge must pass (see
+    :mod:`vlaudit.battery`); ``expected_failed_checks``: names of checks that it does not pass
     yet, each with the reason.
     Raises AssertionError with the name of the check and a sentence that says what is wrong; also where a check that is expected to
     fail passes.
@@ -74,6 +76,9 @@ def check_probe(
         planned = _check_cases(check, probe, ctx)[:cases]
         trials = _check_attempt(check, probe, ctx, planned)
         judgement = _check_judge(check, probe, trials)
+    if scenarios:
+        wrong = failures(probe_class, scenarios)
+        check("battery", not wrong, "\n".join(wrong))
     check.end()
     return judgement
 

@@ -165,3 +165,13 @@ def test_a_browser_asks_for_nothing_but_the_sites_own_files(site: Path, browser:
     assert len(asked) > 10 and not [url for url in asked if not url.startswith((site.as_uri(), "data:"))]
     assert said == []
     context.close()
+
+
+def test_the_list_of_thresholds_is_that_of_the_code() -> None:
+    """Made again by ``python docs/_generate.py``."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from _generate import thresholds_page  # type: ignore[import-not-found]
+    finally:
+        sys.path.pop(0)
+    assert (ROOT / "docs" / "thresholds.md").read_text(encoding="utf-8") == thresholds_page(list(PROBES.values()))

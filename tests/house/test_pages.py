@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from vlaudit.pages import HEADINGS, sections
+from vlaudit.pages import HEADINGS, sections, thresholds
 from vlaudit.plugins import OWN_PACKAGE
 from vlaudit.registry import ProbeRegistry
 
@@ -21,3 +23,12 @@ def test_each_page_has_the_same_headings(name: str) -> None:
     assert once == [heading for heading in HEADINGS if heading in once], "the order is that of HEADINGS"
     assert set(HEADINGS) <= set(once)
     assert all(len(section.text.split()) >= 5 for section in rest if section.title != "References")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_number_that_decides_has_a_meaning_and_a_source(name: str) -> None:
+    info = REGISTRY.classes[name].info
+    assert info.threshold is not None
+    for _, _, meaning, source in thresholds(info):
+        assert len(meaning.split()) >= 4
+        assert source.startswith("our choice, because ") or re.search(r"arXiv:|doi:|CFR|EU |ISO|NIST|\(\d{4}\)|\b(19|20)\d\d\b", source)

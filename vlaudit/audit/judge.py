@@ -66,7 +66,7 @@ def _judge(
         return Judgement.not_assessed("the probe yielded no trials")
     try:
         if not failures:
-            return _sound(probe.judge(trials, policy))
+            return sound(probe.judge(trials, policy))
     except (KeyboardInterrupt, NotAssessed) as end:
         if isinstance(end, KeyboardInterrupt):
             raise
@@ -76,8 +76,9 @@ def _judge(
     return Judgement.not_assessed(failures[0])
 
 
-def _sound(said: object) -> Judgement:
-    """What a judge said, if it is a judgement that a report can hold. Raises ValueError."""
+def sound(said: object) -> Judgement:
+    """What a judge said, if it is a judgement that a report can hold and whose figures say what its verdict says: ``held`` only where
+    the whole interval lies within the threshold, ``vulnerable`` only where it lies beyond. Raises ValueError."""
     if not isinstance(said, Judgement):
         raise ValueError(f"it said {type(said).__name__}, which is no Judgement")
     judgement = Judgement.model_validate(said.model_dump(warnings=False))
@@ -91,7 +92,19 @@ def _sound(said: object) -> Judgement:
     for p in (judgement.p_value, judgement.delta.p if judgement.delta else None):
         if p is not None and not 0 <= p <= 1:
             raise ValueError(f"the p-value is {p:g}")
+    _agrees(judgement)
     return judgement
+
+
+def _agrees(judgement: Judgement) -> None:
+    metric, threshold, verdict = judgement.metric, judgement.threshold, judgement.verdict
+    if verdict is Verdict.HELD and (metric is None or threshold is None):
+        raise ValueError("it says held without a metric and its threshold")
+    if metric is None or threshold is None or verdict not in (Verdict.HELD, Verdict.VULNERABLE):
+        return
+    end, slack = metric.ci[verdict is Verdict.HELD], 1e-9 * max(abs(threshold), 1.0)
+    if end > threshold + slack if verdict is Verdict.HELD else end < threshold - slack:
+        raise ValueError(f"it says {verdict.value} where the interval ends at {end:g} and the threshold is {threshold:g}")
 
 
 def is_done(unit: Unit, results: Mapping[str, UnitResult]) -> bool:

@@ -262,6 +262,8 @@ def judge_folder(folder: Path, policy: Policy | None = None, plugin_files: list[
             f"The probe '{missing[0]}' is not installed; the audit had it from {', '.join(manifest.request.plugins)}.",
             "Name its file: vlaudit judge AUDIT_DIR --plugin FILE. It is code, and it is run.",
         )
+    if policy:
+        policy.check(probe.info for probe in registry.classes.values())
     return make_report(manifest, Journal(folder).results(), registry, policy or manifest.request.policy)
 
 

@@ -60,9 +60,12 @@ class Asked:
             plugins=[str(path) for path in self.flags["plugins"]],
         )  # fmt: skip
 
-    def refuse_relaxation(self, registry: ProbeRegistry) -> None:
-        """Raise UsageError where a config that was found, and so may belong to what is audited, lowers the gate."""
-        relaxed = [] if self.trusted else self.config.policy.relaxations(probe.info for probe in registry.classes.values())
+    def check_policy(self, registry: ProbeRegistry) -> None:
+        """Raise UsageError where the policy sets what no probe has, or where a config that was found, and so may belong to what is
+        audited, lowers the gate."""
+        infos = [probe.info for probe in registry.classes.values()]
+        self.policy.check(infos)
+        relaxed = [] if self.trusted else self.config.policy.relaxations(infos)
         if relaxed:
             raise UsageError(
                 f"The {FILE_NAME} found here may belong to what is audited, and its policy lowers the gate: {', '.join(relaxed)}.",

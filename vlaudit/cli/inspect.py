@@ -123,10 +123,9 @@ def explain_command(name: str) -> int:
 
 
 def _explain_probe(probe: type[Probe]) -> str:
-    from vlaudit.pages import expected, facts, parameters
+    from vlaudit.pages import expected, facts, parameters, thresholds
 
     info, said = probe.info, facts(probe.info)
-    threshold = said.pop("threshold", "")
     lines = [
         f"{info.id} ({info.code}): {info.title}",
         "; ".join(f"{name} {value}" for name, value in said.items()),
@@ -134,8 +133,9 @@ def _explain_probe(probe: type[Probe]) -> str:
         probe.documentation(),
         "",
     ]
-    if threshold:
-        lines.append(f"Threshold: {threshold}; override it in the policy's [thresholds].")
+    if rows := thresholds(info):
+        lines.append("Thresholds (set them in the policy under [thresholds]):")
+        lines += [f"  {key} = {value}  {meaning}. Source: {source}".replace("..", ".") for key, value, meaning, source in rows]
     if probe.model_fields:
         lines.append("Parameters (set them in vlaudit.toml under [probes." + info.id + "]):")
         lines += [f"  {p.name}: {p.kind} = {p.default}  {p.description}".rstrip() for p in parameters(probe)]

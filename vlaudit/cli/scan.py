@@ -145,7 +145,7 @@ def scan_command(**flags: Any) -> int:
     registry = ProbeRegistry.load(() if cage.ended and cage.ended.only_say else flags["plugins"])
     if cage.ended:
         return _finish(cage.ended, asked, registry)
-    asked.refuse_relaxation(registry)
+    asked.check_policy(registry)
     if asked.is_default:
         _announce_defaults(asked, registry)
     plan, device = _plan(asked, registry)

@@ -24,9 +24,12 @@ from pydantic import BaseModel, ConfigDict
 from vlaudit.policy import Policy
 from vlaudit.probe.claim import Claim, chance, figure, share, would_decide
 from vlaudit.probe.context import Context
-from vlaudit.records import Case, Cost, Family, Judgement, Needs, ProbeInfo, Risk, Trial, Trials
+from vlaudit.records import Case, Cost, Family, Judgement, Measure, Needs, ProbeInfo, Risk, Threshold, Trial, Trials
 
-__all__ = ["Claim", "Context", "Needs", "Policy", "Probe", "ProbeInfo", "chance", "figure", "probe", "share", "would_decide"]
+__all__ = [
+    "Claim", "Context", "Measure", "Needs", "Policy", "Probe", "ProbeInfo", "Threshold", "chance", "figure", "probe", "share",
+    "would_decide",
+]  # fmt: skip
 
 
 class Probe(BaseModel):
@@ -94,6 +97,9 @@ def probe(
     needs: Iterable[Needs] = (),
     threshold: float | None = None,
     threshold_meaning: str = "",
+    threshold_source: str = "",
+    thresholds: Iterable[Threshold] = (),
+    measure: Measure = Measure.OTHER,
     references: Iterable[str] = (),
     maps: Iterable[str] = (),
     limits: str = "",
@@ -107,6 +113,7 @@ def probe(
         cls.info = ProbeInfo(
             id=id, code=code, title=title or id.replace("-", " "), risk=risk, families=frozenset(families),
             needs=frozenset(needs), threshold=threshold, threshold_meaning=threshold_meaning,
+            threshold_source=threshold_source, thresholds=tuple(thresholds), measure=measure,
             references=tuple(references) or tuple(dict.fromkeys(_ARXIV.findall(_cited(cls.documentation())))), maps=tuple(maps),
             limits=limits, unsafe_severity=unsafe_severity, version=version,
         )  # fmt: skip

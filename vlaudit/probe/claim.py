@@ -68,6 +68,7 @@ class Claim:
     def __init__(self, info: ProbeInfo, policy: Policy, quantity: str, unit: str = "share") -> None:
         """``quantity``: the metric in words; bigger is worse. ``unit``: ``"share"`` is shown in percent."""
         self.policy, self.quantity, self.unit = policy, quantity, unit
+        self._measure, self._null = info.measure, info.measure.null
         self.threshold: float | None = policy.threshold(info)
         self.metric: Metric | None = None
         self.interval: Interval | None = None
@@ -81,13 +82,20 @@ class Claim:
         """The metric with its interval, of ``n`` units, and the p-value of the test beside it."""
         self.interval = interval
         self.metric = Metric(
-            name=self.quantity, value=value, ci=interval.ci, level=self.policy.level, n=n, unit=self.unit
-        )
+            name=self.quantity, value=value, ci=interval.ci, level=self.policy.level, n=n, unit=self.unit,
+            measure=self._measure, null=self._null,
+        )  # fmt: skip
         return self if p is None else self.p_value(p)
 
     def rate(self, hits: int, n: int, p: float | None = None) -> Self:
         """A share of trials, with its Clopper-Pearson interval."""
         return self.measured(hits / n, rate_interval(hits, n, self.policy.level), n, p)
+
+    def null(self, value: float) -> Self:
+        """Where the metric lies without the flaw, as a control measured it; else it is the null of the probe's kind of measure."""
+        self._null = value
+        self.metric = self.metric and self.metric.model_copy(update={"null": value})
+        return self
 
     def p_value(self, p: float) -> Self:
         self._told["p_value"] = p
