@@ -80,7 +80,11 @@ def saying(said: Callable[[Trials, Policy], object], decided: Callable[[Trials, 
     return Asked
 
 
-HELD = Judgement(verdict=Verdict.HELD, reason="fine")
+def metric(value: float, low: float, high: float) -> Metric:
+    return Metric(name="m", value=value, ci=(low, high), n=3)
+
+
+HELD = Judgement(verdict=Verdict.HELD, reason="fine", metric=metric(0, 0, 0.1), threshold=0.2)
 
 
 @named("held")
@@ -97,7 +101,8 @@ def judged(judge: Callable[[Trials], object], decided: Callable[[Trials], object
 
 
 def says(**figures: object) -> Callable[[Trials], Judgement]:
-    return lambda _: Judgement(verdict=Verdict.HELD, reason="so", **figures)  # type: ignore[arg-type]
+    told = {"metric": metric(0, 0, 1), "threshold": 1e6} | figures
+    return lambda _: Judgement(verdict=Verdict.HELD, reason="so", **told)  # type: ignore[arg-type]
 
 
 def raises(error: BaseException) -> Callable[[Trials], object]:
@@ -105,10 +110,6 @@ def raises(error: BaseException) -> Callable[[Trials], object]:
         raise error
 
     return judge
-
-
-def metric(value: float, low: float, high: float) -> Metric:
-    return Metric(name="m", value=value, ci=(low, high), n=3)
 
 
 BAD = {
@@ -120,6 +121,9 @@ BAD = {
     "delta": says(delta=Delta(value=0, ci=(0, INF))), "details": says(details={"x": [{"y": NAN}]}), "p nan": says(p_value=NAN),
     "controls": says(controls={"x": INF}), "huge": says(details={"x": 10**400}),
     "delta p": says(delta=Delta(value=0, ci=(-1, 1), p=7)), "array's nan": says(details={"x": np.float32("nan")}),
+    "held beyond": says(metric=metric(0.1, 0, 0.3), threshold=0.2), "held without a metric": says(metric=None),
+    "held without a threshold": says(threshold=None),
+    "vulnerable within": lambda _: says(metric=metric(0.3, 0.1, 0.4), threshold=0.2)(_).model_copy(update={"verdict": Verdict.VULNERABLE}),
     "reversed": lambda _: says(controls={"x": Figure(value=0.5, ci=(0.6, 0.4))})(_),
     "unchecked": lambda _: Judgement.model_construct(verdict="fine", reason=3), "level": lambda _: says(metric=Metric(name="m", value=0, ci=(0, 0), n=1, level=NAN))(_),
 }  # fmt: skip
@@ -338,6 +342,8 @@ def test_the_command_runs_the_finding_again() -> None:
     ]  # fmt: skip
     (finding,) = audit({"held": Held}, [REST], [done(REST.units[0])]).findings
     assert shlex.split(finding.reproduce) == ["vlaudit", "scan", "hf:m", "--probe", "held", "--effort", "quick", "--seed", "0"]
+    (finding,) = audit({"held": Held}, [REST], [done(REST.units[0])], params={"held": {}, "other": {"n": 1}}).findings
+    assert "--set" not in finding.reproduce
 
 
 # --- many tests ----------------------------------------------------------------------------------------------------
@@ -347,13 +353,14 @@ def with_p_values(policy: Policy, *said: tuple[float | None, Verdict]) -> list[F
     """Findings of probes that say these p-values and verdicts, by their number."""
     probes, plans = {}, []
     for number, (p, verdict) in enumerate(said):
-        judgement = Judgement(verdict=verdict, reason="so", p_value=p)
+        judgement = Judgement(verdict=verdict, reason="so", p_value=p, metric=FIGURES[verdict], threshold=0.2)
         probes[f"p{number}"] = named(f"p{number}")(saying(lambda *_, j=judgement: j))
         plans.append(PlannedProbe(target="t", probe=f"p{number}", units=[unit(f"p{number}")]))
     return audit(probes, plans, [done(plan.units[0]) for plan in plans], policy).findings
 
 
 FOUND, CALM = Verdict.VULNERABLE, Verdict.HELD
+FIGURES = {FOUND: metric(0.5, 0.4, 0.6), CALM: metric(0, 0, 0.1)}
 
 
 def test_p_values_are_adjusted_over_the_findings_that_have_one() -> None:

@@ -149,6 +149,7 @@ def test_wrong_flags(scan: Callable, data: Path, tmp_path: Path, flags: list[str
 VALUES = (
     "--prompt", "--reference", "--data", "--labels", "--prompts", "--group", "--members", "--probe", "--skip", "--scorer",
     "--plugin", "--config", "--device", "--out", "--format", "--baseline", "--ignore-file", "--max-time", "--seed", "--effort",
+    "--set",
 )  # fmt: skip
 
 
@@ -339,3 +340,22 @@ def test_a_plugin_that_fails_to_plan_is_no_bug_of_ours(
     assert code == 3 and "This is a bug" not in error
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "mine" in report["findings"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("angle", "--set cannot read 'angle'"), ("mirror=3", "--set cannot read 'mirror=3'"), ("=3", "--set cannot read '=3'"),
+        ("miror.angle=3", "Did you mean 'mirror'?"), ("mirror.angle=3", "cannot take 'angle'"),
+        ("typographic.size=0.3", "gives a parameter to typographic, which is not run"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_does_nothing_is_refused(scan: Callable, picture_folder: Path, setting: str, said: str) -> None:
+    code, error = scan(picture_folder / "test", "--set", setting)
+    assert code == 2 and said in error
+
+
+def test_a_policy_that_names_no_threshold_is_refused(scan: Callable, picture_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "vlaudit.toml").write_text("[policy.thresholds]\nmirrored = 0.1\n")
+    code, error = scan(picture_folder / "test", "--config", tmp_path / "vlaudit.toml")
+    assert code == 2 and "sets the threshold 'mirrored', which no probe has." in error and "Did you mean 'mirror'?" in error

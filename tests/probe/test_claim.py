@@ -76,6 +76,17 @@ def test_how_many_would_decide_is_said_only_of_what_is_open() -> None:
     assert claim().rate(3, 10).trials_would_decide("rows") == f"; about {trials_to_decide(0.3, 0.2)} rows would decide"
 
 
+def test_a_cure_is_a_flag_that_can_be_given() -> None:
+    near = claim().measured(0.25, Interval(0.15, 0.35), 100)
+    asked = f"--set {near.info.id}"
+    assert near.would_decide("pictures", by="pictures") == f"; about 400 pictures would decide ({asked}.pictures=400, where there are as many)"
+    assert f"{asked}.cases=40," in near.would_decide("pictures", by="cases", now=10)  # ten cases gave a hundred pictures
+    assert f"about 200 pairs would decide ({asked}.cases=40," in near.would_decide("pairs", by="cases", now=10, n=50)
+    assert near.would_decide("pictures", by="--data") == "; about 400 pictures would decide (more with --data)"
+    needed = trials_to_decide(0.3, 0.2)
+    assert f"({asked}.rows={needed * 2}," in claim().rate(3, 10).trials_would_decide("rows", by="rows", now=20)
+
+
 def test_paired_arms() -> None:
     mine, theirs = [True] * 30 + [False] * 10, [True] * 5 + [False] * 35
     said = claim().rate(30, 40).paired_rates(mine, theirs).says("so")

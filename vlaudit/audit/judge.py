@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,7 +173,9 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
         *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
         ("--labels", spec.labels), ("--prompts", spec.captions), ("--scorer", spec.scorer),
         *(("--group", group) for group in spec.groups), ("--members", spec.members),
-        *(("--plugin", path) for path in request.plugins), ("--probe", probe), ("--effort", request.effort),
+        *(("--plugin", path) for path in request.plugins), ("--probe", probe),
+        *(("--set", f"{probe}.{name}={json.dumps(value)}") for name, value in request.params.get(probe, {}).items()),
+        ("--effort", request.effort),
         ("--seed", str(request.seed)),
     ]  # fmt: skip
     for flag, value in flags:

@@ -6,6 +6,8 @@ import os
 import shlex
 import sys
 import time
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +45,7 @@ class Asked:
 
     def request(self, registry: ProbeRegistry) -> Request:
         """What is to be planned; of the probes, every one that is chosen. Raises UsageError."""
-        params = self.config.probes
+        params = _params(self.config.probes, self.flags["settings"])
         try:
             chosen = registry.select(self.settings.probe, self.settings.skip)
             for name, values in params.items():
@@ -54,6 +56,9 @@ class Asked:
             chosen = self.settings.probe  # a plugin's, whose file is not read again
         if not chosen:
             raise UsageError("No probe is left to run.", "Take back a --skip.")
+        for name in _params({}, self.flags["settings"]):
+            if name not in chosen and not cage.ended:
+                raise UsageError(f"--set gives a parameter to {name}, which is not run.", "Choose the probe too, or take it out.")
         return Request(
             targets=self.specs, probes=chosen, params={name: params[name] for name in chosen if name in params},
             effort=self.settings.effort, seed=self.settings.seed, policy=self.policy,
@@ -86,8 +91,10 @@ class Asked:
         if request.seed != ScanSettings().seed and self.flags["seed"] is None:
             said.append(f"The {FILE_NAME} found here sets the seed {request.seed}.")
         for name, params in request.params.items():
-            values = ", ".join(f"{key} = {value!r}" for key, value in params.items())
-            said.append(f"The {FILE_NAME} found here sets parameters of {name}: {values}.")
+            found = self.config.probes.get(name, {})
+            values = ", ".join(f"{key} = {value!r}" for key, value in params.items() if key in found and found[key] == value)
+            if values:
+                said.append(f"The {FILE_NAME} found here sets parameters of {name}: {values}.")
         return said
 
 
@@ -127,6 +134,22 @@ def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
         return ScanSettings.model_validate(settings.model_dump() | given)
     except ValueError as error:
         raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda or cuda:N.") from error
+
+
+def _params(config: dict[str, dict[str, Any]], settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The config's parameters by probe, with those of ``--set PROBE.NAME=VALUE`` on top. A value is read as in TOML, else as a text."""
+    params = {probe: dict(values) for probe, values in config.items()}
+    for text in settings:
+        key, given, value = text.partition("=")
+        probe, dot, name = key.strip().partition(".")
+        if not (given and dot and probe and name):
+            raise UsageError(f"--set cannot read '{text}'.", "Write PROBE.NAME=VALUE, such as rank-skew.pictures=5000.")
+        try:
+            read = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            read = value
+        params.setdefault(probe, {})[name] = read
+    return params
 
 
 def _policy(policy: Policy, flags: dict[str, Any]) -> Policy:

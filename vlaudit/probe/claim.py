@@ -11,6 +11,7 @@ Every figure is told once, in any order; the last word makes the judgement. Torc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -57,9 +58,9 @@ def chance(draws: Any, value: float = 0.0, ends: tuple[float, float] = (0.025, 0
     return figure(value, np.quantile(draws, ends).tolist(), len(draws))
 
 
-def would_decide(needed: int | None, units: str, near: str = NEAR) -> str:
-    """``"; about 120 pictures would decide"``, or ``near`` where no number of them would."""
-    return f"; about {needed} {units} would decide" if needed else near
+def would_decide(needed: int | None, units: str, near: str = NEAR, cure: str = "") -> str:
+    """``"; about 120 pictures would decide"``, and how to have as many, or ``near`` where no number of them would."""
+    return f"; about {needed} {units} would decide" + (f" ({cure})" if cure else "") if needed else near
 
 
 class Claim:
@@ -67,7 +68,7 @@ class Claim:
 
     def __init__(self, info: ProbeInfo, policy: Policy, quantity: str, unit: str = "share") -> None:
         """``quantity``: the metric in words; bigger is worse. ``unit``: ``"share"`` is shown in percent."""
-        self.policy, self.quantity, self.unit = policy, quantity, unit
+        self.info, self.policy, self.quantity, self.unit = info, policy, quantity, unit
         self._measure, self._null = info.measure, info.measure.null
         self.threshold: float | None = policy.threshold(info)
         self.metric: Metric | None = None
@@ -202,22 +203,34 @@ class Claim:
         assert self.interval is not None and self.threshold is not None, "nothing was measured"
         return verdict(self.interval, self.threshold)
 
-    def would_decide(self, units: str, *, value: float | None = None, n: int | None = None, near: str = NEAR) -> str:
-        """``"; about 120 pictures would decide"`` (by the width of the interval), or ``near`` where no number of them would; nothing
-        where the verdict stands. ``value`` and ``n``: what is judged, where it is not the metric and its count."""
+    def cure(self, needed: int | None, by: str, now: int | None = None, n: int | None = None) -> str:
+        """How a user has as many units as are needed. ``by``: a parameter of the probe, or a flag such as ``--data`` whose file must hold
+        more; ``now`` and ``n``: its value, and the units that it gave (else one for one): more of the one give as many of the other."""
+        if not needed or by.startswith("--"):
+            return f"more with {by}" if needed else ""
+        value = needed if now is None or not n else math.ceil(needed * now / n)
+        return f"--set {self.info.id}.{by}={value}, where there are as many"
+
+    def would_decide(
+        self, units: str, *, by: str = "", now: int | None = None, value: float | None = None, n: int | None = None, near: str = NEAR
+    ) -> str:
+        """``"; about 120 pictures would decide (--set PROBE.pictures=120 ...)"`` (by the width of the interval), or ``near`` where no
+        number of them would; nothing where the verdict stands. ``by`` and ``now``: see :meth:`cure`; ``value`` and ``n``: what is
+        judged, where it is not the metric and its count."""
         assert self.metric is not None and self.interval is not None and self.threshold is not None
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ""
-        value = self.metric.value if value is None else value
-        needed = samples_to_decide(value, self.interval, self.metric.n if n is None else n, self.threshold)
-        return would_decide(needed, units, near)
+        value, n = self.metric.value if value is None else value, self.metric.n if n is None else n
+        needed = samples_to_decide(value, self.interval, n, self.threshold)
+        return would_decide(needed, units, near, self.cure(needed, by, now, n) if by else "")
 
-    def trials_would_decide(self, units: str, *, near: str = NEAR) -> str:
+    def trials_would_decide(self, units: str, *, by: str = "", now: int | None = None, near: str = NEAR) -> str:
         """The same for a share, by its Clopper-Pearson interval."""
         assert self.metric is not None and self.threshold is not None
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ""
-        return would_decide(trials_to_decide(self.metric.value, self.threshold, self.policy.level), units, near)
+        needed = trials_to_decide(self.metric.value, self.threshold, self.policy.level)
+        return would_decide(needed, units, near, self.cure(needed, by, now, self.metric.n) if by else "")
 
     def says(self, reason: str, verdict: Verdict | None = None) -> Judgement:
         """The judgement: by default with the verdict of the interval."""
