@@ -295,7 +295,7 @@ HOSTILE = (
     "\x1b]0;owned\x07\x1b[31m\x00\x08\x9b2J\u202e\u2066\ud800[bold red]mark[/bold red][link=https://evil.example]up[/link]"
     "\r\n data:text/html,x"
 )
-KEPT = frozenset({"fail_on", "risk", "verdict", "severity", "family", "kind", "schema_version"})
+KEPT = frozenset({"fail_on", "risk", "measure", "verdict", "severity", "family", "kind", "schema_version"})
 """Closed sets: nothing hostile can be there."""
 OPEN_KEYS = {"controls", "environment", "policy"}  # names are as free as values
 
