@@ -500,17 +500,21 @@ def test_a_look_is_students_test(margin: float) -> None:
     assert found.p == pytest.approx(stats.ttest_1samp(values, margin, alternative="greater").pvalue)
     assert found.n == 4 and found.rejects == (found.p <= PLAN.levels[0])
     assert look([2 * value for value in values], PLAN, 2 * margin).p == pytest.approx(found.p)
-    assert look(values, PLAN) == look(values, PLAN, 0.0, 0.0)
+    assert look(values, PLAN) == look(values, PLAN, 0.0, 0.0, 0.0)
 
 
-def test_a_look_that_is_futile_stops_and_the_last_one_always() -> None:
-    low, open_, last = look([0.1, -0.2, 0.3, -0.2], PLAN), look([0.1, -0.2, 0.3, -0.1], PLAN), look([0.1, -0.1, 0.3, -0.1] * 2, PLAN)
-    assert low.futile and low.stops and not low.rejects and low.p == pytest.approx(0.5)
-    assert look([0.5, -0.5, 0.5, -0.5], PLAN).futile, "at the margin is not above it"
-    assert not open_.futile and not open_.stops and not open_.rejects
-    assert last.futile and last.stops and not last.rejects
+def test_a_look_gives_up_only_what_is_shown_to_be_below_the_bar() -> None:
+    low, open_ = look([0.1, -0.2, 0.3, -0.2], PLAN), look([0.1, -0.2, 0.3, -0.2] * 2, PLAN)
+    assert not low.stops and not low.futile and not low.rejects and low.p == pytest.approx(0.5)
+    assert open_.stops and open_.last and not open_.futile and not open_.rejects
+    for values in ([0.02, -0.01, 0.01, 0.0], [0.02, -0.01, 0.01, 0.0] * 2):
+        sure = look(values, PLAN, 0.1, 0.2)
+        late = GroupSequentialPlan(PLAN.sizes, spending="obrien-fleming").levels[sure.last]
+        assert sure.futile and sure.stops and not sure.rejects
+        assert stats.ttest_1samp(values, 0.2, alternative="less").pvalue <= late
+    assert not look([0.02, 0.2, 0.01, 0.1], PLAN, 0.1, 0.2).stops
     sure = look([0.9, 0.8, 0.9, 1.0], PLAN)
-    assert sure.rejects and sure.stops and not sure.futile
+    assert sure.rejects and sure.stops and not sure.futile and not sure.last
     with pytest.raises(ValueError):
         look([0.1] * 5, PLAN)
 
