@@ -8,7 +8,8 @@ correlation are measured on a text-to-image target and its scorer instead, for c
 
 The plans, all one-sided at 5 %:
 
-    sequential paired   ours: same seeds, five looks, Pocock's spending, given up where the mean drop is not positive
+    sequential paired   ours: same seeds, five looks, Pocock's spending; given up where the mean drop is shown, by O'Brien and
+                        Fleming's spending, to be smaller than ``--drop``
     fixed unpaired      other seeds for the perturbed prompt, one Welch test
     fixed paired        same seeds, one paired t-test
     ProTIP              arXiv:2402.15429: other seeds, five looks of 12 pictures each; Pocock's spending, and the published
@@ -16,13 +17,15 @@ The plans, all one-sided at 5 %:
 
 ProTIP's size is published; the others get the smallest size that reaches the power ProTIP reaches at this drop. Counted
 are the pictures of both prompts, as if each perturbed prompt had a clean one of its own; "shared" counts the clean
-pictures once for 20 perturbed prompts of a caption, as all four plans may.
+pictures once for 20 perturbed prompts of a caption, as all four plans may. "Given up" is the share of spoilt prompts that a plan
+stops looking at, or calls harmless at its end: only ours leaves prompts open.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,19 +38,19 @@ ALPHA, SHARED = 0.05, 20
 PROTIP = GroupSequentialPlan((12, 24, 36, 48, 60), ALPHA, "pocock")
 PROTIP_FUTILE = (-0.145, 0.511, 1.027, 1.497)  # z of the first four looks, as published
 Rng = np.random.Generator
-Verdict = tuple[bool, int]  # adversarial, and how many seeds of each prompt were drawn
+Verdict = tuple[bool, bool, int]  # adversarial, given up, and how many seeds of each prompt were drawn
 Plan = Callable[[NDArray, NDArray], Verdict]
 
 
-def sequential_paired(size: int) -> Plan:
-    """Five looks at equal steps up to ``size`` pairs, the first at no less than 2."""
+def sequential_paired(size: int, bar: float) -> Plan:
+    """Five looks at equal steps up to ``size`` pairs, the first at no less than 2. ``bar``: the drop that is given up below."""
     sizes = tuple(dict.fromkeys(max(2, round(size * k / 5)) for k in range(1, 6)))
     plan = GroupSequentialPlan(sizes, ALPHA)
 
     def run(clean: NDArray, perturbed: NDArray) -> Verdict:
         drops = clean - perturbed
-        done = next(done for n in sizes if (done := look(drops[:n].tolist(), plan)).stops)
-        return done.rejects, done.n
+        done = next(done for n in sizes if (done := look(drops[:n].tolist(), plan, bar=bar)).stops)
+        return done.rejects, done.futile, done.n
 
     return run
 
@@ -55,7 +58,8 @@ def sequential_paired(size: int) -> Plan:
 def fixed_paired(size: int) -> Plan:
     def run(clean: NDArray, perturbed: NDArray) -> Verdict:
         drops = clean[:size] - perturbed[:size]
-        return bool(stats.ttest_1samp(drops, 0, alternative="greater").pvalue <= ALPHA), size
+        hit = bool(stats.ttest_1samp(drops, 0, alternative="greater").pvalue <= ALPHA)
+        return hit, not hit, size
 
     return run
 
@@ -63,7 +67,7 @@ def fixed_paired(size: int) -> Plan:
 def fixed_unpaired(size: int) -> Plan:
     def run(clean: NDArray, perturbed: NDArray) -> Verdict:
         test = stats.ttest_ind(clean[:size], perturbed[:size], equal_var=False, alternative="greater")
-        return bool(test.pvalue <= ALPHA), size
+        return bool(test.pvalue <= ALPHA), bool(test.pvalue > ALPHA), size
 
     return run
 
@@ -78,23 +82,23 @@ def protip(clean: NDArray, perturbed: NDArray) -> Verdict:
             u = stats.mannwhitneyu(a, b).statistic
             z = float((u - size * size / 2) / np.sqrt(size * size * (2 * size + 1) / 12))
         if z >= PROTIP.bounds[number]:
-            return True, size
+            return True, False, size
         if number < len(PROTIP_FUTILE) and z <= PROTIP_FUTILE[number]:
-            return False, size
-    return False, PROTIP.sizes[-1]
+            return False, True, size
+    return False, True, PROTIP.sizes[-1]
 
 
-def simulate(plan: Plan, rng: Rng, prompts: int, drop: float, pairing: float, paired: bool) -> tuple[float, float]:
-    """Share of prompts called adversarial, and the mean number of seeds of each prompt."""
+def simulate(plan: Plan, rng: Rng, prompts: int, drop: float, pairing: float, paired: bool) -> tuple[float, float, float]:
+    """Share of prompts called adversarial, share given up, and the mean number of seeds of each prompt."""
     correlation = pairing if paired else 0.0
-    hits, seeds = 0, 0
+    hits = lost = seeds = 0
     for _ in range(prompts):
         shared, own, other = rng.normal(size=(3, PROTIP.sizes[-1]))
         clean = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
         perturbed = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * other - drop
-        hit, used = plan(clean, perturbed)
-        hits, seeds = hits + hit, seeds + used
-    return hits / prompts, seeds / prompts
+        hit, given_up, used = plan(clean, perturbed)
+        hits, lost, seeds = hits + hit, lost + given_up, seeds + used
+    return hits / prompts, lost / prompts, seeds / prompts
 
 
 def smallest(make: Callable[[int], Plan], power: float, **facts: Any) -> int:
@@ -102,7 +106,7 @@ def smallest(make: Callable[[int], Plan], power: float, **facts: Any) -> int:
     low, high = 2, PROTIP.sizes[-1]
     while low < high:
         middle = (low + high) // 2
-        reached, _ = simulate(make(middle), np.random.default_rng(1), **facts)
+        reached, _, _ = simulate(make(middle), np.random.default_rng(1), **facts)
         low, high = (low, middle) if reached >= power else (middle + 1, high)
     return low
 
@@ -155,23 +159,21 @@ def main() -> None:
         drop, pairing = measured(options.target)
     print(f"drop {drop:.2f} standard deviations over seeds, correlation of the same seed {pairing:.2f}")
     facts: dict[str, Any] = {"prompts": options.prompts, "drop": drop, "pairing": max(pairing, 0.0)}
-    power, _ = simulate(protip, np.random.default_rng(0), **facts, paired=False)
+    power, _, _ = simulate(protip, np.random.default_rng(0), **facts, paired=False)
     plans: dict[str, tuple[Plan, bool, int]] = {"ProTIP": (protip, False, PROTIP.sizes[-1])}
     for name, make, paired in (
-        ("sequential paired", sequential_paired, True),
+        ("sequential paired", partial(sequential_paired, bar=drop), True),
         ("fixed paired", fixed_paired, True),
         ("fixed unpaired", fixed_unpaired, False),
     ):
         size = smallest(make, power, **facts, paired=paired)
         plans[name] = make(size), paired, size
-    print(
-        f"{'plan':20} {'most seeds':>10} {'power':>7} {'error':>7} {'pictures: spoilt':>17} {'harmless':>9} {'shared':>14}"
-    )
+    print(f"{'plan':20} {'most seeds':>10} {'power':>7} {'given up':>8} {'error':>7} {'pictures: spoilt':>17} {'harmless':>9} {'shared':>14}")
     for name, (plan, paired, size) in plans.items():
-        reached, spoilt = simulate(plan, np.random.default_rng(2), **facts, paired=paired)
-        error, harmless = simulate(plan, np.random.default_rng(3), **{**facts, "drop": 0.0}, paired=paired)
+        reached, lost, spoilt = simulate(plan, np.random.default_rng(2), **facts, paired=paired)
+        error, _, harmless = simulate(plan, np.random.default_rng(3), **{**facts, "drop": 0.0}, paired=paired)
         shared = [used + size / SHARED for used in (spoilt, harmless)]
-        print(f"{name:20} {size:10} {reached:7.3f} {error:7.3f} {2 * spoilt:17.1f} {2 * harmless:9.1f} "
+        print(f"{name:20} {size:10} {reached:7.3f} {lost:8.3f} {error:7.3f} {2 * spoilt:17.1f} {2 * harmless:9.1f} "
               f"{shared[0]:6.1f} /{shared[1]:6.1f}")  # fmt: skip
 
 

@@ -70,7 +70,8 @@ def test_equal_values_are_no_certainty() -> None:
     plan = GroupSequentialPlan((2, 3, 4))
     assert not look([0.15, 0.15], plan, margin=0.1, floor=0.1).rejects
     assert look([0.9, 0.9], plan, margin=0.1, floor=0.05).rejects
-    assert look([0.0, 0.0], plan, margin=0.1).futile
+    assert not look([0.0, 0.0], plan, margin=0.1, bar=0.2, floor=0.1).futile
+    assert look([0.0, 0.0, 0.0, 0.0], plan, margin=0.1, bar=0.3, floor=0.1).futile
 
 
 @pytest.mark.parametrize("sizes", [(), (0, 1), (3, 3), (4, 2)])

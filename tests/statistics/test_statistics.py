@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import optimize, stats
 
 from vlaudit import statistics as vs
 from vlaudit.records import Verdict
-from vlaudit.statistics import Interval, rates, roc
+from vlaudit.statistics import Interval, means, rates, roc
 
 counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 scores = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=30)
@@ -316,7 +317,7 @@ def test_rank_p_reaches_its_smallest(n: int) -> None:
     assert vs.rank_p(0.0, [0.0] * n) == 1.0
 
 
-# --- Student's t by clusters ----------------------------------------------------------------------------------------
+# --- few values, of which the largest are unseen ---------------------------------------------------------------------
 
 
 @quick
@@ -345,7 +346,81 @@ def test_t_interval_covers_rare_large_differences() -> None:
     for _ in range(300):
         inside += 0.0 in vs.t_interval(rng.choice([-1.0, 0, 1], 25, p=[0.05, 0.9, 0.05]))
     assert inside / 300 >= 0.95
-    assert vs.t_interval(np.zeros(25)).high == pytest.approx(2.064 * (25 * 26) ** -0.5, abs=1e-3)
+    assert vs.t_interval(np.zeros(25)).high == pytest.approx(vs.rate_interval(0, 25).high, rel=0.01)
+
+
+@quick
+@given(st.integers(1, 200), st.data(), st.sampled_from([0.2, 0.05, 0.01, 0.001]))
+def test_the_upper_bound_of_yes_or_no_is_clopper_and_pearsons(n: int, data: st.DataObject, tail: float) -> None:
+    k = data.draw(st.integers(0, n))
+    found = means._upper(np.repeat([0.0, 1.0], [n - k, k]), np.ones(n), tail)
+    assert found == pytest.approx(vs.rate_interval(k, n, 1 - tail, "upper").high, rel=0.02, abs=1e-6)
+
+
+@quick
+@given(st.integers(0, 10**6))
+def test_the_upper_bound_is_a_quantile_under_random_weights(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 9, int(rng.integers(3, 40))).astype(float)
+    sums = sizes * rng.beta(0.3, 1, len(sizes))
+    large = (sizes**2).sum() / sizes.sum()
+    weights = rng.exponential(size=(20_000, len(sizes) + 1))
+    drawn = (weights @ np.append(sums, large)) / (weights @ np.append(sizes, large))
+    found = means._upper(sums, sizes, 0.05)
+    assert (drawn > found).mean() == pytest.approx(0.05, abs=0.01)
+    assert found > means._upper(sums, sizes, 0.1) > sums.sum() / sizes.sum()
+    assert means._upper(sums * 0.9, sizes, 0.05) < found, "smaller values, a smaller bound"
+    assert means._upper(7 * sums, 7 * sizes, 0.05) == pytest.approx(found), "the same values more often, in the same clusters"
+
+
+def missed_above(draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray | None]], truth: float, runs: int) -> list[float]:
+    """How often the upper end lies below the truth: of the interval for few values, and of that for 20 clusters and more."""
+    rng, missed = np.random.default_rng(7), np.zeros(2)
+    for _ in range(runs):
+        values, clusters = draw(rng)
+        missed[0] += truth > vs.t_interval(values, clusters).high
+        missed[1] += truth > vs.mean_interval(values, None if clusters is None else clusters.tolist(), resamples=400).high
+    return (missed / runs).tolist()
+
+
+@pytest.mark.parametrize(("n", "rate"), [(60, 0.05), (60, 0.035), (100, 0.02)])
+def test_the_upper_end_reckons_with_what_is_rare_and_unseen(n: int, rate: float) -> None:
+    """Where three in a hundred are 1, a sample of sixty often holds none of them."""
+    assert max(missed_above(lambda rng: ((rng.random(n) < rate).astype(float), None), rate, 300)) <= 0.04
+
+
+UNEVEN_SIZES = {
+    "one of eight times the size": [40] + [5] * 29,
+    "a few large ones": [30] * 3 + [5] * 27,
+    "falling": [max(1, 60 // k) for k in range(1, 41)],
+    "equal": [10] * 20,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNEVEN_SIZES)
+@pytest.mark.parametrize(("rate", "alike"), [(0.1, 3.0), (0.05, 1.0), (0.3, 1.0)])
+def test_the_upper_end_covers_whatever_the_sizes(name: str, rate: float, alike: float) -> None:
+    sizes = UNEVEN_SIZES[name]
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        own = rng.beta(rate * alike, (1 - rate) * alike, len(sizes))
+        return (rng.random(len(clusters)) < own[clusters]).astype(float), clusters
+
+    few, many = missed_above(draw, rate, 1000)
+    assert few <= 0.035 and many <= 0.05
+
+
+def test_clusters_that_two_dominate_are_too_few() -> None:
+    clusters = np.repeat(np.arange(20), [100, 100, *[3] * 18])
+    rng, missed = np.random.default_rng(3), 0
+    for _ in range(200):
+        values = (rng.random(len(clusters)) < rng.beta(0.6, 2.4, 20)[clusters]).astype(float)
+        missed += vs.t_interval(values, clusters).high < 0.2
+        with pytest.raises(vs.TooFewClustersError, match="as good as 3"):
+            vs.mean_interval(values, clusters.tolist())
+    assert missed <= 8
 
 
 def test_normal_difference_agrees_with_the_normal_law() -> None:

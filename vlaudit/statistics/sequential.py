@@ -1,7 +1,8 @@
 """Group-sequential tests: looking at growing samples a few times without crying wolf more often than at one look.
 
 A plan fixes at which sample sizes it looks and how the error is spent over them (Lan and DeMets, Biometrika 70 (1983)
-659-663). Stopping for futility is non-binding: it can only take rejections away, so it needs no bound of its own.
+659-663). Giving up is non-binding: it can only take rejections away, so the bounds of rejection need not know of it. It has bounds of its
+own, so that it says something too.
 Torch-free; numpy and scipy are imported where used.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -94,32 +95,40 @@ def _excess(nodes: NDArray, mass: NDArray, scale: float, due: float, bound: floa
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at the first ``n`` observations says: the one-sided p-value that their mean is above the margin."""
+    """What a look at the first ``n`` observations says of their mean. ``p``: one-sided, that it is above the margin."""
 
     n: int
     p: float
-    rejects: bool
-    futile: bool
+    rejects: bool  # it is above the margin
+    futile: bool  # it is below the bar: shown, not only not seen
+    last: bool
 
     @property
     def stops(self) -> bool:
-        return self.rejects or self.futile
+        return self.rejects or self.futile or self.last
 
 
-def look(values: Sequence[float], plan: GroupSequentialPlan, margin: float = 0.0, floor: float = 0.0) -> Look:
-    """Test by t whether the mean of all values so far is above ``margin``; there must be as many as one of the looks.
+def look(values: Sequence[float], plan: GroupSequentialPlan, margin: float = 0.0, bar: float = 0.0, floor: float = 0.0) -> Look:
+    """Test by t whether the mean of all values so far is above ``margin``, and whether it is below ``bar``, at the margin or above it;
+    there must be as many values as one of the looks have.
 
-    Futile: the mean is at or below the margin, or it was the last look. ``floor``: the least standard deviation that is
-    believed, so that a few equal values are no certainty.
+    A few values say little, so that a mean at the margin is no proof that there is nothing: whoever gives up there loses many
+    that lie twice as high. Each test has the plan's error over all looks; the second spends its own late (O'Brien and Fleming),
+    because what is given up is not looked at again. ``floor``: the least standard deviation that is believed, so that a few equal
+    values are no certainty.
     """
     import numpy as np
     from scipy.special import stdtr
 
-    x = np.asarray(values, dtype=float)
+    x, late = np.asarray(values, dtype=float), replace(plan, spending="obrien-fleming")
     position = plan.sizes.index(x.size)
-    gain = float(x.mean()) - margin
     spread = max(float(x.std(ddof=1)) if x.size > 1 else math.inf, floor)
-    statistic = gain * math.sqrt(x.size) / spread if spread > 0 else math.copysign(math.inf, gain) if gain else 0.0
-    p = float(stdtr(x.size - 1, -statistic)) if x.size > 1 else 1.0
-    rejects = p <= plan.levels[position]
-    return Look(x.size, p, rejects, not rejects and (gain <= 0 or position == len(plan.sizes) - 1))
+
+    def p(gain: float) -> float:
+        statistic = gain * math.sqrt(x.size) / spread if spread > 0 else math.copysign(math.inf, gain) if gain else 0.0
+        return float(stdtr(x.size - 1, -statistic)) if x.size > 1 else 1.0
+
+    above, below = p(float(x.mean()) - margin), p(bar - float(x.mean()))
+    rejects = above <= plan.levels[position]
+    futile = not rejects and below <= late.levels[position]
+    return Look(x.size, above, rejects, futile, position == len(plan.sizes) - 1)

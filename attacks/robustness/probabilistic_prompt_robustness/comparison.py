@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST_SPREAD = 0.1  # standard deviation of drops that is believed: a few equal drops are no certainty
+HARMLESS = 2.0  # margins that a loss must be shown to stay below
+
+
+def told(drops: Sequence[float], looks: Sequence[int], margin: float, harmless: float = HARMLESS, spread: float = LEAST_SPREAD) -> Look:
+    """What drops of fit say at one of the looks: above the margin, below ``harmless`` margins, or neither yet."""
+    return look(drops, GroupSequentialPlan(tuple(looks)), margin, max(1.0, harmless) * margin, spread)
 
 
 class Comparison:
     """A caption and a changed text, and how much less the pictures of the text show the caption, seed by seed."""
 
-    def __init__(self, ctx: Context, caption: str, text: str, plan: GroupSequentialPlan, margin: float) -> None:
-        self.ctx, self.caption, self.text, self.plan, self.margin = ctx, caption, text, plan, margin
+    def __init__(self, ctx: Context, caption: str, text: str, kind: str, plan: GroupSequentialPlan, margin: float) -> None:
+        self.ctx, self.caption, self.text, self.kind, self.plan, self.margin = ctx, caption, text, kind, plan, margin
         self.seeds = ctx.seeds(plan.sizes[-1], caption)
         self.unchanged = same_conditioning(ctx, caption, text, self.seeds[0])
         self.drawn = caption if self.unchanged else text  # the same conditioning makes the same pictures
@@ -33,7 +39,7 @@ class Comparison:
 
     @property
     def over(self) -> bool:
-        return self.blocked or (self.look is not None and self.look.stops)
+        return self.blocked or (self.look is not None and (self.unchanged or self.look.stops))
 
     @property
     def drops(self) -> list[float]:
@@ -41,13 +47,12 @@ class Comparison:
 
     def values(self) -> dict[str, Any]:
         """What a trial records. A blocked picture leaves no comparison."""
-        drops = self.drops
-        adversarial = bool(self.look and self.look.rejects and not self.blocked)
+        drops, look = self.drops, self.look
+        adversarial = bool(look and look.rejects and not self.blocked)
         return {
-            "text": marked(self.caption, self.text), "caption": self.caption, "unchanged": self.unchanged,
+            "kind": self.kind, "text": marked(self.caption, self.text), "caption": self.caption, "unchanged": self.unchanged,
             "blocked": self.blocked, "looks": list(self.plan.sizes), "drops": drops, "drop": fmean(drops),
-            "p": self.look.p if self.look else 1.0, "adversarial": adversarial,
-            "undecided": not adversarial and fmean(drops) > self.margin, "rank": fmean(clean for clean, _ in self.ranks),
+            "p": look.p if look else 1.0, "adversarial": adversarial, "rank": fmean(clean for clean, _ in self.ranks),
         }  # fmt: skip
 
     def artifacts(self) -> dict[str, Evidence]:
@@ -83,4 +88,4 @@ def _extend(ctx: Context, running: Sequence[Comparison], size: int) -> None:
         if c.pictures is None:
             c.pictures = drawn.images[pairs[0][0]], drawn.images[pairs[0][1]]
         c.ranks += [(ranks[i], ranks[j]) for i, j in pairs]
-        c.look = look(c.drops, c.plan, c.margin, LEAST_SPREAD)
+        c.look = told(c.drops, c.plan.sizes, c.margin)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from benchmarks.battery.robustness.probabilistic_prompt_robustness import NONE, even
+from benchmarks.battery.robustness.probabilistic_prompt_robustness import audit as audit_of
 from tests.painters import CAPTIONS, Painter, audit, by_words, context, vector
 from vlaudit.attacks.robustness.probabilistic_prompt_robustness import ProbabilisticPromptRobustness
-from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS
+from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison import told
 from vlaudit.policy import Policy
-from vlaudit.records import REFERENCE, TARGET, Trial, Trials, Verdict
+from vlaudit.records import Judgement, Trials, Verdict
 
 
 def corrected(text: str) -> np.ndarray:
@@ -52,7 +55,7 @@ def test_blocked_pictures_are_never_a_pass(tmp_path: Path) -> None:
     judgement = audit(ProbabilisticPromptRobustness(prompts=50), Painter(by_words, blocks=some), tmp_path)
     assert judgement.details["prompts with a blocked picture"] == 1
     assert judgement.metric is not None
-    assert judgement.metric.n == 49
+    assert judgement.metric.n == 50, "left out of what is seen, not of what is claimed"
     every = audit(
         ProbabilisticPromptRobustness(), Painter(by_words, blocks=lambda text: text not in CAPTIONS), tmp_path
     )
@@ -69,7 +72,7 @@ def test_harmless_prompts_are_given_up_early(tmp_path: Path) -> None:
     trials = list(probe.attempt(ctx, probe.cases(ctx)))
     unmoved = [t for t in trials if t["unchanged"]]
     assert unmoved
-    assert all(len(t["drops"]) == 2 and not t["adversarial"] for t in unmoved)
+    assert all(len(t["drops"]) == 3 and not t["adversarial"] for t in unmoved)
 
 
 def test_shared_captions_are_clustered(tmp_path: Path) -> None:
@@ -89,37 +92,71 @@ def test_a_trial_does_not_depend_on_the_other_cases(tmp_path: Path) -> None:
     assert together == alone
 
 
-def slips(rng: np.random.Generator, harmful: float, n: int = 20, arm: str = TARGET) -> list[Trial]:
-    """Trials of prompts of which a share is adversarial, as the plan finds them."""
-    trials = []
-    for i in range(n):
-        hit = bool(rng.random() < harmful)
-        values: dict[str, Any] = {
-            "kind": CHARACTER_KINDS[i % 4], "text": "t", "caption": f"c{i}", "unchanged": False, "blocked": False,
-            "looks": [2, 3, 4, 5, 6], "drops": [0.8, 0.7, 0.9] if hit else [0.0, 0.02], "drop": 0.8 if hit else 0.01,
-            "p": 0.01 if hit else 0.9, "adversarial": hit, "undecided": False, "rank": 0.99,
-        }  # fmt: skip
-        trials.append(Trial(case=f"{i:03d}", arm=arm, values=values))
-    return trials
+def judged(*trials: Trials, policy: Policy | None = None) -> Judgement:
+    return ProbabilisticPromptRobustness().judge(Trials([trial for each in trials for trial in each]), policy or Policy())
 
 
-def test_slips_judge_has_no_false_alarm_in_200_null_audits() -> None:
-    """The worst null: a share of adversarial prompts just at the threshold, for an interval of 95 %."""
-    rng, probe = np.random.default_rng(0), ProbabilisticPromptRobustness()
-    at = [probe.judge(Trials(slips(rng, 0.2)), Policy()).verdict for _ in range(200)]
-    assert at.count(Verdict.VULNERABLE) <= 10  # 2.5 % nominal
+def test_a_prompt_is_given_up_only_where_its_loss_is_shown_to_be_small(tmp_path: Path) -> None:
+    """Of prompts that lose twice the margin, three seeds in which the loss is small say nothing."""
+    rng = np.random.default_rng(0)
+    twice = Trials(t for _ in range(10) for t in audit_of(rng, even(0.2, 0.2)))
+    given_up = [t for t in twice if told(t["drops"], t["looks"], 0.1).futile]
+    assert len(given_up) < 0.08 * len(twice)
+    assert sum(len(t["drops"]) == t["looks"][-1] for t in twice) > 0.4 * len(twice), "open ones go on to the last look"
+    assert all(told(t["drops"], t["looks"], 0.1).futile for t in audit_of(rng, even(0.0, 0.02)))
 
 
-def test_slips_judge_counts_the_undecided_against_holding() -> None:
-    rng, probe = np.random.default_rng(0), ProbabilisticPromptRobustness()
-    trials = slips(rng, 0.0)
-    assert probe.judge(Trials(trials), Policy()).verdict is Verdict.HELD
-    unsure = [t.model_copy(update={"values": {**t.values, "undecided": i < 5}}) for i, t in enumerate(trials)]
-    assert probe.judge(Trials(unsure), Policy()).verdict is Verdict.INCONCLUSIVE
+def test_what_is_not_shown_to_be_harmless_counts_against_holding() -> None:
+    calm = list(audit_of(np.random.default_rng(0), NONE))
+    assert judged(calm).verdict is Verdict.HELD
+    for change, why in [
+        ({"drops": [0.02, 0.05, 0.12]}, "not shown to be harmless"),  # an audit of old: given up at the first look
+        ({"blocked": True}, "12 blocked"),
+        ({"rank": 0.6}, "12 not recognised as they were written"),
+        ({"text": "caption 1", "caption": "caption 1"}, "12 without a letter to change"),
+    ]:
+        some = [t.model_copy(update={"values": {**t.values, **change}}) if i % 5 == 0 else t for i, t in enumerate(calm)]
+        found = judged(some)
+        assert found.verdict is Verdict.INCONCLUSIVE, change
+        assert "12 more are not shown to be harmless" in found.reason and why in found.reason
+        assert found.metric is not None and found.metric.value == 0 and found.metric.ci[1] > 0.3
+
+
+def test_the_policy_says_what_is_harmless() -> None:
+    trials = list(audit_of(np.random.default_rng(0), even(0.1, 0.05)))
+    assert judged(trials).verdict is Verdict.HELD
+    for name, value in (("harmless", 1.2), ("least-spread", 0.5), ("recognised", 0.999)):
+        stricter = Policy(thresholds={f"probabilistic-prompt-robustness.{name}": value})
+        assert judged(trials, policy=stricter).verdict is not Verdict.HELD, name
+    dark = [t.model_copy(update={"values": {**t.values, "blocked": True}}) if i < 6 else t for i, t in enumerate(trials)]
+    none = Policy(thresholds={"probabilistic-prompt-robustness.most-blocked": 0.05})
+    assert judged(dark).verdict is not Verdict.NOT_ASSESSED and judged(dark, policy=none).verdict is Verdict.NOT_ASSESSED
+
+
+@pytest.mark.parametrize(("usual", "cure"), [(even(0.12, 0.1), "--effort thorough"), (even(0.0, 0.05), "prompts = ")])
+def test_a_cure_can_be_carried_out(usual: Any, cure: str) -> None:
+    rng = np.random.default_rng(3)
+    found = judged(list(audit_of(rng, usual, harmed=even(0.9, 0.1), share=0.15)))
+    assert found.verdict is Verdict.INCONCLUSIVE and cure in found.reason
+
+
+def test_a_kind_that_finds_nothing_to_change_gives_way_to_another(tmp_path: Path) -> None:
+    probe, captions = ProbabilisticPromptRobustness(prompts=24), tuple(f"猫と犬{i}の絵本" for i in range(24))
+    ctx = context(probe, Painter(by_words), tmp_path, view=by_words, captions=captions)
+    trials = list(probe.attempt(ctx, probe.cases(ctx)))
+    assert all(t["text"] != t["caption"] for t in trials)
+    assert {t["kind"] for t in trials} == {"swap", "drop"}, "no key and no look-alike for these letters"
 
 
 def test_slips_judge_pairs_the_reference() -> None:
-    rng, probe = np.random.default_rng(0), ProbabilisticPromptRobustness()
-    judgement = probe.judge(Trials(slips(rng, 0.7) + slips(rng, 0.1, arm=REFERENCE)), Policy())
-    assert judgement.delta is not None
-    assert judgement.delta.ci[0] > 0
+    found = judged(list(audit_of(np.random.default_rng(0), even(0.6, 0.1), plain=NONE)))
+    assert found.delta is not None and found.delta.ci[0] > 0.5
+    assert found.reference is not None and found.reference.value == 0
+
+
+def test_a_run_records_what_the_battery_draws(tmp_path: Path) -> None:
+    probe = ProbabilisticPromptRobustness(prompts=4)
+    ctx = context(probe, Painter(by_words), tmp_path, view=by_words)
+    run = list(probe.attempt(ctx, probe.cases(ctx)))
+    assert [t.case for t in run] == [t.case for t in audit_of(np.random.default_rng(0), prompts=4)]
+    assert {frozenset(t.values) for t in run} == {frozenset(t.values) for t in audit_of(np.random.default_rng(0))}
