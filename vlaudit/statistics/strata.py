@@ -1,0 +1,53 @@
+"""Differences that may vary between strata (labels, questions, roles): how large they are, whatever their signs. Pure numpy.
+
+A mean over strata cancels what has two signs and thins what sits in one. The root mean square does neither. Chance alone makes it
+larger than 0, so its mean without a difference, by permutation or sign flips, is taken off. C comparisons, R null draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlaudit.statistics.base import z_value
+from vlaudit.statistics.nulls import max_t_p, max_t_quantile
+from vlaudit.statistics.rates import clopper_pearson
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RootMeanSquare:
+    """(C,) each. ``low`` is simultaneous over the comparisons, ``high`` is of each alone."""
+
+    value: NDArray
+    low: NDArray
+    high: NDArray
+    p: NDArray  # max-T
+
+
+def root_mean_square(square: NDArray, null: NDArray, bend: NDArray, level: float, unseen: NDArray | float = 0.0) -> RootMeanSquare:
+    """``square`` (C,): weighted means of the squared differences, ``null`` (R, C): the same without a difference. ``bend`` (C,): the
+    standard error that differences of the observed size add, ``2 sqrt(sum(weight**2 difference**2 error**2))``. ``unseen`` (C,): the
+    weight of strata in which nothing can be compared; the upper end takes their differences for 1."""
+    import numpy as np
+
+    excess, spread = square - null.mean(axis=0), np.hypot(null.std(axis=0), bend)
+    low = excess - max_t_quantile(null, level) * spread
+    high = np.maximum(excess, 0) + z_value(level) * spread + unseen
+    value, low, high = (np.sqrt(np.clip(ends, 0, 1)) for ends in (excess, low, high))
+    return RootMeanSquare(value, low, high, np.array(max_t_p(square, null)))
+
+
+def rate_differences(hits: NDArray, trials: NDArray, tail: float) -> tuple[NDArray, NDArray]:
+    """Ends of the difference of independent rates, with ``tail`` outside each: exact for each rate, joined by MOVER. ``hits`` and
+    ``trials`` (2, ...) may be fractional (effective counts); without trials a rate may be anything."""
+    import numpy as np
+
+    rate = np.where(trials > 0, hits / np.maximum(trials, 1e-9), 0.5)
+    below, above = clopper_pearson(hits, trials, tail)
+    difference = rate[0] - rate[1]
+    low = difference - np.hypot(rate[0] - below[0], above[1] - rate[1])
+    high = difference + np.hypot(above[0] - rate[0], rate[1] - below[1])
+    return np.maximum(low, -1), np.minimum(high, 1)
