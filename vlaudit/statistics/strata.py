@@ -33,9 +33,9 @@ def root_mean_square(square: NDArray, null: NDArray, bend: NDArray, level: float
     weight of strata in which nothing can be compared; the upper end takes their differences for 1."""
     import numpy as np
 
-    excess, spread = square - null.mean(axis=0), np.hypot(null.std(axis=0), bend)
-    low = excess - max_t_quantile(null, level) * spread
-    high = np.maximum(excess, 0) + z_value(level) * spread + unseen
+    excess, spread = square - null.mean(axis=0), null.std(axis=0)
+    low = excess - np.hypot(max_t_quantile(null, level) * spread, z_value(1 - (1 - level) / len(square)) * bend)
+    high = np.maximum(excess, 0) + z_value(level) * np.hypot(spread, bend) + unseen
     value, low, high = (np.sqrt(np.clip(ends, 0, 1)) for ends in (excess, low, high))
     return RootMeanSquare(value, low, high, np.array(max_t_p(square, null)))
 

@@ -122,7 +122,7 @@ class GroupPerformance(Probe):
                 f"{listed(apart) or 'none'}; too small: {listed(groups.left_out()) or 'none'}"
             )
         gap = measure(right(target), groups, policy.level)
-        claim = Claim(self.info, policy, "accuracy gap on the same labels")
+        claim = Claim(self.info, policy, "accuracy gap over the same labels, mean or root mean square")
         claim.measured(gap.value, gap.interval, gap.counted, gap.p)
         claim.control("permuted groups", chance(gap.null, float(np.median(gap.null)), (0.0, policy.level)))
         _by_group(claim, target, columns, groups, gap)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 PERMUTATIONS = 400
-UNSEEN = 4.0  # answers that were not seen: they keep a standard error above 0 where all answers are right
+UNSEEN = 4.0  # wrong answers that were not seen: they keep the upper end above 0 where all answers are right
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def measure(answers: Array, groups: Grouping, level: float) -> Gap:
     both, n = trials[pairs], trials[pairs].sum(axis=0)  # (2, P, S), (P, S)
     seen = both.min(axis=0) > 0
     weight = both.prod(axis=0) / np.maximum(n, 1)
-    weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
+    total = np.maximum(weight.sum(axis=1), 1e-9)
+    weight /= total[:, None]
     share = n / np.maximum(n.sum(axis=1, keepdims=True), 1)
     labels = np.where(seen, -np.diff((hits / np.maximum(trials, 1))[pairs], axis=0)[0], 0)
     overall = mantel_haenszel(answers, groups, pairs)
@@ -70,10 +71,11 @@ def measure(answers: Array, groups: Grouping, level: float) -> Gap:
         null += difference * weight[:, place]
         null_square += difference**2 * share[:, place]
 
-    third = 1 - (1 - level) / 3  # three kinds of lower ends hold at once
     error = np.maximum(standard_errors(answers, groups, pairs, overall), null.std(axis=0))
-    low = np.abs(overall) - max_t_quantile(null, third) * error
-    high = np.minimum(np.abs(overall) + z_value(level) * error, 1)
+    low = np.abs(overall) - max_t_quantile(null, level) * error
+    unseen = np.sqrt(UNSEEN) * (both.max(axis=0) * seen / np.maximum(n, 1)).max(axis=1) / total
+    high = np.minimum(np.abs(overall) + z_value(level) * np.hypot(error, unseen), 1)
+    third = 1 - (1 - level) / 3
 
     guess = (hits + 1) / (trials + 2)
     variance = guess * (1 - guess) / np.maximum(trials, 1)
@@ -124,7 +126,7 @@ def _permuted(answers: Array, groups: Grouping) -> Iterator[Array]:
 
 def standard_errors(answers: Array, groups: Grouping, pairs: NDArray[np.int64], overall: Array) -> Array:
     """(P,) of the overall gap, by people: from what is left where a label explains an answer and the group adds the gap. Valid for
-    few large labels and for many small ones."""
+    few large labels and for many small ones; 0 where no answer varies."""
     import numpy as np
 
     found, (strata, count) = [], (groups.strata, len(groups.names))
@@ -136,6 +138,5 @@ def standard_errors(answers: Array, groups: Grouping, pairs: NDArray[np.int64], 
         each = (one * m0[strata] - two * m1[strata]) / n[strata]
         correction = np.where(n > 1, n / np.maximum(n - 1, 1), 0)[strata]
         sums_by_person = np.bincount(groups.clusters, weights=each * left * np.sqrt(correction))
-        floor = UNSEEN * float((each**2).max())
-        found.append(np.sqrt((sums_by_person**2).sum() + floor) / max(float((m1 * m0 / n).sum()), 1e-9))
+        found.append(np.sqrt((sums_by_person**2).sum()) / max(float((m1 * m0 / n).sum()), 1e-9))
     return np.array(found)

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vlaudit.attacks.bias.rank_skew.ranking import (
+    WIDEST,
     Rates,
     by_chance,
     measure,
@@ -183,10 +184,12 @@ class RankSkew(Probe):
             case Verdict.VULNERABLE if rates.p > policy.alpha:
                 return claim.inconclusive(f"{said}, but chance gives as much (p = {rates.p:.2g})")
             case Verdict.INCONCLUSIVE:
-                needed = samples_to_decide(size if rates.p <= policy.alpha else 0.0, rates.interval, n, policy.threshold(self.info))
                 i, j = np.unravel_index(int(np.argmax(np.where(rates.known, rates.high, 0))), rates.high.shape)
                 said += f"; {times(rates.high[i, j])} is not ruled out between {gallery.pair(*rates.pairs[:, j])} for '{queries[i]}'"
-                return claim.inconclusive(said + (f"; a gallery of about {needed} pictures would decide {MORE}" if needed else ""))
+                needed = samples_to_decide(size if rates.p <= policy.alpha else 0.0, rates.interval, n, policy.threshold(self.info))
+                if rates.interval.high >= WIDEST or not needed:
+                    return claim.inconclusive(f"{said}: more pictures of these groups must tell {MORE}")
+                return claim.inconclusive(f"{said}; a gallery of about {needed} pictures would decide {MORE}")
             case Verdict.HELD:
                 said = f"no query picks a group more than {times(rates.interval.high)} as often as another"
                 if unseen:
@@ -283,7 +286,7 @@ def _tell_worst(claim: Claim, gallery: Grouping, about: Trial, scores: NDArray[n
         "places looked at": k,
         "queries asked": f"{about['asked']} of {about['labels']} labels",
         "rates compared": "within roles" if any(about["roles"]) else "over the whole gallery, as the pictures have no labels",
-        "selection-rate ratio": round(math.exp(min(abs(float(rates.ratio[query, pair])), 9.0)), 3),
+        "selection-rate ratio": round(math.exp(abs(float(rates.ratio[query, pair]))), 3),
         f"MaxSkew@{k} of the worst query": round(most, 4),
         f"MinSkew@{k} of the worst query": round(fewest, 4),
         "NDKL of the worst query": round(float(ndkl(scores, divided)), 4),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 PERMUTATIONS = 100
+WIDEST = math.log(1000)  # a ratio without end, on paper
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def measure(top: Array, gallery: Grouping, level: float) -> Rates:
     sure, likely = (_log_odds(few, share, (1 - level) / 2 / tests), _log_odds(many, share, (1 - level) / 2))
     low = np.where(known, np.maximum(np.maximum(sure[0], -sure[1]), 0), 0)
     high = np.maximum(np.maximum(likely[1], -likely[0]), low)
-    ratio = _logit(share)
+    half = 0.5 / (few + 1)  # where a group has no place
+    ratio = _logit(np.clip(share, half, 1 - half))
     query, pair = np.unravel_index(int(np.lexsort((np.abs(np.where(known, ratio, 0)).ravel(), low.ravel()))[-1]), low.shape)
     interval = Interval(float(low[query, pair]), float(high[known].max(initial=0)), level)
     top = top * gallery.weight
@@ -108,8 +110,8 @@ def _picked(top: Array, membership: Array, roles: Array) -> Array:
 def _logit(share: Array) -> Array:
     import numpy as np
 
-    inner = np.clip(share, 1e-6, 1 - 1e-6)
-    return np.log(inner / (1 - inner))
+    inner = np.clip(share, 1e-12, 1 - 1e-12)
+    return np.clip(np.log(inner / (1 - inner)), -WIDEST, WIDEST)
 
 
 def _log_odds(places: Array, share: Array, tail: float) -> tuple[Array, Array]:
@@ -170,4 +172,4 @@ def skews(share: Array, expected: Array, k: int) -> tuple[float, float]:
 
 def times(log_ratio: float) -> str:
     """A ratio in words, from its logarithm."""
-    return f"{math.exp(log_ratio):.1f} times" if log_ratio < math.log(1000) else "any number of times"
+    return f"{math.exp(log_ratio):.1f} times" if log_ratio < WIDEST else "any number of times"
