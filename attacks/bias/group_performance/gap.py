@@ -61,7 +61,7 @@ def measure(answers: Array, groups: Grouping, level: float) -> Gap:
     weight = both.prod(axis=0) / np.maximum(n, 1)
     total = np.maximum(weight.sum(axis=1), 1e-9)
     weight /= total[:, None]
-    share = n / np.maximum(n.sum(axis=1, keepdims=True), 1)
+    share = (n > 0) / np.maximum((n > 0).sum(axis=1, keepdims=True), 1)  # every label counts alike
     labels = np.where(seen, -np.diff((hits / np.maximum(trials, 1))[pairs], axis=0)[0], 0)
     overall = mantel_haenszel(answers, groups, pairs)
 
