@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.bias.counterfactual_gap.pairs import GIVEN, OWN
@@ -192,8 +192,11 @@ def largest(usable: list[Gap], level: float) -> Largest:
 
 def _clearest(cells: list[Gap], level: float) -> Cell | None:
     tests = len(cells)
-    sized = [Cell(cell, cell.size(level, tests), min(1.0, tests * _sign_p(cell))) for cell in cells if cell.clusters > 1]
-    return max(sized, key=lambda cell: (cell.interval.low, abs(cell.gap.mean) * cell.gap.clusters**0.5), default=None)
+    sized = [Cell(cell, cell.size(level, tests)) for cell in cells if cell.clusters > 1]
+    if not sized:
+        return None
+    clearest = max(sized, key=lambda cell: (cell.interval.low, abs(cell.gap.mean) * cell.gap.clusters**0.5))
+    return replace(clearest, p=min(1.0, tests * _sign_p(clearest.gap)))
 
 
 def rarest(usable: list[Gap], share: float, level: float) -> Cell | None:

@@ -278,7 +278,7 @@ def _tell_worst(claim: Claim, gallery: Grouping, about: Trial, scores: NDArray[n
     cells = np.array(about["groups"][column])
     parts = np.array([cells == gallery.groups[code][1] for code in members], dtype=float)
     divided = np.vstack([parts, 1 - parts.sum(axis=0)])
-    traded = np.moveaxis(divided[:, gallery.permuted(100, seed=2)], 0, 1)
+    traded = np.moveaxis(divided[:, gallery.permuted(20, seed=2)], 0, 1)
     claim.table(f"{column} among the first {k} of the worst query", ["group", "share", "expected share"], (
         [gallery.groups[i][1], round(float(rates.share[query, i]), 4), round(float(rates.expected[query, i]), 4)] for i in members
     ))  # fmt: skip
