@@ -13,7 +13,7 @@ with one value in the column ``identity`` count as one.
 Metric. The selection-rate ratio, as its logarithm: 0 where two groups are picked alike, for the worst query and pair of groups. It has
 both directions: that a group is never picked counts as much as that it fills the top. The threshold, ln(1 / 0.8) = 0.223, is the
 four-fifths rule of US hiring law, which compares these rates. The lower end of the interval is simultaneous over all
-queries and pairs, exact for the binomial share that one group has of the places of two (conservative for a gallery without end); the
+queries and pairs, by Clopper and Pearson for the share that one group has of the places of the two; the
 upper end is the largest of each query's and pair's own. ``held`` needs every query and every two groups to be known: what is not is named.
 MaxSkew, MinSkew and NDKL of the worst query stand beside it.
 
