@@ -27,10 +27,18 @@ class RootMeanSquare:
     p: NDArray  # max-T
 
 
+def bend(differences: NDArray, errors: NDArray, weights: NDArray | float) -> NDArray:
+    """(...) the standard error that true differences (..., S) add to the weighted mean of their squares, of which ``errors`` (..., S)
+    explain a part."""
+    import numpy as np
+
+    true = np.maximum(differences**2 - errors**2, 0)
+    return 2 * np.sqrt((weights**2 * true * errors**2).sum(axis=-1))
+
+
 def root_mean_square(square: NDArray, null: NDArray, bend: NDArray, level: float, unseen: NDArray | float = 0.0) -> RootMeanSquare:
-    """``square`` (C,): weighted means of the squared differences, ``null`` (R, C): the same without a difference. ``bend`` (C,): the
-    standard error that differences of the observed size add, ``2 sqrt(sum(weight**2 difference**2 error**2))``. ``unseen`` (C,): the
-    weight of strata in which nothing can be compared; the upper end takes their differences for 1."""
+    """``square`` (C,): weighted means of the squared differences, ``null`` (R, C): the same without a difference, ``bend`` (C,): see
+    :func:`bend`. ``unseen`` (C,): the weight of strata in which nothing can be compared; the upper end takes their differences for 1."""
     import numpy as np
 
     excess, spread = square - null.mean(axis=0), null.std(axis=0)

@@ -11,7 +11,7 @@ from vlaudit.attacks.bias.counterfactual_gap.pairs import GIVEN, OWN
 from vlaudit.probe import Claim, chance
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import Interval, max_t_p, sign_flip_p, standard_error, t_interval
-from vlaudit.statistics.strata import RootMeanSquare, root_mean_square
+from vlaudit.statistics.strata import RootMeanSquare, bend, root_mean_square
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,9 +169,10 @@ def largest(usable: list[Gap], level: float) -> Largest:
         errors = [standard_error(gap.values[codes == i], gap.cluster[codes == i]) for i in range(len(sizes))]
         squares.append(float((mean**2).mean()))
         null_squares.append(((signs @ cells / sizes) ** 2).mean(axis=1))
-        bends.append(2 * float(np.sqrt((mean**2 * np.array(errors) ** 2).sum())) / len(sizes))
+        bends.append(bend(mean, np.array(errors), 1 / len(sizes)))
     means, flat = np.array([gap.mean for gap in usable]), np.stack(null, axis=1)
-    spread = RootMeanSquare(*np.zeros((3, len(usable))), np.ones(len(usable)))
+    nothing = np.zeros((3, len(usable)))
+    spread = RootMeanSquare(nothing[0], nothing[1], nothing[2], np.ones(len(usable)))
     within = [i for i, gap in enumerate(usable) if not gap.elsewhere]
     if within:
         found = root_mean_square(np.array(squares), np.stack(null_squares, axis=1), np.array(bends), third)

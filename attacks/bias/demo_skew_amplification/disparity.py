@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vlaudit.probe import Claim, figure
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import MIN_CLUSTERS, Interval, sign_flip_p, standard_error, t_interval
-from vlaudit.statistics.strata import root_mean_square
+from vlaudit.statistics.strata import bend, root_mean_square
 
 FLIPS = 1999
 SHOWN = 2  # draws in the report
@@ -80,8 +80,8 @@ def measure(trials: list[Trial], level: float) -> Carried:
     errors = np.array([standard_error(slopes[row], np.arange(int(row.sum()))) for row in member.T > 0])
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(slopes)))
     null = (((signs * slopes) @ member / sizes) ** 2).mean(axis=1)
-    bend = 2 * float(np.sqrt((shares**2 * errors**2).sum())) / len(names)
-    square = root_mean_square(np.array([(shares**2).mean()]), null[:, None], np.array([bend]), level)
+    bends = bend(shares[None], errors[None], 1 / len(names))
+    square = root_mean_square(np.array([(shares**2).mean()]), null[:, None], bends, level)
     mean, ends = mean_of(slopes.tolist(), level)
     low, high = max(ends.low, -ends.high, 0.0), max(abs(ends.low), abs(ends.high))
     interval = Interval(max(low, float(square.low[0])), max(high, float(square.high[0])), level)

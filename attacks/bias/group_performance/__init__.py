@@ -23,7 +23,7 @@ never right for one group.
 Controls. ``permuted groups``: the largest gap where groups are permuted within labels. The reference arm is the plain
 prompt on the same pictures; the delta is the difference of the gap between the two groups that are furthest apart.
 
-When it errs. ``held`` needs many pictures: about 40 of every group with every label for two groups and 12 labels. With fewer the
+When it errs. ``held`` needs many pictures: some 50 of every group with every label, for two groups and 12 labels. With fewer the
 verdict is inconclusive, and says how many would decide. It is inconclusive too where a group has fewer pictures of different people than
 ``least-group``, or where two groups have no label in common: both are named. Labels that are wrong more often for one group look like a
 gap. What one group is called on labels that no other group has cannot be compared.
@@ -234,7 +234,7 @@ def _by_group(claim: Claim, trials: list[Trial], columns: dict[str, list[str]], 
     claim.fact("label with the largest gap of the worst pair", name)
     claim.fact("its demographic parity difference", round(demographic_parity_difference(**facts, sensitive_features=sides), 4))
     claim.fact("its equalised odds difference", round(equalized_odds_difference(**facts, sensitive_features=sides), 4))
-    best, worst = (row[2] for row in (rows[i] for i in _ordered(gap)))
+    best, worst = (values[i] for i in _ordered(gap))
     claim.fact("raw gap of the worst pair, labels left out of account", round(best - worst, 4))
     claim.fact("its gap on the same labels (Mantel-Haenszel)", round(abs(float(gap.overall[gap.worst])), 4))
     claim.fact("its root mean square over labels", round(float(gap.spread[gap.worst]), 4))

@@ -13,7 +13,7 @@ from vlaudit.attacks.shared.groups import Grouping
 from vlaudit.records import Trial
 from vlaudit.statistics import Interval, max_t_p, max_t_quantile
 from vlaudit.statistics.base import z_value
-from vlaudit.statistics.strata import rate_differences, root_mean_square
+from vlaudit.statistics.strata import bend, rate_differences, root_mean_square
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +79,8 @@ def measure(answers: Array, groups: Grouping, level: float) -> Gap:
 
     guess = (hits + 1) / (trials + 2)
     variance = guess * (1 - guess) / np.maximum(trials, 1)
-    bend = 2 * np.sqrt((share**2 * labels**2 * variance[pairs].sum(axis=0)).sum(axis=1))
-    square = root_mean_square((share * labels**2).sum(axis=1), null_square, bend, third, (share * ~seen).sum(axis=1))
+    bends = bend(labels, np.sqrt(variance[pairs].sum(axis=0)), share)
+    square = root_mean_square((share * labels**2).sum(axis=1), null_square, bends, third, (share * ~seen).sum(axis=1))
 
     tails = (1 - third) / 2 / seen.sum(), (1 - level) / 2
     sure, likely = (rate_differences(hits[pairs], both, tail) for tail in tails)

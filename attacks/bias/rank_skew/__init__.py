@@ -236,8 +236,6 @@ def _against_reference(
     claim: Claim, gallery: Grouping, queries: list[str], reference: list[Trial], rates: Rates, k: int
 ) -> None:
     """The reference's largest ratio, and the paired difference at the target's worst query and groups."""
-    import numpy as np
-
     asked, scores = _scores(reference)
     if not set(queries) <= set(asked):
         return
@@ -246,8 +244,8 @@ def _against_reference(
     claim.reference(min(max(value, theirs.interval.low), theirs.interval.high), theirs.interval)
     if rates.known[rates.worst] and theirs.known[rates.worst]:
         sign = 1 if rates.ratio[rates.worst] >= 0 else -1
-        widths = [float(r.ends[1][rates.worst] - r.ends[0][rates.worst]) for r in (rates, theirs)]
-        error = float(np.hypot(*widths)) / (2 * z_value(claim.policy.level))
+        ours, base = (float(r.ends[1][rates.worst] - r.ends[0][rates.worst]) for r in (rates, theirs))
+        error = math.hypot(ours, base) / (2 * z_value(claim.policy.level))
         change = sign * float(rates.ratio[rates.worst] - theirs.ratio[rates.worst])
         claim.differs(normal_difference(change, error, claim.policy.level))
 

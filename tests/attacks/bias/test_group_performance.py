@@ -17,6 +17,7 @@ from vlaudit.policy import Policy
 from vlaudit.records import TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.testing import check_probe
 
+
 def test_planted_gap_is_found_between_the_right_groups() -> None:
     planted = trials(np.random.default_rng(0), n=600, sides=3, tones=2, loss=partial(everywhere, size=0.4), reference=True)
     found = GroupPerformance().judge(planted, Policy())
