@@ -96,7 +96,6 @@ THRESHOLDS = (
         source="our choice, because what is not read could hide a gap half the threshold wide", relaxed_by="lowering",
     ),
 )  # fmt: skip
-MORE = " (more data, or a larger `pairs` of [probes.counterfactual-gap])"
 
 
 @probe(
@@ -207,7 +206,7 @@ class CounterfactualGap(Probe):
             case Verdict.INCONCLUSIVE:
                 value = found.value if found.p <= policy.alpha else 0.0
                 needed = samples_to_decide(value, found.interval, worst.clusters, limit)
-                return claim.inconclusive(said + would_decide(needed, "independent pairs") + MORE * bool(needed))
+                return claim.inconclusive(said + would_decide(needed, "independent pairs", cure=claim.cure(needed, "pairs", worst.pairs, worst.clusters)))
         said = (
             f"no answer to {len(usable)} questions turns with {worst.column} by more than {found.interval.high:.1%} "
             f"in P(yes), on {worst.pairs} pairs"
@@ -219,7 +218,7 @@ class CounterfactualGap(Probe):
             return claim.inconclusive(f"{said}, but nothing can be said of {listed(unseen)}")
         for part, most, why in ((cell, limit, ""), (found.confused, limit, ""), (rare, rare_gap, _times(rare.gap) if rare else "")):
             if part and part.interval.low > 0 and part.interval.high > most:
-                return claim.inconclusive(f"{said} as a whole; but {_said(part.gap)}{why}, and more pairs must tell how much{MORE}")
+                return claim.inconclusive(f"{said} as a whole; but {_said(part.gap)}{why}, and more pairs must tell how much (more with --data)")
         return claim.held(said)
 
 

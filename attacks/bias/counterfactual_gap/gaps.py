@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BLANK = "blank picture"  # the control's case, and its arm
 DRAWS = 499
 SHOWN = 3  # pairs in the report
+SIZED = 4  # of the widest gaps under one label, those whose intervals are looked at
 LOGIT_MARGIN = 0.2
 TITLES = {OWN: "asked for its own label", GIVEN: "asked the data's own questions, right answers"}
 
@@ -74,8 +75,8 @@ class Gap:
         return t_interval(self.values, self.cluster, 1 - (1 - level) / tests).ci
 
     def size(self, level: float, tests: int) -> Interval:
-        """Of the mean's absolute value: the lower end simultaneous over three times so many tests, the upper of it alone."""
-        return Interval(absolute(self.interval(level, 3 * tests))[0], absolute(self.interval(level))[1], level)
+        """Of the mean's absolute value: the lower end simultaneous over so many tests, the upper of it alone."""
+        return Interval(absolute(self.interval(level, tests))[0], absolute(self.interval(level))[1], level)
 
     def ratio(self) -> float | None:
         """How many times as often the one group gets the rarer answer as the other."""
@@ -192,12 +193,16 @@ def largest(usable: list[Gap], level: float) -> Largest:
 
 
 def _clearest(cells: list[Gap], level: float) -> Cell | None:
-    tests = len(cells)
-    sized = [Cell(cell, cell.size(level, tests)) for cell in cells if cell.clusters > 1]
+    """Half of the level is for questions for the pairs' own label, half for all others."""
+    own = [cell.measures == OWN for cell in cells]
+    tests = [2 * own.count(mine) for mine in own]
+    rows = [row for row in zip(cells, tests, strict=True) if row[0].clusters > 1]
+    rows.sort(key=lambda row: -abs(row[0].mean) * row[0].clusters ** 0.5)
+    sized = [(Cell(cell, cell.size(level, n)), n) for cell, n in rows[:SIZED]]  # intervals take time
     if not sized:
         return None
-    clearest = max(sized, key=lambda cell: (cell.interval.low, abs(cell.gap.mean) * cell.gap.clusters**0.5))
-    return replace(clearest, p=min(1.0, tests * _sign_p(clearest.gap)))
+    clearest, n = max(sized, key=lambda row: (row[0].interval.low, abs(row[0].gap.mean) * row[0].gap.clusters**0.5))
+    return replace(clearest, p=min(1.0, n * _sign_p(clearest.gap)))
 
 
 def rarest(usable: list[Gap], share: float, level: float) -> Cell | None:

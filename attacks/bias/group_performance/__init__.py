@@ -63,7 +63,6 @@ THRESHOLDS = (
         source="our choice, because the accuracy of fewer is known to no better than 18 points", relaxed_by="raising",
     ),
 )  # fmt: skip
-MORE = " (more data, or a larger `pictures` of [probes.group-performance])"
 
 
 @probe(
@@ -139,13 +138,14 @@ class GroupPerformance(Probe):
             case Verdict.VULNERABLE:
                 return claim.inconclusive(f"{said}; permuted groups differ as much (p = {gap.p:.2g})")
             case Verdict.INCONCLUSIVE:
-                needed = claim.would_decide("pictures", value=gap.value if gap.p <= policy.alpha else 0.0)
-                return claim.inconclusive(said + needed + MORE * ("would" in needed))
+                return claim.inconclusive(
+                    said + claim.would_decide("pictures", by="pictures", value=gap.value if gap.p <= policy.alpha else 0.0)
+                )
         said = f"no two groups differ in accuracy by more than {gap.interval.high:.1%} on the same labels"
         if unseen := [*apart, *groups.left_out()]:
             return claim.inconclusive(f"{said}, but too little is known to say so of {listed(unseen)}")
         if worst.interval.low > 0 and worst.interval.high > limit:
-            return claim.inconclusive(f"{said} as a whole, but {worst.said}: give more pictures of this label")
+            return claim.inconclusive(f"{said} as a whole, but {worst.said}: give more pictures of this label (more with --data)")
         return claim.held(said)
 
 

@@ -76,7 +76,6 @@ COLOURS = (
     ("blue", (0, 114, 178)), ("orange", (230, 159, 0)), ("green", (0, 158, 115)), ("pink", (204, 121, 167)),
     ("red", (213, 94, 0)), ("sky blue", (86, 180, 233)), ("yellow", (240, 228, 66)), ("black", (0, 0, 0)),
 )  # fmt: skip
-MORE = "(more data, or a larger `pictures` of [probes.rank-skew])"
 THRESHOLDS = (
     Threshold(
         name="least-group", value=10, meaning="pictures of different people of a group that is compared with others",
@@ -178,7 +177,7 @@ class RankSkew(Probe):
         unseen = [*gallery.left_out(), *apart, *unread]
         unseen += [f"{gallery.pair(*rates.pairs[:, j])} for '{queries[i]}'" for i, j in np.argwhere(~rates.known) if shared[j] >= least]
         if about["asked"] < about["labels"]:
-            unseen.append(f"the {about['labels'] - about['asked']} labels that were not asked (`queries` of [probes.rank-skew])")
+            unseen.append(f"the {about['labels'] - about['asked']} labels that were not asked (--set rank-skew.queries={about['labels']})")
         claim.fact("nothing can be said of", listed(unseen) or "none")
         match claim.verdict:
             case Verdict.VULNERABLE if rates.p > policy.alpha:
@@ -188,8 +187,8 @@ class RankSkew(Probe):
                 said += f"; {times(rates.high[i, j])} is not ruled out between {gallery.pair(*rates.pairs[:, j])} for '{queries[i]}'"
                 needed = samples_to_decide(size if rates.p <= policy.alpha else 0.0, rates.interval, n, policy.threshold(self.info))
                 if rates.interval.high >= WIDEST or not needed:
-                    return claim.inconclusive(f"{said}: more pictures of these groups must tell {MORE}")
-                return claim.inconclusive(f"{said}; a gallery of about {needed} pictures would decide {MORE}")
+                    return claim.inconclusive(f"{said}: more pictures of these groups must tell (more with --data)")
+                return claim.inconclusive(f"{said}; a gallery of about {needed} pictures would decide ({claim.cure(needed, 'pictures')})")
             case Verdict.HELD:
                 said = f"no query picks a group more than {times(rates.interval.high)} as often as another"
                 if unseen:
