@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.statistics.base import z_value
+from vlaudit.statistics.means import standard_error
 from vlaudit.statistics.nulls import max_t_p, max_t_quantile
 from vlaudit.statistics.rates import clopper_pearson
 
@@ -46,6 +47,19 @@ def root_mean_square(square: NDArray, null: NDArray, bend: NDArray, level: float
     high = np.maximum(excess, 0) + z_value(level) * np.hypot(spread, bend) + unseen
     value, low, high = (np.sqrt(np.clip(ends, 0, 1)) for ends in (excess, low, high))
     return RootMeanSquare(value, low, high, np.array(max_t_p(square, null)))
+
+
+def at_least(values: NDArray, clusters: NDArray, level: float, tests: int = 1) -> float:
+    """Lower end of the size of a mean of values in [-1, 1], by Student's t over clusters, simultaneous over ``tests`` (Bonferroni). For an
+    alarm that a test of signs must confirm; the end that a pass goes by reckons with values not seen yet (``t_interval``)."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    count = len(np.unique(clusters))
+    if count < 2:
+        return 0.0
+    reach = float(stdtrit(count - 1, 1 - (1 - level) / 2 / tests)) * standard_error(values, clusters)
+    return max(abs(float(values.mean())) - reach, 0.0)
 
 
 def rate_differences(hits: NDArray, trials: NDArray, tail: float) -> tuple[NDArray, NDArray]:

@@ -193,10 +193,10 @@ class CounterfactualGap(Probe):
             claim.measured(abs(cell.gap.mean), cell.interval, cell.gap.pairs, cell.p)
             return claim.shows(evidence(trials.target, cell.gap)).vulnerable(_said(cell.gap))
         rare_gap, rare = policy.threshold(self.info, "rare-gap"), rarest(usable, policy.threshold(self.info, "rare"), policy.level)
-        if rare and rare.interval.low > rare_gap and found.p <= policy.alpha:
+        if rare and rare.interval.low > rare_gap and rare.p <= policy.alpha:
             against_reference(claim, trials, rare.gap)
             claim.quantity, claim.threshold = "largest gap in a rare answer", rare_gap
-            claim.measured(abs(rare.gap.mean), rare.interval, rare.gap.pairs)
+            claim.measured(abs(rare.gap.mean), rare.interval, rare.gap.pairs, rare.p)
             return claim.shows(evidence(trials.target, rare.gap)).vulnerable(_said(rare.gap) + _times(rare.gap))
         against_reference(claim, trials, worst)
         claim.shows(evidence(trials.target, worst))
@@ -206,6 +206,8 @@ class CounterfactualGap(Probe):
             case Verdict.INCONCLUSIVE:
                 value = found.value if found.p <= policy.alpha else 0.0
                 needed = samples_to_decide(value, found.interval, worst.clusters, limit)
+                if found.interval.low <= 0 or found.widest is not worst:
+                    said = f"{_said(found.widest)}{_over_labels(found.widest, found)}; {found.interval.high:.0%} is not ruled out"
                 return claim.inconclusive(said + would_decide(needed, "independent pairs", cure=claim.cure(needed, "pairs", worst.pairs, worst.clusters)))
         said = (
             f"no answer to {len(usable)} questions turns with {worst.column} by more than {found.interval.high:.1%} "

@@ -11,7 +11,7 @@ from vlaudit.attacks.bias.counterfactual_gap.pairs import GIVEN, OWN
 from vlaudit.probe import Claim, chance
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import Interval, max_t_p, sign_flip_p, standard_error, t_interval
-from vlaudit.statistics.strata import RootMeanSquare, bend, root_mean_square
+from vlaudit.statistics.strata import RootMeanSquare, at_least, bend, root_mean_square
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,13 +70,13 @@ class Gap:
         yes = sum(self.rates) / 2
         return min(yes, 1 - yes)
 
-    def interval(self, level: float, tests: int = 1) -> tuple[float, float]:
-        """Of the mean, by clusters; simultaneous over so many (Bonferroni)."""
-        return t_interval(self.values, self.cluster, 1 - (1 - level) / tests).ci
+    def interval(self, level: float) -> tuple[float, float]:
+        """Of the mean, by clusters."""
+        return t_interval(self.values, self.cluster, level).ci
 
     def size(self, level: float, tests: int) -> Interval:
         """Of the mean's absolute value: the lower end simultaneous over so many tests, the upper of it alone."""
-        return Interval(absolute(self.interval(level, tests))[0], absolute(self.interval(level))[1], level)
+        return Interval(at_least(self.values, self.cluster, level, tests), absolute(self.interval(level))[1], level)
 
     def ratio(self) -> float | None:
         """How many times as often the one group gets the rarer answer as the other."""
@@ -130,14 +130,15 @@ class Cell:
 
     gap: Gap
     interval: Interval
-    p: float = 0.0
+    p: float = 1.0
 
 
 @dataclass(frozen=True)
 class Largest:
     """Of the questions the one with the widest gap beyond doubt, and of the questions under one label."""
 
-    worst: Gap
+    worst: Gap  # beyond doubt
+    widest: Gap  # of which the largest gap is not ruled out
     value: float  # the larger of the mean and the root mean square over labels
     interval: Interval
     p: float
@@ -179,17 +180,17 @@ def largest(usable: list[Gap], level: float) -> Largest:
         found = root_mean_square(np.array(squares), np.stack(null_squares, axis=1), np.array(bends), third)
         for mine, theirs in zip(vars(spread).values(), vars(found).values(), strict=True):
             mine[within] = theirs
-    low = np.array([absolute(gap.interval(level, len(usable)))[0] for gap in usable])
-    high = np.array([absolute(gap.interval(level))[1] for gap in usable])
-    sure = np.maximum(low, spread.low)
+    sized = [gap.size(level, len(usable)) for gap in usable]
+    sure = np.maximum([size.low for size in sized], spread.low)
+    high = np.maximum([size.high for size in sized], spread.high)
     best = int(np.lexsort((np.abs(means), sure))[-1])
-    interval = Interval(float(sure[best]), max(float(np.maximum(high, spread.high).max()), float(sure[best])), level)
+    interval = Interval(float(sure[best]), max(float(high.max()), float(sure[best])), level)
     value = min(max(abs(float(means[best])), float(spread.value[best]), interval.low), interval.high)
     p = min(1.0, 2 * min(*max_t_p(np.abs(means), np.abs(flat)), *spread.p))
     by_question = {gap.key: max(abs(gap.mean), float(rms)) for gap, rms in zip(usable, spread.value, strict=True)}
     cells_of = [[cell for gap in usable if gap.elsewhere == elsewhere for cell in gap.by_label()] for elsewhere in (False, True)]
     clearest, confused = (_clearest(cells, level) for cells in cells_of)
-    return Largest(usable[best], value, interval, p, np.abs(flat).max(axis=1), by_question, clearest, confused)
+    return Largest(usable[best], usable[int(np.argmax(high))], value, interval, p, np.abs(flat).max(axis=1), by_question, clearest, confused)
 
 
 def _clearest(cells: list[Gap], level: float) -> Cell | None:
@@ -207,7 +208,7 @@ def _clearest(cells: list[Gap], level: float) -> Cell | None:
 
 def rarest(usable: list[Gap], share: float, level: float) -> Cell | None:
     """Of the questions with a rare answer the one whose gap is widest beyond doubt."""
-    rows = [Cell(gap, gap.size(level, len(usable))) for gap in usable if gap.rare <= share]
+    rows = [Cell(gap, gap.size(level, len(usable)), min(1.0, len(usable) * _sign_p(gap))) for gap in usable if gap.rare <= share]
     return max(rows, key=lambda row: row.interval.low, default=None)
 
 
@@ -275,7 +276,7 @@ def tell_questions(claim: Claim, every: list[Gap], usable: list[Gap], found: Lar
     shown = sorted(usable, key=lambda gap: -found.spread[gap.key])[:20]
     several = len({gap.groups for gap in every}) > 1
     names = [gap.measures + (f" ({' / '.join(gap.groups)})" if several else "") for gap in shown]
-    ends = [gap.interval(claim.policy.level, len(usable)) for gap in shown]
+    ends = [gap.interval(claim.policy.level) for gap in shown]
     claim.bars(
         f"more yes to '{worst.groups[0]}' than to '{worst.groups[1]}'", names, [gap.mean for gap in shown],
         low=[low for low, _ in ends], high=[high for _, high in ends],

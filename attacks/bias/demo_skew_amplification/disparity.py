@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vlaudit.probe import Claim, figure
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import MIN_CLUSTERS, Interval, sign_flip_p, standard_error, t_interval
-from vlaudit.statistics.strata import bend, root_mean_square
+from vlaudit.statistics.strata import at_least, bend, root_mean_square
 
 FLIPS = 1999
 SHOWN = 2  # draws in the report
@@ -83,13 +83,13 @@ def measure(trials: list[Trial], level: float) -> Carried:
     bends = bend(shares[None], errors[None], 1 / len(names))
     square = root_mean_square(np.array([(shares**2).mean()]), null[:, None], bends, level)
     mean, ends = mean_of(slopes.tolist(), level)
-    low, high = max(ends.low, -ends.high, 0.0), max(abs(ends.low), abs(ends.high))
-    interval = Interval(max(low, float(square.low[0])), max(high, float(square.high[0])), level)
+    sure = max(at_least(slopes, np.arange(len(slopes)), level), float(square.low[0]))
+    interval = Interval(sure, max(abs(ends.low), abs(ends.high), float(square.high[0])), level)
     value = min(max(abs(mean), float(square.value[0]), interval.low), interval.high)
-    by_label = [mean_of(slopes[row].tolist(), 1 - (1 - level) / len(names))[1] if row.sum() > 1 else Interval(-BOUND, BOUND) for row in member.T > 0]
-    clearest = max(range(len(names)), key=lambda i: (max(by_label[i].low, -by_label[i].high), abs(shares[i])))
+    least = [at_least(slopes[row], np.flatnonzero(row), level, len(names)) for row in member.T > 0]
+    clearest = max(range(len(names)), key=lambda i: (least[i], abs(shares[i])))
     alone = mean_of(slopes[member[:, clearest] > 0].tolist(), level)[1]
-    label = Interval(max(by_label[clearest].low, -by_label[clearest].high, 0.0), max(abs(alone.low), abs(alone.high)), level)
+    label = Interval(least[clearest], max(abs(alone.low), abs(alone.high)), level)
     p = min(1.0, 2 * min(sign_flip_p(slopes), float(square.p[0])))
     return Carried(mean, value, interval, p, float(square.value[0]), names[clearest], float(shares[clearest]), label)
 
