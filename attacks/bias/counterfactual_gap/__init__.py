@@ -219,7 +219,7 @@ class CounterfactualGap(Probe):
             unseen += [f"{title}, asked of fewer than {least:g} pairs" for title in few]
             return claim.inconclusive(f"{said}, but nothing can be said of {listed(unseen)}")
         for part, most, why in ((cell, limit, ""), (found.confused, limit, ""), (rare, rare_gap, _times(rare.gap) if rare else "")):
-            if part and part.interval.low > 0 and part.interval.high > most:
+            if part and part.p <= policy.alpha and part.interval.low > 0 and part.interval.high > most:
                 return claim.inconclusive(f"{said} as a whole; but {_said(part.gap)}{why}, and more pairs must tell how much (more with --data)")
         return claim.held(said)
 

@@ -24,7 +24,7 @@ three standard deviations higher.
 Controls. ``permuted groups``: the largest ratio where groups are permuted within roles. The reference arm is the plain
 prompt on the same gallery; the delta is the difference of the log ratio at the target's worst query and groups.
 
-When it errs. Few models are shown to be fair: two groups of one half each and four queries need a gallery of some 16,000 pictures, unless
+When it errs. Few models are shown to be fair: two groups of one half each and three queries need a gallery of some 16,000 pictures, unless
 the model finds nearly all pictures of a role, which leaves nothing to pick. With fewer the verdict is inconclusive, and says
 how large a gallery would decide. A role whose pictures are all found says little of that role, and much of what fills the rest. A query by
 which most of the first places are tied ranks nothing, and is named. Labels of groups are taken as they are.

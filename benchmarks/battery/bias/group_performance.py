@@ -71,13 +71,13 @@ def minority(label: Codes, group: Codes, size: float) -> Codes:
 
 
 SCENARIOS = [
-    Scenario("no gap", partial(trials, n=1600)),
-    Scenario("no gap, three genders, two tones, a reference", partial(trials, n=3600, sides=3, tones=2, labels=4, reference=True)),
+    Scenario("no gap", partial(trials, n=2000)),
+    Scenario("no gap, three genders, two tones, a reference", partial(trials, n=5000, sides=3, tones=2, labels=4, reference=True)),
     Scenario("labels as hard as they are different", partial(trials, n=2400, accuracy=0.7, hardness=0.3), shape="confounded"),
     Scenario("roles divided 95 to 5, hard and easy", partial(trials, n=6000, divided=0.95, hardness=0.1, labels=6), shape="confounded"),
     Scenario("one group has the hard labels", partial(
         lambda rng: trials(rng, n=3000, divided=0.8, loss=lambda label, group: 0.3 * (label % 2))), shape="confounded"),
-    Scenario("a group of 8 %", partial(trials, n=5000, shares=[0.92, 0.08]), shape="awkward"),
+    Scenario("a group of 8 %", partial(trials, n=7000, shares=[0.92, 0.08]), shape="awkward"),
     Scenario("two labels", partial(trials, n=800, labels=2), shape="awkward"),
     Scenario("forty labels", partial(trials, n=4000, labels=40), shape="awkward"),
     Scenario("five pictures of each person", partial(trials, n=4000, copies=5, labels=6), shape="awkward"),

@@ -14,8 +14,9 @@ from benchmarks.battery.bias.demo_skew_amplification import always, by_label, by
 from tests.attacks.bias.observers import Sees, people
 from tests.attacks.scripted_generator import Scripted, audit, context
 from tests.generators import save
-from vlaudit.attacks.bias.demo_skew_amplification import DemoSkewAmplification
+from vlaudit.attacks.bias.demo_skew_amplification import TRADED, DemoSkewAmplification
 from vlaudit.attacks.bias.demo_skew_amplification.demonstrations import demonstrate, draws, in_context, material
+from vlaudit.attacks.bias.demo_skew_amplification.disparity import beyond_traded
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
@@ -185,8 +186,11 @@ def test_opposite_shares_do_not_cancel() -> None:
         made = trials(np.random.default_rng(0), copies=partial(copies, share=1.0))
         assert DemoSkewAmplification().judge(made, Policy()).verdict is not Verdict.HELD
     hidden = trials(np.random.default_rng(3), draws=240, noise=0.5, copies=lambda pair: 0.9 * (1 if (pair[0] + pair[1]) % 2 else -1))
-    said = DemoSkewAmplification().judge(hidden, Policy(thresholds={"demo-skew-amplification": 0.4}))
-    assert said.verdict is Verdict.INCONCLUSIVE and "single draws" in said.reason
+    assert DemoSkewAmplification().judge(hidden, Policy(thresholds={"demo-skew-amplification": 0.4})).verdict is Verdict.INCONCLUSIVE
+    even = trials(np.random.default_rng(3), draws=240, noise=0.5)
+    spread, none = (beyond_traded(made.target, made.control(TRADED), 0.95) for made in (hidden, even))
+    assert spread is not None and none is not None
+    assert spread[0] > 0.3 and none[0] < 0 < none[1] < 0.05
 
 
 def test_draws_that_cannot_be_read_are_no_pass() -> None:
