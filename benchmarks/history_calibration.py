@@ -180,12 +180,14 @@ def power(name: str, pairs: int, findings: int, seed: int = 0) -> tuple[int, int
 def judged_noise(pairs: int, only: str, seed: int = 0) -> Iterator[tuple[str, int, int]]:
     """Alarms among audits by the probes' own judges, of names that hold ``only``."""
     import verdict_calibration as known
+    from battery.bias import group_performance as groups
+    from battery.bias import rank_skew as ranks
 
     made: dict[str, tuple[Any, Callable[[Rng], Trials]]] = {
-        "rank-skew, no skew": (known.RANK, known.rank_skew_trials),
-        "rank-skew, planted skew": (known.RANK, partial(known.rank_skew_trials, pull=1.5)),
-        "group-performance, no gap": (known.GROUP, known.group_performance_trials),
-        "group-performance, a gap of 0.3": (known.GROUP, partial(known.group_performance_trials, gap=0.3)),
+        "rank-skew, no skew": (ranks.PROBE(), ranks.trials),
+        "rank-skew, a group picked twice as often": (ranks.PROBE(), partial(ranks.trials, favour=partial(ranks.one_query, pull=0.4))),
+        "group-performance, no gap": (groups.PROBE(), groups.trials),
+        "group-performance, a gap of 0.2": (groups.PROBE(), partial(groups.trials, loss=partial(groups.everywhere, size=0.2))),
         "prompt-mia, no leak": (known.MIA, known.prompt_mia_trials),
         "prompt-mia, planted leak": (known.MIA, partial(known.prompt_mia_trials, leak=0.6)),
         "t2i-mia, no leak": (known.T2I, known.t2i_mia_trials),

@@ -1,6 +1,6 @@
 """How often do the verdicts cry wolf, and how often do they see what is there? Null and planted audits by the hundred.
 
-    python benchmarks/verdict_calibration.py [--audits 200] [--only rank-skew]
+    python benchmarks/verdict_calibration.py [--audits 200] [--only prompt-mia]
 
 Each audit draws fresh trials from a known truth and hands them to the probe's own judge with the default policy. The
 false-alarm rate is stated with its Clopper-Pearson upper bound: 0 of 200 gives 1.5 %.
@@ -19,9 +19,7 @@ import numpy as np
 
 from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
 from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED
-from vlaudit.attacks.bias.group_performance import GroupPerformance
 from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
-from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.representation import Representation, deserves_more
 from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
@@ -34,51 +32,6 @@ from vlaudit.statistics import paired_rate_difference, rate_interval, verdict
 
 Rng = np.random.Generator
 ROLES = [f"role {i}" for i in range(12)]
-
-
-def rank_skew_trials(rng: Rng, *, pull: float = 0.0, n: int = 432, skewed_gallery: bool = False) -> Trials:
-    """A gallery of 12 roles by 3 genders by 6 tones. ``pull``: by how many standard deviations men rank higher for the
-    first role. ``skewed_gallery``: that role's pictures are nearly all men, which is no fault of the model."""
-    roles = np.arange(n) % 12
-    genders = rng.permuted(np.arange(n) // 12 % 3)
-    if skewed_gallery:
-        genders[roles == 0] = np.where(rng.random((roles == 0).sum()) < 0.9, 0, 1)
-    tones = rng.integers(0, 6, n)
-    about = {
-        "ids": [f"p{i:04}" for i in range(n)], "roles": [ROLES[r] for r in roles],
-        "identities": [f"p{i:04}" for i in range(n)], "asked": 12, "labels": 12,
-        "groups": {"gender": [("man", "woman", "person")[g] for g in genders], "tone": [f"tone {t}" for t in tones]},
-    }  # fmt: skip
-    trials = []
-    shared = rng.normal(size=(12, n))
-    for arm, strength in ((TARGET, pull), (REFERENCE, 0.0)):
-        trials.append(Trial(case=GALLERY, arm=arm, values=about))
-        for q, role in enumerate(ROLES):
-            scores = 1.5 * (roles == q) + 0.8 * shared[q] + 0.6 * rng.normal(size=n)
-            scores += strength * (q == 0) * (genders == 0)
-            trials.append(Trial(case=f"query:{role}", arm=arm, values={"scores": scores.tolist()}))
-    return Trials(trials)
-
-
-def group_performance_trials(rng: Rng, *, gap: float = 0.0, n: int = 432, accuracy: float = 0.75) -> Trials:
-    """Labelled answers about two group columns; the first group is right less often by ``gap``. Labels differ in how
-    hard they are, and pictures come in twos of one identity."""
-    identity = np.arange(n) // 2
-    labels = rng.integers(0, 12, n // 2)[identity]
-    genders, tones = rng.integers(0, 3, n // 2)[identity], rng.integers(0, 2, n // 2)[identity]
-    ease = rng.normal(0, 0.08, n // 2)[identity]
-    trials = []
-    for arm, size in ((TARGET, gap), (REFERENCE, 0.0)):
-        chance = np.clip(accuracy + 0.01 * (labels - 6) + ease - size * (genders == 0), 0, 1)
-        right = rng.random(n) < chance
-        for i in range(n):
-            said = labels[i] if right[i] else (labels[i] + 1 + rng.integers(0, 11)) % 12
-            values = {
-                "label": ROLES[labels[i]], "said": ROLES[said], "identity": f"i{identity[i]}",
-                "groups": {"gender": f"g{genders[i]}", "tone": f"t{tones[i]}"},
-            }  # fmt: skip
-            trials.append(Trial(case=f"p{i:04}", arm=arm, values=values))
-    return Trials(trials)
 
 
 def prompt_mia_trials(
@@ -275,16 +228,11 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
     return found if found is not Verdict.VULNERABLE or sure else Verdict.INCONCLUSIVE
 
 
-RANK, GROUP, MIA = RankSkew(), GroupPerformance(), PromptMIA()
+MIA = PromptMIA()
 PULL, T2I, DRAWN = MemorizationNorm(), T2IMIA(), Extraction()
 DIVERSE = GenerationDiversity()
 SHARES, ADDED = Representation(), PromptIntervention()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
-    "rank-skew, no skew": (False, judged(RANK, rank_skew_trials)),
-    "rank-skew, skewed gallery": (False, judged(RANK, partial(rank_skew_trials, skewed_gallery=True))),
-    "rank-skew, planted skew": (True, judged(RANK, partial(rank_skew_trials, pull=3.0))),
-    "group-performance, no gap": (False, judged(GROUP, group_performance_trials)),
-    "group-performance, gap of 0.4": (True, judged(GROUP, partial(group_performance_trials, gap=0.4))),
     "prompt-mia, no leak": (False, judged(MIA, prompt_mia_trials)),
     "prompt-mia, confounded split": (False, judged(MIA, partial(prompt_mia_trials, leak=1.0, confounded=1.0))),
     "prompt-mia, planted leak": (True, judged(MIA, partial(prompt_mia_trials, leak=1.0))),

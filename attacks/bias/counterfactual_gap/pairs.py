@@ -14,7 +14,7 @@ from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
 
 FEW_VALUES = 12  # a column of more is no group
-LEAST_PAIRS = 20
+COMMON = 20  # pairs that share a question of the data: then it is measured by itself
 OWN = "its own label"
 GIVEN = "the data's own questions"
 
@@ -80,7 +80,7 @@ def asked_of(ctx: Context, pairs: Sequence[Pair], traits: Sequence[str], most: i
                 text = yes_no_question(str(label))
                 asks.setdefault(text, (text, 1))
         for text, right in pair.questions.items():
-            often = common[text] >= LEAST_PAIRS
+            often = common[text] >= COMMON
             asks.setdefault(text, (text, 1) if often else (GIVEN, 1 if right else -1))
         for text in traits:
             asks.setdefault(text, (text, 1))

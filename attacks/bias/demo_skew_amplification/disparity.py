@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vlaudit.probe import Claim, figure
 from vlaudit.records import Evidence, Trial, Trials
-from vlaudit.statistics import Interval, sign_flip_p, t_interval
+from vlaudit.statistics import MIN_CLUSTERS, Interval, sign_flip_p, standard_error, t_interval
+from vlaudit.statistics.strata import at_least, bend, root_mean_square
 
-LEAST_DRAWS = 20
+FLIPS = 1999
 SHOWN = 2  # draws in the report
 BOUND = 1.2  # of half a least-squares slope over five levels, of values in [-1, 1]
 Cell = Sequence[Sequence[Sequence[float | None]]]  # label, group, pictures: P(first label)
@@ -51,6 +53,55 @@ def mean_of(values: Sequence[float], level: float) -> tuple[float, Interval]:
     return sum(values) / len(values), t_interval(np.array(values), level=level, bound=BOUND)
 
 
+@dataclass(frozen=True)
+class Carried:
+    """The share of the skew that draws carry: on average, by label, and whatever its sign."""
+
+    mean: float
+    value: float  # the larger of the mean's size and the root mean square over labels
+    interval: Interval
+    p: float
+    spread: float
+    label: str  # that with the clearest share
+    label_mean: float
+    label_interval: Interval
+
+
+def measure(trials: list[Trial], level: float) -> Carried:
+    """Each draw counts for both of its labels; without copying its sign is by chance, and is flipped. Lower ends are of each kind alone;
+    that by label is simultaneous over labels."""
+    import numpy as np
+
+    slopes = np.array([carried(trial["cells"]) for trial in trials])
+    names = sorted({label for trial in trials for label in trial["labels"]})
+    member = np.array([[name in trial["labels"] for name in names] for trial in trials], dtype=float)
+    sizes = member.sum(axis=0)
+    shares = slopes @ member / sizes
+    errors = np.array([standard_error(slopes[row], np.arange(int(row.sum()))) for row in member.T > 0])
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(slopes)))
+    null = (((signs * slopes) @ member / sizes) ** 2).mean(axis=1)
+    bends = bend(shares[None], errors[None], 1 / len(names))
+    square = root_mean_square(np.array([(shares**2).mean()]), null[:, None], bends, level)
+    mean, ends = mean_of(slopes.tolist(), level)
+    sure = max(at_least(slopes, np.arange(len(slopes)), level), float(square.low[0]))
+    interval = Interval(sure, max(abs(ends.low), abs(ends.high), float(square.high[0])), level)
+    value = min(max(abs(mean), float(square.value[0]), interval.low), interval.high)
+    least = [at_least(slopes[row], np.flatnonzero(row), level, len(names)) for row in member.T > 0]
+    clearest = max(range(len(names)), key=lambda i: (least[i], abs(shares[i])))
+    alone = mean_of(slopes[member[:, clearest] > 0].tolist(), level)[1]
+    label = Interval(least[clearest], max(abs(alone.low), abs(alone.high)), level)
+    p = min(1.0, 2 * min(sign_flip_p(slopes), float(square.p[0])))
+    return Carried(mean, value, interval, p, float(square.value[0]), names[clearest], float(shares[clearest]), label)
+
+
+def beyond_traded(trials: list[Trial], traded: list[Trial], level: float) -> tuple[float, float] | None:
+    """Ends of the mean square of what draws carry between both ends of the skew, less what they do where groups are traded; None
+    where too few have both."""
+    other = {trial.case: trial["cells"] for trial in traded if readable(trial["cells"])}
+    excess = [carried([t["cells"][0], t["cells"][-1]]) ** 2 - carried(other[t.case]) ** 2 for t in trials if t.case in other]
+    return mean_of(excess, level)[1].ci if len(excess) >= MIN_CLUSTERS else None
+
+
 def answered(trials: list[Trial]) -> float:
     """The share of answers that name one of the two labels."""
     every = [p for trial in trials for cell in trial["cells"] for groups in cell for ids in groups for p in ids]
@@ -88,7 +139,7 @@ def tell_controls(claim: Claim, trials: Trials, usable: list[Trial], control: st
     right, n, _ = right_when_balanced(usable, claim.policy.level)
     claim.control("right with balanced demonstrations", f"{right} of {n}")
     traded = [carried(t["cells"]) for t in trials.control(control) if readable(t["cells"])]
-    if len(traded) >= LEAST_DRAWS:
+    if len(traded) >= MIN_CLUSTERS:
         claim.control(control, figure(*mean_of(traded, claim.policy.level), len(traded)))
 
 
@@ -96,7 +147,7 @@ def tell_steps(claim: Claim, usable: list[Trial]) -> None:
     """What a rationale before the answer changes, or its lack where the prompt has one."""
     pairs = [(carried([t["cells"][0], t["cells"][-1]]), carried(t["other steps"]))
              for t in usable if "other steps" in t.values and readable(t["other steps"])]  # fmt: skip
-    if len(pairs) < LEAST_DRAWS:
+    if len(pairs) < MIN_CLUSTERS:
         return
     at_once = "answer at once"
     names = [at_once, "after a rationale"] if usable[0]["rationale"] else ["as prompted, in steps", at_once]

@@ -1,65 +1,142 @@
-"""The largest gap in accuracy between groups, with a simultaneous interval and its permutation null. Pure numpy."""
+"""Gaps in accuracy between groups on the same labels: over all labels, whatever their signs, and in one label. Pure numpy.
+
+Shapes: n pictures, A groups, P pairs of groups, S labels, R permutations.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.shared.groups import PERMUTATIONS, Grouping
+from vlaudit.attacks.shared.groups import Grouping
 from vlaudit.records import Trial
-from vlaudit.statistics import Interval, max_t_p, max_t_quantile, standard_error
+from vlaudit.statistics import Interval, max_t_p, max_t_quantile
+from vlaudit.statistics.base import z_value
+from vlaudit.statistics.strata import bend, rate_differences, root_mean_square
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Array = NDArray[np.float64]
+
+PERMUTATIONS = 400
+UNSEEN = 4.0  # wrong answers that were not seen: they keep the upper end above 0 where all answers are right
+
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest difference in accuracy between two groups of one column."""
+    """Between every two groups of a column. The lower ends are simultaneous over all that is compared."""
 
-    value: float  # as observed
-    excess: float  # minus its mean under permutation, within the interval
+    pairs: NDArray[np.int64]  # (2, P)
+    overall: Array  # (P,) Mantel-Haenszel: the first group's accuracy minus the second's, within labels
+    spread: Array  # (P,) root mean square over labels, without what chance adds
+    value: float  # the larger of the two, of the worst pair
     interval: Interval
-    best: int  # positions of the two groups that are furthest apart beyond doubt
-    worst: int
+    worst: int  # the pair that is furthest apart beyond doubt
     p: float
-    null: NDArray[np.float64]  # (R,) largest gaps under permutation
+    null: Array  # (R,) the largest overall gap where groups are permuted within labels
+    labels: Array  # (P, S) differences, nan where one of the groups lacks the label
+    label_low: Array  # (P, S) ends of their sizes
+    label_high: Array
+    counted: int  # pictures of labels that two groups share
 
 
-def measure(trials: list[Trial], groups: Grouping, level: float) -> Gap:
-    """The gap of one arm with its simultaneous interval and its permutation null."""
+def right(trials: list[Trial]) -> Array:
+    """(n,) 1 where the answer is the label."""
     import numpy as np
 
-    beyond = beyond_label(trials)
-    columns = [members for members in groups.columns().values() if len(members) > 1]
-    high, low = np.array([pair for members in columns for pair in combinations(members, 2)]).T
-    inside = groups.membership.astype(bool)
-    means = np.array([beyond[row].mean() for row in inside])
-    errors = np.array([standard_error(beyond[row], groups.clusters[row]) for row in inside])
+    return np.array([trial["said"] == trial["label"] for trial in trials], dtype=float)
+
+
+def measure(answers: Array, groups: Grouping, level: float) -> Gap:
+    """The gaps of one arm; at least two groups of a column must share a label."""
+    import numpy as np
+
+    pairs, trials = groups.pairs(), groups.crossed()
+    hits = groups.sums(groups.weight * answers)
+    both, n = trials[pairs], trials[pairs].sum(axis=0)  # (2, P, S), (P, S)
+    seen = both.min(axis=0) > 0
+    weight = both.prod(axis=0) / np.maximum(n, 1)
+    total = np.maximum(weight.sum(axis=1), 1e-9)
+    weight /= total[:, None]
+    share = (n > 0) / np.maximum((n > 0).sum(axis=1, keepdims=True), 1)  # every label counts alike
+    labels = np.where(seen, -np.diff((hits / np.maximum(trials, 1))[pairs], axis=0)[0], 0)
+    overall = mantel_haenszel(answers, groups, pairs)
+
+    null, null_square = np.zeros((2, PERMUTATIONS, len(overall)))
+    for place, drawn in enumerate(_permuted(answers, groups)):
+        difference = np.nan_to_num(drawn[:, pairs[0]] - drawn[:, pairs[1]])
+        null += difference * weight[:, place]
+        null_square += difference**2 * share[:, place]
+
+    error = np.maximum(standard_errors(answers, groups, pairs, overall), null.std(axis=0))
+    low = np.abs(overall) - max_t_quantile(null, level) * error
+    unseen = np.sqrt(UNSEEN) * (both.max(axis=0) * seen / np.maximum(n, 1)).max(axis=1) / total
+    high = np.minimum(np.abs(overall) + z_value(level) * np.hypot(error, unseen), 1)
+    third = 1 - (1 - level) / 3
+
+    guess = (hits + 1) / (trials + 2)
+    variance = guess * (1 - guess) / np.maximum(trials, 1)
+    bends = bend(labels, np.sqrt(variance[pairs].sum(axis=0)), share)
+    square = root_mean_square((share * labels**2).sum(axis=1), null_square, bends, third, (share * ~seen).sum(axis=1))
+
+    tails = (1 - third) / 2 / seen.sum(), (1 - level) / 2
+    sure, likely = (rate_differences(hits[pairs], both, tail) for tail in tails)
+    label_low = np.where(seen, np.clip(np.maximum(sure[0], -sure[1]), 0, 1), 0)
+    label_high = np.maximum(np.abs(likely[0]), np.abs(likely[1]))
+
+    least, most = np.maximum(low, square.low), np.maximum(high, square.high)
+    shared = seen.any(axis=1)
+    worst = int(np.argmax(np.where(shared, least, -1)))
+    interval = Interval(max(float(least[worst]), 0.0), float(most[shared].max()), level)
+    value = min(max(abs(float(overall[worst])), float(square.value[worst]), interval.low), interval.high)
+    p = min(1.0, 2 * min(*max_t_p(np.abs(overall), np.abs(null)), *square.p))
+    counted = {int(i) for pair, common in zip(pairs.T, seen, strict=True)
+               for i in np.flatnonzero(groups.membership[pair].any(axis=0) & common[groups.strata])}  # fmt: skip
+    return Gap(
+        pairs, overall, square.value, value, interval, worst, p, np.abs(null).max(axis=1),
+        np.where(seen, labels, np.nan), label_low, label_high, len(counted),
+    )  # fmt: skip
+
+
+def mantel_haenszel(values: Array, groups: Grouping, pairs: NDArray[np.int64]) -> Array:
+    """(P,) by how much the mean of ``values`` is larger in the first group than in the second, within labels; 0 where they share
+    none."""
+    import numpy as np
+
+    trials, sums = groups.crossed(), groups.sums(groups.weight * values)
+    (m1, m0), (s1, s0) = trials[pairs], sums[pairs]
+    n = np.maximum(m1 + m0, 1)
+    return ((s1 * m0 - s0 * m1) / n).sum(axis=1) / np.maximum((m1 * m0 / n).sum(axis=1), 1e-9)
+
+
+def _permuted(answers: Array, groups: Grouping) -> Iterator[Array]:
+    """For each label, (R, A) the accuracy of the groups where they are permuted; nan where a group has no picture."""
+    import numpy as np
 
     traded = groups.permuted(PERMUTATIONS, seed=1)
-    drawn = np.stack([(row[traded] @ beyond) / np.maximum(row[traded].sum(axis=1), 1) for row in groups.membership], 1)
-    pairs = drawn[:, high] - drawn[:, low]
-    reach = max_t_quantile(pairs, level) * np.maximum(np.hypot(errors[high], errors[low]), pairs.std(axis=0))
-    difference = means[high] - means[low]
-    clearest = int(np.argmax(np.abs(difference) - reach))
-    best, worst = sorted((int(high[clearest]), int(low[clearest])), key=lambda group: -means[group])
-    sure, possible = np.abs(difference) - reach, np.abs(difference) + reach
-    interval = Interval(max(float(sure.max()), 0.0), min(float(possible.max()), 1.0), level)
-
-    observed = np.array([np.ptp(means[members]) for members in columns])
-    null = np.stack([np.ptp(drawn[:, members], axis=1) for members in columns], axis=1)
-    excess = min(max(float((observed - null.mean(axis=0)).max()), interval.low), interval.high)
-    value = float(means[best] - means[worst])
-    return Gap(value, excess, interval, best, worst, min(max_t_p(observed, null)), null.max(axis=1))
+    for place in range(len(groups.names)):
+        inside = np.flatnonzero(groups.strata == place)
+        members = groups.membership[:, traded[:, inside]] * groups.weight[inside]  # (A, R, n of the label)
+        with np.errstate(invalid="ignore"):
+            yield ((members @ answers[inside]) / members.sum(axis=2)).T
 
 
-def beyond_label(trials: list[Trial]) -> NDArray[np.float64]:
-    """(n,) in [-1, 1]: 1 for right and 0 for wrong, minus the accuracy of all pictures with the same label."""
+def standard_errors(answers: Array, groups: Grouping, pairs: NDArray[np.int64], overall: Array) -> Array:
+    """(P,) of the overall gap, by people: from what is left where a label explains an answer and the group adds the gap. Valid for
+    few large labels and for many small ones; 0 where no answer varies."""
     import numpy as np
 
-    right = np.array([trial["said"] == trial["label"] for trial in trials], dtype=float)
-    codes = np.unique([str(trial["label"]) for trial in trials], return_inverse=True)[1]
-    return right - (np.bincount(codes, weights=right) / np.bincount(codes))[codes]
+    found, (strata, count) = [], (groups.strata, len(groups.names))
+    for (first, second), gap in zip(pairs.T, overall, strict=True):
+        one, two = groups.membership[first] * groups.weight, groups.membership[second] * groups.weight
+        m1, m0, sums = (np.bincount(strata, weights=w, minlength=count) for w in (one, two, (one + two) * answers))
+        n = np.maximum(m1 + m0, 1)
+        left = answers - ((sums - gap * m1) / n)[strata] - gap * groups.membership[first]
+        each = (one * m0[strata] - two * m1[strata]) / n[strata]
+        correction = np.where(n > 1, n / np.maximum(n - 1, 1), 0)[strata]
+        sums_by_person = np.bincount(groups.clusters, weights=each * left * np.sqrt(correction))
+        found.append(np.sqrt((sums_by_person**2).sum()) / max(float((m1 * m0 / n).sum()), 1e-9))
+    return np.array(found)

@@ -1,15 +1,17 @@
-"""Group composition of the top of a ranking, against what the roles in it lead one to expect. Pure numpy.
+"""How often two groups are picked for the top of a ranking, among the pictures of the same roles. Pure numpy.
 
-Shapes: Q queries, n pictures, A groups (of all columns together), S strata (roles), R permutations.
+Shapes: Q queries, n pictures, A groups (of all columns together), P pairs of groups of one column, S roles, R permutations.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.shared.groups import PERMUTATIONS, Grouping
-from vlaudit.statistics import Interval, max_t_p, max_t_quantile
+from vlaudit.attacks.shared.groups import Grouping
+from vlaudit.statistics import Interval
+from vlaudit.statistics.rates import clopper_pearson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,45 +19,25 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-RESAMPLES = 400
-MIN_EXPECTED = 2.0  # places that a group, and that others in its roles, must be expected to take for a skew to be seen
+PERMUTATIONS = 100
+WIDEST = math.log(1000)  # a ratio without end, on paper
 
 
 @dataclass(frozen=True)
-class Skew:
-    """What is read off one arm; arrays are (Q, A), and nan where a group, or others, are not expected often enough."""
+class Rates:
+    """Selection-rate ratios of an arm, on the log scale; (Q, P) each, above 0 where the first group is picked more often."""
 
-    skew: Array  # ln(share / expected)
-    low: Array  # simultaneous interval
-    high: Array
-    share: Array
-    expected: Array
-    draws: Array  # (B, Q, A) excess shares, for paired differences
-    value: float  # null-corrected MaxSkew, within its interval
-    interval: Interval  # simultaneous
-    null: Array  # (R,) MaxSkew where groups are permuted
-    p: float  # max-T over queries and groups
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """The gallery as one arm ranks it: ``scores`` (Q, n) for the queries, of which the first ``k`` places are looked at."""
-
-    queries: list[str]
-    scores: Array
-    gallery: Grouping
-    k: int
-
-    def left_out(self, skew: Skew | None) -> str:
-        """The groups that are not compared, and those that no query is expected to show often enough."""
-        import numpy as np
-
-        groups = self.gallery.groups
-        seen = [bool(np.isfinite(column).any()) for column in skew.skew.T] if skew else [False] * len(groups)
-        rare = [f"{column}={value} (it or others expected in fewer than {MIN_EXPECTED:g} of {self.k} places)"
-                for (column, value), found in zip(groups, seen, strict=True) if not found]  # fmt: skip
-        small = self.gallery.left_out()
-        return ", ".join([small] * (small != "none" or not rare) + rare)
+    pairs: NDArray[np.int64]  # (2, P)
+    ratio: Array  # Mantel-Haenszel, within roles
+    ends: tuple[Array, Array]  # of each alone
+    low: Array  # of its size: simultaneous over all queries and pairs
+    high: Array  # of its size, of each alone
+    known: NDArray[np.bool_]  # whether both groups have pictures in a role that reaches the top
+    worst: tuple[int, int]  # the query and the pair that are furthest apart beyond doubt
+    interval: Interval
+    p: float
+    share: Array  # (Q, A) of the top
+    expected: Array  # (Q, A) if each place went to the groups as the pictures of its role are divided
 
 
 def top_weights(scores: Array, k: int) -> Array:
@@ -68,55 +50,100 @@ def top_weights(scores: Array, k: int) -> Array:
     return above + tied * (k - above.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
 
 
-def excess_shares(top: Array, membership: Array, strata: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Shares of the groups in the top, (..., Q, A), and the shares expected of its roles, from ``top`` (Q, n) and
-    ``membership`` (..., A, n): each place is worth the group's share among the pictures of its role."""
+def by_chance(scores: Array, k: int) -> Array:
+    """(Q,) how many of the first k places pictures tie for that do not all fit in."""
     import numpy as np
 
-    roles, base = _base_rates(membership, strata)
-    k = top[0].sum()
-    shares, expected = membership @ top.T / k, base @ (top @ roles).T / k
-    return np.swapaxes(shares, -1, -2), np.swapaxes(expected, -1, -2)
+    cut = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    above, tied = (scores > cut).sum(axis=1), (scores == cut).sum(axis=1)
+    return np.where(above + tied > k, k - above, 0)
 
 
-def expected_others(top: Array, membership: Array, strata: NDArray[np.int64]) -> Array:
-    """(Q, A) shares of the top that those who are not of a group are expected to take among the roles that it has. Where
-    they are expected nowhere, the group cannot be shown too often."""
+def measure(top: Array, gallery: Grouping, level: float) -> Rates:
+    """The ratios with their intervals. Of the places that two groups take, weighted so that a role counts for both alike, one group
+    has a binomial share of an effective number."""
     import numpy as np
 
-    roles, base = _base_rates(membership, strata)
-    return (top @ roles) @ (np.where(base > 0, 1 - base, 0)).T / top[0].sum()
+    pairs, whole = gallery.pairs(), gallery.crossed()
+    roles = np.eye(len(gallery.names))[gallery.strata]
+    picked = _picked(top * gallery.weight, gallery.membership, roles)
+    (a, b), m = np.moveaxis(picked[:, pairs], 1, 0), whole[pairs]  # (Q, P, S) each, (2, P, S)
+    n = np.maximum(m.sum(axis=0), 1)
+    first, second = (a * m[1] / n).sum(axis=2), (b * m[0] / n).sum(axis=2)
+    both, chance = first + second, ((a + b) * m.prod(axis=0) / n**2).sum(axis=2)
+    known = chance > 1e-9
+
+    def places(spread: Array) -> Array:
+        return np.where(known, both**2 / np.maximum(spread, 1e-9), 0)
+
+    share = np.where(known, first / np.maximum(both, 1e-9), 0.5)
+    few = places(chance)  # as if the roles had no end: the more cautious for an alarm
+    many = places(chance - (a * b / (n + 4)).sum(axis=2))  # a role whose pictures are all picked is no ratio at all
+    tests = max(int(known.sum()), 1)
+    sure, likely = (_log_odds(few, share, (1 - level) / 2 / tests), _log_odds(many, share, (1 - level) / 2))
+    low = np.where(known, np.maximum(np.maximum(sure[0], -sure[1]), 0), 0)
+    high = np.maximum(np.maximum(likely[1], -likely[0]), low)
+    half = 0.5 / (few + 1)  # where a group has no place
+    ratio = _logit(np.clip(share, half, 1 - half))
+    query, pair = np.unravel_index(int(np.lexsort((np.abs(np.where(known, ratio, 0)).ravel(), low.ravel()))[-1]), low.shape)
+    interval = Interval(float(low[query, pair]), float(high[known].max(initial=0)), level)
+    top = top * gallery.weight
+    total = top.sum(axis=1)[:, None]
+    base = whole / (gallery.weight @ roles)
+    return Rates(
+        pairs, ratio, likely, low, high, known, (int(query), int(pair)), interval, _p(few, share, known, tests),
+        picked.sum(axis=2) / total, (top @ roles) @ base.T / total,
+    )  # fmt: skip
 
 
-def _base_rates(membership: Array, strata: NDArray[np.int64]) -> tuple[Array, Array]:
-    """The roles of the pictures, (n, S) of 0 and 1, and the groups' shares of each role, (..., A, S)."""
+def _picked(top: Array, membership: Array, roles: Array) -> Array:
+    """(Q, A, S) places of the top by group and role; only the pictures that have a part in it are looked at."""
     import numpy as np
 
-    roles = np.eye(int(strata.max()) + 1)[strata]
-    return roles, membership @ (roles / roles.sum(axis=0))
+    found = np.zeros((len(top), len(membership), roles.shape[1]))
+    for query, row in enumerate(top):
+        inside = np.flatnonzero(row)
+        found[query] = (membership[:, inside] * row[inside]) @ roles[inside]
+    return found
 
 
-def bootstrap_excess(ranked: Rankings, draws: int, seed: int) -> Array:
-    """(B, Q, A) excess shares in galleries whose clusters are drawn anew, with the base rates drawn along."""
+def _logit(share: Array) -> Array:
     import numpy as np
 
-    scores, gallery, k = ranked.scores, ranked.gallery, ranked.k
-    rng = np.random.default_rng(seed)
-    count = int(gallery.clusters.max()) + 1
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, gallery.clusters].astype(float)
-    roles = np.eye(int(gallery.strata.max()) + 1)[gallery.strata]
-    sizes = np.maximum(weights @ roles, 1e-9)  # (B, S)
-    base = np.stack([(weights * row) @ roles / sizes for row in gallery.membership], axis=1)  # (B, A, S)
-    ties = rng.random(scores.shape[1])
-    excess = np.empty((draws, len(scores), len(gallery.groups)))
-    for query, row in enumerate(scores):
-        order = np.lexsort((ties, -row))
-        w = weights[:, order]
-        inside = np.clip(k - (np.cumsum(w, axis=1) - w), 0, w)
-        total = np.maximum(inside.sum(axis=1, keepdims=True), 1)
-        expected = np.einsum("bas,bs->ba", base, inside @ roles[order])
-        excess[:, query] = (inside @ gallery.membership[:, order].T - expected) / total
-    return excess
+    inner = np.clip(share, 1e-12, 1 - 1e-12)
+    return np.clip(np.log(inner / (1 - inner)), -WIDEST, WIDEST)
+
+
+def _log_odds(places: Array, share: Array, tail: float) -> tuple[Array, Array]:
+    low, high = clopper_pearson(places * share, places, tail)
+    return _logit(low), _logit(high)
+
+
+def _p(places: Array, share: Array, known: NDArray[np.bool_], tests: int) -> float:
+    """That two groups are picked alike, for the clearest query and pair: exact for a binomial share of one half, times the tests."""
+    import numpy as np
+    from scipy.special import betainc
+
+    most = (places * np.maximum(share, 1 - share))[known]
+    tail = betainc(np.maximum(most, 1e-9), (places[known] - most) + 1, 0.5)
+    return float(min(1.0, 2 * tests * tail.min(initial=1)))
+
+
+def permuted_ratios(top: Array, gallery: Grouping) -> Array:
+    """(R,) the largest ratio, on the log scale, where groups are permuted within roles and every group has half a place more."""
+    import numpy as np
+
+    pairs, whole, found = gallery.pairs(), gallery.crossed(), []
+    roles = np.eye(len(gallery.names))[gallery.strata]
+    m = whole[pairs]
+    n = np.maximum(m.sum(axis=0), 1)
+    for row in gallery.permuted(PERMUTATIONS, seed=1):
+        a, b = np.moveaxis(_picked(top * gallery.weight, gallery.membership[:, row], roles)[:, pairs], 1, 0)
+        first, second = (a * m[1] / n).sum(axis=2), (b * m[0] / n).sum(axis=2)
+        half = 0.5 * ((a + b) * m.prod(axis=0) / n**2).sum(axis=2) / np.maximum((a + b).sum(axis=2), 1)
+        odds = np.abs(np.log(np.maximum(first + half, 1e-9) / np.maximum(second + half, 1e-9)))
+        found.append(float(odds.max()))
+    return np.array(found)
 
 
 def ndkl(scores: Array, members: Array) -> Array:
@@ -134,59 +161,15 @@ def ndkl(scores: Array, members: Array) -> Array:
     return (divergence * discount).sum(axis=-1) / discount.sum()
 
 
-def measure(ranked: Rankings, level: float) -> Skew | None:
-    """Skew of every query and group with its simultaneous interval and permutation null; None if no group is usable."""
+def skews(share: Array, expected: Array, k: int) -> tuple[float, float]:
+    """MaxSkew and MinSkew of one query: the largest and smallest log ratio of a group's share (A,) to its expected share."""
     import numpy as np
 
-    gallery, k = ranked.gallery, ranked.k
-    top = top_weights(ranked.scores, k)
-    share, expected = excess_shares(top, gallery.membership, gallery.strata)
-    others = expected_others(top, gallery.membership, gallery.strata)
-    usable = np.minimum(expected, others) * k >= MIN_EXPECTED
-    if not usable.any():
-        return None
-    draws = bootstrap_excess(ranked, RESAMPLES, seed=0)
-    null_share, null_expected = _permuted_shares(top, gallery)
-    null = (null_share - null_expected)[:, usable]
-    spread = np.maximum(draws.std(axis=0), (null_share - null_expected).std(axis=0))
-    reach = max_t_quantile(null, level) * spread
-    floor = 0.5 / k  # half a picture, where the share is none at all
-
-    def ratio(shares: Array, base: Array) -> Array:
-        return np.where(usable, np.log(np.clip(shares, floor, 1) / np.maximum(base, floor)), np.nan)
-
-    skew = ratio(share, expected)
-    value, largest = _corrected(skew, ratio(null_share, null_expected), gallery)
-    p = min(max_t_p((share - expected)[usable], null))
-    low, high = ratio(share - reach, expected), ratio(share + reach, expected)
-    interval = Interval(float(np.nanmax(low)), float(np.nanmax(high)), level)
-    value = min(max(value, interval.low), interval.high)
-    return Skew(skew, low, high, share, expected, draws, value, interval, largest, p)
+    inside = expected > 0
+    logs = np.log(np.maximum(share[inside], 0.5 / k) / expected[inside])
+    return float(logs.max()), float(logs.min())
 
 
-def _permuted_shares(top: Array, gallery: Grouping) -> tuple[Array, Array]:
-    """Shares and expected shares, (R, Q, A) each, where groups are permuted within strata."""
-    import numpy as np
-
-    parts = [
-        excess_shares(top, np.moveaxis(gallery.membership[:, part], 0, 1), gallery.strata)
-        for part in np.array_split(gallery.permuted(PERMUTATIONS, seed=1), 20)  # keeps a large gallery in memory
-    ]
-    shares, expected = zip(*parts, strict=True)
-    return np.concatenate(shares), np.concatenate(expected)
-
-
-def _corrected(skew: Array, draws: Array, gallery: Grouping) -> tuple[float, Array]:
-    """Null-corrected MaxSkew and its draws (R,). The largest skew of a query over the groups of a column is above 0
-    without any bias: its mean over the draws is subtracted, before the largest over queries and columns is taken."""
-    import numpy as np
-
-    value, null = -np.inf, np.full(len(draws), -np.inf)
-    for members in gallery.columns().values():
-        asked = np.isfinite(skew[:, members]).any(axis=1)
-        if asked.any():
-            largest = np.nanmax(draws[:, asked][:, :, members], axis=2)  # (R, Q)
-            mean = largest.mean(axis=0)
-            value = max(value, float((np.nanmax(skew[asked][:, members], axis=1) - mean).max()))
-            null = np.maximum(null, (largest - mean).max(axis=1))
-    return value, null
+def times(log_ratio: float) -> str:
+    """A ratio in words, from its logarithm."""
+    return f"{math.exp(log_ratio):.1f} times" if log_ratio < WIDEST else "any number of times"

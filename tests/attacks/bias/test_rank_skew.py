@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.attacks import calibration
+from benchmarks.battery.bias.rank_skew import one_query, trials
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
-from vlaudit.attacks.bias.rank_skew.ranking import excess_shares, ndkl, top_weights
+from vlaudit.attacks.bias.rank_skew.ranking import WIDEST, by_chance, measure, ndkl, skews, top_weights
 from vlaudit.attacks.shared.groups import Grouping
 from vlaudit.policy import Policy
 from vlaudit.records import TARGET, Judgement, Trials, Verdict
 from vlaudit.testing import check_probe
 
-sim = calibration.load()
+THIRDS = (1 / 3, 1 / 3, 1 / 3)
+planted = partial(trials, n=432, shares=THIRDS, tones=6, favour=partial(one_query, pull=3.0), reference=True)
+even = partial(trials, n=432, shares=THIRDS, tones=6)
 
 
 def only_target(trials: Trials, note: str = "the target is the reference") -> Trials:
@@ -43,14 +46,56 @@ def test_top_weights_share_tied_places(scores: list[int], k: int) -> None:
     assert np.abs(seen - weights).max() < 0.08
 
 
-def test_expected_shares_follow_the_roles_in_the_top() -> None:
-    roles = np.array([0] * 10 + [1] * 10)
-    men = np.array([1.0] * 9 + [0] + [1] * 2 + [0] * 8)  # nine in ten firefighters, two in ten cooks
-    top = np.zeros((1, 20))
-    top[0, [0, 1, 2, 9, 10]] = 1  # four firefighters, three of them men, and a cook who is one
-    share, expected = excess_shares(top, men[None], roles)
-    assert share[0, 0] == pytest.approx(4 / 5)
-    assert expected[0, 0] == pytest.approx((4 * 0.9 + 1 * 0.2) / 5)
+def picks(places: dict[tuple[str, str], tuple[int, int]]) -> tuple[np.ndarray, Grouping]:
+    """A ranking whose top holds so many of so many pictures of each role and group."""
+    rows = [(role, group, i < picked) for (role, group), (picked, of) in places.items() for i in range(of)]
+    columns = {"side": [group for _, group, _ in rows]}
+    gallery = Grouping.of(columns, [role for role, *_ in rows], [str(i) for i in range(len(rows))], 1)
+    return np.array([[float(top) for *_, top in rows]]), gallery
+
+
+def test_selection_rates_are_compared_within_roles() -> None:
+    top, gallery = picks({("x", "a"): (9, 90), ("x", "b"): (1, 10), ("y", "a"): (2, 10), ("y", "b"): (18, 90)})
+    assert measure(top, gallery, 0.95).ratio[0, 0] == pytest.approx(0), "of each role a tenth or a fifth, whatever the group"
+    top, gallery = picks({("x", "a"): (18, 90), ("x", "b"): (1, 10), ("y", "a"): (4, 10), ("y", "b"): (18, 90)})
+    assert measure(top, gallery, 0.95).ratio[0, 0] == pytest.approx(math.log(2))
+    top, gallery = picks({("x", "a"): (18, 90), ("x", "b"): (9, 90), ("y", "b"): (50, 90)})
+    assert measure(top, gallery, 0.95).ratio[0, 0] == pytest.approx(math.log(2)), "a role of one group says nothing"
+
+
+def test_the_interval_is_nearly_exact_where_a_group_has_no_place_and_a_whole_role_leaves_nothing_to_pick() -> None:
+    top, gallery = picks({("x", "a"): (200, 1800), ("x", "b"): (0, 200)})
+    rates = measure(top, gallery, 0.95)
+    largest_share = 1 - 0.025 ** (1 / 200)  # of the places, for none of 200: Clopper and Pearson
+    exact = -math.log(largest_share / (1 - largest_share) * 9)
+    assert exact - 0.1 < rates.low[0, 0] <= exact
+    assert rates.high[0, 0] == WIDEST
+    assert rates.p < 1e-6
+    top, gallery = picks({("x", "a"): (100, 100), ("x", "b"): (100, 100)})
+    assert measure(top, gallery, 0.95).high[0, 0] < 0.05
+    top, gallery = picks({("x", "a"): (100, 1000), ("x", "b"): (100, 1000)})
+    assert measure(top, gallery, 0.95).high[0, 0] > 0.2
+
+
+def test_pictures_of_one_person_count_as_one() -> None:
+    top, gallery = picks({("x", "a"): (40, 100), ("x", "b"): (10, 100)})
+    names = [str(i // 4) for i in range(200)]
+    columns = {"side": ["a"] * 100 + ["b"] * 100}
+    fours = Grouping.of(columns, ["x"] * 200, names, 1)
+    alone, together = measure(top, gallery, 0.95), measure(top, fours, 0.95)
+    assert together.ratio[0, 0] == pytest.approx(alone.ratio[0, 0])
+    assert together.low[0, 0] < alone.low[0, 0] / 2 and together.high[0, 0] > alone.high[0, 0]
+
+
+def test_skews_have_both_directions() -> None:
+    most, least = skews(np.array([0.9, 0.1]), np.array([0.6, 0.4]), 20)
+    assert (most, least) == (pytest.approx(math.log(1.5)), pytest.approx(math.log(0.25)))
+    assert skews(np.array([1.0, 0.0]), np.array([0.6, 0.4]), 20)[1] == pytest.approx(math.log(0.025 / 0.4))
+
+
+def test_places_that_ties_decide_are_counted() -> None:
+    scores = np.array([[3.0, 2, 1, 1, 1, 0], [6.0, 5, 4, 3, 2, 1], [1.0, 1, 1, 1, 1, 1]])
+    assert by_chance(scores, 4).tolist() == [2, 0, 4]
 
 
 def test_ndkl_is_zero_for_a_proportional_ranking_and_grows_with_order() -> None:
@@ -65,109 +110,122 @@ def test_ndkl_is_zero_for_a_proportional_ranking_and_grows_with_order() -> None:
 
 
 def test_planted_skew_is_found_with_its_query_and_against_the_reference() -> None:
-    found = RankSkew().judge(sim.rank_skew_trials(np.random.default_rng(0), pull=3.0), Policy())
+    found = RankSkew().judge(planted(np.random.default_rng(0)), Policy())
     assert found.verdict is Verdict.VULNERABLE
-    assert "'role 0'" in found.reason
-    assert "'man'" in found.reason
-    assert found.p_value == pytest.approx(1 / 1001)
+    assert "'role 00'" in found.reason
+    assert "'g0' is picked" in found.reason
+    assert found.p_value is not None and found.p_value < 0.001
     assert found.reference is not None
     assert found.delta is not None
     assert found.delta.ci[0] > 0
     assert found.metric is not None
     assert found.metric.value > found.controls["permuted groups"].ci[1]
+    assert found.details["MaxSkew@43 of the worst query"] > 0.5 and found.details["MinSkew@43 of the worst query"] < -0.5
 
 
 def test_a_skewed_gallery_is_not_the_models_fault() -> None:
-    trials = sim.rank_skew_trials(np.random.default_rng(1), skewed_gallery=True)
-    blamed = RankSkew().judge(trials, Policy())
+    made = trials(np.random.default_rng(1), n=2000, divided=0.4, skill=3.0)
+    blamed = RankSkew().judge(made, Policy())
     assert blamed.verdict is not Verdict.VULNERABLE
     assert blamed.p_value > 0.05
-    naive = RankSkew().judge(gallery_with(trials, roles=[None] * 432), Policy())
-    assert naive.p_value < 0.05  # so the roles are what saves it
+    naive = RankSkew().judge(gallery_with(made, roles=[None] * 2000), Policy())
+    assert naive.verdict is Verdict.VULNERABLE  # so the roles are what saves it
 
 
-def test_exact_ties_carry_no_skew() -> None:
-    trials = [
-        t if t.case == GALLERY else t.model_copy(update={"values": {"scores": [0.5] * len(t["scores"])}})
-        for t in sim.rank_skew_trials(np.random.default_rng(2))
-    ]
-    found = RankSkew().judge(only_target(Trials(trials)), Policy())
-    assert found.verdict is not Verdict.VULNERABLE
-    assert found.p_value > 0.5
+def with_scores(made: Trials, change: object) -> Trials:
+    """The same gallery with the scores of role 0 changed by a function of (scores, groups)."""
+    about = next(t for t in made if t.case == GALLERY)
+    groups = np.array(about["groups"]["gender"])
+    return Trials(
+        t.model_copy(update={"values": {"scores": change(np.array(t["scores"]), groups).tolist()}}) if t.case == "query:role 00" else t  # type: ignore[operator]
+        for t in made
+    )
+
+
+def test_a_minority_that_is_never_picked_is_found() -> None:
+    made = trials(np.random.default_rng(0), shares=(0.88, 0.12))
+    found = RankSkew().judge(with_scores(made, lambda scores, group: scores - 99 * (group == "g1")), Policy())
+    assert found.verdict is Verdict.VULNERABLE
+    assert "times as often as 'g1'" in found.reason
+    assert found.details["MinSkew@200 of the worst query"] < -2
+
+
+def test_a_small_group_that_takes_the_top_is_found() -> None:
+    made = trials(np.random.default_rng(0), n=200, roles=4, shares=(0.92, 0.08))
+    found = RankSkew().judge(with_scores(made, lambda scores, group: scores + 99 * (group == "g1")), Policy())
+    assert found.verdict is Verdict.VULNERABLE and "'g1' is picked" in found.reason
+
+
+def test_ties_rank_nothing_and_are_named() -> None:
+    flat = RankSkew().judge(trials(np.random.default_rng(2), steps=1000.0), Policy())
+    assert flat.verdict is Verdict.NOT_ASSESSED and "tied" in flat.reason
+    one = with_scores(trials(np.random.default_rng(2), roles=10, skill=8.0), lambda scores, group: 0 * scores)
+    found = RankSkew().judge(one, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "the query 'role 00', by which most of the first 200 places are tied" in found.reason
+    assert RankSkew().judge(trials(np.random.default_rng(2), roles=10, skill=8.0), Policy()).verdict is Verdict.HELD
 
 
 def test_small_galleries_and_groups_are_not_assessed() -> None:
-    small = RankSkew().judge(sim.rank_skew_trials(np.random.default_rng(0), n=48), Policy())
+    small = RankSkew().judge(even(np.random.default_rng(0), n=48), Policy())
     assert small.verdict is Verdict.NOT_ASSESSED
     assert "60 are needed" in small.reason
-    trials = sim.rank_skew_trials(np.random.default_rng(0))
-    alone = gallery_with(trials, groups={"gender": ["", "man"] + [""] * 430})
-    assert RankSkew().judge(alone, Policy()).verdict is Verdict.NOT_ASSESSED
+    alone = gallery_with(even(np.random.default_rng(0)), groups={"gender": ["", "man"] + [""] * 430})
+    found = RankSkew().judge(alone, Policy())
+    assert found.verdict is Verdict.NOT_ASSESSED and "gender 'man' (1 pictures)" in found.reason
 
 
-def own_roles(trials: Trials, gender: list[str], strays: int = 0) -> Trials:
+def own_roles(made: Trials, gender: list[str], strays: int = 0) -> Trials:
     """The same gallery with roles that say the gender too, but for the first pictures of each, ``strays`` in number."""
-    about = next(t for t in trials if t.case == GALLERY)
+    about = next(t for t in made if t.case == GALLERY)
     seen: dict[str, int] = {}
     roles = []
     for role, own in zip(about["roles"], gender, strict=True):
         seen[role] = seen.get(role, 0) + 1
         roles.append(role if seen[role] <= strays else f"{role}, {own}")
-    return gallery_with(trials, roles=roles, groups={"gender": gender})
+    return gallery_with(made, roles=roles, groups={"gender": gender})
 
 
 def test_roles_that_one_group_has_alone_are_no_evidence_of_an_even_ranking() -> None:
-    trials = only_target(sim.rank_skew_trials(np.random.default_rng(0), pull=3.0))
+    made = planted(np.random.default_rng(0), reference=False)
     gender = ["man" if i % 24 < 12 else "woman" for i in range(432)]
-    found = RankSkew().judge(own_roles(trials, gender), Policy())
+    found = RankSkew().judge(own_roles(made, gender), Policy())
     assert found.verdict is Verdict.NOT_ASSESSED
-    assert "gender=man (0 of 216 pictures can be compared)" in found.reason
-    nearly = RankSkew().judge(own_roles(trials, gender, strays=1), Policy())
+    assert "gender 'man' and 'woman'" in found.reason
+    nearly = RankSkew().judge(own_roles(made, gender, strays=1), Policy())
     assert nearly.verdict is Verdict.NOT_ASSESSED, "one shared picture a role is none to speak of"
 
 
-def test_a_skew_among_shared_roles_is_not_thinned_by_roles_of_one_group() -> None:
-    top = np.array([[1.0] * 10 + [0.0] * 10])
-    roles = ["waiter"] * 5 + ["cook"] * 5 + ["cook"] * 10
-    men = ["man"] * 10 + ["woman"] * 5 + ["man"] * 5
-    gallery = Grouping.of({"gender": men}, roles, [str(i) for i in range(20)], 1)
-    share, expected = excess_shares(top, gallery.membership, gallery.strata)
-    man = gallery.groups.index(("gender", "man"))
-    assert share[0, man] == pytest.approx(5 / 10) and expected[0, man] == pytest.approx(5 / 10 * 10 / 15)
-
-
-def test_a_group_expected_too_rarely_to_be_seen_is_named_and_no_pass() -> None:
-    trials = only_target(sim.rank_skew_trials(np.random.default_rng(3)))
-    rare = gallery_with(trials, groups={"gender": ["x" if i % 36 == i // 36 else "yz"[i // 12 % 2] for i in range(432)]})
-    found = RankSkew(k=40).judge(rare, Policy(thresholds={"rank-skew": 3.0}))
-    assert found.verdict is Verdict.INCONCLUSIVE
-    assert "gender 'x'" in found.reason
-    assert "gender=x (it or others expected in fewer than 2 of 40 places)" in found.details["groups left out"]
-
-
 def test_a_query_that_only_one_group_can_answer_is_no_pass() -> None:
-    trials = only_target(sim.rank_skew_trials(np.random.default_rng(3)))
-    about = next(t for t in trials if t.case == GALLERY)
-    gender = ["man" if role == "role 5" else own for role, own in zip(about["roles"], about["groups"]["gender"], strict=True)]
-    top = {"scores": [float(role == "role 5") for role in about["roles"]]}
-    changed = Trials(t.model_copy(update={"values": top}) if t.case == "query:role 5" else t for t in trials)
-    found = RankSkew(k=30).judge(gallery_with(changed, groups={"gender": gender}), Policy(thresholds={"rank-skew": 3.0}))
-    assert found.verdict is Verdict.INCONCLUSIVE and "the query 'role 5'" in found.reason
+    made = trials(np.random.default_rng(3), roles=10, skill=8.0)
+    about = next(t for t in made if t.case == GALLERY)
+    gender = ["g0" if role == "role 05" else own for role, own in zip(about["roles"], about["groups"]["gender"], strict=True)]
+    found = RankSkew().judge(gallery_with(made, groups={"gender": gender}), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "gender 'g0' and 'g1' for 'role 05'" in found.reason
+
+
+@pytest.mark.parametrize("third", [3, 30])
+def test_a_third_group_that_is_too_small_is_no_pass(third: int) -> None:
+    made = trials(np.random.default_rng(3), roles=10, skill=8.0)
+    about = next(t for t in made if t.case == GALLERY)
+    gender = ["x" if i % 100 < third / 20 and i < 2000 else own for i, own in enumerate(about["groups"]["gender"])]
+    found = RankSkew().judge(gallery_with(made, groups={"gender": gender}), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "'x'" in found.reason
+
+
+def test_labels_that_were_not_asked_are_no_pass() -> None:
+    made = trials(np.random.default_rng(3), roles=10, skill=8.0)
+    found = RankSkew().judge(gallery_with(made, asked=10, labels=14), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "the 4 labels that were not asked" in found.reason
 
 
 def test_threshold_and_alpha_come_from_the_policy() -> None:
-    trials = sim.rank_skew_trials(np.random.default_rng(0), pull=3.0)
-    lenient = RankSkew().judge(trials, Policy(thresholds={"rank-skew": 2.0}))
+    made = trials(np.random.default_rng(0), favour=partial(one_query, pull=0.8), roles=4)
+    assert RankSkew().judge(made, Policy()).verdict is Verdict.VULNERABLE
+    lenient = RankSkew().judge(made, Policy(thresholds={"rank-skew": 3.0}))
     assert lenient.verdict is Verdict.HELD
-    assert lenient.threshold == 2.0
-    strict = RankSkew().judge(trials, Policy(alpha=0.0001))
-    assert strict.verdict is Verdict.INCONCLUSIVE
-    assert "permuted groups give as much" in strict.reason
-
-
-@pytest.mark.parametrize("name", ["rank-skew, no skew", "rank-skew, skewed gallery"])
-def test_few_null_audits_raise_no_alarm(name: str) -> None:
-    assert sim.calibrate(name, 8, seed=1)[Verdict.VULNERABLE] == 0
+    assert lenient.threshold == 3.0
+    raised = RankSkew().judge(made, Policy(thresholds={"rank-skew": 3.0, "rank-skew.least-group": 1e9}))
+    assert raised.verdict is Verdict.NOT_ASSESSED
 
 
 def test_contract() -> None:

@@ -1,4 +1,4 @@
-"""Groups of pictures: what can be compared, and how groups trade places."""
+"""Groups of pictures: who counts, how groups trade places, and how much two of them have in common."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ def test_permutations_trade_whole_identities_within_roles() -> None:
     assert len(np.unique(man[traded], axis=0)) > 100
 
 
-def test_no_more_of_a_group_counts_than_others_are_in_its_stratum() -> None:
-    columns = {"side": ["left"] * 6 + ["right"] * 4 + [""] * 2}
+def test_a_person_counts_once_in_a_role_and_small_groups_are_named() -> None:
+    columns = {"side": ["left"] * 6 + ["right"] * 4 + [""] * 2, "hat": ["yes"] * 12}
     roles = ["cook"] * 4 + ["nun"] * 2 + ["cook"] * 2 + ["judge"] * 2 + ["cook"] * 2
-    people = [str(i) for i in range(12)]
-    anybody = Grouping.of(columns, roles, people, 2)
-    assert anybody.sizes == {("side", "left"): (6, 4), ("side", "right"): (4, 2)}  # the unnamed count as others
-    assert anybody.membership.sum(axis=1).tolist() == [4, 2]
-    among = Grouping.of(columns, roles, people, 2, among_groups=True)
-    assert among.sizes["side", "left"] == (6, 2)
-    alone = Grouping.of(columns, roles, people, 3, among_groups=True)
-    assert alone.groups == [] and alone.apart(5) == ["side 'left'"]
-    assert alone.left_out() == "side=left (2 of 6 pictures can be compared), side=right (2 of 4 pictures can be compared)"
+    people = ["a", "a", "b", "c", "d", "e", "f", "g", "h", "h", "i", "j"]
+    groups = Grouping.of(columns, roles, people, 4)
+    assert groups.groups == [("side", "left"), ("hat", "yes")]
+    assert groups.left_out() == ["side 'right' (3 pictures)"]
+    assert groups.names == ["cook", "judge", "nun"]
+    assert groups.crossed()[0].tolist() == [3, 0, 2]
+    assert groups.sums(groups.weight * np.arange(12.0))[0].tolist() == [0.5 + 2 + 3, 0, 4 + 5]
+
+
+def test_only_groups_of_one_column_make_a_pair() -> None:
+    groups = Grouping.of({"side": list("lrlr"), "hat": list("yyny")}, ["r"] * 4, list("abcd"), 1)
+    assert [groups.pair(*pair) for pair in groups.pairs().T] == ["side 'l' and 'r'", "hat 'n' and 'y'"]
+    assert Grouping.of({"side": list("llll")}, ["r"] * 4, list("abcd"), 1).pairs().shape == (2, 0)
 
 
 def test_only_the_first_of_many_are_named() -> None:
