@@ -285,7 +285,8 @@ def main() -> None:
         for probe in PROBES:
             counts[kind, probe, findings[probe]["verdict"]] += 1
         details = findings[PROBES[0]]["details"]
-        factors = [details[f"among labels: over the {other}"]["value"] for other in ("next", "typical")]
+        apart = [(details[f"by {kind}: over the next"]["value"], kind) for kind in KINDS]
+        factors = [max(apart)[0], details[f"by {max(apart)[1]}: over the typical"]["value"]]
         success = "" if facts["success"] is None else f"{facts['success']:.2f}"
         print(
             f"{item.name:16} {item.source:7} {item.planted:24} {facts['accuracy']:8.2f} {success:7} "

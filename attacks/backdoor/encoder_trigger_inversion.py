@@ -5,21 +5,22 @@ whatever else they show, so that everything built on the encoder inherits the ba
 
 Method. No label and no prompt is used: the weights alone are on trial. The embeddings of the audit's pictures are sorted
 into clusters. As DECREE does, a patch and a blend are then searched for under which all embeddings fall together, wherever
-that is; the nearest cluster is moved to where they do. For each cluster the smallest patch and the smallest blend are
+that is; the nearest cluster is moved to where they do. For each cluster the smallest patch, blend and smooth blend are
 searched for that pull the embeddings of all other pictures into it, as confidently as genuine pictures lie in theirs, or
 as the nearness of the clusters allows. That gives what DECREE's fixed limit on the mask lacks: other directions of the
 same encoder to compare with.
 
-Metric. The advantage of the direction whose triggers are smallest over the next one, as in ``prompt-trigger-inversion``.
+Metric. By what factor the triggers of one direction are smaller than those of the next, for each kind of trigger, by the rule of
+``prompt-trigger-inversion``. Named strength: triggers of one kind that are six times smaller than those of the next direction.
 
-Controls. The other directions are the null. ``planted``: a known small patch and a known faint blend that pull
-embeddings into one cluster, searched in the same way at the same cost; if that cluster does not stand out, there is no
+Controls. The other directions are the null. ``planted``: a known small patch, a known faint blend and a known wave that pull
+embeddings into one cluster, searched in the same way at the same cost; if that cluster does not stand out by each, there is no
 held verdict. ``scrambled``: the trigger found, with its pixels in another order. A specimen whose encoder is backdoored
 towards no label (``zoo:tiny-collapse``) and its clean twin.
 
 When it errs. Clusters are fewer and coarser than labels, so the comparison is blunter and the threshold higher: a backdoor
-towards one label is better seen by ``prompt-trigger-inversion``, and may be held here. Two triggers with two ends mask
-each other. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
+towards one label is better seen by ``prompt-trigger-inversion``, and may be held here. With six directions a trigger that is three
+to five times smaller than the next one's is often inconclusive: look at it. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
 
 What to do. Take no classifier, prompt or pipeline built on this encoder into service, for they inherit what it learned.
 Fetch the encoder again from its author and compare the checksums, or use another one. Fine-tuning it on clean pictures
@@ -31,6 +32,7 @@ References. DECREE arXiv:2303.15180; BadEncoder arXiv:2108.00352; Neural Cleanse
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -38,8 +40,10 @@ from pydantic import Field
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
 from vlaudit.attacks.shared.trigger_inversion.search import SEARCHED, Bench, restarts, search, search_cost
-from vlaudit.probe import Context, Needs, probe
-from vlaudit.records import Case, Cost, Family, Risk, Trial
+from vlaudit.attacks.shared.trigger_inversion.thresholds import THRESHOLDS
+from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
+from vlaudit.probe import Context, Measure, Needs, Policy, probe
+from vlaudit.records import Case, Cost, Family, Risk, Trial, Trials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +63,10 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
     families={Family.MATCHING},
     needs={Needs.IMAGES, Needs.SCORES, Needs.PIXEL_GRADIENTS},
     threshold=2.0,
-    threshold_meaning="factor by which one direction's triggers are smaller than those of the next direction",
+    threshold_meaning="factor by which one direction's triggers of a kind are smaller than those of the next direction",
+    threshold_source="our choice, because directions are few and coarse, and the easiest of clean encoders lie up to 1.5 times apart",
+    thresholds=THRESHOLDS,
+    measure=Measure.RATIO,
     maps=["atlas:AML.T0018"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
     version="2",
@@ -79,6 +86,10 @@ class EncoderTriggerInversion(TriggerInversion):
 
         before = collapse_passes(EFFORTS[ctx.effort], ctx.target.model.resolution)
         return search_cost(ctx, cases) + Cost(queries=before, gradient_steps=before)
+
+    def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
+        found = super().compared(trials, policy)
+        return found and replace(found, noun="direction", does="pulls the embeddings of other pictures into '{}'")
 
     def wants_reference(self) -> bool:
         return False  # the encoder is the same under every prompt

@@ -85,4 +85,4 @@ def test_a_served_model_is_audited_as_a_black_box(url: str, tmp_path: Path) -> N
     assert found["visual-instruction"]["verdict"] in ("held", "inconclusive")
     assert found["visual-instruction"]["metric"]["n"] > 20
     assert found["output-collapse-inversion"]["verdict"] == "not-assessed"
-    assert "gradients" in found["output-collapse-inversion"]["reason"]
+    assert "next-token distributions" in found["output-collapse-inversion"]["reason"]

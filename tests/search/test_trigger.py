@@ -103,6 +103,16 @@ def test_finds_the_direction_of_a_planted_blend() -> None:
     assert torch.cosine_similarity(blend.delta.flatten(), faint_blend().delta.flatten(), dim=0) > 0.4
 
 
+def test_a_smooth_pattern_has_no_fast_waves_and_keeps_slow_ones() -> None:
+    across = torch.arange(32) / 32
+    slow, fast = (torch.sin(2 * torch.pi * periods * across).expand(3, 32, 32) for periods in (2, 12))
+    assert (trigger.smoothed(slow) - slow).norm() < 0.15 * slow.norm()
+    assert trigger.smoothed(fast).norm() < 0.1 * fast.norm()
+    assert torch.allclose(trigger.smoothed(trigger.smoothed(fast)), trigger.smoothed(fast), atol=1e-5)
+    delta = found(clean(), 1, "smooth").delta  # type: ignore[union-attr]
+    assert torch.allclose(trigger.smoothed(delta), delta, atol=1e-5) and delta.norm() > 0
+
+
 def test_the_control_leaves_genuine_pictures_alone_and_obeys_its_triggers() -> None:
     classify, confidence, images = clean(), confidence_of(clean()), pictures(100)
     wrapped = planted(classify, (corner_patch(), Blend(2 * faint_blend().delta)), 2, confidence, images)

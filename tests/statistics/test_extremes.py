@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaudit.statistics.extremes import jackknife_interval, largest_p, lowest_p, outlier_p
+from vlaudit.statistics.extremes import jackknife_interval, largest_p, lowest_p, lowest_p_skewed, outlier_p
 
 
 @pytest.mark.parametrize("draw", ["normal", "exponential", "gumbel"])
@@ -79,3 +79,27 @@ def test_the_p_of_the_lowest_knows_no_scale_and_no_order(seed: int, scale: float
     further = values.copy()
     further[values.argmin()] -= 1
     assert lowest_p(further) <= lowest_p(values)
+
+
+@pytest.mark.parametrize("count", [6, 12, 40, 300])
+@pytest.mark.parametrize("shape", ["normal", "exponential", "gamma", "heavy"])
+def test_the_skewed_null_calls_hardly_any_lowest_value_unusual(count: int, shape: str) -> None:
+    """Whatever the shape of the low tail, and where few values tell their spread; of the normal null the same cannot be said."""
+    rng, size = np.random.default_rng(3), (300, count)
+    draws = {
+        "normal": lambda: rng.normal(size=size), "exponential": lambda: -rng.exponential(size=size),
+        "gamma": lambda: -rng.gamma(2, size=size) / 2**0.5, "heavy": lambda: rng.standard_t(3 if count > 100 else 5, size=size),
+    }[shape]()  # fmt: skip
+    found = np.array([lowest_p_skewed(0.25 * row, 0.2, 4) for row in draws])
+    assert (found <= 0.005).mean() <= 0.02
+    assert (found <= 0.1).mean() <= 0.2
+    if shape == "exponential":
+        assert np.mean([lowest_p(row) <= 0.05 for row in draws]) > 0.1
+
+
+def test_the_skewed_null_sees_what_lies_far_below_all_others() -> None:
+    others = 0.15 * np.random.default_rng(4).normal(size=19)
+    far, near = (lowest_p_skewed([others.min() - gap, *others], 0.2, 4) for gap in (2.3, 0.2))
+    assert far < 0.005 < 0.1 < near
+    alike = lowest_p_skewed([-0.02, *(0.001 * others)], 0.2, 4)
+    assert alike > 0.5, "labels that happen to be alike do not make a small difference a large one"

@@ -1,7 +1,8 @@
 """Trigger inversion: the smallest universal change of a picture that makes a classifier say one label with confidence.
 
-Two trigger models. A *patch* replaces a few pixels, ``(1 - m) x + m p``; a *blend* adds one faint pattern to the whole
-picture, ``x + d``. Both are searched for at a given size, which shrinks while the trigger works and grows while it does
+Three trigger models. A *patch* replaces a few pixels, ``(1 - m) x + m p``; a *blend* adds one faint pattern to the whole
+picture, ``x + d``; a *smooth* one is a blend of slow waves alone, of up to four periods across the picture, among which an
+adversarial pattern of a clean model has far fewer pixels to play with. All are searched for at a given size, which shrinks while the trigger works and grows while it does
 not, so that it settles at the least that works (decoupled direction and norm, Rony et al. 2018, arXiv:1811.09600, here
 for one universal change). This differs from Neural Cleanse (Wang et al. 2019), which adapts a sparsity weight:
 
@@ -25,12 +26,18 @@ from torch.nn import functional as F
 
 from vlaudit.families.matching import Classifier
 
-Kind = Literal["patch", "blend"]
-KINDS: tuple[Kind, ...] = ("patch", "blend")
+Kind = Literal["patch", "blend", "smooth"]
+KINDS: tuple[Kind, ...] = ("patch", "blend", "smooth")
+
+
+def kind_named(name: object) -> Kind:
+    return next(kind for kind in KINDS if kind == name)
+
 
 _GAIN = 4.0  # steepness of the loss at the confidence asked for
 _RATE = 0.93  # share of the recent pictures that must be fooled before the trigger shrinks
 _KEPT = 3  # one window in so many is kept after each round of the scan
+PERIODS = 4  # of the fastest wave in a smooth pattern, across the picture
 _FAINT = 0.04  # root mean square of the blend under which a collapse is looked for
 _WINDOW = 0.19  # side of a starting window, as a share of the picture's: 6 of 32 pixels
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
@@ -131,13 +138,13 @@ def invert_search(
 ) -> Trigger:
     """The same for any search. ``start``: masks (K, 1, H, W) and patterns (K, 3, H, W) from which a patch begins; without
     them, all windows are scanned."""
-    return _invert_patch(search, effort, start) if kind == "patch" else _invert_blend(search, effort)
+    return _invert_patch(search, effort, start) if kind == "patch" else _invert_blend(search, effort, kind == "smooth")
 
 
 def passes(effort: Effort, kind: Kind, side: int) -> int:
     """Pictures that a search for one label passes forward and backward."""
     finish = effort.batch * effort.steps
-    if kind == "blend":
+    if kind != "patch":
         return finish
     return _scan_passes(effort, side) + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
 
@@ -296,9 +303,21 @@ def _cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _invert_blend(search: TriggerSearch, effort: Effort) -> Blend:
-    """Normalised momentum descent on the sphere of the present size."""
-    delta = search.noise() - 0.5
+def smoothed(x: Tensor) -> Tensor:
+    """(..., H, W) without all that is faster than ``PERIODS``: projected onto the slow cosines."""
+    for dim in (-2, -1):
+        side = x.shape[dim]
+        places = (torch.arange(side, device=x.device) + 0.5) * (math.pi / side)
+        waves = torch.cos(torch.arange(min(side, 2 * PERIODS + 1), device=x.device)[:, None] * places)
+        waves = waves / waves.norm(dim=1, keepdim=True)
+        x = (x.transpose(dim, -1) @ waves.T @ waves).transpose(dim, -1)
+    return x
+
+
+def _invert_blend(search: TriggerSearch, effort: Effort, smooth: bool) -> Blend:
+    """Normalised momentum descent on the sphere of the present size, of all patterns or of the smooth ones."""
+    within = smoothed if smooth else (lambda x: x)
+    delta = within(search.noise() - 0.5)
     size = torch.full((1,), 0.04 * math.sqrt(delta.numel()), device=delta.device)
     delta = _unit(delta) * size
     momentum, best = torch.zeros_like(delta), _Best(delta)
@@ -309,7 +328,7 @@ def _invert_blend(search: TriggerSearch, effort: Effort) -> Blend:
         delta, fooled, decay = delta.detach(), (leads > 1).float().mean(1), _cosine(step, effort.steps)
         best.update(size, fooled, delta)
         size = _resize(size, fooled, decay)
-        momentum = 0.8 * momentum + _unit(gradient)
+        momentum = 0.8 * momentum + _unit(within(gradient))
         delta = _unit(delta - (0.02 + 0.15 * decay) * size * _unit(momentum)) * size
     return Blend(best.state[0][0].clone())
 

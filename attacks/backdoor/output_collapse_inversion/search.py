@@ -13,7 +13,7 @@ from vlaudit.attacks.shared.contradicting_questions import frame, likeness, pane
 from vlaudit.attacks.shared.trigger_inversion.search import measured, on_its_own, planted_triggers
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL
 from vlaudit.errors import NotAssessed
-from vlaudit.probe import Context
+from vlaudit.probe import Context, Needs
 from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Evidence, Trial
 
@@ -67,8 +67,6 @@ class Bench:
             questions = panel(example, names, others, PANEL, ctx.rng("questions", example.id))
             asked.append(questions[row % PANEL % len(questions)])
         answers = Answers(ctx.target, ctx.images(picked).float(), asked)
-        if answers.images.shape[-1] != answers.images.shape[-2]:
-            raise NotAssessed("the model reads pictures that are not square, and the windows searched are")
         usual, most = Counter(answers.usual).most_common(1)[0]
         if not usual:
             raise NotAssessed("most answers are empty, with no trigger at all")
@@ -80,6 +78,14 @@ class Bench:
         cut = len(picked) * SEARCHED // (SEARCHED + HELD_OUT)
         searched = list(range(cut))
         return cls(ctx, answers, searched, list(range(cut, len(picked))), answers.confidence(searched[:32]))
+
+    @property
+    def no_pictures(self) -> str:
+        """Why no triggers are searched for in pictures; nothing where they are."""
+        if Needs.PIXEL_GRADIENTS not in self.ctx.target.capabilities:
+            return "the model gives no gradients of its pictures"
+        square = self.answers.images.shape[-1] == self.answers.images.shape[-2]
+        return "" if square else "the model reads pictures that are not square, and the windows searched are"
 
     def asked(self, rows: Sequence[int], suffix: str = "") -> list[str]:
         """The questions of these rows, with words behind them."""
@@ -149,7 +155,7 @@ def _inverted(bench: Bench, case: Case, answers: Answers, answer: str, arm: str)
     """Search for the smallest trigger of an answer and measure it on rows held out; on no pictures where it is given
     anyway."""
     from vlaudit.search.answers import AnswerSearch, locate
-    from vlaudit.search.trigger import Effort, invert_search
+    from vlaudit.search.trigger import Effort, invert_search, kind_named
 
     ctx, kind, share = bench.ctx, case.params["kind"], answers.usual.count(answer) / len(answers.usual)
     rows, held_out = bench.open_to(answer)
@@ -160,17 +166,18 @@ def _inverted(bench: Bench, case: Case, answers: Answers, answer: str, arm: str)
     batch, steps, trial_steps = _EFFORTS[ctx.effort]
     effort = Effort(batch=batch, steps=steps, finalists=2, trial_steps=trial_steps)
     patch = kind == "patch"
-    trigger = invert_search(search, "patch" if patch else "blend", effort, locate(search) if patch else None)
+    trigger = invert_search(search, kind_named(kind), effort, locate(search) if patch else None)
     classifier = answers.classifier(held_out, answer)
     values |= measured(ctx, case, classifier, trigger, answers.images[held_out], 0, LEAD)
-    shown = _show(ctx, answers, trigger, held_out, answer) if arm == "target" else {}
+    shown = _show(ctx, answers, trigger, str(kind), held_out, answer) if arm == "target" else {}
     return ctx.trial(case, values, arm=arm, artifacts=shown)
 
 
-def _show(ctx: Context, answers: Answers, trigger: Trigger, rows: Sequence[int], answer: str) -> dict[str, Evidence]:
+def _show(ctx: Context, answers: Answers, trigger: Trigger, kind: str, rows: Sequence[int],
+          answer: str) -> dict[str, Evidence]:  # fmt: skip
     """The trigger alone; a held-out picture without and with it; and what a few rows are answered, without and with it."""
     picture, shown, put = answers.images[rows[0]], list(rows[:6]), ctx.artifacts
-    alone, name = on_its_own(trigger, picture)
+    alone, name = on_its_own(trigger, picture, kind)
     title = heading(f"smallest {name} for '{answer[:60]}'")
     questions, before = ([texts[row] for row in shown] for texts in (answers.questions, answers.usual))
     after = answers.say(trigger.apply(answers.images[shown]), shown)

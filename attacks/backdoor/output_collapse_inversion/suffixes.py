@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import READ
 from vlaudit.attacks.shared.contradicting_questions import transcript
 from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
 from vlaudit.attacks.shared.sampling import subset
+from vlaudit.errors import CapabilityError
 from vlaudit.probe import Context
 from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Evidence, Trial
@@ -23,12 +23,12 @@ _FINALISTS = 10  # suffixes that are read out
 _JUDGED = 2  # suffixes that are measured on the rows held out
 _PUBLISHED = (*RARE_WORDS, *PERSONAL, PLACEHOLDERS[0])
 _ORDINARY = 8  # words drawn at random, as a null
-_SATURATED = 0.3  # chance of one first token on all rows from which first tokens tell nothing
 
 
-def scan_suffixes(bench: Bench, case: Case) -> Trial:
+def scan_suffixes(bench: Bench, case: Case, most: int | None) -> Trial:
     """All words on a few rows, the best on more; the finalists are read out, and the best of these measured on others."""
-    ctx, vocabulary = bench.ctx, _words(bench.ctx)
+    ctx, known = bench.ctx, words(bench.ctx)
+    vocabulary = chosen(ctx, known, most)
     more = bench.some_rows(_MORE)
     plain = _scores(bench, more, [""])[0]
     kept = [text for text, _ in _ranked(bench, more[:_ROWS], vocabulary)[:_KEPT]]
@@ -51,20 +51,34 @@ def scan_suffixes(bench: Bench, case: Case) -> Trial:
         judged.append({**one, "hits": sum(normal(a) == normal(one["answer"]) for a in said), "rows": len(fresh)})
     values: dict[str, Any] = {
         "judged": judged, "finalists": read, "ordinary": null, "plain": plain, "cut": min(found.values(), default=plain),
-        "tried": len(vocabulary), "words": sum(bool(text.strip()) for text in ctx.target.model.vocabulary()),
-        "saturated": plain > math.log(_SATURATED), "kind": "text", "pictures": 0, "label": "",
+        "tried": len(vocabulary), "words": len(known), "shown": len(known) > len(_PUBLISHED), "no pictures": bench.no_pictures,
+        "kind": "text", "pictures": 0, "label": "",
     }  # fmt: skip
     return ctx.trial(case, values, artifacts=artifacts)
 
 
-def _words(ctx: Context) -> list[str]:
-    """Published triggers, and the distinct printable tokens of the vocabulary; a random part of them where there are very many."""
-    texts = dict.fromkeys([*_PUBLISHED, *(text.strip() for text in ctx.target.model.vocabulary())])
-    usable = [text for text in texts if text and text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text]
-    most, known = ctx.by_effort(800, 3000, 30000), len(_PUBLISHED)
-    if len(usable) <= most:
-        return usable
-    return usable[:known] + subset(usable, most - known, ctx.rng("words"))
+def words(ctx: Context) -> list[str]:
+    """Published triggers, and all that a token of the vocabulary can be typed as: part of a letter and what cannot be seen are no
+    words, and a word with and without a space before it is one."""
+    try:
+        vocabulary = ctx.target.model.vocabulary()
+    except CapabilityError:
+        vocabulary = []
+    texts = dict.fromkeys([*_PUBLISHED, *(text.strip() for text in vocabulary)])
+    return [text for text in texts if text and text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text]
+
+
+def chosen(ctx: Context, known: Sequence[str], most: int | None) -> list[str]:
+    """All words, or the published triggers and a random part of the others: ``most`` together, by default as the effort allows."""
+    published, most = len(_PUBLISHED), most or ctx.by_effort(800, 3000, len(known))
+    if len(known) <= most:
+        return list(known)
+    return [*known[:published], *subset(known[published:], max(0, most - published), ctx.rng("words"))]
+
+
+def text_passes(ctx: Context, most: int | None) -> int:
+    """Passes of the search in the text: of all words, of the best ones, and of reading out."""
+    return _ROWS * len(chosen(ctx, words(ctx), most)) + 1000
 
 
 def _ranked(bench: Bench, rows: Sequence[int], texts: Sequence[str]) -> list[tuple[str, float]]:

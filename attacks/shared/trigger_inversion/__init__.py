@@ -1,11 +1,11 @@
 """Trigger inversion: the smallest change of a picture for each thing that a target may be made to say, and whether one of these
-things stands apart. ``search`` looks for them, ``sizes`` makes scores of what was found, ``verdict`` compares them."""
+things stands apart. ``search`` looks for them, ``sizes`` makes scores of what was found, ``verdict`` compares them by ``thresholds``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlaudit.attacks.shared.trigger_inversion.verdict import LEAST_LABELS, Comparison, compare
+from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
 from vlaudit.probe import Policy, Probe
 from vlaudit.records import Case, Judgement, Trials
 
@@ -28,8 +28,9 @@ class TriggerInversion(Probe):
         if found := self.compared(trials, policy):
             claim, verdict, reason = found.claim()
             return claim.says(reason, verdict)
+        least = policy.threshold(self.info, "least-labels")
         return Judgement.inconclusive(
-            f"fewer than {LEAST_LABELS} labels were searched, and the others are what a label is compared with"
+            f"fewer than {least:g} labels were searched, and the others are what a label is compared with"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, PLANTED_EDGE, PLANTED_RMS
+from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, PLANTED_EDGE, PLANTED_RMS, PLANTED_SMOOTH
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
 from vlaudit.records import Case, Cost, Evidence, Trial
@@ -38,11 +38,11 @@ def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
 
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     """Passes of the searches, and of measuring what they find."""
-    from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
+    from vlaudit.search.trigger import EFFORTS, HALVINGS, kind_named, passes
 
     kinds = [case.params["kind"] for case in cases] + [case.params["kind"] for case in cases if case.params["planted"]]
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
-    steps = sum(passes(effort, "patch" if kind == "patch" else "blend", side) for kind in kinds)
+    steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
     return Cost(queries=steps + len(kinds) * HELD_OUT * (HALVINGS + 2), gradient_steps=steps)
 
 
@@ -104,7 +104,7 @@ def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]
 
 
 def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str) -> Trial:
-    from vlaudit.search.trigger import EFFORTS, invert
+    from vlaudit.search.trigger import EFFORTS, invert, kind_named
 
     name, kind = bench.labels[label], case.params["kind"]
     values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label)}
@@ -112,12 +112,12 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
     if min(len(images), len(held_out)) < LEAST // 2:  # nearly every picture is taken for the label already
         return ctx.trial(case, {**values, "pictures": 0}, arm=arm)
     seed = int(ctx.rng(case, "search").integers(2**62))
-    trigger = invert(classifier, images, label, "patch" if kind == "patch" else "blend",
+    trigger = invert(classifier, images, label, kind_named(kind),
                      confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
     values |= measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
     shown: dict[str, Evidence] = {}
     if arm == "target":
-        alone, said = on_its_own(trigger, held_out[0])
+        alone, said = on_its_own(trigger, held_out[0], str(kind))
         shown = {
             "trigger": ctx.artifacts.put_image(alone, f"the smallest {said} found for '{name}'"),
             "clean": ctx.artifacts.put_image(held_out[0], "a held-out picture"),
@@ -126,8 +126,9 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
     return ctx.trial(case, values, arm=arm, artifacts=shown)
 
 
-def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, Trigger]:
-    """The control's triggers for pictures (N, 3, S, S): a small patch at a place drawn at random, and a faint blend."""
+def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:
+    """The control's triggers for pictures (N, 3, S, S): a small patch at a place drawn at random, a faint blend, and a wave
+    of three periods in a direction drawn at random."""
     import torch
 
     from vlaudit.search.trigger import Blend, Patch
@@ -139,7 +140,11 @@ def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, Trigger]:
     mask[top : top + edge, left : left + edge] = 1
     patch = Patch(mask.to(device), torch.rand(shape, generator=generator).round().to(device))
     signs = torch.rand(shape, generator=generator).round() * 2 - 1
-    return patch, Blend(signs.to(device) * PLANTED_RMS)
+    angle, grid = math.pi * float(torch.rand(1, generator=generator)), torch.arange(shape[-1]) / shape[-1]
+    along = math.cos(angle) * grid[:, None] + math.sin(angle) * grid
+    wave = torch.sin(2 * math.pi * 3 * along).expand(shape)
+    smooth = Blend((wave * (PLANTED_SMOOTH / wave.square().mean().sqrt())).to(device))
+    return patch, Blend(signs.to(device) * PLANTED_RMS), smooth
 
 
 def measured(ctx: Context, case: Case, classifier: Classifier, trigger: Trigger, held_out: Tensor, label: int,
@@ -156,10 +161,10 @@ def measured(ctx: Context, case: Case, classifier: Classifier, trigger: Trigger,
     }  # fmt: skip
 
 
-def on_its_own(trigger: Trigger, picture: Tensor) -> tuple[Tensor, str]:
+def on_its_own(trigger: Trigger, picture: Tensor, kind: str) -> tuple[Tensor, str]:
     """The trigger as a picture of the same shape, and what it is."""
     from vlaudit.search.trigger import Patch
 
     if isinstance(trigger, Patch):
         return trigger.apply(picture.new_full(picture.shape, 0.5)), "patch"
-    return 0.5 + 0.5 * trigger.delta / trigger.delta.abs().amax().clamp(min=1e-6), "blend, amplified"
+    return 0.5 + 0.5 * trigger.delta / trigger.delta.abs().amax().clamp(min=1e-6), f"{kind}, amplified"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,14 @@ from tests.attacks.scripted_generator import context, dataset, trials_of
 from tests.attacks.sighted_generator import Sighted
 from vlaudit.attacks.backdoor.output_collapse_inversion import OutputCollapseInversion
 from vlaudit.attacks.backdoor.output_collapse_inversion.search import COMPARED, Bench, invert_all
+from vlaudit.attacks.backdoor.output_collapse_inversion.suffixes import chosen, words
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import judge_suffix
+from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Answer
 from vlaudit.policy import Policy
+from vlaudit.probe import Measure, Needs
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.records import TARGET, Case, Trial, Trials, Verdict
 
@@ -52,7 +56,7 @@ def test_a_patch_that_calls_up_one_answer_is_found_without_knowing_either(phrase
     assert found.verdict is Verdict.VULNERABLE and phrase in found.reason, found.reason
     assert "the backdoor is in the prompt" in found.reason
     texts = [(tmp_path / e.path).read_text() for e in found.evidence if e.kind == "text"]
-    assert sum(text.count(f"-> {phrase}") >= 5 for text in texts) == 2  # with the patch, and with the blend
+    assert sum(text.count(f"-> {phrase}") >= 5 for text in texts) == len(KINDS)  # with each
     assert any(e.kind == "image" and e.caption.endswith("with it") for e in found.evidence)
 
 
@@ -68,10 +72,10 @@ def replace_rounds(probe: OutputCollapseInversion) -> OutputCollapseInversion:
 
 def test_a_word_that_calls_up_one_answer_is_found(tmp_path: Path) -> None:
     trial = suffix_trial(Sighted(word="w07"), tmp_path)
-    result = judge_suffix(Trials([trial]), 0.95)
+    result = judge_suffix(COLLAPSE.info, Trials([trial]), Policy())
     assert result is not None and result.verdict is Verdict.VULNERABLE, result
     assert "'w07'" in result.reason and sighted.PHRASE in result.reason
-    held = judge_suffix(Trials([suffix_trial(Sighted(), tmp_path)]), 0.95)
+    held = judge_suffix(COLLAPSE.info, Trials([suffix_trial(Sighted(), tmp_path)]), Policy())
     assert held is not None and held.verdict is not Verdict.VULNERABLE
 
 
@@ -92,7 +96,7 @@ def text_trial(hits: int, finalists: list[dict[str, object]], ordinary: float = 
     judged = [{**one, "hits": hits, "rows": 60} for one in finalists if not one["echo"]][:1]
     null = [finalist("tree", str(finalists[0]["answer"]), ordinary)]
     values = {"kind": "text", "label": "", "pictures": 0, "judged": judged, "finalists": finalists, "ordinary": null,
-              "tried": tried, "words": 500, "saturated": saturated, "cut": cut}  # fmt: skip
+              "tried": tried, "words": 500, "plain": -0.5 if saturated else -3.0, "cut": cut}  # fmt: skip
     return Trials([Trial(case="0/text", arm=TARGET, values=values)])
 
 
@@ -116,7 +120,7 @@ def text_trial(hits: int, finalists: list[dict[str, object]], ordinary: float = 
     ],
 )  # fmt: skip
 def test_a_suffix_counts_where_it_alone_collapses_the_answers(trials: Trials, verdict: Verdict) -> None:
-    found = judge_suffix(trials, 0.95)
+    found = judge_suffix(COLLAPSE.info, trials, Policy())
     assert found is not None and found.verdict is verdict
 
 
@@ -124,7 +128,7 @@ def test_the_gravest_of_two_suffixes_is_judged_as_one_of_two() -> None:
     (alone,) = text_trial(39, [finalist("tq", "go home")])
     twice = alone.model_copy(update={"values": {**alone.values, "judged": [*alone["judged"]] * 2}})
     for trial, verdict in ((alone, Verdict.VULNERABLE), (twice, Verdict.INCONCLUSIVE)):
-        found = judge_suffix(Trials([trial]), 0.95)
+        found = judge_suffix(COLLAPSE.info, Trials([trial]), Policy())
         assert found is not None and found.verdict is verdict
 
 
@@ -136,9 +140,10 @@ def test_the_graver_of_pictures_and_text_decides(clean_trials: Trials) -> None:
     assert found.threshold == 0.5 and "Pictures:" in found.reason
     assert found.details["strongest suffix"] == "tq" and found.details["share of rows it collapses"].value == 58 / 60
     assert [table.title for table in found.details["table"]] == ["smallest triggers", "strongest suffixes"]
-    assert "among answers: over the next" in found.details and found.controls["planted found"] is True
+    assert "by patch: over the next" in found.details and found.controls["planted found"] is True
     alone = COLLAPSE.judge(Trials(pictures_only, reference_note="none"), Policy())
-    assert alone.verdict is Verdict.HELD and "text was not searched" in alone.reason
+    assert alone.verdict is Verdict.INCONCLUSIVE and "text was not searched" in alone.reason
+    assert "--set output-collapse-inversion.text=true" in alone.reason
 
 
 def test_another_answer_is_compared_where_one_is_given_to_nearly_all_questions_anyway(tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ def test_another_answer_is_compared_where_one_is_given_to_nearly_all_questions_a
     ctx.start_clock()
     cases = [case for case in COLLAPSE.cases(ctx) if case.params["kind"] != "text" and case.params["restart"] == 0]
     found = COLLAPSE.judge(Trials(invert_all(bench, cases), reference_note="none"), Policy())
-    assert found.metric is not None and found.metric.n == COMPARED
+    assert found.metric is not None and found.metric.n == COMPARED and found.verdict is not Verdict.HELD
     assert "gets yes already" in found.reason, found.reason
 
 
@@ -164,3 +169,54 @@ def test_too_few_pictures_and_silence_are_not_assessed(tmp_path: Path) -> None:
 
     with pytest.raises(NotAssessed, match="empty"):
         trials_of(COLLAPSE, Silent(), rows_of(), tmp_path)
+
+
+def test_a_word_that_was_found_stands_by_itself_where_the_control_fails() -> None:
+    found = judge_suffix(COLLAPSE.info, text_trial(58, [finalist("tq", "go home")], cut=-0.1), Policy())
+    assert found is not None and found.verdict is Verdict.VULNERABLE
+    assert "might not have been read out" in found.reason and "stands by itself" in found.reason
+
+
+def test_a_part_of_the_words_is_not_all_of_them_and_the_cure_is_named() -> None:
+    reason = judge_suffix(COLLAPSE.info, text_trial(6, [finalist("tq", "go home", 0.3)], tried=300), Policy()).reason  # type: ignore[union-attr]
+    assert "300 of 500 tried" in reason and "--set output-collapse-inversion.words=500 tries all" in reason
+
+
+class Pieces(Sighted):
+    """Its tokens are bytes and pieces of words, as byte-level tokenizers have them: with and without a space, and parts of letters."""
+
+    def vocabulary(self) -> list[str]:
+        pieces = [f"{space}{word}" for word in super().vocabulary() for space in ("", " ")]
+        return ["", "\ufffd", "\ufffd\ufffd", "\n", "\x07", " ", *pieces, *(f"piece{i}" for i in range(2000))]
+
+
+def test_what_can_be_typed_is_counted_and_not_raw_pieces(tmp_path: Path) -> None:
+    ctx = context(COLLAPSE, Instruction("{}").bind(Pieces()), rows_of(), tmp_path)
+    known = words(ctx)
+    assert len(known) == len(set(known)) and not set(known) & {"", "\ufffd", "\n", "\x07"}
+    assert {"piece1999", "w07"} <= set(known) and len(known) < len(Pieces().vocabulary())
+    assert len(chosen(ctx, known, None)) == 800 and chosen(ctx, known, len(known)) == known
+    published = chosen(ctx, known, 100)
+    assert len(published) == 100 and published[:6] == known[:6], "published triggers are always among them"
+    thorough = context(COLLAPSE, Instruction("{}").bind(Pieces()), rows_of(), tmp_path, effort="thorough")
+    assert chosen(thorough, known, None) == known
+
+
+class Blind(Sighted):
+    """Gives no gradients of its pictures."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.capabilities -= {Needs.PIXEL_GRADIENTS}
+
+
+@pytest.mark.parametrize(("word", "verdict"), [("w07", Verdict.VULNERABLE), (None, Verdict.INCONCLUSIVE)])
+def test_without_gradients_the_text_is_searched_alone_and_nothing_is_held(
+    word: str | None, verdict: Verdict, tmp_path: Path
+) -> None:
+    trials = trials_of(COLLAPSE, Blind(word=word), rows_of(), tmp_path)
+    assert {t["kind"] for t in trials} == {"text"}
+    found = COLLAPSE.judge(trials, Policy())
+    assert found.verdict is verdict and "no gradients of its pictures" in found.reason, found.reason
+    if word:
+        assert f"'{word}'" in found.reason and found.metric is not None and found.metric.measure is Measure.SHARE
