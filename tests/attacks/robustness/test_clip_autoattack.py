@@ -139,7 +139,7 @@ def test_robust_accuracy_stands_in_a_table_with_its_interval() -> None:
 
 
 def test_trials_without_the_largest_radius_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = [t.model_copy(update={"values": {**t.values, "robust": {r: t["robust"][r] for r in "124"}, "stage": {r: "" for r in "124"}}})
+    old = [t.model_copy(update={"values": {**t.values, "robust": {r: t["robust"][r] for r in "124"}, "stage": dict.fromkeys("124", "")}})
            for t in attacked(128, 0)]  # fmt: skip
     for trial in old:
         del trial.values["fell"]
