@@ -44,13 +44,14 @@ arXiv:2206.13991; robust prompts APT arXiv:2403.01849; adversarially trained CLI
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from vlaudit.attacks.shared.asked_pictures import batches, guesswork, picture_cases
+from vlaudit.attacks.shared.concentrated import by_label, concentrated, each
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe, share
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
@@ -182,7 +183,7 @@ class ClipAutoAttack(Probe):
         label = self._worst_label(target, policy)
         about = target if label is None else [t for t in target if t["label"] == label]
         hits, n, blind = sum(map(self._lost, about)), len(about), sum(map(self._blind, about))
-        level = policy.level if label is None else _each(policy.level, target)
+        level = policy.level if label is None else each(policy.level, len({t["label"] for t in target}))
         interval = Interval(rate_interval(hits, n, level).low, rate_interval(hits + blind, n, level).high, policy.level)
         claim.measured(hits / n, interval, n, _p_above(hits, n, policy.threshold(self.info)))
         cases = {t.case for t in about}
@@ -222,10 +223,8 @@ class ClipAutoAttack(Probe):
         lost, correct = sum(map(self._lost, target)), sum(t["correct"] for t in target)
         if rate_interval(lost, correct, policy.level).high > policy.threshold(self.info, "of-correct"):
             return f"only {correct} were named rightly to begin with, of which that is too many to call it held"
-        for label, (hits, n) in self._by_label(target).items():
-            others = max((lost - hits) / max(len(target) - n, 1), 0.5 / len(target))
-            if hits / n > policy.threshold(self.info) and _p_above(hits, n, others) * len(self._by_label(target)) <= policy.alpha:
-                return f"{label!r} loses {hits} of its {n}, and the others far fewer: give more pictures of it"
+        if one := concentrated([t["label"] for t in target], list(map(self._lost, target)), policy.threshold(self.info), policy.alpha):
+            return f"it is {one}: give more pictures of it"
         return ""
 
     def _worst_label(self, target: Sequence[Trial], policy: Policy) -> str | None:
@@ -234,16 +233,10 @@ class ClipAutoAttack(Probe):
         threshold = policy.threshold(self.info)
         if rate_interval(sum(map(self._lost, target)), len(target), policy.level).low > threshold:
             return None
-        level = _each(policy.level, target)
-        low, label = max((rate_interval(hits, n, level).low, label) for label, (hits, n) in self._by_label(target).items())
+        found = by_label([t["label"] for t in target], list(map(self._lost, target)))
+        level = each(policy.level, len(found))
+        low, label = max((rate_interval(hits, n, level).low, label) for label, (hits, n) in found.items())
         return label if low > threshold else None
-
-    def _by_label(self, target: Sequence[Trial]) -> dict[str, tuple[int, int]]:
-        """How many pictures of each label are lost, of how many."""
-        lost: dict[str, list[bool]] = defaultdict(list)
-        for trial in target:
-            lost[str(trial["label"])].append(self._lost(trial))
-        return {label: (sum(hits), len(hits)) for label, hits in lost.items()}
 
     def _lost(self, trial: Trial) -> bool:
         return bool(trial["correct"] and not trial["robust"][str(self.radius)])
@@ -311,11 +304,6 @@ def _accuracies(trials: Sequence[Trial], radii: Sequence[int]) -> list[float]:
     """Accuracy on clean pictures and within each radius."""
     clean = sum(trial["correct"] for trial in trials) / len(trials)
     return [clean, *(sum(trial["robust"][str(radius)] for trial in trials) / len(trials) for radius in radii)]
-
-
-def _each(level: float, trials: Sequence[Trial]) -> float:
-    """The level of one label's interval, that those of all hold together (Bonferroni)."""
-    return 1 - (1 - level) / len({t["label"] for t in trials})
 
 
 def _p_above(hits: int, n: int, threshold: float) -> float:

@@ -127,7 +127,7 @@ def test_a_label_that_falls_whole_is_found_among_those_that_stand() -> None:
     assert whole.verdict is Verdict.VULNERABLE and "12 of 12 pictures of 'owl'" in whole.reason
     assert whole.metric is not None and whole.metric.n == 12 and whole.metric.ci[0] > 0.5
     few = judged(ClipAutoAttack(), of(2, 2))
-    assert few.verdict is Verdict.INCONCLUSIVE and "'owl' loses 2 of its 2" in few.reason
+    assert few.verdict is Verdict.INCONCLUSIVE and "2 of the 2 of 'owl'" in few.reason
     assert judged(ClipAutoAttack(), of(1, 12)).verdict is Verdict.HELD
 
 
