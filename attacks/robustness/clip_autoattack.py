@@ -193,6 +193,8 @@ class ClipAutoAttack(Probe):
         if label is not None:
             said += f", shown to be more than {claim.threshold:.0%} with all labels looked at"
         noisy = [pair for pair in trials.paired("target", "control:noise") if pair[0].case in cases]
+        if noisy:
+            claim.null(sum(t["beaten"] for _, t in noisy) / len(noisy))
         p = mcnemar_p([self._lost(t) for t, _ in noisy], [t["beaten"] for _, t in noisy], "greater")
         if claim.verdict is Verdict.VULNERABLE and noisy and p > policy.alpha:
             return claim.inconclusive(f"{said}, but not significantly more than to noise (p = {p:.2g})")
@@ -200,10 +202,7 @@ class ClipAutoAttack(Probe):
             said += f"; {blind} more stand because the attack saw nothing of them: their gradient is zero, or no step lowered their margin"
         if claim.verdict is Verdict.HELD and (doubt := self._doubt(trials, policy)):
             return claim.inconclusive(f"{said}, but {doubt}")
-        return claim.says(said + ("" if blind else claim.trials_would_decide(self._more())))
-
-    def _more(self) -> str:
-        return f"pictures (--data with as many, and `pictures` under [probes.{self.info.id}] in vlaudit.toml)"
+        return claim.says(said + ("" if blind else claim.trials_would_decide("pictures", by="pictures")))
 
     def _doubt(self, trials: Trials, policy: Policy) -> str:
         """Why a small loss is no proof of robustness, or nothing."""

@@ -127,7 +127,7 @@ class PromptTextPerturb(Probe):
         try:
             claim.measured(_mean(flips), crossed_mean_interval(flips, policy.level), len(flips) * pictures)
         except TooFewClustersError as error:
-            return claim.inconclusive(f"too few to judge: {error}; give more pictures (--data), or leave `rewritings` and `pictures` at their defaults")
+            return claim.inconclusive(f"too few to judge: {error}; give more pictures with --data, and leave the parameters at their defaults")
         _tell_reference(claim, [(a["flips"], b["flips"]) for a, b in trials.paired() if a.case in changed])
         said = f"{_mean(flips):.1%} of the answers change, over {len(flips)} changes of the prompt and {pictures} pictures"
         if claim.verdict is not Verdict.VULNERABLE:
@@ -140,15 +140,15 @@ class PromptTextPerturb(Probe):
                 return claim.says(f"{_mean(table):.1%} of the answers change {worst}, and {said}")
         if claim.verdict is Verdict.HELD and (doubt := self._doubt(parts, flips, noop["labels"], policy)):
             return claim.inconclusive(f"{said}, but {doubt}")
-        cure = f"changes and as many times the pictures (`rewritings` and `pictures` under [probes.{self.info.id}], and --data with more)"
-        return claim.says(said + _worst_text(trials.target) + claim.would_decide(cure, n=len(flips), near=""))
+        cure = claim.would_decide("changes and as many times the pictures", by="rewritings", n=len(flips), near="")
+        return claim.says(said + _worst_text(trials.target) + cure)
 
     def _doubt(self, parts: dict[str, list[list[int]]], flips: list[list[int]], labels: list[str], policy: Policy) -> str:
         """Which part is too much to call the whole held, in words, or nothing."""
         threshold = policy.threshold(self.info)
         for name, table in parts.items():
             if name.startswith("under ") and _mean(table) > threshold:
-                return f"{_mean(table):.1%} {name}: more `rewritings` under [probes.{self.info.id}] would decide"
+                return f"{_mean(table):.1%} {name}: ask for more (--set {self.info.id}.rewritings={2 * len(flips)})"
         hang = [sum(column) > threshold * len(flips) for column in zip(*flips, strict=True)]
         if one := concentrated(labels, hang, threshold, policy.alpha):
             return f"the pictures whose answer hangs on the wording are {one}: give more pictures of it"
@@ -197,6 +197,8 @@ def _tell_changes(claim: Claim, trials: Sequence[Trial]) -> None:
             kinds.setdefault(trial["kind"], []).append(trial)
     rows = [[kind, len(some), _mean([t["flips"] for t in some]), some[0]["text"]] for kind, some in kinds.items()]
     claim.table("by kind of change", ["change", "trials", "answers that change", "such as"], rows)
+    if silent := [kind for kind in KINDS if f"template: {kind}" not in kinds and any(name.startswith("template: ") for name in kinds)]:
+        claim.fact("kinds of rewriting that the model reads nothing of", ", ".join(silent))
     for worst in (trial for trial in trials if trial.case == "worst"):
         steps = [[step["edits"], _mean([step["flips"]]), step["text"]] for step in worst["steps"]]
         title = "worst text found, on pictures it was not searched on"

@@ -54,7 +54,7 @@ def test_one_kind_that_changes_answers_is_found_among_those_that_do_not() -> Non
     few = flips.copy()
     few[::7] = np.random.default_rng(0).random((40, 128)) < 0.108
     near = judged(PromptTextPerturb(), kinds_and_labels(few, kinds=7))
-    assert near.verdict is Verdict.INCONCLUSIVE and "under 'template: swap'" in near.reason and "`rewritings`" in near.reason
+    assert near.verdict is Verdict.INCONCLUSIVE and "under 'template: swap'" in near.reason and "--set prompt-text-perturb.rewritings=560" in near.reason
     few[::7] = np.random.default_rng(0).random((40, 128)) < 0.05
     assert judged(PromptTextPerturb(), kinds_and_labels(few, kinds=7)).verdict is Verdict.HELD
 
