@@ -57,6 +57,7 @@ class Outcome:
     adversarial: Tensor  # (B, 3, H, W): what beats it, else the nearest miss; the clean picture if it was not attacked
     stage: list[str]  # the stage that beat it: descent, targeted or search; empty if none did
     zero_gradient: Tensor  # (B,) bool: attacked, and its first gradient was exactly zero
+    fell: Tensor  # (B,) bool: attacked, and its margin fell below that of the clean picture
     queries: Tensor  # (B,) int64: forward passes
     gradient_steps: Tensor  # (B,) int64: backward passes
 
@@ -138,10 +139,10 @@ def worst_cases(
 def _spread(part: Outcome, picked: Tensor, images: Tensor, correct: Tensor) -> Outcome:
     """The outcome of some pictures as one of all of them, the others surviving."""
     whole = Outcome(
-        correct, torch.zeros_like(correct), images.clone(), [""] * len(images), torch.zeros_like(correct),
+        correct, torch.zeros_like(correct), images.clone(), [""] * len(images), torch.zeros_like(correct), torch.zeros_like(correct),
         torch.zeros_like(correct, dtype=torch.int64), torch.zeros_like(correct, dtype=torch.int64),
     )  # fmt: skip
-    for name in ("beaten", "adversarial", "zero_gradient", "queries", "gradient_steps"):
+    for name in ("beaten", "adversarial", "zero_gradient", "fell", "queries", "gradient_steps"):
         getattr(whole, name)[picked] = getattr(part, name)
     for index, stage in zip(picked.tolist(), part.stage, strict=True):
         whole.stage[index] = stage
@@ -166,6 +167,7 @@ class _Attack:
         count = len(images)
         self.nearest = self.images.clone()
         self.margin = torch.full((count,), math.inf, device=images.device)
+        self.clean = self.margin
         self.alive = torch.ones(count, dtype=torch.bool, device=images.device)
         self.zero_gradient = torch.zeros_like(self.alive)
         self.masked = torch.zeros_like(self.alive)  # no gradient at a random point either: descent is hopeless
@@ -183,12 +185,14 @@ class _Attack:
             logits = torch.cat([self.logits(part) for part in self.images.split(len(self.images))])
         self.runners_up = logits.scatter(1, self.labels[:, None], -math.inf).argsort(dim=1, descending=True)
         self.margin = margins(logits, self.labels)
+        self.clean = self.margin.clone()
         self.alive = (logits.argmax(dim=1) == self.labels) & ~_loses(self.margin)
         return self.alive.clone()
 
     def outcome(self, correct: Tensor) -> Outcome:
         beaten, bills = correct & ~self.alive, (self.queries, self.gradient_steps)
-        return Outcome(correct, beaten, self.nearest, self.stage, self.zero_gradient, *bills)
+        fell = correct & ~(self.margin >= self.clean - 1e-6 * self.clean.abs())
+        return Outcome(correct, beaten, self.nearest, self.stage, self.zero_gradient, fell, *bills)
 
     # --- passes ---
 

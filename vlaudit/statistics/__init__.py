@@ -10,7 +10,14 @@ reader that errs) are imported by the probes that need them.
 """
 
 from vlaudit.statistics.base import MIN_CLUSTERS, Alternative, Difference, Interval, Side, TooFewClustersError, verdict
-from vlaudit.statistics.means import mean_interval, normal_difference, sign_flip_p, standard_error, t_interval
+from vlaudit.statistics.means import (
+    bounded_interval,
+    mean_interval,
+    normal_difference,
+    sign_flip_p,
+    standard_error,
+    t_interval,
+)
 from vlaudit.statistics.nulls import holm, max_t_p, max_t_quantile, rank_p, smallest_p
 from vlaudit.statistics.rates import (
     mcnemar,
@@ -32,6 +39,7 @@ __all__ = [
     "auc",
     "auc_difference",
     "auc_interval",
+    "bounded_interval",
     "holm",
     "max_t_p",
     "max_t_quantile",

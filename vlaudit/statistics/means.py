@@ -176,20 +176,30 @@ def _bootstrap_t(sums: NDArray, sizes: NDArray, level: float, seed: int, resampl
     return mean - float(t_high) * error, mean - float(t_low) * error
 
 
-def t_interval(values: NDArray, clusters: NDArray | None = None, level: float = 0.95, bound: float = 1.0) -> Interval:
-    """Of the mean of values in [-1, 1] (or a little more), by clusters, however few: :func:`_upper` on both sides, cut off at
-    plus and minus ``bound``.
+def bounded_interval(
+    values: NDArray, clusters: NDArray | None = None, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """Of the mean of values in ``bounds``, by clusters, however few: :func:`_upper` on both sides.
 
-    Most differences between answers are all but 0 and a few are 1, and a sample may hold none of the few: neither a
-    bootstrap nor Student's t knows of them. So the ends stay about 3.7 / n from what was seen.
+    A sample may hold none of the few values that are far from the rest: neither a bootstrap nor Student's t knows of them. So the
+    ends stay about 3.7 / n of the bounds' width from what was seen.
     """
     import numpy as np
 
     codes = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    sizes, reach = np.bincount(codes).astype(float), max(1.0, float(np.abs(values).max()))
-    sums, tail = np.bincount(codes, weights=(values / reach + 1) / 2), (1 - level) / 2
+    sizes, span, tail = np.bincount(codes).astype(float), bounds[1] - bounds[0], (1 - level) / 2
+    sums = np.bincount(codes, weights=(np.asarray(values, dtype=float) - bounds[0]) / span)
     low, high = 1 - _upper(sizes - sums, sizes, tail), _upper(sums, sizes, tail)
-    return Interval(max((2 * low - 1) * reach, -bound), min((2 * high - 1) * reach, bound), level)
+    return Interval(bounds[0] + low * span, bounds[0] + high * span, level)
+
+
+def t_interval(values: NDArray, clusters: NDArray | None = None, level: float = 0.95, bound: float = 1.0) -> Interval:
+    """The same of differences in [-1, 1] (or a little more), cut off at plus and minus ``bound``."""
+    import numpy as np
+
+    reach = max(1.0, float(np.abs(values).max()))
+    found = bounded_interval(values, clusters, level, (-reach, reach))
+    return Interval(max(found.low, -bound), min(found.high, bound), level)
 
 
 def standard_error(values: NDArray, clusters: NDArray) -> float:

@@ -54,7 +54,7 @@ from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison impor
 from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED, RECOGNISED, passes, sample_captions
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb_share
 from vlaudit.details import Figure
-from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe, share
+from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe, share, would_decide
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import (
     Interval,
@@ -171,7 +171,7 @@ class ProbabilisticPromptRobustness(Probe):
             return ""
         surest = hits / n if hits / n > claim.threshold else unsafe / n
         if (surest > claim.threshold) is (hits / n > claim.threshold) and (needed := trials_to_decide(surest, claim.threshold, claim.policy.level)):
-            return f"; about {needed} perturbed captions would decide (prompts = {needed} under [probes.{self.info.id}] in vlaudit.toml)"
+            return would_decide(needed, "perturbed captions", cure=claim.cure(needed, "prompts"))
         return "; more seeds a prompt would tell them (--effort thorough)"
 
 

@@ -133,7 +133,7 @@ def test_the_policy_says_what_is_harmless() -> None:
     assert judged(dark).verdict is not Verdict.NOT_ASSESSED and judged(dark, policy=none).verdict is Verdict.NOT_ASSESSED
 
 
-@pytest.mark.parametrize(("usual", "cure"), [(even(0.12, 0.1), "--effort thorough"), (even(0.0, 0.05), "prompts = ")])
+@pytest.mark.parametrize(("usual", "cure"), [(even(0.12, 0.1), "--effort thorough"), (even(0.0, 0.05), "--set probabilistic-prompt-robustness.prompts=")])
 def test_a_cure_can_be_carried_out(usual: Any, cure: str) -> None:
     rng = np.random.default_rng(3)
     found = judged(list(audit_of(rng, usual, harmed=even(0.9, 0.1), share=0.15)))
