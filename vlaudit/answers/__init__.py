@@ -16,7 +16,7 @@ from vlaudit.answers.errors import (
     labelled,
     reader_error,
 )
-from vlaudit.answers.meaning import same_meaning
+from vlaudit.answers.meaning import gives, same_meaning
 from vlaudit.answers.polarity import yes_no
 from vlaudit.answers.refusals import refuses
 from vlaudit.answers.text import marks_thought, normal, opens_thought, same, says, without_thoughts, words_of
@@ -29,6 +29,7 @@ __all__ = [
     "carry_difference",
     "choice_of",
     "error_on",
+    "gives",
     "labelled",
     "marks_thought",
     "normal",

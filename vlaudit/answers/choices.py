@@ -59,7 +59,7 @@ def _named(text: str, choices: Sequence[str]) -> set[int]:
             continue
         pattern = re.compile(rf"(?<!\w){re.escape(words)}(?:e?s)?(?!\w)".replace(r"\ ", r"[ -]"))
         for match in pattern.finditer(rest):
-            before = re.sub(r"[^\w\s'\0]", " ", rest[: match.start()])
+            before = re.sub(r"[^\w\s'\0]", " ", rest[max(0, match.start() - 120) : match.start()])
             if not _NEGATED.search(before):
                 (likened if _LIKENED.search(before) else named).add(index)
         rest = pattern.sub(lambda match: "\0" * len(match.group()), rest)

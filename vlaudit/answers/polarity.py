@@ -18,7 +18,7 @@ _FILLER = re.compile(
     r"looking (?:closely|carefully|again)|(?:looking at|based on|judging by|judging from|from|in|according to) (?:the|this|that) (?:image|picture|photo|scene|"
     r"visual evidence)|from what i can (?:see|tell)|as far as i can (?:see|tell)|i'd (?:have to )?say|i would (?:have to )?say|(?:it|that) (?:would|will) be a|"
     r"it's a|i'd (?:answer|lean towards?)|i think|i believe|most likely|very likely|likely|probably|clearly|obviously|surely|certainly|definitely|"
-    r"undoubtedly|without a doubt|no doubt about it|answer|a)\s*[,:.!;]?\s+)+(?=(?:yes|no)\b(?=\s*(?:[^\w\s]|$)))"
+    r"undoubtedly|without a doubt|no doubt about it|answer|a)(?:[,:.!;]|\s+[:;])?\s+){1,8}(?=(?:yes|no)\b(?=\s*(?:[^\w\s]|$)))"
 )
 _MARK = re.compile(r"(?:<\w+>|\(?[a-h1-9][).:]\s*(?=\w)|[\W_])*")
 _HE = r"(?:it|they|there|he|she|that|this|those|these|we|you|the (?:image|picture|photo|answer|person|man|woman))"
@@ -56,8 +56,8 @@ _CONTRARY = re.compile(r"\W*(?:and|or|but|/|,)?\W*(?:yes|no)\b")
 def yes_no(answer: str) -> bool | None:
     """True for yes, False for no, None where the answer says neither or both."""
     for part in conclusions(answer):
-        text = _MARK.sub("", part, count=1)
-        text = _FILLER.sub("", text, count=1)
+        text = part[_end(_MARK.match(part)) :]
+        text = text[_end(_FILLER.match(text)) :]
         first = re.match(r"(?:yes|no)\b", text)
         if first and _CONTRARY.match(text, first.end()) and not re.match(rf"\W*{first.group()}\b", text[first.end() :]):
             return None
@@ -71,3 +71,7 @@ def yes_no(answer: str) -> bool | None:
         if found:
             return found == {"yes"} if len(found) == 1 else None
     return None
+
+
+def _end(match: re.Match[str] | None) -> int:
+    return match.end() if match else 0
