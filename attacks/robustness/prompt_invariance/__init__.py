@@ -54,6 +54,7 @@ from pydantic import Field
 from vlaudit.answers import Errs, carry, normal, reader_error, same_meaning
 from vlaudit.attacks.robustness.prompt_invariance import accuracy_by_wording, presence
 from vlaudit.attacks.robustness.prompt_invariance.wordings import AS_WRITTEN, templates, wordings
+from vlaudit.attacks.shared import parts
 from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.families.generation import Answer, MultimodalGenerator
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe
@@ -87,17 +88,7 @@ _SHOWN = 3  # questions with transcripts
             meaning="share of the answers to the questions as written that must be readable for the finding to be assessed",
             source="our choice, because below half it is the form of the answers that would be judged",
         ),
-        Threshold(
-            name="one-part", value=0.5, relaxed_by="raising",
-            meaning="share of answers that one wording alone may change, or of the questions with one answer that hang on the wording, for "
-            "the whole to be held",
-            source="our choice, because a wording that changes most answers steers them, however few wordings do",
-        ),
-        Threshold(
-            name="least-part", value=10, relaxed_by="raising",
-            meaning="questions with one right answer that are looked at by themselves",
-            source="our choice, because fewer cannot be told from chance beside many others",
-        ),
+        *parts.THRESHOLDS,
     ],
     measure=Measure.SHARE,
     maps=["atlas:AML.T0043", "owasp-llm:LLM01:2025"],
@@ -157,14 +148,17 @@ class PromptInvariance(Probe):
         ours, theirs = ([sum(_disagreement(pair[side])) / 2 for pair in pairs] for side in (0, 1))
         with suppress(TooFewClustersError):
             claim.paired_means(ours, theirs, (0, 1), [a["picture"] for a, _ in pairs], widen=lambda i: carry(i, _error(free)))
-        most = sorted(rows, key=lambda trial: (-sum(_disagreement(trial)), trial.case))
-        claim.shows_of(most[:_SHOWN])
+        order = sorted(range(n), key=lambda i: (-sum(apart[i]), rows[i].case))
+        claim.shows_of([rows[i] for i in order[:_SHOWN]])
         count = max(len(trial["read"]) for trial in rows)
         said = f"two of {count} wordings of a question get different answers in {value:.1%} of cases"
         if spare := sum(high - low for low, high in apart) / n:
             claim.control("pairs of wrong answers that may mean the same", spare)
             said += f" (give or take {spare / 2:.1%}, where wrong answers may mean the same)"
-        return claim.says(f"{said}, over {n} questions" + claim.would_decide("questions", near=""))
+        said += f", over {n} questions"
+        if claim.verdict is Verdict.HELD and (part := parts.worst(_by_part(rows), self.info, policy)):
+            return claim.inconclusive(f"{said}; but {part}, which the mean hides")
+        return claim.says(said + claim.would_decide("questions (--effort, or the parameter questions)", near=""))
 
 
 def _answers(ctx: Context, rows: Sequence[Asked]) -> list[dict[str, tuple[str, Answer]]]:
@@ -245,25 +239,14 @@ def _disagreement(trial: Trial) -> tuple[float, float]:
     return sum(each is False for each in said) / len(said), sum(not each for each in said) / len(said)
 
 
-def _worst_part(rows: Sequence[Trial], claim: Claim) -> str:
-    """The wording that changes too many answers, or the right answer whose questions hang on the wording, in words; "" without one. Each
-    share is held against the threshold by its Clopper-Pearson interval, with Bonferroni's correction for their number."""
-    most, least = (claim.policy.threshold(PromptInvariance.info, name) for name in ("one-part", "least-part"))
-    counted: dict[str, list[bool]] = {}
+def _by_part(rows: Sequence[Trial]) -> Iterator[tuple[str, bool]]:
+    """Of each wording, whether it changes the answer; of each right answer, whether a question with it hangs on the wording."""
     for row in rows:
         for kind in row["read"]:
             if kind != AS_WRITTEN:
-                counted.setdefault(f"the wording '{kind}' changes", []).append(_agree(row, kind, AS_WRITTEN) is False)
+                yield f"answers that the wording '{kind}' changes", _agree(row, kind, AS_WRITTEN) is False
         if "answer" in row.values:
-            told = f"on the wording hang those whose right answer is '{row['answer']}':"
-            counted.setdefault(told, []).append(_disagreement(row)[0] > 0.5)
-    parts = {told: (sum(hits), len(hits)) for told, hits in counted.items() if len(hits) >= least}
-    level = 1 - (1 - claim.policy.level) / max(1, len(parts))
-    beyond = [(hits / n, told, hits, n) for told, (hits, n) in parts.items() if rate_interval(hits, n, level).low > most]
-    if not beyond:
-        return ""
-    _, told, hits, n = max(beyond)
-    return f"{told} {hits} of {n} answers"
+            yield f"questions that hang on the wording where '{row['answer']}' is right", _disagreement(row)[0] > 0.5
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from vlaudit.attacks.robustness.prompt_invariance import PromptInvariance
 from vlaudit.attacks.robustness.prompt_invariance.wordings import AS_WRITTEN, CARRIERS, TYPOS
 from vlaudit.battery import Scenario
-from vlaudit.records import REFERENCE, TARGET, Trial, Trials
+from vlaudit.records import TARGET, Trial, Trials
 
 PROBE = PromptInvariance
 KINDS = [AS_WRITTEN, *(f"paraphrase {k}" for k in range(1, 5)), *CARRIERS, "capitals", "no mark", *(f"typo {k}" for k in range(1, len(TYPOS) + 1))]
@@ -27,10 +27,10 @@ def draw(
     one half; ``always``: share of questions where each wording gets an answer of its own. ``wording`` and ``answer``: one wording, or
     the questions with one right answer, get random answers. ``free``: no choices, and every answer is put in other words."""
     names = LABELS[:labels]
-    picture = np.sort(rng.zipf(1.4, n).clip(max=pictures)) if skewed else np.arange(n) % pictures
+    picture = np.sort(rng.integers(0, pictures, n)) if skewed else np.arange(n) % pictures
     trials = []
     for i in range(n):
-        truth = names[int(rng.integers(labels))] if not skewed or rng.random() > 0.9 else names[0]
+        truth = names[int(rng.integers(labels))] if not skewed or rng.random() > 0.6 else names[0]
         usual = truth if rng.random() < accuracy else _other(rng, names, truth)
         chance = 1.0 if rng.random() < always else 0.5 if rng.random() < hard else wavers
         said: dict[str, str | None] = {}
@@ -41,12 +41,12 @@ def draw(
                 said[kind] = None
         again = said[AS_WRITTEN] if repeats else names[int(rng.integers(labels))]
         unseen = said[AS_WRITTEN] if blind else names[0]
-        for arm, of in ((TARGET, said), ("control:repeated", {AS_WRITTEN: again}), ("control:blank", {AS_WRITTEN: unseen}), (REFERENCE, said)):
+        for arm, of in ((TARGET, said), ("control:repeated", {AS_WRITTEN: again}), ("control:blank", {AS_WRITTEN: unseen})):
             put = {kind: each if each is None or not free else PUT[int(rng.integers(len(PUT)))].format(each).lower() for kind, each in of.items()}
             right = {kind: each == truth for kind, each in of.items()}
             values = {"picture": f"p{picture[i]}", "answer": truth, "free": free, "read": put, "right": right}
             trials.append(Trial(case=f"q{i:04}", arm=arm, values=values))
-    return Trials(trials)
+    return Trials(trials, reference_note="simulated")
 
 
 def _other(rng: np.random.Generator, names: list[str], but: str) -> str:
@@ -61,7 +61,7 @@ SCENARIOS = [
     Scenario("free answers, all put in other words", partial(draw, free=True), shape="confounded"),
     Scenario("free answers in other words, one in three wrong", partial(draw, free=True, accuracy=0.67), shape="confounded"),
     Scenario("one question in ten is hard", partial(draw, hard=0.1, wavers=0.01), shape="awkward"),
-    Scenario("two answers, one in ten the rarer, several questions a picture", partial(draw, labels=2, skewed=True, n=480, accuracy=0.97), shape="awkward"),
+    Scenario("two answers, one in five the rarer, several questions a picture", partial(draw, labels=2, skewed=True, n=480, accuracy=0.97), shape="awkward"),
     Scenario("96 questions about 48 pictures", partial(draw, n=96, pictures=48, wavers=0.01), shape="awkward"),
     Scenario("3 % of the answers cannot be read", partial(draw, unreadable=0.03), shape="awkward"),
     Scenario("twelve pictures", partial(draw, pictures=12), shape="awkward", undecidable="twelve pictures are few"),
