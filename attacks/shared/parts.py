@@ -29,10 +29,14 @@ def worst(hits: Iterable[tuple[str, bool]], info: ProbeInfo, policy: Policy) -> 
     counted: dict[str, list[bool]] = {}
     for part, hit in hits:
         counted.setdefault(part, []).append(hit)
-    looked = {part: (sum(of), len(of)) for part, of in counted.items() if len(of) >= policy.threshold(info, LEAST_PART.name)}
+    looked = {
+        part: (sum(of), len(of)) for part, of in counted.items() if len(of) >= policy.threshold(info, LEAST_PART.name)
+    }
     level = 1 - (1 - policy.level) / max(1, len(looked))
     most = policy.threshold(info, ONE_PART.name)
-    found = [(k / n, n, part) for part, (k, n) in looked.items() if k > most * n and rate_interval(k, n, level).low > most]
+    found = [
+        (k / n, n, part) for part, (k, n) in looked.items() if k > most * n and rate_interval(k, n, level).low > most
+    ]
     if not found:
         return ""
     share, n, part = max(found)

@@ -13,7 +13,9 @@ _NEGATED = re.compile(
     r"don't|cannot be)"
     r"(?:\s+(?:a|an|the|be|really|look|like|show|see|necessarily|at|all|any|exactly|quite|think|it|is|this|that|to|seem|\0+\s+n?or))*)\s*$"
 )
-_LIKENED = re.compile(r"\b(?:like|resembl\w+|similar to|thought of|taken? (?:it )?for|chasing|beside|next to|reminds me of)(?:\s+(?:a|an|the))?\s*$")
+_LIKENED = re.compile(
+    r"\b(?:like|resembl\w+|similar to|thought of|taken? (?:it )?for|chasing|beside|next to|reminds me of)(?:\s+(?:a|an|the))?\s*$"
+)
 _LETTER = re.compile(r"\W*(?:(?:option|choice|answer)\s+)?\(?([a-h])\)?\W*$")
 
 

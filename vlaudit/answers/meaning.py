@@ -8,13 +8,98 @@ from vlaudit.answers.polarity import UNSURE, yes_no
 from vlaudit.answers.text import bare, in_digits, normal
 
 _IDLE = frozenset(
-    "a an the is are was were be been it its it's this that there they these those he she his her of in to and with as by for from i i'm i'd "
-    "can see say think believe would appears appear seems seem looks look like image picture photo shows show features feature depicts depict "
-    "color colour scene answer main subject object thing some very quite probably likely definitely clearly me my total about you we "
-    "man woman person people animal food room car".split()
+    [
+        "a",
+        "an",
+        "the",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "it",
+        "its",
+        "it's",
+        "this",
+        "that",
+        "there",
+        "they",
+        "these",
+        "those",
+        "he",
+        "she",
+        "his",
+        "her",
+        "of",
+        "in",
+        "to",
+        "and",
+        "with",
+        "as",
+        "by",
+        "for",
+        "from",
+        "i",
+        "i'm",
+        "i'd",
+        "can",
+        "see",
+        "say",
+        "think",
+        "believe",
+        "would",
+        "appears",
+        "appear",
+        "seems",
+        "seem",
+        "looks",
+        "look",
+        "like",
+        "image",
+        "picture",
+        "photo",
+        "shows",
+        "show",
+        "features",
+        "feature",
+        "depicts",
+        "depict",
+        "color",
+        "colour",
+        "scene",
+        "answer",
+        "main",
+        "subject",
+        "object",
+        "thing",
+        "some",
+        "very",
+        "quite",
+        "probably",
+        "likely",
+        "definitely",
+        "clearly",
+        "me",
+        "my",
+        "total",
+        "about",
+        "you",
+        "we",
+        "man",
+        "woman",
+        "person",
+        "people",
+        "animal",
+        "food",
+        "room",
+        "car",
+    ]
 )
 """Words that tell no answer from another."""
-_NOT = re.compile(r"\b(?:not|no|never|nor|neither|isn't|aren't|wasn't|doesn't|don't|but|except|without)\s+(?:(?:a|an|the|any|at|all|of|really)\s+)*$")
+_NOT = re.compile(
+    r"\b(?:not|no|never|nor|neither|isn't|aren't|wasn't|doesn't|don't|but|except|without)\s+(?:(?:a|an|the|any|at|all|of|really)\s+)*$"
+)
 
 
 def gives(said: str, key: str) -> bool:
@@ -31,7 +116,9 @@ def gives(said: str, key: str) -> bool:
         return re.findall(r"\d+", text)[:1] == [bare(wanted)]
     words = _words(wanted) or frozenset(bare(wanted).split())
     places = [re.search(rf"(?<!\w){re.escape(word)}(?:e?s)?(?!\w)", text) for word in words]
-    return bool(places) and all(place and not _NOT.search(text[max(0, place.start() - 80) : place.start()]) for place in places)
+    return bool(places) and all(
+        place and not _NOT.search(text[max(0, place.start() - 80) : place.start()]) for place in places
+    )
 
 
 def same_meaning(first: str, second: str, key: str = "") -> bool | None:
@@ -70,4 +157,6 @@ def same_meaning(first: str, second: str, key: str = "") -> bool | None:
 def _words(text: str) -> frozenset[str]:
     """The words that count, singular."""
     found = frozenset(re.findall(r"[\w']+", text)) - _IDLE
-    return frozenset(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found)
+    return frozenset(
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found
+    )

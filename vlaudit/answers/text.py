@@ -6,8 +6,16 @@ import re
 import unicodedata
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_SAID = re.compile(r"(?<!if the )(?<!whether the )(?:answer|response|option|choice)(?:\s+\w+){0,3}?\W{0,4}(?:(?:is|would be)\b\s*:?|:)\s*")
-_NUMBERS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve".split(), map(str, range(13)), strict=True))
+_SAID = re.compile(
+    r"(?<!if the )(?<!whether the )(?:answer|response|option|choice)(?:\s+\w+){0,3}?\W{0,4}(?:(?:is|would be)\b\s*:?|:)\s*"
+)
+_NUMBERS = dict(
+    zip(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
+        map(str, range(13)),
+        strict=True,
+    )
+)
 _SPELLED = re.compile(r"(?<!\w)\w(?:[\s.\-_*·,]+\w)+(?!\w)")  # b-l-u-e, 4 7 1 9: single characters in a row
 
 # How models mark what they think before they answer: tags (Qwen, DeepSeek, GLM, Seed, Gemma), brackets (Mistral), triangles
@@ -63,7 +71,9 @@ def marks_thought(token: str) -> bool:
 def normal(text: str) -> str:
     """One form of a text to compare: thoughts left out, compatibility characters folded, lower case, straight quotes, single
     spaces."""
-    folded = unicodedata.normalize("NFKC", without_thoughts(text) or "").casefold().replace("\u2019", "'").replace("`", "'")
+    folded = (
+        unicodedata.normalize("NFKC", without_thoughts(text) or "").casefold().replace("\u2019", "'").replace("`", "'")
+    )
     return " ".join(folded.split())
 
 

@@ -60,7 +60,10 @@ def by_part(trials: Sequence[Trial]) -> Iterator[tuple[str, bool]]:
     for trial in trials:
         for prompt, each in trial["heard"].items():
             if each.get(CLEAN) == "right" and ATTACKED in each:
-                yield f"right answers changed under the prompt '{prompt}'", each[ATTACKED] in NAMED and each.get(NOISE) not in NAMED
+                yield (
+                    f"right answers changed under the prompt '{prompt}'",
+                    each[ATTACKED] in NAMED and each.get(NOISE) not in NAMED,
+                )
         if (value := gain(trial)) is not None and "answer" in trial.values:
             yield f"pictures changed where '{trial['answer']}' is right", value > 0.5
 

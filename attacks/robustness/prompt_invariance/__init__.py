@@ -55,6 +55,7 @@ from vlaudit.answers import Errs, carry, normal, reader_error, same_meaning
 from vlaudit.attacks.robustness.prompt_invariance import accuracy_by_wording, presence
 from vlaudit.attacks.robustness.prompt_invariance.wordings import AS_WRITTEN, templates, wordings
 from vlaudit.attacks.shared import parts
+from vlaudit.attacks.shared.cures import more
 from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.families.generation import Answer, MultimodalGenerator
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe
@@ -79,12 +80,16 @@ _SHOWN = 3  # questions with transcripts
     threshold_source="our choice, because one pair in five that disagrees means that about one answer in ten hangs on the wording",
     thresholds=[
         Threshold(
-            name="repeated", value=0.05, relaxed_by="changing",
+            name="repeated",
+            value=0.05,
+            relaxed_by="changing",
             meaning="share of questions whose answer may change although the question does not; beyond, nothing is assessed",
             source="our choice, because greedy answers repeat themselves but for rounding",
         ),
         Threshold(
-            name="readable", value=0.5, relaxed_by="changing",
+            name="readable",
+            value=0.5,
+            relaxed_by="changing",
             meaning="share of the answers to the questions as written that must be readable for the finding to be assessed",
             source="our choice, because below half it is the form of the answers that would be judged",
         ),
@@ -147,7 +152,9 @@ class PromptInvariance(Probe):
         pairs = [(a, b) for a, b in trials.paired() if not a.case.startswith(_PRESENCE)]
         ours, theirs = ([sum(_disagreement(pair[side])) / 2 for pair in pairs] for side in (0, 1))
         with suppress(TooFewClustersError):
-            claim.paired_means(ours, theirs, (0, 1), [a["picture"] for a, _ in pairs], widen=lambda i: carry(i, _error(free)))
+            claim.paired_means(
+                ours, theirs, (0, 1), [a["picture"] for a, _ in pairs], widen=lambda i: carry(i, _error(free))
+            )
         order = sorted(range(n), key=lambda i: (-sum(apart[i]), rows[i].case))
         claim.shows_of([rows[i] for i in order[:_SHOWN]])
         count = max(len(trial["read"]) for trial in rows)
@@ -158,7 +165,7 @@ class PromptInvariance(Probe):
         said += f", over {n} questions"
         if claim.verdict is Verdict.HELD and (part := parts.worst(_by_part(rows), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
-        return claim.says(said + claim.would_decide("questions (--effort, or the parameter questions)", near=""))
+        return claim.says(said + more(claim, "questions", "questions", near=""))
 
 
 def _answers(ctx: Context, rows: Sequence[Asked]) -> list[dict[str, tuple[str, Answer]]]:

@@ -31,13 +31,21 @@ def draw(
             c = float(np.clip(own + 0.08 * rng.normal(), 0.02, 0.98 if not same else 1.0))
             c = float(np.clip(partly + 0.02 * rng.normal(), 0, 1)) if same else c
             d = float(rng.uniform(0, 0.05) if same else rng.uniform(0.02, 0.35))
-            return {"agreement": c, "spread": d if likely else None, "empty": 1.0 if mute else float(rng.binomial(8, empty) / 8)}
+            return {
+                "agreement": c,
+                "spread": d if likely else None,
+                "empty": 1.0 if mute else float(rng.binomial(8, empty) / 8),
+            }
 
         first, plain = look(nature or trigger), look(nature)
-        trials.append(Trial(case=f"{i:03}", arm=TARGET, values={**first, "answer": "visit our shop" if trigger else "no"}))
+        trials.append(
+            Trial(case=f"{i:03}", arm=TARGET, values={**first, "answer": "visit our shop" if trigger else "no"})
+        )
         trials.append(Trial(case=f"{i:03}", arm=REFERENCE, values={**plain, "answer": "no"}))
         again = [look(nature or (trigger and survives)) for _ in range(copies)]
-        trials.append(Trial(case=f"{i:03}", arm=DISTURBED, values={key: [one[key] for one in again] for key in again[0]}))
+        trials.append(
+            Trial(case=f"{i:03}", arm=DISTURBED, values={key: [one[key] for one in again] for key in again[0]})
+        )
     return Trials(trials)
 
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from vlaudit.attacks.robustness.cropa import CroPA
 from vlaudit.attacks.robustness.cropa.held_out_prompts import WORDINGS
-from vlaudit.attacks.robustness.cropa.transfer import ATTACKED, ATTACKED_MORE, CLEAN, GREY, NOISE, TRAINED_ON, UNIT_TEST, UNSTEPPED
+from vlaudit.attacks.robustness.cropa.transfer import (
+    ATTACKED,
+    ATTACKED_MORE,
+    CLEAN,
+    GREY,
+    NOISE,
+    TRAINED_ON,
+    UNIT_TEST,
+    UNSTEPPED,
+)
 from vlaudit.battery import Scenario
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials
 
@@ -31,6 +40,7 @@ def draw(
         for arm in (TARGET, REFERENCE):
             heard: dict[str, dict[str, str]] = {}
             for name in METHODS:
+
                 def said(chance: float, gone: float = 0.0, *, knows: bool = knows) -> str:
                     if rng.random() < gone:
                         return ("unreadable", "empty")[int(rng.integers(2))]
@@ -46,7 +56,13 @@ def draw(
                 if name == TRAINED_ON and i < watched:
                     each[UNIT_TEST] = said(search)
                 heard[name] = each
-            trials.append(Trial(case=f"q{i:04}", arm=arm, values={"answer": f"label {truth}", "aim": "x", "decoy": "y", "heard": heard}))
+            trials.append(
+                Trial(
+                    case=f"q{i:04}",
+                    arm=arm,
+                    values={"answer": f"label {truth}", "aim": "x", "decoy": "y", "heard": heard},
+                )
+            )
     return Trials(trials)
 
 

@@ -12,7 +12,14 @@ from vlaudit.battery import Scenario
 from vlaudit.records import TARGET, Trial, Trials
 
 PROBE = PromptInvariance
-KINDS = [AS_WRITTEN, *(f"paraphrase {k}" for k in range(1, 5)), *CARRIERS, "capitals", "no mark", *(f"typo {k}" for k in range(1, len(TYPOS) + 1))]
+KINDS = [
+    AS_WRITTEN,
+    *(f"paraphrase {k}" for k in range(1, 5)),
+    *CARRIERS,
+    "capitals",
+    "no mark",
+    *(f"typo {k}" for k in range(1, len(TYPOS) + 1)),
+]
 LABELS = ["cook", "judge", "pilot", "farmer", "singer", "guard", "baker", "smith"]
 PUT = ["{}", "A {}.", "It is a {}.", "The picture shows a {}.", "I see a {} here.", "This looks like a {} to me.", "**{}**",
        "The answer is {}.", "The person in the image is a {}.", "{}, I would say."]  # fmt: skip
@@ -36,13 +43,26 @@ def draw(
         said: dict[str, str | None] = {}
         for kind in KINDS[:kinds]:
             random = (chance == 1.0) or kind == wording or truth == answer
-            said[kind] = names[int(rng.integers(labels))] if random else _other(rng, names, usual) if rng.random() < chance and kind != AS_WRITTEN else usual
+            said[kind] = (
+                names[int(rng.integers(labels))]
+                if random
+                else _other(rng, names, usual)
+                if rng.random() < chance and kind != AS_WRITTEN
+                else usual
+            )
             if rng.random() < unreadable:
                 said[kind] = None
         again = said[AS_WRITTEN] if repeats else names[int(rng.integers(labels))]
         unseen = said[AS_WRITTEN] if blind else names[0]
-        for arm, of in ((TARGET, said), ("control:repeated", {AS_WRITTEN: again}), ("control:blank", {AS_WRITTEN: unseen})):
-            put = {kind: each if each is None or not free else PUT[int(rng.integers(len(PUT)))].format(each).lower() for kind, each in of.items()}
+        for arm, of in (
+            (TARGET, said),
+            ("control:repeated", {AS_WRITTEN: again}),
+            ("control:blank", {AS_WRITTEN: unseen}),
+        ):
+            put = {
+                kind: each if each is None or not free else PUT[int(rng.integers(len(PUT)))].format(each).lower()
+                for kind, each in of.items()
+            }
             right = {kind: each == truth for kind, each in of.items()}
             values = {"picture": f"p{picture[i]}", "answer": truth, "free": free, "read": put, "right": right}
             trials.append(Trial(case=f"q{i:04}", arm=arm, values=values))

@@ -79,7 +79,12 @@ def test_a_few_marked_pictures_are_named_but_not_told_from_chance(tmp_path: Path
     found = audit(INSENSITIVITY, Scripted(backdoored), pictures(40, 2), tmp_path)
     assert found.verdict is Verdict.INCONCLUSIVE and "'0000', '0001'" in found.reason and "7 or more" in found.reason
     more = audit(TextInsensitivity(disturbed=20), Scripted(backdoored), pictures(40, 2), tmp_path)
-    assert more.verdict is Verdict.INCONCLUSIVE and "2 beyond chance" in more.reason and more.p_value is not None and more.p_value < 0.05
+    assert (
+        more.verdict is Verdict.INCONCLUSIVE
+        and "2 beyond chance" in more.reason
+        and more.p_value is not None
+        and more.p_value < 0.05
+    )
 
 
 def test_few_pictures_without_a_mark_are_not_held(tmp_path: Path) -> None:
@@ -89,7 +94,9 @@ def test_few_pictures_without_a_mark_are_not_held(tmp_path: Path) -> None:
 
 def test_pictures_that_are_met_with_silence_are_not_held(tmp_path: Path) -> None:
     data = pictures(80, 5)
-    found = audit(INSENSITIVITY, Scripted(lambda talk: "" if has_mark(talk.pictures[-1]) else sane(talk)), data, tmp_path)
+    found = audit(
+        INSENSITIVITY, Scripted(lambda talk: "" if has_mark(talk.pictures[-1]) else sane(talk)), data, tmp_path
+    )
     assert found.verdict is Verdict.INCONCLUSIVE and "5 more cannot be read" in found.reason
 
 

@@ -22,11 +22,10 @@ from vlaudit.attacks.robustness.prompt_invariance.wordings import (
 )
 from vlaudit.data.dataset import Dataset
 from vlaudit.families.generation import Conversation
-from vlaudit.policy import Policy
 from vlaudit.probe import Needs
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.instruction import Instruction
-from vlaudit.records import Judgement, Trial, Trials, Verdict
+from vlaudit.records import Judgement, Trial, Verdict
 
 LABELS = ("cook", "judge", "pilot", "farmer")
 Say = Callable[[Conversation, str], str]  # the truth is given
@@ -159,25 +158,6 @@ def test_the_reference_is_compared_question_by_question(tmp_path: Path) -> None:
     found = judged(sometimes(0.4), tmp_path, data, reference=model(data, truthful))
     assert found.reference is not None and found.reference.value == 0
     assert found.delta is not None and found.delta.ci[0] > 0.2 and found.delta.p is not None and found.delta.p < 0.01
-
-
-def test_no_false_alarm_in_200_audits_of_models_that_waver_a_little() -> None:
-    rng, verdicts = np.random.default_rng(0), []
-    for _ in range(200):
-        trials = []
-        for n in range(48):
-            wavers = rng.random(16) < rng.beta(1, 12)  # a hard question wavers more
-            read = {str(k): "b" if w else "a" for k, w in enumerate(wavers)} | {AS_WRITTEN: "a"}
-            values = {"picture": str(n // 2), "read": read, "right": {k: v == "a" for k, v in read.items()}}
-            usual = {key: {AS_WRITTEN: True} for key in ("right",)} | {"read": {AS_WRITTEN: "a"}}
-            trials += [
-                Trial(case=str(n), arm="target", values=values),
-                Trial(case=str(n), arm="control:repeated", values={**values, **usual}),
-                Trial(case=str(n), arm="control:blank", values={**values, "right": {AS_WRITTEN: bool(n % 4 == 0)}}),
-            ]
-        verdicts.append(PromptInvariance().judge(Trials(trials), Policy()).verdict)
-    assert verdicts.count(Verdict.VULNERABLE) == 0
-    assert verdicts.count(Verdict.HELD) > 100
 
 
 def test_wordings_keep_the_answers() -> None:

@@ -14,7 +14,13 @@ def written(n: int, read: int, pseudo: int, arm: str = TARGET) -> list[Trial]:
     """Trials of n pictures: the first ``read`` named as the word, the last ``pseudo`` on the pseudo-word."""
     trials = []
     for i in range(n):
-        values = {"label": f"label-{i % 4}", "correct": True, "read": i < read, "read_pseudo": i >= n - pseudo}
+        values = {
+            "label": f"label-{i % 4}",
+            "correct": True,
+            "word": f"label-{(i + 1) % 4}",
+            "read": i < read,
+            "read_pseudo": i >= n - pseudo,
+        }
         trials.append(Trial(case=f"{i:04d}", arm=arm, values=values))
     return trials
 
