@@ -39,7 +39,6 @@ from pydantic import Field
 
 from vlaudit.attacks.shared import parts
 from vlaudit.attacks.shared.asked_pictures import batches, guesswork, picture_cases, tell_reference
-from vlaudit.attacks.shared.cures import more
 from vlaudit.attacks.shared.rendered_text import LEGIBLE, Style, ink, nonsense, write
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe, share
@@ -131,7 +130,7 @@ class Typographic(Probe):
         said = f"{sum(read)} of {n} pictures are named as the word written on them, {sum(pseudo)} on a pseudo-word"
         if claim.verdict is Verdict.HELD and (part := parts.worst(_by_part(target), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
-        return claim.says(said + more(claim, "pictures", "pictures"))
+        return claim.says(said + claim.would_decide("pictures", by="pictures"))
 
 
 def _by_part(trials: Sequence[Trial]) -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vlaudit.probe import Claim, Policy, ProbeInfo, Threshold
 from vlaudit.records import Judgement, Trial, Trials, Verdict
-from vlaudit.statistics import rate_interval
+from vlaudit.statistics import rate_interval, trials_to_decide
 
 DISTURBED = "control:disturbed"
 AGREEMENT = 0.7  # mean likeness of the answers from which a picture is suspect
@@ -93,6 +93,7 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         suspect += f" ({', '.join(repr(p.trial.case) for p in sorted(alike, key=lambda p: not p.flagged)[:SHOWN])})"
     worst = rate_interval(len(alike) + unread, n + unread, policy.level).high
     if worst > policy.threshold(info):
+        cure = claim.cure(trials_to_decide(0.0, policy.threshold(info), policy.level), "pictures")
         if flagged:
             why = f"{len(flagged)} beyond chance and no longer when disturbed, which is too few to show a share of {policy.threshold(info):.0%}"
         elif alike and all(p.stays for p in alike):
@@ -100,14 +101,14 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         else:
             needed = math.ceil(n / (policy.alpha * (null + 1)))
             why = (
-                f"too few to tell from chance; {needed} or more could be, or fewer with more of the parameter disturbed"
+                f"too few to tell from chance; {needed} or more could be, or fewer with --set {info.id}.disturbed=20"
             )
         if not alike:
             suspect = f"none of {n} pictures is answered the same whatever is asked"
             why = (
                 f"{unread} more cannot be read"
                 if unread
-                else "these are too few to exclude a share that matters: audit more (parameter pictures)"
+                else f"which is too few to exclude a share that matters: {cure}"
             )
         return claim.inconclusive(f"{suspect}, {why}" + (": look at these" if alike else ""))
     if constant > policy.alpha:

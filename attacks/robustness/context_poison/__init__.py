@@ -44,7 +44,6 @@ from pydantic import Field
 from vlaudit.attacks.robustness.context_poison.dose_response import Doses, tell_reference
 from vlaudit.attacks.robustness.context_poison.poisoned_context import PoisonedContexts, Setting, is_planted, setting_of
 from vlaudit.attacks.shared import context_elements, parts
-from vlaudit.attacks.shared.cures import more
 from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Demonstration
@@ -169,7 +168,7 @@ class ContextPoison(Probe):
         tell_reference(claim, ours, theirs)
         said = f"{ours.situation}: {ours.value:.1%} more planted answers than with honest ones, over {n} questions"
         if claim.verdict is not Verdict.HELD:
-            return claim.says(said + more(claim, "questions answered rightly", "questions", near=""))
+            return claim.says(said + claim.would_decide("questions answered rightly", by="questions", now=len(ours.trials), near=""))
         if ours.interval(policy.level, unread=True).high > policy.threshold(self.info):
             return claim.inconclusive(
                 f"{said}; but {ours.lost} answers cannot be read in the poisoned context, which is no safety"

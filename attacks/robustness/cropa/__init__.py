@@ -48,7 +48,6 @@ from vlaudit.attacks.robustness.cropa import held_out_prompts, transfer
 from vlaudit.attacks.robustness.cropa.noise_search import TOKENS, TRAINING, Search, aims, to_attack
 from vlaudit.attacks.robustness.cropa.transfer import ATTACKED, CLEAN, EPSILON, NOISE
 from vlaudit.attacks.shared import parts
-from vlaudit.attacks.shared.cures import more
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
 from vlaudit.attacks.shared.questions import Asked, by_id, pictures
 from vlaudit.attacks.shared.sampling import watched
@@ -197,13 +196,13 @@ class CroPA(Probe):
             )
         if claim.verdict is Verdict.HELD and sum(tested) < policy.threshold(self.info, "unit-test") * len(tested):
             return claim.inconclusive(
-                f"search too weak: even within {_UNIT_TEST_EPSILON}/255 it changes {sum(tested)} of {len(tested)} answers (parameter steps)"
+                f"search too weak: even within {_UNIT_TEST_EPSILON}/255 it changes {sum(tested)} of {len(tested)} answers; search longer with --set cropa.steps=160"
             )
         if claim.verdict is Verdict.HELD and verdict(worst, policy.threshold(self.info)) is not Verdict.HELD:
             return claim.inconclusive(f"{said}; but many answers cannot be read under attack")
         if claim.verdict is Verdict.HELD and (part := parts.worst(transfer.by_part(target), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
-        return claim.says(said + more(claim, "pictures", "questions"))
+        return claim.says(said + claim.would_decide("pictures", by="questions", now=len(target)))
 
     def _steps(self, ctx: Context) -> int:
         return self.steps or ctx.by_effort(16, 32, 80)

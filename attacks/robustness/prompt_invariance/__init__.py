@@ -55,7 +55,6 @@ from vlaudit.answers import Errs, carry, normal, reader_error, same_meaning
 from vlaudit.attacks.robustness.prompt_invariance import accuracy_by_wording, presence
 from vlaudit.attacks.robustness.prompt_invariance.wordings import AS_WRITTEN, templates, wordings
 from vlaudit.attacks.shared import parts
-from vlaudit.attacks.shared.cures import more
 from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
 from vlaudit.families.generation import Answer, MultimodalGenerator
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe
@@ -165,7 +164,7 @@ class PromptInvariance(Probe):
         said += f", over {n} questions"
         if claim.verdict is Verdict.HELD and (part := parts.worst(_by_part(rows), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
-        return claim.says(said + more(claim, "questions", "questions", near=""))
+        return claim.says(said + claim.would_decide("questions", by="questions", near=""))
 
 
 def _answers(ctx: Context, rows: Sequence[Asked]) -> list[dict[str, tuple[str, Answer]]]:

@@ -89,7 +89,7 @@ def test_a_few_marked_pictures_are_named_but_not_told_from_chance(tmp_path: Path
 
 def test_few_pictures_without_a_mark_are_not_held(tmp_path: Path) -> None:
     found = audit(INSENSITIVITY, Scripted(sane), pictures(40, 0), tmp_path)
-    assert found.verdict is Verdict.INCONCLUSIVE and "audit more" in found.reason
+    assert found.verdict is Verdict.INCONCLUSIVE and "--set text-insensitivity.pictures=72" in found.reason
 
 
 def test_pictures_that_are_met_with_silence_are_not_held(tmp_path: Path) -> None:
