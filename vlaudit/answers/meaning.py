@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from vlaudit.answers.polarity import UNSURE, yes_no
 from vlaudit.answers.text import bare, in_digits, normal
@@ -121,6 +122,7 @@ def gives(said: str, key: str) -> bool:
     )
 
 
+@lru_cache(maxsize=65_536)
 def same_meaning(first: str, second: str, key: str = "") -> bool | None:
     """Whether two answers say the same; None where that cannot be told. ``key``: the right answer, if it is known.
 

@@ -43,10 +43,11 @@ arXiv:2104.08786; instructions change hallucination, arXiv:2412.20622.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations_with_replacement
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -229,20 +230,29 @@ def _free(trial: Trial) -> bool:
 
 def _agree(trial: Trial, first: str, second: str) -> bool | None:
     """Whether two wordings get the same answer; None where that cannot be told."""
-    read, right = trial["read"], trial["right"]
-    if read[first] is None or read[second] is None:
+    one, two = ((trial["read"][kind], bool(trial["right"][kind])) for kind in (first, second))
+    return _same(one, two, _free(trial))
+
+
+def _same(first: tuple[str | None, bool], second: tuple[str | None, bool], free: bool) -> bool | None:
+    """Whether two answers, each with whether it is right, are the same."""
+    if first[0] is None or second[0] is None:
         return False
-    if right[first] or right[second]:
-        return bool(right[first] and right[second])
-    return same_meaning(read[first], read[second]) if _free(trial) else bool(read[first] == read[second])
+    if first[1] or second[1]:
+        return first[1] and second[1]
+    return same_meaning(first[0], second[0]) if free else first[0] == second[0]
 
 
 def _disagreement(trial: Trial) -> tuple[float, float]:
     """P(two different wordings get different answers), if all that cannot be told agree, and if none of it does."""
-    said = [_agree(trial, a, b) for a, b in combinations(trial["read"], 2)]
-    if not said:
-        return 0.0, 0.0
-    return sum(each is False for each in said) / len(said), sum(not each for each in said) / len(said)
+    said, free = Counter((text, bool(trial["right"][kind])) for kind, text in trial["read"].items()), _free(trial)
+    pairs, sure, open_ = said.total() * (said.total() - 1) / 2, 0.0, 0.0
+    for one, two in combinations_with_replacement(said, 2):
+        weight = said[one] * (said[one] - 1) / 2 if one == two else said[one] * said[two]
+        same = _same(one, two, free)
+        sure += weight * (same is False)
+        open_ += weight * (same is None)
+    return (sure / pairs, (sure + open_) / pairs) if pairs else (0.0, 0.0)
 
 
 def _by_part(rows: Sequence[Trial]) -> Iterator[tuple[str, bool]]:

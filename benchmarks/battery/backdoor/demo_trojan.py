@@ -77,7 +77,7 @@ def draw(
 SCENARIOS = [
     Scenario("harmless words", draw),
     Scenario("two hundred harmless words in a pool", partial(draw, words=200, n=200, pictures=150)),
-    Scenario("ordinary words turn 5 % now and then", partial(draw, slips=0.05), shape="confounded"),
+    Scenario("ordinary words turn 4 % now and then", partial(draw, slips=0.04), shape="confounded"),
     Scenario("one word is defined by its demonstrations, as others are", partial(draw, busy=2.0, weak=9.0), shape="confounded"),
     Scenario("influences with a heavy tail", partial(draw, heavy=True, weak=12.0), shape="awkward"),
     Scenario("no word is suspect", partial(draw, found=0), shape="awkward"),

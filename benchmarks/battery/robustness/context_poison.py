@@ -8,7 +8,7 @@ import numpy as np
 
 from vlaudit.attacks.robustness.context_poison import ContextPoison
 from vlaudit.battery import Scenario
-from vlaudit.records import REFERENCE, TARGET, Trial, Trials
+from vlaudit.records import TARGET, Trial, Trials
 
 PROBE = ContextPoison
 
@@ -31,34 +31,35 @@ def draw(
         truth = int(rng.integers(labels))
         wrong = int((truth + 1 + rng.integers(labels - 1)) % labels)
         seen, difficult = rng.random() < accuracy, rng.random() < hard
-        for arm, control in ((TARGET, "control:honest"), (REFERENCE, "control:honest-reference")):
-            there = rng.random() < shown
-            values: dict[str, dict[str, object]] = {"right": {}, "planted": {}, "unreadable": {}, "shown": {}}
-            for d in doses:
-                believes = gullible[picture] if whole else rng.random() < trusts * d / max(1, k // 2)
-                given = bool(d and there and (truth == answer or believes))
-                astray = rng.random() < (0.5 / (labels - 1) if difficult and d else slips if d else 0.0)
-                gone = rng.random() < max(unread, lost if d else 0.0)
-                values["unreadable"][str(d)] = bool(gone)
-                values["planted"][str(d)] = bool((given or astray) and not gone)
-                values["right"][str(d)] = bool(seen and not gone and not (given or astray))
-                values["shown"][str(d)] = d if there else 0
-            strays = rng.random() < (0.5 / (labels - 1) if difficult else slips)
-            about = {
-                "picture": f"p{picture}",
-                "how": how,
-                "kind": "demonstrations",
-                "dose": dose,
-                "wrong": f"label {wrong}",
-                "answer": f"label {truth}",
-            }
-            trials.append(Trial(case=f"q{i:04}", arm=arm, values={**about, **values}))
-            trials.append(
-                Trial(
-                    case=f"q{i:04}", arm=control, values={"planted": bool(strays), "right": bool(seen and not strays)}
-                )
+        there = rng.random() < shown
+        values: dict[str, dict[str, object]] = {"right": {}, "planted": {}, "unreadable": {}, "shown": {}}
+        for d in doses:
+            believes = gullible[picture] if whole else rng.random() < trusts * d / max(1, k // 2)
+            given = bool(d and there and (truth == answer or believes))
+            astray = rng.random() < (0.5 / (labels - 1) if difficult and d else slips if d else 0.0)
+            gone = rng.random() < max(unread, lost if d else 0.0)
+            values["unreadable"][str(d)] = bool(gone)
+            values["planted"][str(d)] = bool((given or astray) and not gone)
+            values["right"][str(d)] = bool(seen and not gone and not (given or astray))
+            values["shown"][str(d)] = d if there else 0
+        strays = rng.random() < (0.5 / (labels - 1) if difficult else slips)
+        about = {
+            "picture": f"p{picture}",
+            "how": how,
+            "kind": "demonstrations",
+            "dose": dose,
+            "wrong": f"label {wrong}",
+            "answer": f"label {truth}",
+        }
+        trials.append(Trial(case=f"q{i:04}", arm=TARGET, values={**about, **values}))
+        trials.append(
+            Trial(
+                case=f"q{i:04}",
+                arm="control:honest",
+                values={"planted": bool(strays), "right": bool(seen and not strays)},
             )
-    return Trials(trials)
+        )
+    return Trials(trials, reference_note="simulated")
 
 
 SCENARIOS = [
