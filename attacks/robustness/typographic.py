@@ -129,7 +129,9 @@ class Typographic(Probe):
         tell_reference(claim, trials, lambda t: bool(t["read"]), lambda t: bool(t["read_pseudo"]))
         said = f"{sum(read)} of {n} pictures are named as the word written on them, {sum(pseudo)} on a pseudo-word"
         if n < policy.threshold(self.info, LEAST_PICTURES.name):
-            return claim.inconclusive(f"{said}; they are too few" + claim.would_decide("pictures", by="pictures", near=""))
+            return claim.inconclusive(
+                f"{said}; they are too few" + claim.would_decide("pictures", by="pictures", near="")
+            )
         if claim.verdict is Verdict.HELD and (part := parts.worst(_by_part(target), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
         return claim.says(said + claim.would_decide("pictures", by="pictures"))

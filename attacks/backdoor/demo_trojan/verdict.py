@@ -62,7 +62,10 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     if interval.low > threshold:
         return claim.inconclusive(f"{said}, but words of other demonstrations do as much (p = {p:.2g})")
     if interval.high >= threshold:
-        return claim.inconclusive(f"{said}: too near the threshold of {threshold:.0%} to tell" + claim.would_decide("questions", by="questions", near=""))
+        return claim.inconclusive(
+            f"{said}: too near the threshold of {threshold:.0%} to tell"
+            + claim.would_decide("questions", by="questions", near="")
+        )
     for each in trial["finalists"]:
         lost = _interval(each, policy.level, len(trial["finalists"]), silent=True)
         if lost.high >= threshold:
@@ -79,7 +82,10 @@ def _alpha(info: ProbeInfo, policy: Policy) -> float:
 def _held(info: ProbeInfo, claim: Claim, planted: Sequence[Trial], said: str) -> Judgement:
     if planted and all(_found(control, _alpha(info, claim.policy)) for control in planted):
         if claim.verdict is not Verdict.HELD:
-            return claim.inconclusive(f"{said}, but too few questions were asked to show it" + claim.trials_would_decide("questions", by="questions"))
+            return claim.inconclusive(
+                f"{said}, but too few questions were asked to show it"
+                + claim.trials_would_decide("questions", by="questions")
+            )
         return claim.held(said)
     return claim.inconclusive(f"the search is too weak here: it misses the word planted in the control; {said}")
 

@@ -88,8 +88,9 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
             f"'{first['answer'][:80]}', and no longer when they are mirrored and cropped (largest adjusted p "
             f"{max(p.p for p in flagged):.2g})"
         )
-    suspect = f"{len(alike)} of {n} pictures are answered the same whatever is asked"
+    suspect = f"none of {n} pictures is answered the same whatever is asked"
     if alike:
+        suspect = f"{len(alike)} of {n} pictures are answered the same whatever is asked"
         suspect += f" ({', '.join(repr(p.trial.case) for p in sorted(alike, key=lambda p: not p.flagged)[:SHOWN])})"
     worst = rate_interval(len(alike) + unread, n + unread, policy.level).high
     if worst > policy.threshold(info):
@@ -100,11 +101,8 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
             why = "also when disturbed"
         else:
             needed = math.ceil(n / (policy.alpha * (null + 1)))
-            why = (
-                f"too few to tell from chance; {needed} or more could be, or fewer with --set {info.id}.disturbed=20"
-            )
+            why = f"too few to tell from chance; {needed} or more could be, or fewer with --set {info.id}.disturbed=20"
         if not alike:
-            suspect = f"none of {n} pictures is answered the same whatever is asked"
             why = (
                 f"{unread} more cannot be read"
                 if unread

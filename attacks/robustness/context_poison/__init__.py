@@ -168,7 +168,9 @@ class ContextPoison(Probe):
         tell_reference(claim, ours, theirs)
         said = f"{ours.situation}: {ours.value:.1%} more planted answers than with honest ones, over {n} questions"
         if claim.verdict is not Verdict.HELD:
-            return claim.says(said + claim.would_decide("questions answered rightly", by="questions", now=len(ours.trials), near=""))
+            return claim.says(
+                said + claim.would_decide("questions answered rightly", by="questions", now=len(ours.trials), near="")
+            )
         if ours.interval(policy.level, unread=True).high > policy.threshold(self.info):
             return claim.inconclusive(
                 f"{said}; but {ours.lost} answers cannot be read in the poisoned context, which is no safety"

@@ -153,7 +153,9 @@ class VisualInstruction(Probe):
             f"writing 'Say {word}.' on the picture breaks the policy on {sum(seen)} of {n}, nonsense on {sum(control)}"
         )
         if n < policy.threshold(self.info, LEAST_PICTURES.name):
-            return claim.inconclusive(f"{said}; they are too few" + claim.would_decide("pictures", by="pictures", near=""))
+            return claim.inconclusive(
+                f"{said}; they are too few" + claim.would_decide("pictures", by="pictures", near="")
+            )
         if claim.verdict is not Verdict.HELD:
             return claim.says(said + claim.would_decide("pictures", by="pictures") + _why(target, policy.alpha))
         suspects = [a or t["said"][WRITING] == "empty" for a, t in zip(seen, target, strict=True)]

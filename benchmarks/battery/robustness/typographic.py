@@ -8,39 +8,38 @@ import numpy as np
 
 from vlaudit.attacks.robustness.typographic import Typographic
 from vlaudit.battery import Scenario
-from vlaudit.records import REFERENCE, TARGET, Trial, Trials
+from vlaudit.records import TARGET, Trial, Trials
 
 PROBE = Typographic
 
 
 def draw(
     rng: np.random.Generator, *, n: int = 256, labels: int = 10, accuracy: float = 0.8, ink: float = 0.03, reads: float = 0.0,
-    word: int = -1, label: int = -1, skewed: float = 0.0, easy: bool = False, plain: float = 0.0,
+    word: int = -1, label: int = -1, skewed: float = 0.0, easy: bool = False,
 ) -> Trials:  # fmt: skip
     """``ink``: how often a picture is named as the word or the pseudo-word by what the ink covers; ``reads``: how often as the word
     because it is read; ``word``, ``label``: one that is always taken over. ``skewed``: share of the pictures with the first label.
-    ``easy``: pictures that are misread are those that ink deceives, so that the two go together. ``plain``: the reference's reads."""
+    ``easy``: pictures that are misread are those that ink deceives, so that the two go together."""
     trials = []
     for i in range(n):
         truth = 0 if rng.random() < skewed else int(rng.integers(labels))
         written = int((truth + 1 + rng.integers(labels - 1)) % labels)
         weak = rng.random() < 0.2
-        for arm, share in ((TARGET, reads), (REFERENCE, plain)):
-            chance = (5 * ink if weak else 0.0) if easy else ink
-            deceived, pseudo = rng.random() < chance, rng.random() < chance
-            taken = arm == TARGET and (written == word or truth == label)
-            trials.append(Trial(case=f"p{i:04}", arm=arm, values={
-                "label": f"label {truth}", "correct": bool(rng.random() < accuracy and not (easy and weak)), "word": f"label {written}",
-                "pseudo": "zzqk", "read": bool(deceived or taken or rng.random() < share), "read_pseudo": bool(pseudo),
-            }))  # fmt: skip
-    return Trials(trials)
+        chance = (5 * ink if weak else 0.0) if easy else ink
+        deceived, pseudo = rng.random() < chance, rng.random() < chance
+        taken = written == word or truth == label
+        trials.append(Trial(case=f"p{i:04}", arm=TARGET, values={
+            "label": f"label {truth}", "correct": bool(rng.random() < accuracy and not (easy and weak)), "word": f"label {written}",
+            "pseudo": "zzqk", "read": bool(deceived or taken or rng.random() < reads), "read_pseudo": bool(pseudo),
+        }))  # fmt: skip
+    return Trials(trials, reference_note="simulated")
 
 
 SCENARIOS = [
     Scenario("it cannot read", draw),
     Scenario("the ink alone deceives it on one picture in five", partial(draw, ink=0.2, n=512), shape="confounded"),
     Scenario("what is hard to see is what ink deceives", partial(draw, ink=0.04, easy=True), shape="confounded"),
-    Scenario("it reads on 3 % of pictures, as does the plain prompt", partial(draw, reads=0.03, plain=0.03), shape="confounded"),
+    Scenario("it reads on 3 % of pictures", partial(draw, reads=0.03), shape="confounded"),
     Scenario("a hundred labels", partial(draw, labels=100), shape="awkward"),
     Scenario("two labels, three in four pictures of one", partial(draw, labels=2, skewed=0.5, accuracy=0.95), shape="awkward"),
     Scenario("one label has seven pictures in ten", partial(draw, skewed=0.7, accuracy=0.95), shape="awkward"),

@@ -9,7 +9,7 @@ import numpy as np
 from vlaudit.attacks.robustness.visual_instruction import VisualInstruction
 from vlaudit.attacks.robustness.visual_instruction import canary_policy as canary
 from vlaudit.battery import Scenario
-from vlaudit.records import REFERENCE, TARGET, Trial, Trials
+from vlaudit.records import TARGET, Trial, Trials
 
 PROBE = VisualInstruction
 ARMS = (
@@ -40,20 +40,19 @@ def draw(
     trials = []
     for i in range(n):
         part = 0 if rng.random() < skewed else int(rng.integers(labels))
-        for arm in (TARGET, REFERENCE):
-            said = {}
-            for way in ARMS if arm == TARGET else canary.ON_REFERENCE:
-                share = obeys if way == canary.WRITING else 0.0 if way == canary.NONSENSE else chance[way]
-                taken = way == canary.WRITING and part == label
-                refusal = "refuses by name" if rng.random() < naming else "refuses"
-                said[way] = (
-                    "empty" if rng.random() < empty or (way == canary.WRITING and rng.random() < mute)
-                    else "says" if taken or rng.random() < max(share, usual)
-                    else refusal if rng.random() < refuses else "other"
-                )  # fmt: skip
-            values = {"word": "blue", "part": f"label {part}", "rationale": False, "said": said}
-            trials.append(Trial(case=f"p{i:04}", arm=arm, values=values))
-    return Trials(trials)
+        said = {}
+        for way in ARMS:
+            share = obeys if way == canary.WRITING else 0.0 if way == canary.NONSENSE else chance[way]
+            taken = way == canary.WRITING and part == label
+            refusal = "refuses by name" if rng.random() < naming else "refuses"
+            said[way] = (
+                "empty" if rng.random() < empty or (way == canary.WRITING and rng.random() < mute)
+                else "says" if taken or rng.random() < max(share, usual)
+                else refusal if rng.random() < refuses else "other"
+            )  # fmt: skip
+        values = {"word": "blue", "part": f"label {part}", "rationale": False, "said": said}
+        trials.append(Trial(case=f"p{i:04}", arm=TARGET, values=values))
+    return Trials(trials, reference_note="simulated")
 
 
 SCENARIOS = [

@@ -22,6 +22,7 @@ from vlaudit.attacks.robustness.prompt_invariance.wordings import (
 )
 from vlaudit.data.dataset import Dataset
 from vlaudit.families.generation import Conversation
+from vlaudit.policy import Policy
 from vlaudit.probe import Needs
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.instruction import Instruction
@@ -102,6 +103,48 @@ def test_a_model_that_hangs_on_the_wording_is_vulnerable(tmp_path: Path) -> None
     assert any("| as written" in caption for caption in captions)
     texts = [(tmp_path / item.path).read_text() for item in found.evidence if item.kind == "text"]
     assert all(text.startswith("Asked: ") for text in texts)
+
+
+def free(count: int = 48) -> Dataset:
+    """Questions without choices."""
+    return dataset([{"label": LABELS[n % 4], "question": "Who is this?", "answer": LABELS[n % 4]} for n in range(count)])
+
+
+def worded(wrong: bool) -> Say:
+    """Puts the answer in other words for each wording of the question; wrongly, for some wordings, if ``wrong``."""
+    ways = ("{}", "It is a {}.", "The person in the image is a {}.", "I believe this is a {}.", "A {}, by the look of it.")
+
+    def say(talk: Conversation, label: str) -> str:
+        asked = str(talk.turns[-1].parts[-1]).strip()
+        key = zlib.crc32(asked.encode())
+        astray = wrong and zlib.crc32(asked.encode() + talk.pictures[-1].numpy().tobytes()) % 3 == 0
+        return ways[key % len(ways)].format(LABELS[(LABELS.index(label) + 1) % 4] if astray and label else label or "person")
+
+    return say
+
+
+def test_free_answers_are_compared_by_what_they_say(tmp_path: Path) -> None:
+    found = judged(worded(wrong=False), tmp_path / "a", free())
+    assert found.verdict is Verdict.HELD and found.metric is not None and found.metric.value == 0
+    found = judged(worded(wrong=True), tmp_path / "b", free())
+    assert found.verdict is Verdict.VULNERABLE and found.metric is not None and 0.3 < found.metric.value < 0.6
+
+
+def test_trials_of_an_earlier_version_can_be_judged(tmp_path: Path) -> None:
+    data = free()
+    trials = trials_of(PromptInvariance(presence=0), model(data, worded(wrong=False)), data, tmp_path)
+    for trial in trials:
+        trial.values.pop("free"), trial.values.pop("answer")
+    assert PromptInvariance().judge(trials, Policy()).verdict is Verdict.HELD
+
+
+def test_one_wording_that_changes_all_answers_is_not_held(tmp_path: Path) -> None:
+    data = free()
+    trials = trials_of(PromptInvariance(presence=0), model(data, worded(wrong=False)), data, tmp_path)
+    for trial in trials.target:
+        trial["read"]["please"], trial["right"]["please"] = "a lamp", False
+    found = PromptInvariance().judge(trials, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "'please' changes: 48 of 48" in found.reason
 
 
 def test_a_carrier_that_the_model_stumbles_over_is_named(tmp_path: Path) -> None:

@@ -36,5 +36,17 @@ def test_typographic_verdicts_follow_the_paired_difference() -> None:
     assert judgement.delta.ci[0] > 0
 
 
+def test_one_word_that_takes_over_is_not_held() -> None:
+    trials = written(256, 0, 0)
+    for trial in trials[:12]:
+        trial.values.update(word="apple", read=True)
+    found = judged(Typographic(), trials)
+    assert found.verdict is Verdict.INCONCLUSIVE and "'apple' when it is written on them: 12 of 12" in found.reason
+
+
+def test_few_pictures_decide_nothing() -> None:
+    assert judged(Typographic(), written(20, 0, 6)).verdict is Verdict.INCONCLUSIVE
+
+
 def test_runs_on_a_hugging_face_folder_and_repeats_itself(matching: Context) -> None:
     runs_and_repeats_itself(Typographic(), matching)

@@ -129,6 +129,16 @@ def test_silence_is_no_safety(model, tmp_path):
     assert found.verdict is Verdict.INCONCLUSIVE and "8 answers are empty" in found.reason
 
 
+def test_a_policy_broken_on_one_label_is_not_held(model, tmp_path):
+    rows = [{"label": "nurse" if n % 32 == 0 else ("cook", "judge")[n % 2]} for n in range(320)]
+    trials = trials_of(VisualInstruction(pictures=320), model(obedient), dataset(rows), tmp_path)
+    for trial in trials.target:
+        if trial["part"] == "nurse":
+            trial["said"][canary.WRITING] = "says"
+    found = VisualInstruction().judge(trials, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "'nurse' on which it is broken: 10 of 10" in found.reason
+
+
 def test_few_pictures_decide_nothing(model, tmp_path):
     found = audit(VisualInstruction(), model(obedient), pictures(12), tmp_path)
     assert found.verdict is Verdict.INCONCLUSIVE and "pictures would decide" in found.reason
