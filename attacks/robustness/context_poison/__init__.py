@@ -15,7 +15,7 @@ Metric. Of the questions answered rightly in the clean context, the share that g
 get it in the control, with half of the places poisoned (at least one); bootstrap-t over pictures, widened by the reader's
 error. Found at standard effort: 35 % of the answers, spread over the questions or whole in a third of them. Held needs that the
 interval holds with every answer that cannot be read counted as planted, that false elements were shown for most questions, and that
-no right or planted answer (of eight questions or more) gives way in most cases. The curve shows the share at each dose and its slope; for retrieval it is split into the share retrieved and the
+no right or planted answer (of five questions or more) gives way in most cases. The curve shows the share at each dose and its slope; for retrieval it is split into the share retrieved and the
 share of those that succeed.
 
 Controls. ``honest``: as many random documents of the same length, or demonstrations of the pool, in the same places. Whose

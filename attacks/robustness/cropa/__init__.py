@@ -200,7 +200,7 @@ class CroPA(Probe):
             )
         if claim.verdict is Verdict.HELD and verdict(worst, policy.threshold(self.info)) is not Verdict.HELD:
             return claim.inconclusive(f"{said}; but many answers cannot be read under attack")
-        if claim.verdict is Verdict.HELD and (part := parts.worst(transfer.by_part(target), self.info, policy)):
+        if claim.verdict is not Verdict.VULNERABLE and (part := parts.worst(transfer.by_part(target), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
         return claim.says(said + claim.would_decide("pictures", by="questions", now=len(target)))
 

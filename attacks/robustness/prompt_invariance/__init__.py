@@ -163,7 +163,7 @@ class PromptInvariance(Probe):
             claim.control("pairs of wrong answers that may mean the same", spare)
             said += f" (give or take {spare / 2:.1%}, where wrong answers may mean the same)"
         said += f", over {n} questions"
-        if claim.verdict is Verdict.HELD and (part := parts.worst(_by_part(rows), self.info, policy)):
+        if claim.verdict is not Verdict.VULNERABLE and (part := parts.worst(_by_part(rows), self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
         return claim.says(said + claim.would_decide("questions", by="questions", near=""))
 
