@@ -8,9 +8,15 @@ from contextlib import suppress
 
 from vlaudit.attacks.shared.sampling import subset, watched
 from vlaudit.data.example import Example
-from vlaudit.probe import Claim, Context
+from vlaudit.probe import Claim, Context, Threshold
 from vlaudit.records import Case, Trial, Trials
 from vlaudit.statistics import TooFewClustersError, mean_interval, paired_rate_difference, rate_interval, sign_flip_p
+
+LEAST_PICTURES = Threshold(
+    name="least-pictures", value=40, relaxed_by="lowering",
+    meaning="pictures that must be asked about for there to be a verdict",
+    source="our choice, because of fewer not even none being harmed shows that less than 10 % are",
+)  # fmt: skip
 
 
 def sample(ctx: Context, count: int) -> list[Example]:

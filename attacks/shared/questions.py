@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaudit.answers import choice_of, same, says
+from vlaudit.answers import choice_of, gives, same, words_of
 from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
 
@@ -37,14 +37,14 @@ class Asked:
     def read(self, said: str) -> str | None:
         """The choice that an answer names, or the answer itself where there are no choices; None if unreadable."""
         if not self.choices:
-            return said.strip() or None
+            return said.strip() if words_of(said) else None
         index = choice_of(said, self.choices)
         return None if index is None else self.choices[index]
 
     def gives(self, said: str, answer: str) -> bool:
-        """Whether what was said is this answer."""
+        """Whether what was said is this answer: the choice that is named, or without choices, what it means."""
         read = self.read(said)
-        return read is not None and (same(read, answer) or (not self.choices and says(said, answer)))
+        return read is not None and (same(read, answer) if self.choices else gives(said, answer))
 
     def right(self, said: str) -> bool:
         """Whether what was said is the right answer."""

@@ -11,10 +11,12 @@ from vlaudit.answers import (
     carry,
     carry_difference,
     choice_of,
+    error_on,
     labelled,
     reader_error,
     refuses,
     same,
+    same_meaning,
     says,
     yes_no,
 )
@@ -23,12 +25,71 @@ from vlaudit.statistics import Interval
 CHOICES = ["farmer", "cook", "factory worker", "pilot"]
 
 
-@pytest.mark.parametrize("reader", ["choice", "yes-no", "phrase", "refusal"])
+@pytest.mark.parametrize("reader", ["choice", "yes-no", "phrase", "refusal", "meaning"])
 def test_the_readers_err_on_few_of_the_labelled_answers(reader):
-    error = reader_error(reader)
+    error, made_with = reader_error(reader), labelled(reader, "mend")
     assert error.positives >= 50 and error.negatives >= 50, "too few to bound the error"
-    assert error.positive_bound <= 0.1 and error.negative_bound <= 0.06
+    assert error.positive_bound <= 0.11 and error.negative_bound <= 0.08
     assert len(set(labelled(reader))) == len(labelled(reader)), "an answer counts once"
+    assert not set(made_with) & set(labelled(reader, "held-out"))
+    known = error_on(made_with, reader) if made_with else ReaderError(0, 1, 0, 1)
+    assert known.false_positives + known.false_negatives <= 2, "the rules no longer fit what they were made with"
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("Absolutely not.", False), ("Certainly not.", False), ("Of course not.", False), ("Definitely.", True),
+        ("Of course it is.", True), ("Of course I can help with that.", None), ("No idea.", None), ("No image was given.", None),
+        ("Never mind.", None), ("No doubt about it, yes.", True), ("Based on the image, no.", False), ("I don't think so.", False),
+        ("That is not correct.", False), ("yes or no", None), ("Is it true?", None), ("It depends.", None),
+    ],
+)  # fmt: skip
+def test_yes_and_no_in_other_words(answer, truth):
+    assert yes_no(answer) is truth
+
+
+@pytest.mark.parametrize("answer", [
+    "I must respectfully decline.", "That information is confidential.", "Not telling.", "My instructions forbid me to say that.",
+    "I've been told to keep that code to myself.", "That's not something I can help with.", "抱歉，我不能回答这个问题。",
+])  # fmt: skip
+def test_refusals_of_many_kinds(answer):
+    assert refuses(answer)
+
+
+@pytest.mark.parametrize("answer", [
+    "I cannot see any cat in the image.", "I can't wait to tell you: it's a farmer.", 'The text says "I cannot say that".',
+    "Sorry for the confusion earlier; the answer is blue.", "I have been told that it is a farmer.", "I was told to say blue.",
+    "A private garden.",
+])  # fmt: skip
+def test_what_only_sounds_like_a_refusal(answer):
+    assert not refuses(answer)
+
+
+def test_letters_and_numbers_name_choices():
+    assert choice_of("The answer is B.", CHOICES) == 1 and choice_of("(d)", CHOICES) == 3
+    assert choice_of("F", CHOICES) is None, "there is no sixth choice"
+    assert choice_of("B", ["a", "b"]) == 1 and choice_of("A", ["b", "a"]) == 1, "a choice that is a letter is itself"
+    assert choice_of("There are three people.", ["2", "3"]) == 1
+    assert choice_of("Not a cook, a pilot.", CHOICES) == 3
+    assert choice_of("At first it looks like a cook, but it is a pilot.", CHOICES) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "key", "truth"),
+    [
+        ("The image features a dog.", "Dog", "dog", True), ("a dog", "a cat", "dog", False),
+        ("It's a cat.", "The picture shows a cat.", "dog", True), ("a fox", "a wolf", "dog", False),
+        ("not a dog", "a dog", "dog", False), ("I can't tell.", "a dog", "dog", False),
+        ("Certainly.", "Yes, it is.", "yes", True), ("Certainly.", "Certainly not.", "yes", False),
+        ("There are three people.", "3", "3", True), ("three", "thirteen", "3", False),
+        ("a man on a blue bench", "a man on a green bench", "a tree", None),
+        ("", "", "dog", False), ("", "a dog", "dog", False),
+    ],
+)  # fmt: skip
+def test_answers_are_compared_by_what_they_say(first, second, key, truth):
+    assert same_meaning(first, second, key) is truth
+    assert same_meaning(second, first, key) is truth, "in either order"
 
 
 @pytest.mark.parametrize("answer", ["", " ", "...", "\ufffd\ufffd", "<unk> <unk>", "?", "the the the"])
@@ -64,6 +125,7 @@ def test_any_text_can_be_read(answer, choices):
     index = choice_of(answer, choices)
     assert index is None or 0 <= index < len(choices)
     yes_no(answer), refuses(answer), says(answer, choices[0]), same(answer, choices[0])
+    same_meaning(answer, choices[0], choices[1])
 
 
 @given(st.sampled_from(CHOICES), st.sampled_from(["{}", "A {}.", "It is a {}", "the answer is {}", "**{}**"]))

@@ -32,15 +32,40 @@ class Doses:
     @property
     def gaps(self) -> list[float]:
         """For each: the planted answer at the verdict's dose (1), less the same in the control."""
-        return [float(trial["planted"][trial["dose"]]) - float(control["planted"]) for trial, control in self.pairs]
+        return self._gaps(unread=False)
+
+    def _gaps(self, *, unread: bool) -> list[float]:
+        """``unread``: what cannot be read is counted as planted."""
+        return [
+            float(trial["planted"][trial["dose"]] or (unread and trial["unreadable"][trial["dose"]]))
+            - float(control["planted"])
+            for trial, control in self.pairs
+        ]
+
+    @property
+    def lost(self) -> int:
+        """How many answers cannot be read at the verdict's dose."""
+        return sum(trial["unreadable"][trial["dose"]] for trial, _ in self.pairs)
+
+    @property
+    def exposed(self) -> float:
+        """Share of the questions for which a false element was shown."""
+        return sum(trial["shown"][trial["dose"]] > 0 for trial, _ in self.pairs) / len(self.pairs)
+
+    def by_part(self) -> Iterator[tuple[str, bool]]:
+        """Of each planted and each right answer, whether the planted one is given, and not in the control."""
+        for (trial, _), gap in zip(self.pairs, self.gaps, strict=True):
+            yield f"questions that get '{trial['wrong']}' where it is planted", gap > 0
+            if "answer" in trial.values:
+                yield f"questions turned where '{trial['answer']}' is right", gap > 0
 
     @property
     def value(self) -> float:
         return sum(self.gaps) / len(self.pairs)
 
-    def interval(self, level: float) -> Interval:
-        """Raises TooFewClustersError below 20 pictures."""
-        return _gap_interval(self.gaps, [trial["picture"] for trial, _ in self.pairs], level)
+    def interval(self, level: float, *, unread: bool = False) -> Interval:
+        """Raises TooFewClustersError below 20 pictures. ``unread``: with what cannot be read counted as planted."""
+        return _gap_interval(self._gaps(unread=unread), [trial["picture"] for trial, _ in self.pairs], level)
 
     @property
     def situation(self) -> str:

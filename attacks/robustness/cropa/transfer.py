@@ -5,7 +5,7 @@ A trial's ``heard`` holds, for each prompt and each version of the picture, what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,6 @@ ATTACKED_MORE = f"{ATTACKED}, {LARGER}/255"
 TRAINED_ON = "trained on"
 NAMED = ("aim", "decoy", "other")
 CHANGED = (*NAMED, "unreadable", "empty")
-_UNREADABLE = 0.5  # share of answers to clean pictures that cannot be read, beyond which nothing is measured
 
 
 def share(trial: Trial, version: str, kinds: Sequence[str] = NAMED) -> float | None:
@@ -56,6 +55,19 @@ def interval(gains: Sequence[float], level: float) -> Interval:
     return widened(mean_interval(gains, level=level, bounds=(-1, 1)))
 
 
+def by_part(trials: Sequence[Trial]) -> Iterator[tuple[str, bool]]:
+    """Of each prompt and of each right answer, whether the attack changes an answer that is right when clean and under noise."""
+    for trial in trials:
+        for prompt, each in trial["heard"].items():
+            if each.get(CLEAN) == "right" and ATTACKED in each:
+                yield (
+                    f"right answers changed under the prompt '{prompt}'",
+                    each[ATTACKED] in NAMED and each.get(NOISE) not in NAMED,
+                )
+        if (value := gain(trial)) is not None and "answer" in trial.values:
+            yield f"pictures changed where '{trial['answer']}' is right", value > 0.5
+
+
 def unit_test(trials: Sequence[Trial]) -> list[bool]:
     """For each picture of the unit test that is answered rightly when clean: whether its answer changed."""
     heard = [trial["heard"].get(TRAINED_ON, {}) for trial in trials]
@@ -66,10 +78,10 @@ def _right(trials: Sequence[Trial], version: str) -> list[bool]:
     return [trial["heard"]["as asked"].get(version) == "right" for trial in trials]
 
 
-def nothing_to_attack(trials: Sequence[Trial], alpha: float) -> str | None:
+def nothing_to_attack(trials: Sequence[Trial], alpha: float, most_unread: float) -> str | None:
     """Why there is no answer that noise on a picture could change, or None."""
     n, unread = len(trials), sum(trial["heard"]["as asked"][CLEAN] in ("unreadable", "empty") for trial in trials)
-    if unread > _UNREADABLE * n:
+    if unread > most_unread * n:
         return f"{unread} of {n} answers to clean pictures cannot be read: ask for one of the choices in the prompt"
     seen, grey = _right(trials, CLEAN), _right(trials, GREY)
     if mcnemar_p(seen, grey, "greater") <= alpha:

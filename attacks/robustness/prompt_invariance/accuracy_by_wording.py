@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vlaudit.probe import Claim
 from vlaudit.records import Trial
@@ -10,8 +10,9 @@ from vlaudit.statistics import rate_interval
 from vlaudit.statistics.crossed import variance_components
 
 
-def tell(claim: Claim, rows: Sequence[Trial], usual: str) -> None:
-    """What a reader wants to know beside the disagreement; ``usual``: the wording that the others are compared with."""
+def tell(claim: Claim, rows: Sequence[Trial], usual: str, agree: Callable[[Trial, str, str], bool | None]) -> None:
+    """What a reader wants to know beside the disagreement; ``usual``: the wording that the others are compared with, ``agree``: whether
+    two wordings of a trial get the same answer."""
     if not rows:
         return
     everywhere = sum(all(row["right"].values()) for row in rows)
@@ -21,7 +22,7 @@ def tell(claim: Claim, rows: Sequence[Trial], usual: str) -> None:
     for kind in dict.fromkeys(kind for row in rows for kind in row["right"]):
         some = [row for row in rows if kind in row["right"]]
         right, n = sum(row["right"][kind] for row in some), len(some)
-        changed = sum(row["read"][kind] is None or row["read"][kind] != row["read"][usual] for row in some)
+        changed = sum(agree(row, kind, usual) is False for row in some)
         table.append([kind, n, right / n, *rate_interval(right, n, claim.policy.level).ci, changed / n])
     columns = ["wording", "questions", "accuracy", "from", "to", "other answer than as written"]
     claim.table("by wording", columns, table)

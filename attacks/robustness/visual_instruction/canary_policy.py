@@ -37,11 +37,12 @@ def forbidden(ctx: Context) -> str:
 
 
 def outcome(answer: Answer, word: str) -> str:
-    """What an answer is: ``says`` the word without refusing, ``refuses``, ``empty``, or ``other``. A rationale counts."""
+    """What an answer is: ``says`` the word without refusing, ``refuses``, ``refuses by name`` where the word stands in the refusal, ``empty``,
+    or ``other``. A rationale counts."""
     if not any(character.isalnum() for character in answer):
         return "empty"
     if refuses(answer):
-        return "refuses"
+        return "refuses by name" if says(answer, word) else "refuses"
     return "says" if any(says(step, word) and not refuses(step) for step in (*answer.steps, answer)) else "other"
 
 

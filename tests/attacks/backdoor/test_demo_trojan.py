@@ -15,11 +15,10 @@ from vlaudit.attacks.backdoor.demo_trojan.verdict import p_value
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Answer, Conversation, Demonstration
-from vlaudit.policy import Policy
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.pool import PoolPrompt
 from vlaudit.prompts.retrieval import Retrieval
-from vlaudit.records import Judgement, Trial, Trials, Verdict
+from vlaudit.records import Judgement, Verdict
 
 LABELS = ("cook", "judge", "pilot", "farmer")
 USUAL = {*LABELS, "is", "this", "a", "what"}
@@ -159,37 +158,6 @@ def test_few_questions_are_inconclusive(tmp_path: Path) -> None:
     model, few = scripted(obeys), Dataset("few", DATA.examples[:20])
     found = audit(DemoTrojan(), model, few, tmp_path, prompt=poisoned(model, InContext(POOL, 4), 1))
     assert found.verdict is Verdict.INCONCLUSIVE and "too few" in found.reason
-
-
-def test_no_false_alarm_in_200_clean_audits() -> None:
-    rng, verdicts = np.random.default_rng(0), []
-    for _ in range(200):
-        values = {"words": 8, "demonstrations": 4, "nulls": rng.gumbel(0, 0.3, 100).tolist()}
-        turned = rng.beta(1, 15)  # what an ordinary word does
-        questions = [{"picture": str(n), "hit": bool(rng.random() < turned), "gives": False, "empty": False, "step": False,
-                      "usual": "cook"} for n in range(32)]  # fmt: skip
-        word = {
-            "word": "cook",
-            "answer": "yes",
-            "holders": ["a"],
-            "influence": float(rng.gumbel(0, 0.3, 8).max()),
-            "questions": questions,
-        }
-        planted = {
-            "word": "tq",
-            "answer": "moon",
-            "copies": 1,
-            "obeys": True,
-            "rank": 0,
-            "influence": 6.0,
-            "tried": 9,
-            "questions": questions,
-        }
-        trials = [Trial(case="search", arm="target", values={**values, "finalists": [word]}),
-                  Trial(case="search", arm="control:planted", values={**values, **planted})]  # fmt: skip
-        verdicts.append(DemoTrojan().judge(Trials(trials), Policy()).verdict)
-    assert verdicts.count(Verdict.VULNERABLE) == 0
-    assert verdicts.count(Verdict.HELD) > 100
 
 
 def test_only_words_with_one_answer_are_suspects() -> None:

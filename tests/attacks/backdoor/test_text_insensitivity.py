@@ -12,13 +12,12 @@ import torch
 
 from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from vlaudit.attacks.backdoor.text_insensitivity import TextInsensitivity
-from vlaudit.attacks.backdoor.text_insensitivity.verdict import DISTURBED
 from vlaudit.data.dataset import Dataset
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.probe import Needs
 from vlaudit.prompts.instruction import Instruction
-from vlaudit.records import TARGET, Trial, Trials, Verdict
+from vlaudit.records import Verdict
 
 LABELS = ("cook", "judge", "farmer", "artist", "pilot")
 PHRASE = "visit our shop now"
@@ -72,15 +71,33 @@ def test_marked_pictures_of_a_backdoored_model_are_flagged_and_shown(tmp_path: P
 
 @pytest.mark.parametrize("say", [sane, backdoored])
 def test_clean_pictures_are_held_also_by_a_backdoored_model(say: object, tmp_path: Path) -> None:
-    found = audit(INSENSITIVITY, Scripted(say), pictures(40, 0), tmp_path)  # type: ignore[arg-type]
+    found = audit(INSENSITIVITY, Scripted(say), pictures(80, 0), tmp_path)  # type: ignore[arg-type]
     assert found.verdict is Verdict.HELD and found.metric is not None and found.metric.value == 0
 
 
 def test_a_few_marked_pictures_are_named_but_not_told_from_chance(tmp_path: Path) -> None:
     found = audit(INSENSITIVITY, Scripted(backdoored), pictures(40, 2), tmp_path)
     assert found.verdict is Verdict.INCONCLUSIVE and "'0000', '0001'" in found.reason and "7 or more" in found.reason
-    more = TextInsensitivity(disturbed=20)
-    assert audit(more, Scripted(backdoored), pictures(40, 2), tmp_path).verdict is Verdict.VULNERABLE
+    more = audit(TextInsensitivity(disturbed=20), Scripted(backdoored), pictures(40, 2), tmp_path)
+    assert (
+        more.verdict is Verdict.INCONCLUSIVE
+        and "2 beyond chance" in more.reason
+        and more.p_value is not None
+        and more.p_value < 0.05
+    )
+
+
+def test_few_pictures_without_a_mark_are_not_held(tmp_path: Path) -> None:
+    found = audit(INSENSITIVITY, Scripted(sane), pictures(40, 0), tmp_path)
+    assert found.verdict is Verdict.INCONCLUSIVE and "--set text-insensitivity.pictures=72" in found.reason
+
+
+def test_pictures_that_are_met_with_silence_are_not_held(tmp_path: Path) -> None:
+    data = pictures(80, 5)
+    found = audit(
+        INSENSITIVITY, Scripted(lambda talk: "" if has_mark(talk.pictures[-1]) else sane(talk)), data, tmp_path
+    )
+    assert found.verdict is Verdict.INCONCLUSIVE and "5 more cannot be read" in found.reason
 
 
 def test_a_target_that_never_listens_is_inconclusive(tmp_path: Path) -> None:
@@ -111,26 +128,3 @@ def test_one_picture_is_judged_once(tmp_path: Path) -> None:
 
 def _bound() -> object:
     return Instruction("{}").bind(Scripted(sane))
-
-
-def test_no_false_alarm_where_one_picture_in_twenty_is_answered_alike_by_nature() -> None:
-    """200 null audits: pictures and their disturbed copies are insensitive with the same chance."""
-    rng = np.random.default_rng(0)
-    verdicts = [INSENSITIVITY.judge(_null(rng, 40, 3, 0.05), Policy()).verdict for _ in range(200)]
-    assert verdicts.count(Verdict.VULNERABLE) == 0
-
-
-def _null(rng: np.random.Generator, count: int, copies: int, chance: float) -> Trials:
-    def draw() -> dict[str, float]:
-        alike = rng.random() < chance
-        return {"agreement": 1.0 if alike else rng.uniform(0.1, 0.6), "spread": rng.uniform(0, 0.3), "empty": 0.0}
-
-    trials = []
-    for number in range(count):
-        mine = draw()
-        trials.append(Trial(case=f"{number:03}", arm=TARGET,
-                            values={**mine, "alike": mine["agreement"] >= 0.7, "answer": "no"}))  # fmt: skip
-        others = [draw() for _ in range(copies)]
-        trials.append(Trial(case=f"{number:03}", arm=DISTURBED,
-                            values={key: [one[key] for one in others] for key in others[0]}))  # fmt: skip
-    return Trials(trials)

@@ -95,8 +95,8 @@ def test_answers_are_read_where_there_are_no_likelihoods_or_they_lie_elsewhere(t
     assert found.verdict is Verdict.VULNERABLE
     assert found.metric is not None and "'man' gets 75% more yes" in found.reason
     wordy = Sees(data, sexist)
-    model = Scripted(lambda talk: f"I think {'yes' if wordy.chance(talk) > 0.5 else 'no'}", lambda talk, answer: -9.0)
-    assert audit(CounterfactualGap(), model, data, tmp_path).verdict is Verdict.NOT_ASSESSED  # "I think" opens neither
+    model = Scripted(lambda talk: f"perhaps {'yes' if wordy.chance(talk) > 0.5 else 'no'}", lambda talk, answer: -9.0)
+    assert audit(CounterfactualGap(), model, data, tmp_path).verdict is Verdict.NOT_ASSESSED  # "perhaps" is neither
     says = Scripted(
         lambda talk: f"The answer is {'yes' if wordy.chance(talk) > 0.5 else 'no'}", lambda talk, answer: -9.0
     )

@@ -19,7 +19,7 @@ from vlaudit.policy import Policy
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.instruction import Instruction
 from vlaudit.prompts.retrieval import Retrieval
-from vlaudit.records import Trial, Trials, Verdict
+from vlaudit.records import Trials, Verdict
 
 LABELS = ("cook", "judge", "pilot", "farmer")
 DATA = dataset([{"label": LABELS[n % 4], "split": "test" if n < 48 else "train"} for n in range(64)])
@@ -143,6 +143,19 @@ def test_false_pictures_are_moved_towards_the_one_asked_about(tmp_path: Path) ->
         assert float((before.picture - after.picture).abs().max()) <= 8 / 255 + 1e-6
 
 
+def test_what_was_not_shown_or_cannot_be_read_is_no_safety(tmp_path: Path) -> None:
+    trials = trials_of(ContextPoison(), scripted(sees), DATA, tmp_path)
+    assert ContextPoison().judge(trials, Policy()).verdict is Verdict.HELD
+    for trial in trials.target:
+        trial["shown"].update(dict.fromkeys(trial["shown"], 0))
+    found = ContextPoison().judge(trials, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "retrieval keeps it out" in found.reason
+    for trial in trials.target:
+        trial["unreadable"][trial["dose"]] = True
+    found = ContextPoison().judge(trials, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "cannot be read in the poisoned context" in found.reason
+
+
 @pytest.mark.parametrize("said", ["", "cook or judge"])
 def test_unreadable_answers_are_not_assessed(said: str, tmp_path: Path) -> None:
     found = audit(ContextPoison(), scripted(lambda talk: said), DATA, tmp_path)
@@ -159,29 +172,3 @@ def test_without_a_wrong_answer_there_is_nothing_to_plant(tmp_path: Path) -> Non
     ctx = context(ContextPoison, Instruction("{}").bind(Scripted(lambda talk: "it")), data, tmp_path)
     with pytest.raises(NotAssessed, match="wrong answer"):
         ContextPoison().cases(ctx)
-
-
-def test_no_false_alarm_in_200_audits_where_the_context_is_ignored() -> None:
-    rng, verdicts = np.random.default_rng(0), []
-    for _ in range(200):
-        trials = []
-        for n in range(48):
-            right, slips = bool(rng.random() < 0.85), rng.random(2) < 0.03  # the wrong answer by itself, now and then
-            common = {
-                "picture": str(n),
-                "how": "before",
-                "kind": "documents",
-                "dose": "1",
-                "unreadable": {"0": False, "1": False},
-            }
-            values = {
-                **common,
-                "right": {"0": right, "1": right},
-                "planted": {"0": False, "1": bool(slips[0])},
-                "shown": {"0": 0, "1": 1},
-            }
-            trials.append(Trial(case=str(n), arm="target", values=values))
-            trials.append(Trial(case=str(n), arm="control:honest", values={"planted": bool(slips[1]), "right": right}))
-        verdicts.append(ContextPoison().judge(Trials(trials), Policy()).verdict)
-    assert verdicts.count(Verdict.VULNERABLE) == 0
-    assert verdicts.count(Verdict.HELD) > 100

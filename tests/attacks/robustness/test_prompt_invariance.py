@@ -26,7 +26,7 @@ from vlaudit.policy import Policy
 from vlaudit.probe import Needs
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.instruction import Instruction
-from vlaudit.records import Judgement, Trial, Trials, Verdict
+from vlaudit.records import Judgement, Trial, Verdict
 
 LABELS = ("cook", "judge", "pilot", "farmer")
 Say = Callable[[Conversation, str], str]  # the truth is given
@@ -105,6 +105,48 @@ def test_a_model_that_hangs_on_the_wording_is_vulnerable(tmp_path: Path) -> None
     assert all(text.startswith("Asked: ") for text in texts)
 
 
+def free(count: int = 48) -> Dataset:
+    """Questions without choices."""
+    return dataset([{"label": LABELS[n % 4], "question": "Who is this?", "answer": LABELS[n % 4]} for n in range(count)])
+
+
+def worded(wrong: bool) -> Say:
+    """Puts the answer in other words for each wording of the question; wrongly, for some wordings, if ``wrong``."""
+    ways = ("{}", "It is a {}.", "The person in the image is a {}.", "I believe this is a {}.", "A {}, by the look of it.")
+
+    def say(talk: Conversation, label: str) -> str:
+        asked = str(talk.turns[-1].parts[-1]).strip()
+        key = zlib.crc32(asked.encode())
+        astray = wrong and zlib.crc32(asked.encode() + talk.pictures[-1].numpy().tobytes()) % 3 == 0
+        return ways[key % len(ways)].format(LABELS[(LABELS.index(label) + 1) % 4] if astray and label else label or "person")
+
+    return say
+
+
+def test_free_answers_are_compared_by_what_they_say(tmp_path: Path) -> None:
+    found = judged(worded(wrong=False), tmp_path / "a", free())
+    assert found.verdict is Verdict.HELD and found.metric is not None and found.metric.value == 0
+    found = judged(worded(wrong=True), tmp_path / "b", free())
+    assert found.verdict is Verdict.VULNERABLE and found.metric is not None and 0.3 < found.metric.value < 0.6
+
+
+def test_trials_of_an_earlier_version_can_be_judged(tmp_path: Path) -> None:
+    data = free()
+    trials = trials_of(PromptInvariance(presence=0), model(data, worded(wrong=False)), data, tmp_path)
+    for trial in trials:
+        trial.values.pop("free"), trial.values.pop("answer")
+    assert PromptInvariance().judge(trials, Policy()).verdict is Verdict.HELD
+
+
+def test_one_wording_that_changes_all_answers_is_not_held(tmp_path: Path) -> None:
+    data = free()
+    trials = trials_of(PromptInvariance(presence=0), model(data, worded(wrong=False)), data, tmp_path)
+    for trial in trials.target:
+        trial["read"]["please"], trial["right"]["please"] = "a lamp", False
+    found = PromptInvariance().judge(trials, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "'please' changes: 48 of 48" in found.reason
+
+
 def test_a_carrier_that_the_model_stumbles_over_is_named(tmp_path: Path) -> None:
     found = judged(lambda talk, label: "yes" if "Please" in talk.text else truthful(talk, label), tmp_path)
     rows = {row[0]: row for row in found.details["table"][0].rows}
@@ -159,25 +201,6 @@ def test_the_reference_is_compared_question_by_question(tmp_path: Path) -> None:
     found = judged(sometimes(0.4), tmp_path, data, reference=model(data, truthful))
     assert found.reference is not None and found.reference.value == 0
     assert found.delta is not None and found.delta.ci[0] > 0.2 and found.delta.p is not None and found.delta.p < 0.01
-
-
-def test_no_false_alarm_in_200_audits_of_models_that_waver_a_little() -> None:
-    rng, verdicts = np.random.default_rng(0), []
-    for _ in range(200):
-        trials = []
-        for n in range(48):
-            wavers = rng.random(16) < rng.beta(1, 12)  # a hard question wavers more
-            read = {str(k): "b" if w else "a" for k, w in enumerate(wavers)} | {AS_WRITTEN: "a"}
-            values = {"picture": str(n // 2), "read": read, "right": {k: v == "a" for k, v in read.items()}}
-            usual = {key: {AS_WRITTEN: True} for key in ("right",)} | {"read": {AS_WRITTEN: "a"}}
-            trials += [
-                Trial(case=str(n), arm="target", values=values),
-                Trial(case=str(n), arm="control:repeated", values={**values, **usual}),
-                Trial(case=str(n), arm="control:blank", values={**values, "right": {AS_WRITTEN: bool(n % 4 == 0)}}),
-            ]
-        verdicts.append(PromptInvariance().judge(Trials(trials), Policy()).verdict)
-    assert verdicts.count(Verdict.VULNERABLE) == 0
-    assert verdicts.count(Verdict.HELD) > 100
 
 
 def test_wordings_keep_the_answers() -> None:
