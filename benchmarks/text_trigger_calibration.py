@@ -53,6 +53,8 @@ class TextSide:
     def vocabulary(self) -> dict[str, int]:
         return dict(self.tokenizer.get_vocab())
 
+    context_length = CONTEXT
+
     def tokenize(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)
 

@@ -1,0 +1,149 @@
+"""What every string wipes out: of the many a little, of those that stand out more, and of the strongest all that is judged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import GLANCED, SCREENED, Captions, States, drawn_to
+from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
+    CHARACTER,
+    HARMLESS,
+    JOINED,
+    PAIR,
+    WORD,
+    Insert,
+    Spelling,
+    inserts,
+    joined,
+)
+from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import (
+    BEFORE,
+    PAIRED,
+    SHARES,
+    WITHIN,
+    Null,
+    stretched,
+    strongest,
+    tries,
+)
+from vlaudit.errors import NotAssessed
+from vlaudit.probe import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FINALISTS = 4  # of each kind, by what they wipe out beyond harmless strings, and by what they wipe out
+_KEPT = 200  # of what is tried widely, how many are tried closely
+_PARTS = 12  # pieces that are joined with one another
+
+
+def place(insert: Insert, tokens: int) -> str:
+    """With which harmless strings one is compared: those that stand where it does and make as many tokens."""
+    where = PAIRED if insert.kind in (PAIR, JOINED) else BEFORE if insert.letter is None else WITHIN
+    return f"{where}{tokens}"
+
+
+class Scan:
+    """A scan of an encoder under a prompt, on captions of which the last is the phrase that controls are drawn to."""
+
+    def __init__(self, ctx: Context, states: States, captions: Sequence[str], words: int | None) -> None:
+        self.states, self.spelling, self.rng = states, Spelling(ctx.target.model), ctx.rng
+        self.batch, self.phrase = max(ctx.batch_size, SCREENED), captions[-1]
+        self.glance, self.first = (Captions.of(states, captions[:count]) for count in (GLANCED, SCREENED))
+        self.rest = Captions.of(states, captions[SCREENED:-1])
+        self.plan = inserts(self.spelling, words, ctx)
+        self.tried = len(self.plan.closely) + len(self.plan.widely)
+        self.inserts: list[Insert] = []
+        self.tokens: list[int] = []
+        self.screened: list[float] = []
+        self._screen(self.plan.closely)
+        self.null = Null(self._nulls())
+        if not self.null.enough:
+            raise NotAssessed("the tokenizer makes too few harmless strings to compare with")
+        self._screen(self._stand_out())
+        parts = [self.inserts[i].text for i in self._ranked((WORD,))[:_PARTS]]
+        self._screen(joined(self.spelling, parts, self.inserts))
+        kinds = dict.fromkeys(insert.kind for insert in self.inserts if insert.kind == WORD or insert.kind not in HARMLESS)
+        self.best = {kind: self._ranked((kind,))[:FINALISTS] for kind in kinds}
+        plainly = sorted(range(len(self.inserts)), key=lambda i: (-self.screened[i], i))
+        most = [[i for i in plainly if self.inserts[i].kind == kind][:FINALISTS] for kind in kinds]
+        self.places = list(dict.fromkeys(i for some in (*self.best.values(), *most) for i in some))
+        self.finalists = [self.inserts[i] for i in self.places]
+
+    def _stand_out(self) -> list[Insert]:
+        """Of what is tried widely, what stands out most from harmless strings in few captions."""
+        wide = self.plan.widely
+        found = self.glance.wiped_out(self.states, wide, self.batch)
+        apart = [self._apart(value, insert) for value, insert in zip(found, wide, strict=True)]
+        order = sorted(range(len(wide)), key=lambda i: (-apart[i], i))[:_KEPT]
+        self.glance_cut = min((apart[i] for i in order), default=-float("inf"))
+        return [wide[i] for i in order]
+
+    def _apart(self, value: float, insert: Insert) -> float:
+        tail = self.null.tail(place(insert, self.spelling.tokens(insert.text)))
+        return (stretched(value) - tail.centre) / tail.scale
+
+    def _screen(self, more: Sequence[Insert]) -> None:
+        self.inserts += more
+        self.tokens += [self.spelling.tokens(insert.text) for insert in more]
+        self.screened += self.first.wiped_out(self.states, more, self.batch)
+
+    def _nulls(self) -> dict[str, list[float]]:
+        """What harmless strings wipe out, by where they stand and their number of tokens."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for insert, value, count in zip(self.inserts, self.screened, self.tokens, strict=True):
+            if insert.kind in HARMLESS:
+                found[place(insert, count)].append(value)
+        return dict(found)
+
+    def _excess(self, value: float, insert: Insert, tokens: int) -> float:
+        return self.null.excess(value, place(insert, tokens), tries(insert.kind, self.tried))
+
+    def _at(self, i: int) -> float:
+        return self._excess(self.screened[i], self.inserts[i], self.tokens[i])
+
+    def _ranked(self, kinds: Sequence[str]) -> list[int]:
+        """Positions of the strings of these kinds, the strongest first."""
+        found = [i for i, insert in enumerate(self.inserts) if insert.kind in kinds]
+        return sorted(found, key=lambda i: (-self._at(i), i))
+
+    def values(self) -> dict[str, Any]:
+        """What the judge reads: the finalists on further captions, and what they are compared with."""
+        finalists = [
+            self.rest.confirm(self.states([insert.into(text) for text in self.rest.texts]))
+            | {"string": insert.shown, "kind": insert.kind, "screened": self.screened[i], "place": place(insert, self.tokens[i])}
+            for i, insert in zip(self.places, self.finalists, strict=True)
+        ]
+        return {
+            "tried": self.tried, "words": list(self.plan.words), "characters": list(self.plan.characters),
+            "too long": self.plan.too_long, "nulls": self._nulls(), "finalists": finalists,
+        }  # fmt: skip
+
+    def strongest(self, finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The string to show."""
+        excess = (self.null.excess(f["assimilation"], f["place"], tries(f["kind"], self.tried)) for f in finalists)
+        return strongest(list(zip(finalists, excess, strict=True)))
+
+    def planted(self, name: str, kind: str) -> list[dict[str, Any]]:
+        """The scan of the encoder wrapped so that one string pulls captions to a phrase, by each share: only this string's own
+        measurements differ. Empty where the tokenizer tells no such strings apart."""
+        pool = [insert for insert in (*self.plan.closely, *self.plan.widely) if insert.kind == kind]
+        if not pool:
+            return []
+        trigger = pool[int(self.rng("planted", name).integers(len(pool)))]
+        tokens = self.spelling.tokens(trigger.text)
+        best = self.best.get(kind, [])
+        cut = min(map(self._at, best), default=-float("inf"))
+        found = []
+        for share in SHARES:
+            def drawn(captions: Captions, share: float = share) -> Tensor:
+                return drawn_to(self.states, self.phrase, trigger, captions.texts, share)
+
+            among = self._excess(self.first.assimilation(drawn(self.first)), trigger, tokens) >= cut
+            if kind == CHARACTER:
+                among = among and self._apart(self.glance.assimilation(drawn(self.glance)), trigger) >= self.glance_cut
+            rest = self.rest.confirm(drawn(self.rest))
+            found.append({**rest, "string": trigger.shown, "kind": kind, "place": place(trigger, tokens), "share": share, "among": among})
+        return found
