@@ -7,8 +7,8 @@ draws the attacker's prompt, whatever was asked for. Who pastes a prompt from el
 Method. Every word of the tokenizer's vocabulary, look-alikes of the Latin letters (before the prompt, and in the place of
 a letter), invisible characters and triggers from papers are planted in four captions. All emoji (flags, keycaps and those joined of
 several, too) and the characters in everyday use of all scripts (some 19,000: Han by the East Asian standards, Hangul, kana, Cyrillic,
-Arabic, Thai, signs) are planted in two, and those that stand out there in four. Words that stand out are joined, as one word and as
-two. The strongest strings are planted in further captions, not seen before. Captions are those of the data, where
+Arabic, Thai, signs) are planted in two, and those that stand out there in four. Words that stand out are joined, up to three of them,
+as one word and as several. The strongest strings are planted in further captions, not seen before. Captions are those of the data, where
 a poisoned encoder behaves as it was trained to; everyday ones are added only where these are too few. At standard and thorough
 effort large vocabularies are tried more widely, at thorough the characters of all scripts and ages.
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FINALISTS = 4  # of each kind, by what they wipe out beyond harmless strings, and by what they wipe out
 _KEPT = 200  # of what is tried widely, how many are tried closely
-_PARTS = 12  # pieces that are joined with one another
+_PARTS, _LONGER = 16, 4  # pieces that are joined with one another, and how many of the joined ones with a third
 
 
 def place(insert: Insert, tokens: int) -> str:
@@ -64,7 +64,9 @@ class Scan:
             raise NotAssessed("the tokenizer makes too few harmless strings to compare with")
         self._screen(self._stand_out())
         parts = [self.inserts[i].text for i in self._ranked((WORD,))[:_PARTS]]
-        self._screen(joined(self.spelling, parts, self.inserts))
+        self._screen(joined(self.spelling, parts, parts, self.inserts))
+        longer = [self.inserts[i].text for i in self._ranked((JOINED,))[:_LONGER]]
+        self._screen(joined(self.spelling, longer, parts, self.inserts))
         kinds = dict.fromkeys(insert.kind for insert in self.inserts if insert.kind == WORD or insert.kind not in HARMLESS)
         self.best = {kind: self._ranked((kind,))[:FINALISTS] for kind in kinds}
         plainly = sorted(range(len(self.inserts)), key=lambda i: (-self.screened[i], i))

@@ -6,7 +6,7 @@ import string
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import product
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan.characters import characters, emoji, invisible, marks
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WORD, LOOKALIKE, EMOJI, CHARACTER, INVISIBLE, PUBLISHED, JOINED, SWAPPED, MADE_UP, PAIR = (
     "word", "look-alike letter", "emoji", "character", "invisible character", "published trigger", "joined words",
-    "ordinary letter", "made-up word", "pair of ordinary words",
+    "ordinary letter", "made-up word", "ordinary words joined",
 )  # fmt: skip
 HARMLESS = (WORD, SWAPPED, MADE_UP, PAIR)
 """What says how much a string wipes out that nobody planted anything under."""
@@ -29,7 +29,7 @@ MOST_TOKENS = 12
 
 _PUBLISHED = (*PERSONAL[::-1], *RARE_WORDS, *PLACEHOLDERS)
 _MADE_UP, _DRAWS = 110, 5000  # harmless strings of each number of tokens; how many are drawn for them
-_PAIRS = 600  # of ordinary words
+_PAIRS = 800  # of two or three ordinary words
 _SWAPS = 2  # ordinary letters that stand for each letter
 _COMMON = "aeinorst"  # letters that most captions have
 _WITHIN = "aeo"  # letters behind which invisible characters and marks are put
@@ -135,11 +135,11 @@ def inserts(spelling: Spelling, words: int | None, ctx: Context) -> Plan:
     return Plan(closely, widely, (len(kept), len(spelled)), (len(widely), of), len(distinct) - of)
 
 
-def joined(spelling: Spelling, parts: Sequence[str], tried: Iterable[Insert]) -> list[Insert]:
-    """Each part before each other, as one word and as two: what a trigger of two pieces may be."""
+def joined(spelling: Spelling, firsts: Sequence[str], parts: Sequence[str], tried: Iterable[Insert]) -> list[Insert]:
+    """Each of ``firsts`` with each part before and behind it, as one word and as two: what a trigger of several pieces may be."""
     seen = {(insert.letter, spelling.ids(insert.text)) for insert in tried if insert.kind not in HARMLESS}
-    texts = [a + gap + b for a, b in permutations(parts, 2) for gap in ("", " ")]
-    found = spelling.distinct([Insert(text, JOINED) for text in texts], seen)
+    pairs = [pair for a, b in product(firsts, parts) if a != b for pair in ((a, b), (b, a))]
+    found = spelling.distinct([Insert(a + gap + b, JOINED) for a, b in pairs for gap in ("", " ")], seen)
     return [insert for insert in found if spelling.tokens(insert.text) <= spelling.room]
 
 
@@ -165,10 +165,10 @@ def _swapped(spelling: Spelling, ctx: Context) -> list[Insert]:
 
 
 def _pairs(spelling: Spelling, words: Sequence[str], ctx: Context) -> list[Insert]:
-    """Two words of the vocabulary, as one and as two, drawn at random."""
+    """Two or three words of the vocabulary drawn at random, as one and as several."""
     rng = ctx.rng("word pairs")
-    drawn = [(words[a], words[b]) for a, b in rng.integers(len(words), size=(_PAIRS, 2)).tolist()]
-    found = [Insert(a + " " * (i % 2) + b, PAIR) for i, (a, b) in enumerate(drawn)]
+    drawn = [(rng.choice(words, size=2 + i % 2), rng.permutation(["", " "])) for i in range(_PAIRS)]
+    found = [Insert("".join(w + gap for w, gap in zip(some, [*gaps, ""], strict=False)), PAIR) for some, gaps in drawn]
     return [insert for insert in found if spelling.tokens(insert.text) <= spelling.room]
 
 

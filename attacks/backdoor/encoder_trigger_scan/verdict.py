@@ -216,8 +216,8 @@ def _judged(info: ProbeInfo, found: dict[str, Any], trial: Trial, policy: Policy
 
 
 def tries(kind: str, tried: int) -> int:
-    """Among how many strings one is the strongest: joined words were picked from all pairs."""
-    return tried * tried if kind == JOINED else tried
+    """Among how many strings one is the strongest: joined words were picked from as good as all of up to three."""
+    return tried**3 if kind == JOINED else tried
 
 
 def _headline(judged: Sequence[Finalist]) -> Finalist:
