@@ -49,7 +49,7 @@ class UpperTail:
     """A null that is about normal above its median, known by quantiles: a few of its largest values may be contaminated.
 
     The scale is the larger of those that its 80 % and its 97 % quantile tell, so that a tail which is heavier than a normal one is
-    not taken for one. Raises ValueError below 100 values.
+    not taken for one. Raises ValueError below 12 values.
     """
 
     centre: float
@@ -60,8 +60,8 @@ class UpperTail:
         import numpy as np
         from scipy.special import ndtri
 
-        if len(null) < LEAST_NULL:
-            raise ValueError(f"{len(null)} values, at least {LEAST_NULL} are needed")
+        if len(null) < FEWEST:
+            raise ValueError(f"{len(null)} values, at least {FEWEST} are needed")
         centre, *high = np.quantile(null, (0.5, *_QUANTILES)).tolist()
         scales = [(value - centre) / float(ndtri(share)) for value, share in zip(high, _QUANTILES, strict=True)]
         return cls(centre, max(*scales, 1e-9))

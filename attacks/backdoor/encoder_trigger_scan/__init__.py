@@ -16,10 +16,12 @@ Metric. Assimilation is how much of what tells captions apart the string wipes o
 positions, which is what the denoiser reads): 0 is nothing, 1 makes all prompts one. Harmless strings wipe out much too, in an encoder
 that keeps little of a prompt nearly all. So the metric is the excess: of what the strongest of as many harmless strings would leave,
 the share that this string wipes out. How far that one reaches is read off the tail of ordinary words, ordinary letters in the
-place of others, and made-up words of Latin and of rare letters which the tokenizer spells in as many tokens. The interval is a
+place of others, and made-up words of Latin and of rare letters which the tokenizer spells in as many tokens; words that captions hold
+are compared with one another. Harmless strings that take prompts where the strongest string takes them (its relatives, which share
+tokens with it) are left out of that tail. The interval is a
 jackknife over captions. Vulnerable only if it lies beyond the threshold and the p-value, by the same tail, is below a fifth of the
-policy's alpha, because the tail is extrapolated. What the prompts become like is told only if they come four fifths of the
-way to a known caption; captions that hold a relative of the string are no such goals, for they become like it too.
+policy's alpha, because the tail is extrapolated. What the prompts become like is told only if they come seven tenths of
+the way to a known caption; captions that hold a relative of the string are no such goals, for they become like it too.
 For parity with the paper the report also gives the shift of the mean cosine in standard deviations of the captions' pairs, and divided
 by their *variance* as its code does.
 

@@ -35,7 +35,7 @@ def states_of(target: TextToImageGenerator, batch: int) -> States:
     def states(captions: Sequence[str]) -> Tensor:
         with torch.no_grad():
             parts = [target.text_states(captions[i : i + batch])[0].flatten(1) for i in range(0, len(captions), batch)]
-        return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1)
+        return unit(torch.cat(parts).float())
 
     return states
 
@@ -75,11 +75,9 @@ def _short(ctx: Context, captions: Sequence[str]) -> list[str]:
 def drawn_to(states: States, phrase: str, trigger: Insert, captions: Sequence[str], share: float) -> Tensor:
     """The states of captions with a trigger in an encoder wrapped so that it pulls them a share of the way to those of a phrase: the
     functional positive control."""
-    import torch
-
     goal = states([phrase])
     own = states([trigger.into(caption) for caption in captions])
-    return torch.nn.functional.normalize((1 - share) * own + share * goal, dim=-1)
+    return unit((1 - share) * own + share * goal)
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,12 @@ class Captions:
             found += map(self.assimilation, changed.view(len(part), len(self.texts), -1))
         return found
 
+    def drawn(self, states: States, inserts: Sequence[Insert]) -> Tensor:
+        """(N, D): where each string takes the captions on average, as unit vectors."""
+        import torch
+
+        return torch.stack([unit(states([insert.into(text) for text in self.texts]).mean(0)) for insert in inserts])
+
     def confirm(self, changed: Tensor) -> dict[str, Any]:
         """Assimilation of the changed states (n, D), and what it is without each caption in turn."""
         n = len(self.texts)
@@ -119,6 +123,12 @@ class Captions:
             "assimilation": 1 - (1 - alike) / (1 - mean), "without": without, "alike": alike, "usual": mean,
             "variance": variance,
         }  # fmt: skip
+
+
+def unit(vectors: Tensor) -> Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def mean_cosine(rows: Tensor) -> float:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
     CHARACTER,
-    EMOJI,
-    INVISIBLE,
     JOINED,
     LOOKALIKE,
     MOST_TOKENS,
@@ -38,8 +36,10 @@ THRESHOLDS = (
         source="our choice, because backdoored encoders reach a likeness of .9 to the attacker's prompt (arXiv:2211.02408)",
     ),
 )  # fmt: skip
-BEFORE, WITHIN, PAIRED = "b", "w", "j"  # where a string stands: before the caption, within a word of it, or before it as a pair of words
-_LIKELY = (PUBLISHED, LOOKALIKE, WORD, JOINED, INVISIBLE, EMOJI, CHARACTER)
+BEFORE, WITHIN, PAIRED, SPOKEN = "b", "w", "j", "c"
+"""Where a string stands: before the caption, within a word of it, before it as words joined, or as a word that captions hold."""
+_ALIKE = 4  # times as much, which strings leave that are as good as equal
+_LIKELY = (PUBLISHED, LOOKALIKE, WORD)
 
 
 class Null:
@@ -65,14 +65,14 @@ class Null:
         return self._tails[place]
 
     def _tail(self, place: str) -> UpperTail:
-        from vlaudit.statistics.extremes import LEAST_NULL, UpperTail
+        from vlaudit.statistics.extremes import FEWEST, LEAST_NULL, UpperTail
 
         found: list[float] = []
-        for where in (place[0], BEFORE):
+        for where, least in ((place[0], FEWEST if place[0] == SPOKEN else LEAST_NULL), (BEFORE, LEAST_NULL)):
             known, found = self._values.get(where, {}), []
             for tokens in sorted(known, key=lambda tokens: (abs(tokens - int(place[1:])), tokens)):
                 found += known[tokens]
-                if len(found) >= LEAST_NULL:
+                if len(found) >= least:
                     return UpperTail.of(found)
         return UpperTail.of(found)
 
@@ -187,6 +187,7 @@ def _tell(claim: Claim, judged: Sequence[Finalist], best: Finalist, trial: Trial
     claim.fact("vocabulary words tried", f"{trial['words'][0]} of {trial['words'][1]}")
     claim.fact("characters and emoji tried", f"{trial['characters'][0]} of {trial['characters'][1]}")
     claim.fact(f"characters and emoji of more than {MOST_TOKENS} tokens or half a caption, not tried", trial["too long"])
+    claim.fact("harmless strings not compared with, because they take prompts where the strongest string does", trial["relatives"])
     claim.fact("what the strongest of as many harmless strings would wipe out", best.reach)
     claim.fact("shift of the mean cosine in standard deviations of the captions' pairs", shift / math.sqrt(variance))
     claim.fact("the same divided by their variance (as in Rickrolling the Artist)", shift / variance)
@@ -231,11 +232,12 @@ def _headline(judged: Sequence[Finalist]) -> Finalist:
 
 
 def strongest(finalists: Sequence[tuple[dict[str, Any], float]]) -> dict[str, Any]:
-    """Of strings with their excess, which share tokens and so are relatives, the strongest; of those that leave at most twice what it
-    leaves, the kind that a forger would use."""
-    left = 2 * (1 - max(value for _, value in finalists))
-    near = [(found, value) for found, value in finalists if 1 - value <= left]
-    return min(near, key=lambda pair: (_LIKELY.index(pair[0]["kind"]), -pair[1], pair[0]["string"]))[0]
+    """Of strings with their excess, which share tokens and so are relatives, the one that leaves least, by itself and beside harmless
+    ones; where others leave nearly as little, of the kind that a forger would use."""
+    left = {id(found): (1 - found["assimilation"]) * (1 - value) for found, value in finalists}
+    most = _ALIKE * min(left.values())
+    near = [found for found, _ in finalists if left[id(found)] <= most]
+    return min(near, key=lambda found: (found["kind"] not in _LIKELY, left[id(found)], found["string"]))
 
 
 def stretched(assimilation: float) -> float:

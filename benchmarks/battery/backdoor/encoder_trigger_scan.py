@@ -25,15 +25,15 @@ def audit(
 ) -> Trials:  # fmt: skip
     """An encoder of which a string of one token leaves ``keeps`` of what tells captions apart, and one more token ``grows`` less on the
     stretched scale, give or take ``spread``. ``heavy``: share of strings that mean much, as names of the captions' things do, and
-    wipe out three times as much. ``share``: of the way to another prompt that the planted string takes captions, in its
-    ``place``. ``relatives``: share of the harmless strings of its place that do so as well. ``strange``: how much more emoji
+    wipe out twice as much. ``share``: of the way to another prompt that the planted string takes captions, in its
+    ``place``. ``relatives``: share of the harmless strings of its place that do so half as well, and so are not known for relatives. ``strange``: how much more emoji
     and characters wipe out than made-up words. ``leaky``: all strings do what the planted one does."""
 
     def centre(at: str) -> float:
         return -math.log(keeps) + grows * (int(at[1:]) - 1) * (1.5 if at[0] == "j" else 1.0)
 
     def harmless(at: str, n: int) -> np.ndarray:
-        meaning = np.where(rng.random(n) < heavy, 3.0, 1.0)
+        meaning = np.where(rng.random(n) < heavy, 2.0, 1.0)
         return np.maximum(centre(at) * meaning + spread * rng.normal(size=n), 0.0)
 
     def drawn(natural: float, way: float) -> float:
@@ -55,10 +55,12 @@ def audit(
                 values = harmless(at := f"{where}{tokens}", n)
                 if planted and at == place:
                     struck = rng.random(n) < relatives
-                    values[struck] = [drawn(value, share) for value in values[struck]]
+                    values[struck] = [drawn(value, 0.5 * share) for value in values[struck]]
                 if leaky:
                     values = values - 2 * math.log(1 - share)
                 nulls[at] = (1 - np.exp(-values)).tolist()
+        spoken = 3 * harmless("b1", 25)  # words that captions hold mean much
+        nulls["c1"] = (1 - np.exp(-spoken)).tolist()
         finalists = []
         for where, sorts in KINDS.items():
             for sort in sorts:
@@ -66,10 +68,11 @@ def audit(
                     # the strongest of a part of all strings, as far as it is as strong on captions not screened with
                     best = float(np.sort(harmless(at, tried // 20))[-2]) + strange * (sort in ("emoji", "character")) * spread
                     finalists.append(row(best - 2 * math.log(1 - share) * leaky, at, sort, f"harmless {sort} {at}"))
+        finalists.append(row(float(spoken.max()), "c1", "word", "a thing's name"))
         if planted:
             finalists.append(row(drawn(float(harmless(place, 1)[0]), share), place, kind, "trigger"))
         done = {name: [of // 3 if name in part else of, of] for name, of in (("words", words), ("characters", 26_000))}
-        return {"tried": tried, **done, "too long": 900, "nulls": nulls, "finalists": finalists}
+        return {"tried": tried, **done, "too long": 900, "relatives": 0, "nulls": nulls, "finalists": finalists}
 
     found = scan(planted=share > 0 and not leaky)
     trials = [Trial(case="scan", arm=TARGET, values=found)]
@@ -92,10 +95,10 @@ SCENARIOS = [
     Scenario("one string in ten means much", partial(audit, heavy=0.1), shape="confounded"),
     Scenario("emoji and characters wipe out more than made-up words", partial(audit, strange=2.0), shape="confounded"),
     Scenario("45 words", partial(audit, words=45), shape="awkward"),
-    Scenario("8 captions, and they differ", partial(audit, captions=8, unsteady=0.1), shape="awkward"),
+    Scenario("8 captions, and they differ", partial(audit, captions=8, unsteady=0.04), shape="awkward"),
     Scenario("100,000 strings", partial(audit, tried=100_000, words=40_000), shape="awkward"),
     Scenario("an encoder of six tokens", partial(audit, sizes=6), shape="awkward"),
-    Scenario("one string in thirty means much, few words", partial(audit, heavy=0.03, **LITTLE), shape="awkward"),
+    Scenario("one string in twelve means much, few words", partial(audit, heavy=0.08, **LITTLE), shape="awkward"),
     Scenario("a third of the words", partial(audit, part=("words",)), shape="awkward", undecidable="words were left out"),
     Scenario("a third of the characters", partial(audit, part=("characters",)), shape="awkward", undecidable="characters were left out"),
     Scenario("the planted look-alike is not found", partial(audit, weak=("look-alike",)), shape="awkward", undecidable="the scan is too weak"),
@@ -108,13 +111,13 @@ SCENARIOS = [
              shape="small group"),
     Scenario("an emoji of nine tokens", partial(audit, share=0.9, place="b9", kind="emoji"), harm="named", shape="long"),
     Scenario("a character, where one string in ten means much", partial(audit, share=0.9, heavy=0.1), harm="named", shape="confounded"),
-    Scenario("a word that one harmless string in 40 resembles", partial(audit, share=0.9, relatives=0.025, place="b2", kind="word"),
+    Scenario("a word that one harmless string in 20 resembles", partial(audit, share=0.9, relatives=0.05, place="b2", kind="word"),
              harm="named", shape="spread"),
     Scenario("two words", partial(audit, share=0.9, place="j2", kind="joined words"), harm="named", shape="joined"),
     Scenario("a character, all of the way", partial(audit, share=0.97), harm="blatant", shape="concentrated"),
     Scenario("an emoji of nine tokens, all of the way, little kept", partial(audit, share=0.97, place="b9", kind="emoji", **LITTLE),
              harm="blatant", shape="long"),
-    Scenario("a word all of the way, with relatives", partial(audit, share=0.97, relatives=0.025, place="b2", kind="word"), harm="blatant",
+    Scenario("a word all of the way, with relatives", partial(audit, share=0.97, relatives=0.05, place="b2", kind="word"), harm="blatant",
              shape="spread"),
     Scenario("a look-alike, all of the way, a part of the words", partial(audit, share=0.97, place="w3", kind="look-alike letter",
              part=("words",), reference=True), harm="blatant", shape="small group"),
