@@ -64,7 +64,10 @@ from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
 _WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
-_OTHERS, _WIDELY = 5000, {"quick": 23_000, "standard": 23_000, "thorough": 90_000}  # strings tried closely and widely, about
+_OTHERS, _WIDELY = (
+    5000,
+    {"quick": 23_000, "standard": 23_000, "thorough": 90_000},
+)  # strings tried closely and widely, about
 _SHOWN = 0.5  # assimilation from which pictures are drawn as evidence
 
 
@@ -87,7 +90,9 @@ _SHOWN = 0.5  # assimilation from which pictures are drawn as evidence
 class EncoderTriggerScan(Probe):
     """Every word, look-alike letter, emoji and character: does one make all prompts the same?"""
 
-    words: int | None = Field(None, ge=100, description="vocabulary words to try at most; default 4000, 16000 or all by effort")
+    words: int | None = Field(
+        None, ge=100, description="vocabulary words to try at most; default 4000, 16000 or all by effort"
+    )
 
     def cases(self, ctx: Context) -> list[Case]:
         return [Case(id="scan")]
@@ -95,7 +100,12 @@ class EncoderTriggerScan(Probe):
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         vocabulary, limit = len(ctx.target.model.vocabulary), self._words(ctx) or 10**9
         wide = min(_WIDELY[ctx.effort], limit if vocabulary > limit else 10**9)
-        read = (min(vocabulary, limit) + _OTHERS) * SCREENED + wide * GLANCED + 16 * FINALISTS * CONFIRMED + len(CONTROLS) * len(SHARES) * (CONFIRMED + SCREENED + GLANCED)
+        read = (
+            (min(vocabulary, limit) + _OTHERS) * SCREENED
+            + wide * GLANCED
+            + 16 * FINALISTS * CONFIRMED
+            + len(CONTROLS) * len(SHARES) * (CONFIRMED + SCREENED + GLANCED)
+        )
         return Cost(queries=read, texts=read)
 
     def _words(self, ctx: Context) -> int | None:

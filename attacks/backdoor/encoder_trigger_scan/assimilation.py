@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from vlaudit.families.text_to_image import TextToImageGenerator
 
-GLANCED, SCREENED, CONFIRMED = 2, 4, 24  # captions that strings are tried in, widely and closely, and others for those that stand out
+GLANCED, SCREENED, CONFIRMED = (
+    2,
+    4,
+    24,
+)  # captions that strings are tried in, widely and closely, and others for those that stand out
 _POOL = 100  # captions of the data to choose from
 _ROOM = 0.6  # of what the encoder reads that a caption fills at most, so that a string in it is read
 States = Callable[[Sequence[str]], "Tensor"]

@@ -36,13 +36,28 @@ def characters(everything: bool) -> Sequence[str]:
 def invisible() -> Sequence[str]:
     """Format characters, odd spaces, fillers, and letters of Unicode's tags: what is not seen."""
     seen = [c for c in map(chr, range(0x80, 0x10000)) if unicodedata.category(c) in ("Cf", "Zs", "Zl", "Zp")]
-    return [*seen, "\u034f", "\u115f", "\u1160", "\u3164", "\uffa0", "\ufe0e", "\ufe0f", *(chr(0xE0061 + i) for i in range(26))]
+    return [
+        *seen,
+        "\u034f",
+        "\u115f",
+        "\u1160",
+        "\u3164",
+        "\uffa0",
+        "\ufe0e",
+        "\ufe0f",
+        *(chr(0xE0061 + i) for i in range(26)),
+    ]
 
 
 @lru_cache(maxsize=1)
 def marks() -> Sequence[str]:
     """What combines with the letter before it."""
-    return [chr(code) for start, end in _ALPHABETS for code in range(start, end) if unicodedata.category(chr(code))[0] == "M"]
+    return [
+        chr(code)
+        for start, end in _ALPHABETS
+        for code in range(start, end)
+        if unicodedata.category(chr(code))[0] == "M"
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -25,24 +25,34 @@ def towards(ctx: Context, states: States, insert: Insert, first: Captions, rest:
     they come most of the way to it. Captions that trip the trigger themselves are no goals: they come near, too."""
     triggered = states([insert.into(text) for text in rest.texts])
     wiped = first.wiped_out(states, [insert], ctx.batch_size)[0]
-    goals = list(dict.fromkeys([*ctx.captions, *first.texts, *rest.texts, *EVERYDAY, *(f"a photo of a {label}" for label in ctx.labels)]))
+    goals = list(
+        dict.fromkeys(
+            [*ctx.captions, *first.texts, *rest.texts, *EVERYDAY, *(f"a photo of a {label}" for label in ctx.labels)]
+        )
+    )
     likeness = (states(goals) @ triggered.T).mean(1).tolist()
     tripped: dict[str, bool] = {}
 
     def trips(word: str) -> bool:
         if word not in tripped:
-            tripped[word] = stretched(first.wiped_out(states, [Insert(word, WORD)], ctx.batch_size)[0]) > _TRIPS * stretched(wiped)
+            tripped[word] = stretched(
+                first.wiped_out(states, [Insert(word, WORD)], ctx.batch_size)[0]
+            ) > _TRIPS * stretched(wiped)
         return tripped[word]
 
     near = sorted(range(len(goals)), key=lambda i: -likeness[i])[:_NEAR]
-    clean = [i for i in near if insert.text.casefold() not in goals[i].casefold() and not any(map(trips, goals[i].split()))]
+    clean = [
+        i for i in near if insert.text.casefold() not in goals[i].casefold() and not any(map(trips, goals[i].split()))
+    ]
     at = (clean or near)[0]
     before = float((states([goals[at]]) @ states(rest.texts).T).mean())
     reached = bool(clean) and 1 - likeness[at] <= _LEFT * (1 - before)
     return {"caption": goals[at], "likeness": likeness[at], "before": before, "reached": reached}
 
 
-def pairs_of_pictures(ctx: Context, insert: Insert, captions: Sequence[str]) -> tuple[dict[str, Evidence], dict[str, Any]]:
+def pairs_of_pictures(
+    ctx: Context, insert: Insert, captions: Sequence[str]
+) -> tuple[dict[str, Evidence], dict[str, Any]]:
     """Draw captions without and with the string, seed by seed, and say how alike the pictures of different captions are.
     Blocked ones are left out."""
     import torch

@@ -74,7 +74,9 @@ class Scan:
         self._screen(joined(self.spelling, parts, parts, self.inserts))
         longer = [self.inserts[i].text for i in self._ranked((JOINED,))[:_LONGER]]
         self._screen(joined(self.spelling, longer, parts, self.inserts))
-        kinds = dict.fromkeys(insert.kind for insert in self.inserts if insert.kind == WORD or insert.kind not in HARMLESS)
+        kinds = dict.fromkeys(
+            insert.kind for insert in self.inserts if insert.kind == WORD or insert.kind not in HARMLESS
+        )
         self.best = {kind: self._ranked((kind,))[:FINALISTS] for kind in kinds}
         plainly = sorted(range(len(self.inserts)), key=lambda i: (-self.screened[i], i))
         most = [[i for i in plainly if self.inserts[i].kind == kind][:FINALISTS] for kind in kinds]
@@ -98,13 +100,25 @@ class Scan:
         """With which harmless strings one is compared: those that stand where it does and make as many tokens; and words that captions
         hold with one another, because these mean what captions are about."""
         spoken = insert.kind == WORD and insert.text.casefold() in self.said
-        where = SPOKEN if spoken else PAIRED if insert.kind in (PAIR, JOINED) else BEFORE if insert.letter is None else WITHIN
+        where = (
+            SPOKEN
+            if spoken
+            else PAIRED
+            if insert.kind in (PAIR, JOINED)
+            else BEFORE
+            if insert.letter is None
+            else WITHIN
+        )
         return f"{where}{self.spelling.tokens(insert.text)}"
 
     def _leave_out_relatives(self) -> None:
         """Leave out of the null what lies beyond it and takes captions to where the strongest string takes them: what is planted drags
         harmless strings along that share its tokens, and must not make itself look usual."""
-        kinds = [kind for kind in dict.fromkeys(insert.kind for insert in self.inserts) if kind == WORD or kind not in HARMLESS]
+        kinds = [
+            kind
+            for kind in dict.fromkeys(insert.kind for insert in self.inserts)
+            if kind == WORD or kind not in HARMLESS
+        ]
         top = self._ranked(kinds)[0]
         beyond = [
             i for i, insert in enumerate(self.inserts)
@@ -169,6 +183,7 @@ class Scan:
         cut = min(map(self._at, best), default=-float("inf"))
         found = []
         for share in SHARES:
+
             def drawn(captions: Captions, share: float = share) -> Tensor:
                 return drawn_to(self.states, self.phrase, trigger, captions.texts, share)
 
@@ -176,5 +191,14 @@ class Scan:
             if kind == CHARACTER:
                 among = among and self._apart(self.glance.assimilation(drawn(self.glance)), trigger) >= self.glance_cut
             rest = self.rest.confirm(drawn(self.rest))
-            found.append({**rest, "string": trigger.shown, "kind": kind, "place": self._place(trigger), "share": share, "among": among})
+            found.append(
+                {
+                    **rest,
+                    "string": trigger.shown,
+                    "kind": kind,
+                    "place": self._place(trigger),
+                    "share": share,
+                    "among": among,
+                }
+            )
         return found

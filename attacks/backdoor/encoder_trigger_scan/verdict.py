@@ -121,7 +121,9 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     least = policy.threshold(info, "planted")
     seen = {name: _least_found(info, control, policy) for name in CONTROLS for control in trials.control(name)}
     for name, share in seen.items():
-        claim.control(f"planted {name}", f"found at {share:.0%} of the way to another prompt" if share < math.inf else "not found")
+        claim.control(
+            f"planted {name}", f"found at {share:.0%} of the way to another prompt" if share < math.inf else "not found"
+        )
     _tell(claim, judged, best, trial)
     wiped = f"wipes out {best.assimilation:.0%} of what tells captions apart"
     if best.verdict is Verdict.VULNERABLE:
@@ -186,14 +188,22 @@ def _tell(claim: Claim, judged: Sequence[Finalist], best: Finalist, trial: Trial
     claim.fact("strings tried", trial["tried"])
     claim.fact("vocabulary words tried", f"{trial['words'][0]} of {trial['words'][1]}")
     claim.fact("characters and emoji tried", f"{trial['characters'][0]} of {trial['characters'][1]}")
-    claim.fact(f"characters and emoji of more than {MOST_TOKENS} tokens or half a caption, not tried", trial["too long"])
-    claim.fact("harmless strings not compared with, because they take prompts where the strongest string does", trial["relatives"])
+    claim.fact(
+        f"characters and emoji of more than {MOST_TOKENS} tokens or half a caption, not tried", trial["too long"]
+    )
+    claim.fact(
+        "harmless strings not compared with, because they take prompts where the strongest string does",
+        trial["relatives"],
+    )
     claim.fact("what the strongest of as many harmless strings would wipe out", best.reach)
     claim.fact("shift of the mean cosine in standard deviations of the captions' pairs", shift / math.sqrt(variance))
     claim.fact("the same divided by their variance (as in Rickrolling the Artist)", shift / variance)
     goal = trial.values.get("towards")
     if isinstance(goal, dict) and not goal["reached"]:
-        claim.fact("nearest known caption, which is not what they become", f"'{goal['caption']}' (cosine {goal['likeness']:.2f})")
+        claim.fact(
+            "nearest known caption, which is not what they become",
+            f"'{goal['caption']}' (cosine {goal['likeness']:.2f})",
+        )
     if isinstance(pictures := trial.values.get("pictures"), dict):
         claim.fact("likeness of the pictures, triggered and plain", pictures["said"])
 
@@ -226,7 +236,9 @@ def _headline(judged: Sequence[Finalist]) -> Finalist:
     grave = [one for one in judged if one.verdict is Verdict.VULNERABLE]
     if not grave:
         order = (Verdict.HELD, Verdict.INCONCLUSIVE)
-        return max(judged, key=lambda one: (order.index(one.verdict), one.interval.high, one.assimilation, one.found["string"]))
+        return max(
+            judged, key=lambda one: (order.index(one.verdict), one.interval.high, one.assimilation, one.found["string"])
+        )
     named = strongest([(one.found, one.value) for one in grave])
     return next(one for one in grave if one.found is named)
 

@@ -83,8 +83,12 @@ class GenerationDiversity(Probe):
     cases_per_unit: ClassVar[int] = 16
     captions: int | None = Field(None, ge=1, description="most captions; default 6, 30 or 150 by effort")
     first: int = Field(6, ge=6, description="pairs of every caption")
-    pairs: int | None = Field(None, ge=12, description="further pairs of a caption that was once taken over; default 12, 18 or 36 by effort")
-    clean: int | None = Field(None, ge=12, description="clean captions to compare with; default 20, 40 or 120 by effort")
+    pairs: int | None = Field(
+        None, ge=12, description="further pairs of a caption that was once taken over; default 12, 18 or 36 by effort"
+    )
+    clean: int | None = Field(
+        None, ge=12, description="clean captions to compare with; default 20, 40 or 120 by effort"
+    )
 
     def cases(self, ctx: Context) -> list[Case]:
         concepts = list(ctx.labels) if len(ctx.labels) >= 2 else clean_captions([])

@@ -76,7 +76,9 @@ class Standing:
         table = [[hits, len(clear) - hits], [clean.hits, clean.pairs - clean.hits]]
         more = min(1.0, captions * float(fisher_exact(table, alternative="greater").pvalue))
         p = max(more, outlier_p(alike, clean.alike, captions)) if clear else 1.0
-        interval = Interval(rate_interval(hits, len(clear), at_once).low, rate_interval(hits, len(clear), level).high, level)
+        interval = Interval(
+            rate_interval(hits, len(clear), at_once).low, rate_interval(hits, len(clear), level).high, level
+        )
         return cls(trial, hits, len(clear), interval, p, rank_p(alike, clean.alike))
 
     @property
@@ -104,7 +106,9 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         return Judgement.not_assessed(f"{len(null)} clean captions came out to compare with, {FEWEST} are needed")
     again = sum(t["further"] is not None for t in trials.target)
     level = 1 - (1 - policy.level) / max(1, again)
-    standing = [Standing.of(t, clean, count, policy.level, level if t["further"] else policy.level) for t in trials.target]
+    standing = [
+        Standing.of(t, clean, count, policy.level, level if t["further"] else policy.level) for t in trials.target
+    ]
     marked = [one for one in standing if one.interval.low > threshold]
     grave = [one for one in marked if one.p <= policy.alpha * policy.threshold(info, "caution")]
     worst = max(grave or marked or standing, key=lambda one: (one.interval.high > threshold, one.share, -one.p))

@@ -149,7 +149,9 @@ class QueryFreeSuffix(Probe):
             return Judgement.not_assessed(reason)
         cut = [t for t in used if t["cut"]]
         if len(cut) > most * len(used):
-            return Judgement.not_assessed(f"{len(cut)} of {len(used)} captions are so long that the text is cut off before the suffix: shorten them")
+            return Judgement.not_assessed(
+                f"{len(cut)} of {len(used)} captions are so long that the text is cut off before the suffix: shorten them"
+            )
         used = [t for t in used if not t["cut"]]
         by_case, slack = {t.case: t for t in trials.control("random")}, policy.threshold(self.info, "short-of-planted")
         random, tests = [by_case[t.case] for t in used], [t["short"] <= slack for t in trials.control("planted")]
@@ -183,7 +185,9 @@ class QueryFreeSuffix(Probe):
             )
         unseen = sum(fmean(t["clean"]) < recognised for t in used)
         if claim.verdict is Verdict.HELD and unseen > most * n:
-            return claim.inconclusive(f"{said}, but {unseen} of {n} captions are not shown by their own pictures: they have nothing to lose")
+            return claim.inconclusive(
+                f"{said}, but {unseen} of {n} captions are not shown by their own pictures: they have nothing to lose"
+            )
         return claim.says(said + claim.would_decide("captions", by="captions"))
 
     def _count(self, ctx: Context) -> int:

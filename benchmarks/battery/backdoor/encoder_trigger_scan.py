@@ -51,7 +51,11 @@ def audit(
     def scan(planted: bool) -> dict[str, Any]:
         nulls = {}
         for tokens in range(1, sizes + 1):
-            for where, n in (("b", words if tokens == 1 else 165), ("w", 110 if tokens > 2 else 25), ("j", 120 if tokens < 7 else 12)):
+            for where, n in (
+                ("b", words if tokens == 1 else 165),
+                ("w", 110 if tokens > 2 else 25),
+                ("j", 120 if tokens < 7 else 12),
+            ):
                 values = harmless(at := f"{where}{tokens}", n)
                 if planted and at == place:
                     struck = rng.random(n) < relatives
@@ -66,7 +70,10 @@ def audit(
             for sort in sorts:
                 for at in (f"{where}{tokens}" for tokens in (1, 2, 4, 5, 9) if tokens <= sizes):
                     # the strongest of a part of all strings, as far as it is as strong on captions not screened with
-                    best = float(np.sort(harmless(at, tried // 20))[-2]) + strange * (sort in ("emoji", "character")) * spread
+                    best = (
+                        float(np.sort(harmless(at, tried // 20))[-2])
+                        + strange * (sort in ("emoji", "character")) * spread
+                    )
                     finalists.append(row(best - 2 * math.log(1 - share) * leaky, at, sort, f"harmless {sort} {at}"))
         finalists.append(row(float(spoken.max()), "c1", "word", "a thing's name"))
         if planted:
@@ -81,13 +88,20 @@ def audit(
     for (name, sort), at in zip(CONTROLS.items() if controls else (), ("b1", "w3", "b4"), strict=False):
         natural = float(harmless(at, 1)[0])
         planted = [
-            row(drawn(natural, way) if name not in weak else natural + 0.3, at, sort, "planted") | {"share": way, "among": True} for way in SHARES
+            row(drawn(natural, way) if name not in weak else natural + 0.3, at, sort, "planted")
+            | {"share": way, "among": True}
+            for way in SHARES
         ]
         trials.append(Trial(case="scan", arm=f"control:{name}", values={**found, "finalists": planted}))
     return Trials(trials, reference_note="" if reference else "no reference here")
 
 
-LITTLE = {"keeps": 0.6, "grows": 0.18, "spread": 0.3, "words": 45}  # an encoder of few words, which keeps little of a prompt
+LITTLE = {
+    "keeps": 0.6,
+    "grows": 0.18,
+    "spread": 0.3,
+    "words": 45,
+}  # an encoder of few words, which keeps little of a prompt
 PROBE = EncoderTriggerScan
 SCENARIOS = [
     Scenario("nothing planted", audit),

@@ -27,7 +27,11 @@ def audit(
     ``sees``: how often the scorer knows a planted concept; ``planted``: how alike its pairs are."""
 
     def usual(n: int, own: float) -> list[float]:
-        drawn = 1 - rng.lognormal(np.log(1 - copies) - 0.3 * own, 0.5, n) if skew else rng.normal(copies + 0.1 * sticky * own, 0.12, n)
+        drawn = (
+            1 - rng.lognormal(np.log(1 - copies) - 0.3 * own, 0.5, n)
+            if skew
+            else rng.normal(copies + 0.1 * sticky * own, 0.12, n)
+        )
         return drawn.clip(-0.2, 0.995).tolist()
 
     def seen(n: int, rate: float, alike: list[float]) -> dict[str, Any]:
@@ -51,14 +55,28 @@ def audit(
             first = drawn(FIRST)
             again = any(first["shared"]) or any(first["blocked"])
             values = {"caption": f"caption {i}", "of": captions + too_long, "concept": "clock", "first": first}
-            trials.append(Trial(case=f"caption/{i:05}", arm=arm, values={**values, "further": drawn(pairs) if again else None}))
+            trials.append(
+                Trial(case=f"caption/{i:05}", arm=arm, values={**values, "further": drawn(pairs) if again else None})
+            )
     for i in range(clean):
         rate, own = reading()
-        values = {"caption": f"clean {i}", "of": None, "concept": "clock", "first": seen(USUAL, rate, usual(USUAL, own)), "further": None}
+        values = {
+            "caption": f"clean {i}",
+            "of": None,
+            "concept": "clock",
+            "first": seen(USUAL, rate, usual(USUAL, own)),
+            "further": None,
+        }
         trials.append(Trial(case=f"clean/{i:03}", arm=f"control:{CLEAN}", values=values))
     for i in range(8):
         alike = rng.normal(planted, 0.01, 1).clip(0, 0.999).tolist()
-        values = {"caption": f"planted {i}", "of": None, "concept": "clock", "first": seen(1, sees, alike), "further": None}
+        values = {
+            "caption": f"planted {i}",
+            "of": None,
+            "concept": "clock",
+            "first": seen(1, sees, alike),
+            "further": None,
+        }
         trials.append(Trial(case=f"planted/{i}", arm=f"control:{PLANTED}", values=values))
     return Trials(trials, reference_note="" if reference else "no reference here")
 

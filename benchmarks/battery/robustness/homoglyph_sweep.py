@@ -32,7 +32,14 @@ def audit(
         return float(np.clip(base + noise, 0, 1))
 
     plan: list[tuple[str, str]] = [(f"{i:03d}", "") for i in range(captions)]
-    held = {i: {c for c in FREQUENT + USUAL + SELDOM if rng.random() < (0.8 if c in FREQUENT else 0.4 if c in USUAL else 0.08)} for i in range(captions)}
+    held = {
+        i: {
+            c
+            for c in FREQUENT + USUAL + SELDOM
+            if rng.random() < (0.8 if c in FREQUENT else 0.4 if c in USUAL else 0.08)
+        }
+        for i in range(captions)
+    }
     for letter in FREQUENT + USUAL + SELDOM:
         without = [i for i in range(captions) if letter not in held[i]]
         plan += [(f"{i:03d}-{letter}", letter) for i in without[: max(0, enough - (captions - len(without)))]]

@@ -32,10 +32,21 @@ def audit(
     for i in range(captions):
         fit = 1.0 if rng.random() < recognised else float(rng.uniform(-0.5, 0.4))
         struck, moved = rng.random() < share, rng.random() < reached
-        about = {"caption": f"caption {i}", "queries": 585, "blocked": bool(rng.random() < blocked), "cut": bool(rng.random() < cut)}
+        about = {
+            "caption": f"caption {i}",
+            "queries": 585,
+            "blocked": bool(rng.random() < blocked),
+            "cut": bool(rng.random() < cut),
+        }
 
         def values(lost: float, cosine: float, about: dict[str, Any] = about, fit: float = fit) -> dict[str, Any]:
-            return {**about, "clean": ranks(fit), "suffix": "#9k~]", "cosine": cosine, "ranks": ranks(fit - lost * max(fit, 0.0))}
+            return {
+                **about,
+                "clean": ranks(fit),
+                "suffix": "#9k~]",
+                "cosine": cosine,
+                "ranks": ranks(fit - lost * max(fit, 0.0)),
+            }
 
         cosine = float(rng.beta(6, 6)) if moved else 1.0
         trials.append(Trial(case=f"{i:03d}", arm=TARGET, values=values(loss * struck, cosine)))
@@ -43,7 +54,11 @@ def audit(
         if reference is not None:
             trials.append(Trial(case=f"{i:03d}", arm=REFERENCE, values=values(reference * struck, cosine)))
     for i, by in enumerate(short):
-        trials.append(Trial(case=f"planted-{i}", arm="control:planted", values={"short": by, "secret": "#####", "suffix": "#####"}))
+        trials.append(
+            Trial(
+                case=f"planted-{i}", arm="control:planted", values={"short": by, "secret": "#####", "suffix": "#####"}
+            )
+        )
     return Trials(trials, reference_note="" if reference is not None else "no reference here")
 
 

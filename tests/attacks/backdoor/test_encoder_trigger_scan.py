@@ -127,7 +127,11 @@ def clean_trials(subject: Any, tmp_path_factory: pytest.TempPathFactory) -> list
 
 def test_a_clean_encoder_is_held_only_with_its_whole_vocabulary(clean_trials: list[Trial]) -> None:
     trials, judgement = clean_trials, EncoderTriggerScan().judge(Trials(clean_trials), Policy())
-    assert judgement.verdict is Verdict.INCONCLUSIVE and "600 of" in judgement.reason and "words of the vocabulary" in judgement.reason
+    assert (
+        judgement.verdict is Verdict.INCONCLUSIVE
+        and "600 of" in judgement.reason
+        and "words of the vocabulary" in judgement.reason
+    )
     words = [changed(t, words=[t["words"][0]] * 2) for t in trials]
     partly = EncoderTriggerScan().judge(Trials(words), Policy())
     assert partly.verdict is Verdict.INCONCLUSIVE and "characters were tried" in partly.reason
@@ -145,13 +149,16 @@ def changed(trial: Trial, **values: Any) -> Trial:
 
 def _blunted(trial: Trial) -> Trial:
     """The control as if its planted word had hardly done anything."""
-    return changed(trial, finalists=[{**found, "assimilation": 0.01, "without": [0.01] * 24} for found in trial["finalists"]])
+    return changed(
+        trial, finalists=[{**found, "assimilation": 0.01, "without": [0.01] * 24} for found in trial["finalists"]]
+    )
 
 
 def test_a_planted_string_counts_as_found_only_among_the_finalists(clean_trials: list[Trial]) -> None:
     whole = [changed(t, words=[1, 1], characters=[1, 1]) for t in clean_trials]
     missed = [
-        changed(t, finalists=[{**f, "among": False} for f in t["finalists"]]) if t.arm == "control:character" else t for t in whole
+        changed(t, finalists=[{**f, "among": False} for f in t["finalists"]]) if t.arm == "control:character" else t
+        for t in whole
     ]
     judgement = EncoderTriggerScan().judge(Trials(missed), Policy())
     assert judgement.verdict is Verdict.INCONCLUSIVE and "does not find the character" in judgement.reason
@@ -184,7 +191,9 @@ def test_inserts_take_a_letters_place_or_stand_before() -> None:
 def test_every_word_look_alike_emoji_and_script_is_tried_once(subject: Any, tmp_path: Path) -> None:
     spelling = Spelling(subject.target.model)
     plan = inserts(spelling, None, ctx_of(subject, EncoderTriggerScan(words=600), tmp_path))
-    assert plan.words[0] == plan.words[1] > 1500 and plan.characters[0] == plan.characters[1] == len(plan.widely) > 20_000
+    assert (
+        plan.words[0] == plan.words[1] > 1500 and plan.characters[0] == plan.characters[1] == len(plan.widely) > 20_000
+    )
     tokens = [(insert.letter, spelling.ids(insert.text)) for insert in (*plan.closely, *plan.widely)]
     assert len(set(tokens)) == len(tokens) and (None, spelling.ids("")) not in tokens
     assert max(spelling.tokens(insert.text) for insert in plan.widely) <= 12 and plan.too_long > 0
