@@ -70,7 +70,8 @@ class UpperTail:
         """P(the largest of ``count`` values is at least as large as ``observed``)."""
         from scipy.special import log_ndtr
 
-        return float(-math.expm1(count * float(log_ndtr((observed - self.centre) / self.scale))))
+        p = -math.expm1(count * float(log_ndtr((observed - self.centre) / self.scale)))
+        return max(p, 1e-99)  # beyond which a float has no digits left
 
     def usual_largest(self, count: int) -> float:
         """What the largest of ``count`` values reaches as often as not."""
