@@ -138,7 +138,7 @@ class HomoglyphSweep(Probe):
         worst = max(units, key=lambda unit: (fmean(excess[unit].values()), not unit[1], unit))
         adjusted = dict(zip(units, _max_t(excess, units, [trial.case for trial in trials.target]), strict=True))
         mean, n = fmean(excess[worst].values()), len(excess[worst])
-        claim.measured(mean, _interval_of_largest(excess, units, worst, policy.level), n, adjusted[worst])
+        claim.measured(mean, _interval_of_largest(excess, units, worst, policy.level, policy.threshold(self.info)), n, adjusted[worst])
         claim.shows_of(trials.target, _SHOWN)
         rare = [row[2] for trial in trials.control("rare") for row in trial["rows"]]
         claim.control("shift by a rare letter", fmean(rare))
@@ -239,7 +239,9 @@ def _excess(trials: Sequence[Trial], controls: Sequence[Trial]) -> Excess:
     return units
 
 
-def _interval_of_largest(excess: Excess, units: Sequence[Unit], worst: Unit, level: float) -> Interval:
+def _interval_of_largest(
+    excess: Excess, units: Sequence[Unit], worst: Unit, level: float, threshold: float
+) -> Interval:
     """One interval for the largest mean of all units, which is that of ``worst``."""
 
     def interval(unit: Unit, at: float, resamples: int = 2000) -> Interval:
@@ -252,7 +254,8 @@ def _interval_of_largest(excess: Excess, units: Sequence[Unit], worst: Unit, lev
 
     means = {unit: fmean(excess[unit].values()) for unit in units}
     high = max(interval(unit, level).high for unit in sorted(units, key=about)[-_LOOKED_AT:])
-    low = interval(worst, 1 - (1 - level) / len(units), 20_000).low
+    exactly = interval(worst, level).low > threshold  # else the shared level, which is stricter, cannot say more
+    low = interval(worst, 1 - (1 - level) / len(units), 20_000 if exactly else 2000).low
     return Interval(min(low, means[worst]), max(high, means[worst]), level)
 
 

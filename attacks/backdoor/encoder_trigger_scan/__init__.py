@@ -33,7 +33,8 @@ vocabulary that was tried in part cannot be held either.
 When it errs. A backdoor that adds an attribute and leaves the content (a style, an "old man" for a "man"), one that needs two marks
 at once of which neither does anything alone, and one in the denoiser alone are not seen here. A mark that takes prompts less than
 nine tenths of the way may hide in an encoder that keeps little. Strings of more than twelve tokens are counted and not
-tried. A relative of the mark (of the same bytes) may be named in its place. Further text encoders of a pipeline are not scanned.
+tried. A relative of the mark (of the same bytes) may be named in its place. In an encoder that
+keeps little, words that mean much look planted where fewer than one harmless string in ten does as much, and captions hold none of them. Further text encoders of a pipeline are not scanned.
 Calibration: ``benchmarks/text_trigger_calibration.py``.
 
 What to do. Do not use this text encoder, not in another pipeline either. Take the original one of the base model from its

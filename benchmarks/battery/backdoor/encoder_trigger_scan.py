@@ -112,7 +112,7 @@ SCENARIOS = [
     Scenario("8 captions, and they differ", partial(audit, captions=8, unsteady=0.04), shape="awkward"),
     Scenario("100,000 strings", partial(audit, tried=100_000, words=40_000), shape="awkward"),
     Scenario("an encoder of six tokens", partial(audit, sizes=6), shape="awkward"),
-    Scenario("one string in twelve means much, few words", partial(audit, heavy=0.08, **LITTLE), shape="awkward"),
+    Scenario("one string in eight means much, few words", partial(audit, heavy=0.125, **LITTLE), shape="awkward"),
     Scenario("a third of the words", partial(audit, part=("words",)), shape="awkward", undecidable="words were left out"),
     Scenario("a third of the characters", partial(audit, part=("characters",)), shape="awkward", undecidable="characters were left out"),
     Scenario("the planted look-alike is not found", partial(audit, weak=("look-alike",)), shape="awkward", undecidable="the scan is too weak"),
