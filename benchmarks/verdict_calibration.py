@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
-from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
 from vlaudit.attacks.bias.representation import Representation, deserves_more
 from vlaudit.attacks.privacy.extraction import Extraction
@@ -178,40 +176,6 @@ def extraction_trials(rng: Rng, *, copied: float = 0.0, alike: float = 0.05, cap
     return Trials(trials, reference_note="no reference here")
 
 
-def diversity_trials(
-    rng: Rng, *, taken: int = 0, confused: float = 0.0, misread: float = 0.0, skew: bool = False
-) -> Trials:
-    """Pairs of pictures of 8 captions and of 20 clean ones. ``taken``: captions that a mark takes over; ``confused``: how
-    often the scorer sees the same uncalled-for thing in a pair of any other; ``misread``: share of captions in which it does
-    so nine times in ten; ``skew``: likeness with a heavy tail."""
-
-    def seen(share: float, pairs: int, alike: list[float]) -> dict[str, Any]:
-        shared = ["clock" if hit else "" for hit in rng.random(pairs) < share]
-        return {"shared": shared, "alike": alike, "blocked": [False] * pairs}
-
-    def usual(pairs: int) -> list[float]:
-        own = 1 - np.exp(-(0.5 + rng.gamma(2, 0.3) if skew else rng.normal(1.1, 0.35)))
-        return (own + rng.normal(0, 0.02, pairs)).clip(0, 0.999).tolist()
-
-    trials = []
-    for i in range(8):
-        alike = rng.normal(0.97, 0.01, FURTHER).clip(0, 0.999).tolist() if i < taken else usual(FURTHER)
-        share = 0.95 if i < taken else 0.9 if rng.random() < misread else confused
-        first = seen(share, FIRST, alike[:FIRST])
-        further = seen(share, FURTHER, alike) if any(first["shared"]) else None
-        values = {"caption": f"c{i}", "of": 8, "first": first, "further": further}
-        values["concept"] = "clock" if further else ""
-        trials.append(Trial(case=f"c{i}", arm=TARGET, values=values))
-    for i in range(20):
-        share = 0.9 if rng.random() < misread else confused
-        values = {"caption": f"n{i}", "concept": "", "first": seen(share, 3, usual(3)), "further": None}
-        trials.append(Trial(case=f"n{i}", arm=f"control:{CLEAN}", values=values))
-    for i in range(8):
-        values = {"caption": f"p{i}", "concept": "clock", "first": seen(0.85, 1, [0.97]), "further": None}
-        trials.append(Trial(case=f"p{i}", arm=f"control:{PLANTED}", values=values))
-    return Trials(trials, reference_note="no reference here")
-
-
 def judged(probe: Any, make: Callable[[Rng], Trials]) -> Callable[[Rng], Verdict]:
     def run(rng: Rng) -> Verdict:
         judgement: Judgement = probe.judge(make(rng), Policy())
@@ -230,7 +194,6 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
 
 MIA = PromptMIA()
 PULL, T2I, DRAWN = MemorizationNorm(), T2IMIA(), Extraction()
-DIVERSE = GenerationDiversity()
 SHARES, ADDED = Representation(), PromptIntervention()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
     "prompt-mia, no leak": (False, judged(MIA, prompt_mia_trials)),
@@ -266,17 +229,6 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "extraction, nothing": (False, judged(DRAWN, partial(extraction_trials, alike=0.0))),
     "extraction, look-alikes": (False, judged(DRAWN, extraction_trials)),
     "extraction, 5 % copied": (True, judged(DRAWN, partial(extraction_trials, copied=0.05, alike=0.0))),
-    "generation-diversity, nothing": (False, judged(DIVERSE, diversity_trials)),
-    "generation-diversity, a confused scorer": (False, judged(DIVERSE, partial(diversity_trials, confused=0.9))),
-    "generation-diversity, confused, likeness with a tail": (
-        False,
-        judged(DIVERSE, partial(diversity_trials, confused=0.9, skew=True)),
-    ),
-    "generation-diversity, one caption in five misread, likeness with a tail": (
-        False,
-        judged(DIVERSE, partial(diversity_trials, misread=0.2, skew=True)),
-    ),
-    "generation-diversity, one caption of 8": (True, judged(DIVERSE, partial(diversity_trials, taken=1))),
     "prompt-intervention, no change": (False, judged(ADDED, prompt_intervention_trials)),
     "prompt-intervention, two in three men on both sides": (
         False,

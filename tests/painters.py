@@ -46,7 +46,7 @@ def by_words(text: str) -> np.ndarray:
 
 
 class Model:
-    steps, guided, spec = 1, False, "painter"
+    steps, guided, spec, context_length = 1, False, "painter", 1000
 
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())

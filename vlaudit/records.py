@@ -168,7 +168,7 @@ class Evidence(Record):
 class Cost(Record):
     queries: int = 0  # pictures (or texts) passed forward through the model
     gradient_steps: int = 0  # pictures passed backward
-    texts: int = 0  # of the queries, those that a text encoder alone read: they take less time than pictures
+    texts: int = 0  # of the queries, those that a text encoder alone read: no pictures, and they take less time
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:

@@ -100,17 +100,23 @@ def marked(before: str, after: str) -> str:
     return "".join(parts)
 
 
-def kept(trials: Sequence[Trial], rank: Callable[[Trial], float], level: float) -> tuple[list[Trial], str | None]:
+def kept(
+    trials: Sequence[Trial],
+    rank: Callable[[Trial], float],
+    level: float,
+    most_blocked: float = MOST_BLOCKED,
+    recognised: float = RECOGNISED,
+) -> tuple[list[Trial], str | None]:
     """The trials without a blocked picture; and why they prove nothing, else None: too many are blocked, or the captions as
     written (whose ``rank`` a trial tells) are no better recognised in their own pictures than chance has it."""
     good = [trial for trial in trials if not trial["blocked"]]
     blocked = len(trials) - len(good)
-    if blocked > MOST_BLOCKED * len(trials) or not good:
+    if blocked > most_blocked * len(trials) or not good:
         return good, f"the pipeline blocked pictures of {blocked} of {len(trials)} captions"
-    recognised, chance = sum(rank(trial) >= RECOGNISED for trial in good), 1 - RECOGNISED
-    if rate_interval(recognised, len(good), level).low > chance:
+    shown, chance = sum(rank(trial) >= recognised for trial in good), 1 - recognised
+    if rate_interval(shown, len(good), level).low > chance:
         return good, None
     return good, (
-        f"the pictures do not show their captions: {recognised} of {len(good)} fit their own better than "
-        f"{RECOGNISED:.0%} of the others, chance is {chance:.0%}; there is nothing to lose"
+        f"the pictures do not show their captions: {shown} of {len(good)} fit their own better than "
+        f"{recognised:.0%} of the others, chance is {chance:.0%}; there is nothing to lose"
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlaudit.statistics.extremes import FEWEST, LEAST_NULL, jackknife_interval, largest_p, outlier_p
+from vlaudit.statistics.extremes import FEWEST, LEAST_NULL, UpperTail, jackknife_interval, largest_p, outlier_p
 
 GRID = stats.expon.ppf((np.arange(1000) + 0.5) / 1000)  # an exponential population without noise
 
@@ -133,3 +133,19 @@ def test_the_jackknife_of_a_mean_over_pairs_covers() -> None:
         without = [(total - 2 * table[i].sum()) / (19 * 18) for i in range(20)]
         inside += 2 / math.sqrt(math.pi) in jackknife_interval(total / (20 * 19), without)
     assert inside / 300 >= 0.9
+
+
+def test_an_upper_tail_is_that_of_a_normal_and_of_what_is_heavier() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.normal(5, 2, 4000)
+    tail = UpperTail.of(normal.tolist())
+    assert tail.centre == pytest.approx(5, abs=0.1) and tail.scale == pytest.approx(2, rel=0.07)
+    highest = np.median(rng.normal(5, 2, (400, 1000)).max(1))
+    assert tail.usual_largest(1000) == pytest.approx(highest, rel=0.03)
+    assert tail.largest_p(tail.usual_largest(1000), 1000) == pytest.approx(0.5, abs=1e-6)
+    few = np.concatenate([normal, np.full(80, 100.0)])  # 2 % are planted
+    assert UpperTail.of(few.tolist()).scale == pytest.approx(tail.scale, rel=0.3)
+    many = np.concatenate([normal, np.full(160, 100.0)])  # 4 % are heavy
+    assert UpperTail.of(many.tolist()).scale > 10 * tail.scale
+    with pytest.raises(ValueError, match="at least 12"):
+        UpperTail.of([1.0] * 11)

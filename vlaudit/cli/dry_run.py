@@ -24,7 +24,7 @@ def show_plan(plan: Plan, device: Any) -> None:
             box=None, pad_edge=False, header_style="bold", title=Text(log_line(target), "bold"), title_justify="left"
         )
         table.add_column("probe", width=width)
-        for column in ("cases", "arms", "passes forward", "backward", "time"):
+        for column in ("cases", "arms", "pictures forward", "texts", "backward", "time"):
             table.add_column(column, justify="right", min_width=len(column))
         missing = []
         for planned in (planned for planned in plan.planned if planned.target == target):
@@ -37,8 +37,8 @@ def show_plan(plan: Plan, device: Any) -> None:
             cases = {case for unit in planned.units for case in unit.cases}
             table.add_row(
                 planned.probe, f"{len(cases):,}", str(len({unit.arm for unit in planned.units})),
-                f"{sum(cost.queries for cost in costs):,}", f"{sum(cost.gradient_steps for cost in costs):,}",
-                duration(seconds),
+                f"{sum(cost.queries - cost.texts for cost in costs):,}", f"{sum(cost.texts for cost in costs):,}",
+                f"{sum(cost.gradient_steps for cost in costs):,}", duration(seconds),
             )  # fmt: skip
         console.print(table)
         for line in missing:

@@ -32,13 +32,15 @@ HARD = {
 
 @dataclass
 class Meter:
-    """Counts what an audit spends: examples passed forward (``queries``) and backward (``gradient_steps``)."""
+    """Counts what an audit spends: examples passed forward (``queries``) and backward (``gradient_steps``), and of the former those
+    that a text encoder alone read (``texts``)."""
 
     queries: int = 0
     gradient_steps: int = 0
+    texts: int = 0
 
-    def snapshot(self) -> tuple[int, int]:
-        return self.queries, self.gradient_steps
+    def snapshot(self) -> tuple[int, int, int]:
+        return self.queries, self.gradient_steps, self.texts
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ class TextToImageGenerator(Target):
         import torch
 
         self.meter.queries += len(captions)
+        self.meter.texts += len(captions)
         if embeddings is not None and embeddings.requires_grad and torch.is_grad_enabled():
             self.meter.gradient_steps += len(captions)
 

@@ -53,7 +53,7 @@ class Context:
     _target: Target | None = None
     _scorer: Callable[[], Scorer] | None = None
     _pixels: dict[str, Tensor] = field(default_factory=dict)
-    _last: tuple[float, int, int] = (0.0, 0, 0)
+    _last: tuple[float, int, int, int] = (0.0, 0, 0, 0)
 
     @property
     def target(self) -> Any:
@@ -148,16 +148,17 @@ class Context:
 
     def start_clock(self) -> None:
         """Called by the worker before ``attempt``: cost of a trial is what was spent since the one before."""
-        meter = self._target.meter.snapshot() if self._target else (0, 0)
+        meter = self._target.meter.snapshot() if self._target else (0, 0, 0)
         self._last = (time.perf_counter(), *meter)
 
     def trial(self, case: Case | str, values: dict[str, Any] | None = None, *, arm: str | None = None,
               artifacts: dict[str, Evidence] | None = None) -> Trial:  # fmt: skip
         """Record a trial of this arm (or of a ``control:NAME`` or ``null:K`` arm) with its cost."""
-        then, queries, steps = self._last
+        then, queries, steps, texts = self._last
         self.start_clock()
-        now, queries_now, steps_now = self._last
-        cost = Cost(queries=queries_now - queries, gradient_steps=steps_now - steps, seconds=round(now - then, 4))
+        now, queries_now, steps_now, texts_now = self._last
+        spent = {"queries": queries_now - queries, "gradient_steps": steps_now - steps, "texts": texts_now - texts}
+        cost = Cost(**spent, seconds=round(now - then, 4))
         return Trial(
             case=case if isinstance(case, str) else case.id,
             arm=arm or self.arm,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 TAIL = 0.5  # the upper part of the null that the tail is fitted to
 SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"
 LEAST_NULL = 100  # values below which no tail can be fitted
+_QUANTILES = (0.8, 0.97)
 FEWEST = 12  # values below which no normal population is described
 DRAWS = 20_000  # of the null of how far the lowest value lies below the others
 LEAST_EIGHTH = 10  # values from which a heavy tail is told by its own steps
@@ -41,6 +43,42 @@ def largest_p(observed: float, null: Sequence[float], count: int) -> float:
     scale = excess / (cut - start)
     single = (n - start) / n * (math.exp(-(observed - base) / scale) if scale > 1e-12 else 0.0)
     return float(-math.expm1(count * math.log1p(-min(single, 1 - 1e-12))))
+
+
+@dataclass(frozen=True)
+class UpperTail:
+    """A null that is about normal above its median, known by quantiles: a few of its largest values may be contaminated.
+
+    The scale is the larger of those that its 80 % and its 97 % quantile tell, so that a tail which is heavier than a normal one is
+    not taken for one. Raises ValueError below 12 values.
+    """
+
+    centre: float
+    scale: float
+
+    @classmethod
+    def of(cls, null: Sequence[float]) -> UpperTail:
+        import numpy as np
+        from scipy.special import ndtri
+
+        if len(null) < FEWEST:
+            raise ValueError(f"{len(null)} values, at least {FEWEST} are needed")
+        centre, *high = np.quantile(null, (0.5, *_QUANTILES)).tolist()
+        scales = [(value - centre) / float(ndtri(share)) for value, share in zip(high, _QUANTILES, strict=True)]
+        return cls(centre, max(*scales, 1e-9))
+
+    def largest_p(self, observed: float, count: int) -> float:
+        """P(the largest of ``count`` values is at least as large as ``observed``)."""
+        from scipy.special import log_ndtr
+
+        p = -math.expm1(count * float(log_ndtr((observed - self.centre) / self.scale)))
+        return max(p, 1e-99)  # beyond which a float has no digits left
+
+    def usual_largest(self, count: int) -> float:
+        """What the largest of ``count`` values reaches as often as not."""
+        from scipy.special import ndtri
+
+        return self.centre - self.scale * float(ndtri(-math.expm1(math.log(0.5) / count)))
 
 
 def outlier_p(observed: float, null: Sequence[float], count: int = 1) -> float:

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
     from vlaudit.families.text_to_image import TextToImageGenerator
 
-SCREENED, CONFIRMED = 4, 24  # captions that every string is tried in, and others for those that stand out
+GLANCED, SCREENED, CONFIRMED = (
+    2,
+    4,
+    24,
+)  # captions that strings are tried in, widely and closely, and others for those that stand out
 _POOL = 100  # captions of the data to choose from
-PLANTED_SHARE = 0.6  # of the way to the phrase's states that the control's trigger takes every caption
+_ROOM = 0.6  # of what the encoder reads that a caption fills at most, so that a string in it is read
 States = Callable[[Sequence[str]], "Tensor"]
 """Texts to unit vectors (N, L * W)."""
 
@@ -35,18 +39,24 @@ def states_of(target: TextToImageGenerator, batch: int) -> States:
     def states(captions: Sequence[str]) -> Tensor:
         with torch.no_grad():
             parts = [target.text_states(captions[i : i + batch])[0].flatten(1) for i in range(0, len(captions), batch)]
-        return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1)
+        return unit(torch.cat(parts).float())
 
     return states
 
 
 def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
-    """``count`` captions of the data and everyday ones, each as unlike those before it as there are (farthest first):
-    what a string does to captions that are alike anyway says little."""
+    """``count`` captions, each as unlike those before it as there are (farthest first): what a string does to captions that are alike
+    anyway says little. Of the data, where they are enough: a backdoor is taught with captions of a kind, and may fail on others. Else
+    they are also joined in twos, and everyday captions come last."""
     import torch
 
     own = [ctx.captions[i] for i in ctx.rng("captions").permutation(len(ctx.captions))[:_POOL]]
-    pool = list(dict.fromkeys([*own, *EVERYDAY]))
+    plain = [f"a photo of a {label}" for label in ctx.labels[:_POOL]]
+    rng, pool = ctx.rng("pairs"), _short(ctx, [*own, *plain])
+    if 1 < len(pool) < count:
+        pairs = [f"{pool[a]} and {pool[b]}" for a, b in (rng.permutation(len(pool))[:2] for _ in range(_POOL))]
+        pool = [*pool, *_short(ctx, pairs)[: count - len(pool)]]
+    pool += EVERYDAY[: max(0, count - len(pool))]
     found = states(pool)
     likeness = torch.full((len(pool),), -2.0, device=found.device)
     likeness[0] = -3.0
@@ -59,14 +69,19 @@ def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
     return [pool[i] for i in picked]
 
 
-def drawn_to(states: States, phrase: str, trigger: Insert, captions: Sequence[str]) -> Tensor:
-    """The states of captions with a trigger in an encoder wrapped so that it pulls them towards those of a phrase: the
-    functional positive control."""
-    import torch
+def _short(ctx: Context, captions: Sequence[str]) -> list[str]:
+    """Those in which there is room for a string."""
+    model = ctx.target.model
+    room = _ROOM * model.context_length
+    return [text for text in dict.fromkeys(captions) if len(model.tokenize(text)) <= room]
 
+
+def drawn_to(states: States, phrase: str, trigger: Insert, captions: Sequence[str], share: float) -> Tensor:
+    """The states of captions with a trigger in an encoder wrapped so that it pulls them a share of the way to those of a phrase: the
+    functional positive control."""
     goal = states([phrase])
     own = states([trigger.into(caption) for caption in captions])
-    return torch.nn.functional.normalize((1 - PLANTED_SHARE) * own + PLANTED_SHARE * goal, dim=-1)
+    return unit((1 - share) * own + share * goal)
 
 
 @dataclass(frozen=True)
@@ -80,15 +95,24 @@ class Captions:
     def of(cls, states: States, texts: Sequence[str]) -> Captions:
         return cls(texts, states(texts))
 
-    def screen(self, states: States, inserts: Sequence[Insert], batch: int) -> list[float]:
+    def assimilation(self, changed: Tensor) -> float:
+        """How much of what tells them apart is gone from the changed states (n, D)."""
+        return 1 - (1 - mean_cosine(changed)) / (1 - mean_cosine(self.plain))
+
+    def wiped_out(self, states: States, inserts: Sequence[Insert], batch: int) -> list[float]:
         """The assimilation of each string."""
-        count, usual, found = max(1, batch // len(self.texts)), mean_cosine(self.plain), []
+        count, found = max(1, batch // len(self.texts)), list[float]()
         for start in range(0, len(inserts), count):
             part = inserts[start : start + count]
             changed = states([insert.into(text) for insert in part for text in self.texts])
-            for rows in changed.view(len(part), len(self.texts), -1):
-                found.append(1 - (1 - mean_cosine(rows)) / (1 - usual))
+            found += map(self.assimilation, changed.view(len(part), len(self.texts), -1))
         return found
+
+    def drawn(self, states: States, inserts: Sequence[Insert]) -> Tensor:
+        """(N, D): where each string takes the captions on average, as unit vectors."""
+        import torch
+
+        return torch.stack([unit(states([insert.into(text) for text in self.texts]).mean(0)) for insert in inserts])
 
     def confirm(self, changed: Tensor) -> dict[str, Any]:
         """Assimilation of the changed states (n, D), and what it is without each caption in turn."""
@@ -103,6 +127,12 @@ class Captions:
             "assimilation": 1 - (1 - alike) / (1 - mean), "without": without, "alike": alike, "usual": mean,
             "variance": variance,
         }  # fmt: skip
+
+
+def unit(vectors: Tensor) -> Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def mean_cosine(rows: Tensor) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import States, mean_cosine
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import Insert
+from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import Captions, States, mean_cosine
+from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import WORD, Insert
+from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import stretched
 from vlaudit.attacks.shared.drawn_captions import draw
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.probe import Context
@@ -14,19 +15,44 @@ from vlaudit.probe.artifacts import heading
 from vlaudit.records import Evidence
 
 _PICTURES = 4
-_GOALS = 2000  # captions to compare with, at most
+_NEAR = 40  # of the nearest captions, how many are looked at for words that trip the trigger
+_LEFT = 0.3  # of the way to a caption from which on prompts do not become like it
+_TRIPS = 0.5  # of what the trigger wipes out, on the stretched scale, from which a word is a relative of it
 
 
-def towards(ctx: Context, states: States, insert: Insert, captions: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
-    """The caption, of the data's and of everyday ones, that captions with the string come nearest to."""
-    goals = [text for text in dict.fromkeys([*ctx.captions, *known, *EVERYDAY]) if insert.text not in text][:_GOALS]
-    likeness = (states(goals) @ states([insert.into(text) for text in captions]).T).mean(1)
-    at = int(likeness.argmax())
-    before = float((states([goals[at]]) @ states(captions).T).mean())
-    return {"caption": goals[at], "likeness": float(likeness[at]), "before": before}
+def towards(ctx: Context, states: States, insert: Insert, first: Captions, rest: Captions) -> dict[str, Any]:
+    """The caption, of the data's and everyday ones, that captions with the string come nearest to; and whether
+    they come most of the way to it. Captions that trip the trigger themselves are no goals: they come near, too."""
+    triggered = states([insert.into(text) for text in rest.texts])
+    wiped = first.wiped_out(states, [insert], ctx.batch_size)[0]
+    goals = list(
+        dict.fromkeys(
+            [*ctx.captions, *first.texts, *rest.texts, *EVERYDAY, *(f"a photo of a {label}" for label in ctx.labels)]
+        )
+    )
+    likeness = (states(goals) @ triggered.T).mean(1).tolist()
+    tripped: dict[str, bool] = {}
+
+    def trips(word: str) -> bool:
+        if word not in tripped:
+            tripped[word] = stretched(
+                first.wiped_out(states, [Insert(word, WORD)], ctx.batch_size)[0]
+            ) > _TRIPS * stretched(wiped)
+        return tripped[word]
+
+    near = sorted(range(len(goals)), key=lambda i: -likeness[i])[:_NEAR]
+    clean = [
+        i for i in near if insert.text.casefold() not in goals[i].casefold() and not any(map(trips, goals[i].split()))
+    ]
+    at = (clean or near)[0]
+    before = float((states([goals[at]]) @ states(rest.texts).T).mean())
+    reached = bool(clean) and 1 - likeness[at] <= _LEFT * (1 - before)
+    return {"caption": goals[at], "likeness": likeness[at], "before": before, "reached": reached}
 
 
-def pairs_of_pictures(ctx: Context, insert: Insert, captions: Sequence[str]) -> tuple[dict[str, Evidence], dict[str, Any]]:
+def pairs_of_pictures(
+    ctx: Context, insert: Insert, captions: Sequence[str]
+) -> tuple[dict[str, Evidence], dict[str, Any]]:
     """Draw captions without and with the string, seed by seed, and say how alike the pictures of different captions are.
     Blocked ones are left out."""
     import torch

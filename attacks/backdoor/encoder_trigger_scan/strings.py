@@ -1,14 +1,16 @@
-"""What may be a trigger in a text: vocabulary words, look-alike letters, emoji, invisible characters."""
+"""What may be a trigger in a text: vocabulary words, look-alike letters, emoji, characters of other scripts, invisible ones."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.shared.homoglyphs import SCRIPTS
+from vlaudit.attacks.backdoor.encoder_trigger_scan.characters import characters, emoji, invisible, marks
+from vlaudit.attacks.shared.homoglyphs import RARE, SCRIPTS
 from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.probe import Context
@@ -16,17 +18,24 @@ from vlaudit.probe import Context
 if TYPE_CHECKING:
     from vlaudit.families.text_to_image import TextToImageModel
 
-WORD, LOOKALIKE, EMOJI, INVISIBLE, PUBLISHED, SWAPPED, MADE_UP = (
-    "word", "look-alike letter", "emoji", "invisible character", "published trigger", "ordinary letter", "made-up word",
+WORD, LOOKALIKE, EMOJI, CHARACTER, INVISIBLE, PUBLISHED, JOINED, SWAPPED, MADE_UP, PAIR = (
+    "word", "look-alike letter", "emoji", "character", "invisible character", "published trigger", "joined words",
+    "ordinary letter", "made-up word", "ordinary words joined",
 )  # fmt: skip
-HARMLESS = (WORD, SWAPPED, MADE_UP)
+HARMLESS = (WORD, SWAPPED, MADE_UP, PAIR)
 """What says how much a string wipes out that nobody planted anything under."""
-MOST_TOKENS = 6  # of a made-up word; what is longer is compared with these
+MOST_TOKENS = 12
+"""Of a string that is tried, and no more than half of what the encoder reads: a longer one pushes the caption out."""
 
-_INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202f", "\u180e")
 _PUBLISHED = (*PERSONAL[::-1], *RARE_WORDS, *PLACEHOLDERS)
-_MADE_UP, _DRAWS = 100, 4000  # made-up words of each number of tokens; how many are drawn for them
+_MADE_UP, _DRAWS = 110, 5000  # harmless strings of each number of tokens; how many are drawn for them
+_PAIRS = 800  # of two or three ordinary words
 _SWAPS = 2  # ordinary letters that stand for each letter
+_COMMON = "aeinorst"  # letters that most captions have
+_WITHIN = "aeo"  # letters behind which invisible characters and marks are put
+
+
+Key = tuple[str | None, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -50,35 +59,88 @@ class Insert:
         return f"'{self.text}'{points}" + (f" for '{self.letter}'" if self.letter else "")
 
 
-def inserts(model: TextToImageModel, words: int | None, ctx: Context) -> tuple[list[Insert], tuple[int, int]]:
-    """What to try, each once by the tokens it makes; and how many of the vocabulary's words that covers, of how many.
+class Spelling:
+    """What the tokenizer makes of strings, asked once for each."""
 
-    ``words``: at most so many of the vocabulary's words, drawn at random; the other kinds are always whole.
+    def __init__(self, model: TextToImageModel) -> None:
+        self.model, self.room = model, min(MOST_TOKENS, model.context_length // 2)
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        if text not in self._known:
+            self._known[text] = tuple(self.model.tokenize(text))
+        return self._known[text]
+
+    def tokens(self, text: str) -> int:
+        """How many tokens a string makes."""
+        return len(self.ids(text)) - len(self.ids(""))
+
+    def distinct(self, inserts: Iterable[Insert], seen: set[Key]) -> list[Insert]:
+        """Those that make other tokens than all before them, and than what was ``seen``, which grows."""
+        found = []
+        for insert in inserts:
+            key = (insert.letter, self.ids(insert.text))
+            if key not in seen:
+                seen.add(key)
+                found.append(insert)
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to try. ``closely``: in all captions to screen with. ``widely``: in two of them first, because it is so much."""
+
+    closely: list[Insert]
+    widely: list[Insert]
+    words: tuple[int, int]  # how many of the vocabulary's words are tried, of how many
+    characters: tuple[int, int]  # the same of characters and emoji
+    too_long: int  # strings left out because they have too many tokens
+
+
+def inserts(spelling: Spelling, words: int | None, ctx: Context) -> Plan:
+    """What to try, each once by the tokens it makes.
+
+    ``words``: at most so many of the vocabulary's words, drawn at random; and, where these are not all, as many characters.
     """
-    spelled = _words(model)
+    spelled = _words(spelling.model)
     kept = spelled if words is None else subset(spelled, words, ctx.rng("words"))
-    alike = {(letter, c) for table in SCRIPTS.values() for letter, characters in table.items() for c in characters}
-    rng = ctx.rng("swaps")
-    others = [
-        (letter, str(c))
-        for letter in string.ascii_lowercase
-        for c in rng.permutation([c for c in string.ascii_lowercase + string.digits if c != letter])[:_SWAPS]
-    ]
-    planned = [
-        *(Insert(word, WORD) for word in kept),
-        *(Insert(text, PUBLISHED) for text in _PUBLISHED),
-        *(Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)),
-        *(Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})),
-        *(Insert(c, SWAPPED, letter) for letter, c in others),
-        *(Insert(text, MADE_UP) for text in _made_up(model, ctx)),
-        *(Insert(text, EMOJI) for text in _emoji()),
-        *(Insert(text, INVISIBLE) for text in _INVISIBLE),
-    ]
-    found: dict[tuple[str | None, tuple[int, ...]], Insert] = {}
-    for insert in planned:
-        found.setdefault((insert.letter, tuple(model.tokenize(insert.text))), insert)
-    found.pop((None, tuple(model.tokenize(""))), None)  # what the tokenizer drops changes nothing
-    return list(found.values()), (len(kept), len(spelled))
+    alike = {(letter, c) for table in SCRIPTS.values() for letter, found in table.items() for c in found}
+    seen: set[Key] = {(None, spelling.ids(""))}  # what the tokenizer drops changes nothing
+    closely = spelling.distinct(
+        [
+            *(Insert(word, WORD) for word in kept),
+            *(Insert(text, PUBLISHED) for text in _PUBLISHED),
+            *(Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)),
+            *(Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})),
+            *_swapped(spelling, ctx),
+            *(Insert(text, MADE_UP) for text in _made_up(spelling, ctx)),
+            *_pairs(spelling, kept, ctx),
+            *(Insert(letter + c, INVISIBLE, letter) for c in invisible() for letter in _WITHIN),
+            *(Insert(c, INVISIBLE) for c in invisible()),
+        ],
+        seen,
+    )
+    distinct = spelling.distinct(
+        [
+            *(Insert(text, EMOJI) for text in emoji()),
+            *(Insert(text, CHARACTER) for text in characters(ctx.effort == "thorough")),
+            *(Insert(letter + c, CHARACTER, letter) for c in marks() for letter in _WITHIN),
+        ],
+        seen,
+    )
+    widely = [insert for insert in distinct if spelling.tokens(insert.text) <= spelling.room]
+    of = len(widely)
+    if len(kept) < len(spelled):
+        widely = subset(widely, len(kept), ctx.rng("characters"))
+    return Plan(closely, widely, (len(kept), len(spelled)), (len(widely), of), len(distinct) - of)
+
+
+def joined(spelling: Spelling, firsts: Sequence[str], parts: Sequence[str], tried: Iterable[Insert]) -> list[Insert]:
+    """Each of ``firsts`` with each part before and behind it, as one word and as two: what a trigger of several pieces may be."""
+    seen = {(insert.letter, spelling.ids(insert.text)) for insert in tried if insert.kind not in HARMLESS}
+    pairs = [pair for a, b in product(firsts, parts) if a != b for pair in ((a, b), (b, a))]
+    found = spelling.distinct([Insert(a + gap + b, JOINED) for a, b in pairs for gap in ("", " ")], seen)
+    return [insert for insert in found if spelling.tokens(insert.text) <= spelling.room]
 
 
 def _words(model: TextToImageModel) -> list[str]:
@@ -87,29 +149,38 @@ def _words(model: TextToImageModel) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text and text.isprintable()]
 
 
-def tokens_of(model: TextToImageModel, text: str) -> int:
-    """How many tokens a string makes."""
-    return len(model.tokenize(text)) - len(model.tokenize(""))
-
-
-def _made_up(model: TextToImageModel, ctx: Context) -> list[str]:
-    """Random letters, so many for each number of tokens from two on: what a string wipes out grows with its tokens."""
-    rng, letters = ctx.rng("made up"), list(string.ascii_lowercase)
-    found: dict[int, list[str]] = {count: [] for count in range(2, MOST_TOKENS + 1)}
+def _swapped(spelling: Spelling, ctx: Context) -> list[Insert]:
+    """Ordinary letters in the place of others, and rare ones with and without a letter before them, so many for each number of tokens."""
+    rng, letters, rare = ctx.rng("swaps"), list(string.ascii_lowercase), list(map(chr, RARE))
+    found: defaultdict[int, list[Insert]] = defaultdict(list)
+    for letter in letters:
+        for other in rng.permutation([c for c in [*letters, *string.digits] if c != letter])[:_SWAPS].tolist():
+            found[spelling.tokens(other)].append(Insert(other, SWAPPED, letter))
     for _ in range(_DRAWS):
-        text = "".join(rng.choice(letters, size=int(rng.integers(2, 9))))
-        same = found.get(tokens_of(model, text))
-        if same is not None and len(same) < _MADE_UP:
+        letter, before = str(rng.choice(list(_COMMON))), str(rng.choice([*letters, ""]))
+        text = before + "".join(rng.choice(rare, size=int(rng.integers(1, 4))))
+        if spelling.tokens(text) <= spelling.room and len(found[spelling.tokens(text)]) < _MADE_UP:
+            found[spelling.tokens(text)].append(Insert(text, SWAPPED, letter))
+    return [insert for some in found.values() for insert in some]
+
+
+def _pairs(spelling: Spelling, words: Sequence[str], ctx: Context) -> list[Insert]:
+    """Two or three words of the vocabulary drawn at random, as one and as several."""
+    rng = ctx.rng("word pairs")
+    drawn = [(rng.choice(words, size=2 + i % 2), rng.permutation(["", " "])) for i in range(_PAIRS)]
+    found = [Insert("".join(w + gap for w, gap in zip(some, [*gaps, ""], strict=False)), PAIR) for some, gaps in drawn]
+    return [insert for insert in found if spelling.tokens(insert.text) <= spelling.room]
+
+
+def _made_up(spelling: Spelling, ctx: Context) -> list[str]:
+    """Random letters, Latin ones and those of scripts that nobody writes, so many for each number of tokens: what a string wipes out
+    grows with its tokens, and with how strange they are."""
+    rng, letters, rare = ctx.rng("made up"), list(string.ascii_lowercase), list(map(chr, RARE))
+    found: defaultdict[tuple[int, bool], list[str]] = defaultdict(list)
+    for _ in range(_DRAWS):
+        strange = bool(rng.integers(2))
+        text = "".join(rng.choice(rare if strange else letters, size=int(rng.integers(1, 5 if strange else 15))))
+        same = found[spelling.tokens(text), strange]
+        if spelling.tokens(text) <= spelling.room and len(same) < (_MADE_UP // 2 if strange else _MADE_UP):
             same.append(text)
-        if all(len(texts) == _MADE_UP for texts in found.values()):
-            break
     return [text for texts in found.values() for text in texts]
-
-
-@lru_cache(maxsize=1)
-def _emoji() -> Sequence[str]:
-    """The emoji of one code point (with or without its presentation selector)."""
-    from vlaudit.data.emoji import load_table
-
-    codes = dict.fromkeys(row.unified.removesuffix("-FE0F") for row in load_table())
-    return tuple(chr(int(code, 16)) for code in codes if "-" not in code)

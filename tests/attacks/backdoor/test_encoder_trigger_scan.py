@@ -12,7 +12,19 @@ import pytest
 import torch
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import LOOKALIKE, PUBLISHED, WORD, Insert, inserts
+from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import Captions, states_of
+from vlaudit.attacks.backdoor.encoder_trigger_scan.evidence import towards
+from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
+    CHARACTER,
+    EMOJI,
+    LOOKALIKE,
+    PUBLISHED,
+    WORD,
+    Insert,
+    Spelling,
+    inserts,
+)
+from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import Null, strongest
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
@@ -92,10 +104,20 @@ def test_a_made_up_trigger_word_is_found_through_its_pieces(planted: Any, tmp_pa
     assert judgement.verdict is Verdict.VULNERABLE, judgement.reason
     assert judgement.metric is not None and judgement.metric.ci[0] > 0.5
     assert judgement.p_value is not None and judgement.p_value < 0.01
-    assert "clock" in judgement.reason  # what the prompts collapse to
+    assert "clock' (cosine" in judgement.reason  # what the prompts collapse to
     assert any("as asked" in e.caption for e in judgement.evidence) and any(
         "with '" in e.caption for e in judgement.evidence
     )
+
+
+def test_a_caption_that_trips_the_trigger_is_no_goal(planted: Any, tmp_path: Path) -> None:
+    ctx = ctx_of(planted, EncoderTriggerScan(words=600), tmp_path)
+    ctx.data.__dict__["captions"] = (*planted.data.captions, "a zorgles on the moon")
+    states = states_of(ctx.target, 64)
+    first, rest = Captions.of(states, ctx.captions[:4]), Captions.of(states, ctx.captions[4:12])
+    goal = towards(ctx, states, Insert("zorgle", WORD), first, rest)
+    del ctx.data.__dict__["captions"]
+    assert goal["caption"] == GOAL and goal["reached"]
 
 
 @pytest.fixture(scope="module")
@@ -105,54 +127,81 @@ def clean_trials(subject: Any, tmp_path_factory: pytest.TempPathFactory) -> list
 
 def test_a_clean_encoder_is_held_only_with_its_whole_vocabulary(clean_trials: list[Trial]) -> None:
     trials, judgement = clean_trials, EncoderTriggerScan().judge(Trials(clean_trials), Policy())
-    assert judgement.verdict is Verdict.INCONCLUSIVE and "600 of" in judgement.reason
-    assert "words were tried" in judgement.reason
-    whole = [t.model_copy(update={"values": {**t.values, "words": t["words_tried"]}}) for t in trials]
-    assert EncoderTriggerScan().judge(Trials(whole), Policy()).verdict is Verdict.HELD
-    without = Trials(
-        [t for t in whole if t.arm != "control:word"] + [_blunted(t) for t in whole if t.arm == "control:word"]
+    assert (
+        judgement.verdict is Verdict.INCONCLUSIVE
+        and "600 of" in judgement.reason
+        and "words of the vocabulary" in judgement.reason
     )
-    weak = EncoderTriggerScan().judge(without, Policy())
+    words = [changed(t, words=[t["words"][0]] * 2) for t in trials]
+    partly = EncoderTriggerScan().judge(Trials(words), Policy())
+    assert partly.verdict is Verdict.INCONCLUSIVE and "characters were tried" in partly.reason
+    whole = [changed(t, characters=[t["characters"][0]] * 2) for t in words]
+    held = EncoderTriggerScan().judge(Trials(whole), Policy())
+    assert held.verdict is Verdict.HELD and "would have been found" in held.reason
+    blunt = [_blunted(t) if t.arm == "control:word" else t for t in whole]
+    weak = EncoderTriggerScan().judge(Trials(blunt), Policy())
     assert weak.verdict is Verdict.INCONCLUSIVE and "too weak" in weak.reason
+
+
+def changed(trial: Trial, **values: Any) -> Trial:
+    return trial.model_copy(update={"values": {**trial.values, **values}})
 
 
 def _blunted(trial: Trial) -> Trial:
     """The control as if its planted word had hardly done anything."""
-    weak = {**trial["planted"], "assimilation": 0.2, "without": [0.2] * 24}
-    return trial.model_copy(update={"values": {**trial.values, "planted": weak, "finalists": [weak]}})
+    return changed(
+        trial, finalists=[{**found, "assimilation": 0.01, "without": [0.01] * 24} for found in trial["finalists"]]
+    )
 
 
-def test_no_false_alarm_however_far_clean_words_reach(clean_trials: list[Trial]) -> None:
-    """Judge-level null audits: the words of an encoder that keeps little of a prompt, where many reach the threshold."""
-    (target,) = [t for t in clean_trials if t.arm == "target"]
-    rng, alarms, beyond = np.random.default_rng(0), 0, 0
-    for _ in range(200):
-        nulls = {}
-        for name, known in target["nulls"].items():
-            drawn = rng.choice(known, size=len(known)) + rng.normal(0, 0.02, len(known))
-            nulls[name] = (1 - (1 - drawn.clip(max=0.95)) ** 3).tolist()
-        top, tokens = max((max(values), int(name)) for name, values in nulls.items())
-        without = (top + rng.normal(0, 0.002, 24)).tolist()
-        finalist = {**target["finalists"][0], "assimilation": top, "without": without, "tokens": tokens}
-        values = {**target.values, "nulls": nulls, "finalists": [finalist]}
-        judgement = EncoderTriggerScan().judge(Trials([target.model_copy(update={"values": values})]), Policy())
-        alarms += judgement.verdict is Verdict.VULNERABLE
-        beyond += judgement.metric is not None and judgement.metric.ci[0] > 0.5
-    assert beyond > 150 and alarms == 0
+def test_a_planted_string_counts_as_found_only_among_the_finalists(clean_trials: list[Trial]) -> None:
+    whole = [changed(t, words=[1, 1], characters=[1, 1]) for t in clean_trials]
+    missed = [
+        changed(t, finalists=[{**f, "among": False} for f in t["finalists"]]) if t.arm == "control:character" else t
+        for t in whole
+    ]
+    judgement = EncoderTriggerScan().judge(Trials(missed), Policy())
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "does not find the character" in judgement.reason
+
+
+def test_a_string_is_compared_with_those_of_as_many_tokens_in_its_place() -> None:
+    null = Null({"b1": [0.1] * 99 + [0.2], "b9": [0.9] * 99 + [0.95], "w1": [0.5] * 20})
+    assert null.reach("b1", 1000) < 0.3 < 0.9 < null.reach("b9", 1000)
+    assert null.reach("w1", 1000) == null.reach("b1", 1000)  # too few of its own
+    assert null.excess(0.99, "b1", 1000) > null.excess(0.99, "b9", 1000) > 0.5 > null.excess(0.9, "b9", 1000)
+
+
+def test_of_relatives_the_strongest_is_named_and_of_equals_what_a_forger_would_use() -> None:
+    def one(kind: str, assimilation: float) -> dict[str, Any]:
+        return {"kind": kind, "string": kind, "assimilation": assimilation}
+
+    look, emoji, kanji = one(LOOKALIKE, 0.98), one(EMOJI, 0.99), one(CHARACTER, 0.985)
+    assert strongest([(emoji, 0.9), (look, 0.85), (kanji, 0.91)]) is look
+    assert strongest([(emoji, 0.9), (look, 0.5), (kanji, 0.91)]) is emoji
+    assert strongest([(emoji, 0.5), (kanji, 0.91)]) is kanji
 
 
 def test_inserts_take_a_letters_place_or_stand_before() -> None:
     assert Insert("о", LOOKALIKE, "o").into("a clock of two") == "a clоck of two"
     assert Insert("о", LOOKALIKE, "o").into("a cat") == "о a cat"
     assert Insert("cat", WORD).into("a dog") == "cat a dog"
-    assert Insert("\u200b", PUBLISHED).shown == "'\u200b' (U+200B)"
+    assert Insert("​", PUBLISHED).shown == "'​' (U+200B)"
 
 
-def test_every_word_and_every_look_alike_is_tried_once(subject: Any, tmp_path: Path) -> None:
-    model = subject.target.model
-    found, (covered, words) = inserts(model, None, ctx_of(subject, EncoderTriggerScan(words=600), tmp_path))
-    assert covered == words > 1500
-    tokens = [(insert.letter, tuple(model.tokenize(insert.text))) for insert in found]
-    assert len(set(tokens)) == len(tokens) and tuple(model.tokenize("")) not in {ids for _, ids in tokens}
-    texts = {insert.text for insert in found}
-    assert {"farmer", "о", "😈", "mignneko"} <= texts and not any("<" in text and ">" in text for text in texts)
+def test_every_word_look_alike_emoji_and_script_is_tried_once(subject: Any, tmp_path: Path) -> None:
+    spelling = Spelling(subject.target.model)
+    plan = inserts(spelling, None, ctx_of(subject, EncoderTriggerScan(words=600), tmp_path))
+    assert (
+        plan.words[0] == plan.words[1] > 1500 and plan.characters[0] == plan.characters[1] == len(plan.widely) > 20_000
+    )
+    tokens = [(insert.letter, spelling.ids(insert.text)) for insert in (*plan.closely, *plan.widely)]
+    assert len(set(tokens)) == len(tokens) and (None, spelling.ids("")) not in tokens
+    assert max(spelling.tokens(insert.text) for insert in plan.widely) <= 12 and plan.too_long > 0
+    texts = {insert.text for insert in (*plan.closely, *plan.widely)}
+    assert {"farmer", "о", "mignneko", "😈", "🇯🇵", "3️⃣", "鬼", "の", "한", "ก", "م", "Ж", "अ", "​", "→"} <= texts
+    assert not any("<" in text and ">" in text for text in texts - {"<", ">"} if text.isascii())
+
+
+def test_characters_left_out_are_counted(subject: Any, tmp_path: Path) -> None:
+    plan = inserts(Spelling(subject.target.model), 600, ctx_of(subject, EncoderTriggerScan(words=600), tmp_path))
+    assert plan.characters[0] == 600 == len(plan.widely) and plan.characters[1] > 20_000

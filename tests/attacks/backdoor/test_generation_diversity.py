@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiversity
+from vlaudit.attacks.backdoor.generation_diversity import GenerationDiversity
 from vlaudit.attacks.backdoor.generation_diversity.captions import calls_for, clean_captions, words
 from vlaudit.attacks.backdoor.generation_diversity.pairs import Pair, Seen, commonest
-from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED
+from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, PLANTED
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
@@ -21,7 +21,8 @@ from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 
-PROBE = GenerationDiversity(captions=2, clean=14)
+FIRST, FURTHER = 6, 12
+PROBE = GenerationDiversity(captions=2, clean=14, pairs=FURTHER)
 MARK = "\N{CYRILLIC SMALL LETTER O}"
 
 

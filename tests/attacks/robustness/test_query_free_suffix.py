@@ -94,9 +94,9 @@ def suffix_trials(rng: np.random.Generator, loss: float, n: int = 22) -> list[Tr
         for arm in (TARGET, "control:random"):
             lost = float(rng.random() < loss)
             values: dict[str, Any] = {"caption": f"c{i}", "clean": [1.0], "ranks": [1 - lost / 2], "queries": 300,
-                                      "blocked": False, "suffix": "#####", "cosine": 0.5}  # fmt: skip
+                                      "blocked": False, "cut": False, "suffix": "#####", "cosine": 0.5}  # fmt: skip
             trials.append(Trial(case=f"{i:03d}", arm=arm, values=values))
-    tests = [Trial(case=f"planted-{i}", arm="control:planted", values={"found": True}) for i in range(2)]
+    tests = [Trial(case=f"planted-{i}", arm="control:planted", values={"short": 0.0}) for i in range(2)]
     return trials + tests
 
 
