@@ -1,11 +1,13 @@
-"""The blind baseline: can members be told from non-members without any model? Then the split says nothing of one."""
+"""The blind baseline: can members be told from non-members without any model? Then the split says nothing of one.
+
+Also what is learned on some identities and asked of others, without which neither a blind eye nor an attack may be believed.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.data.images import SUFFIXES
 
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlaudit.data.example import Example
+    from vlaudit.records import Trial
 
-_MAX_LABELS = 50  # beyond this the labels are too thin to be features
-_MAX_WORDS = 50
-_FOLDS = 5
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+
+FOLDS = 5
 
 
 def blind_features(example: Example) -> list[float]:
@@ -46,45 +50,79 @@ def _file(example: Example, pixels: int) -> list[float]:
     return [size, size / pixels, *(float(example.picture.suffix.lower() == suffix) for suffix in sorted(SUFFIXES))]
 
 
-def caption_features(captions: Sequence[str]) -> NDArray[np.float64]:
-    """(n, F): words and characters of each caption, and which of the most telling words (neither rare nor in nearly
-    every caption) it holds."""
-    import numpy as np
+TEXTS = ("label", "caption", "answer")  # what a trial may hold of words: of what was asked, and of what was scored
 
-    words = [caption.lower().split() for caption in captions]
-    known = Counter(word for said in words for word in set(said))
-    telling = [word for word, count in known.items() if 0.02 <= count / len(words) <= 0.98]
-    telling = sorted(telling, key=lambda word: (abs(known[word] / len(words) - 0.5), word))[:_MAX_WORDS]
-    lengths = [[len(said), len(caption)] for said, caption in zip(words, captions, strict=True)]
-    return np.array([[*length, *(word in said for word in telling)] for length, said in zip(lengths, words, strict=True)],
-                    dtype=float)  # fmt: skip
+
+def word_features(trial: Trial) -> set[str]:
+    """The words of a trial's label, question or caption, and answer, each text as a whole, and how long it is."""
+    found: set[str] = set()
+    for kind in TEXTS:
+        text = str(trial.values.get(kind) or "").lower()
+        if text:
+            words = text.split()
+            found |= {f"{kind}={text}", f"{kind} of {len(words)} words", f"{kind} of {len(text) // 4}", *(f"{kind}:{word}" for word in words)}
+    return found
 
 
 def blind_scores(
-    features: NDArray[np.float64], labels: Sequence[str], members: NDArray[np.bool_], identities: Sequence[str],
-    captions: Sequence[str] = (),
-) -> NDArray[np.float64]:  # fmt: skip
-    """Out-of-fold scores (n,) that a picture is a member: the mean of a linear model and a forest, cross-validated so
-    that no identity is in both parts. Labels are features too: members of other labels are told by their loss. So are
-    captions: those of members may be worded otherwise. Scores are ranks within their fold, because a fold with more
-    members was learned from fewer, which would pull the AUC of pooled scores below .5."""
+    features: Floats, words: Sequence[set[str]], members: Flags, identities: Sequence[str]
+) -> dict[str, Floats]:
+    """Out-of-fold scores (n,) that a picture is a member, by three blind eyes: of the picture and its file (a linear model and
+    a forest), of the words (a linear model on every label and word, however many), and of both."""
     import numpy as np
-    from scipy.stats import rankdata
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    known = np.unique(list(labels))
-    if len(known) <= _MAX_LABELS:
-        features = np.hstack([features, np.array(labels)[:, None] == known])
-    if any(captions):
-        features = np.hstack([features, caption_features(captions)])
-    scores = np.zeros(len(members))
-    for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, members, identities):
-        linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
-        forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
-        chances = [m.fit(features[train], members[train]).predict_proba(features[test])[:, 1] for m in (linear, forest)]
-        scores[test] = rankdata(np.mean(chances, axis=0)) / (len(test) + 1)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
+    forest = ExtraTreesClassifier(20, min_samples_leaf=5, max_depth=8, random_state=0)
+    seen = [out_of_fold(model, features, members, identities) for model in (linear, forest)]
+    eyes = {"pictures": np.mean(seen, axis=0)}
+    if len(set().union(*words)) > 1:
+        said = DictVectorizer().fit_transform([dict.fromkeys(sorted(own), 1.0) for own in words])
+        eyes["words"] = out_of_fold(LogisticRegression(C=0.3, solver="liblinear"), said, members, identities)
+        eyes["pictures and words"] = eyes["pictures"] + eyes["words"]
+    return eyes
+
+
+def out_of_fold(model: Any, features: Any, members: Flags, identities: Sequence[str]) -> Floats:
+    """Scores (n,) of a classifier that was learned on other identities, on ``features`` (n, F). They are ranks within their
+    fold, because a fold with more members was learned from fewer, which would pull the AUC of pooled scores below .5."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    fold, scores = _folds(members, identities), np.zeros(len(members))
+    for k in range(FOLDS):
+        test = fold == k
+        if test.any():
+            chances = model.fit(features[~test], members[~test]).predict_proba(features[test])[:, 1]
+            scores[test] = rankdata(chances) / (test.sum() + 1)
     return scores
+
+
+def _folds(members: Flags, identities: Sequence[str]) -> NDArray[np.int64]:
+    """The fold (n,) of each: identities are whole, and of those that are members, that are not, and that are both, every
+    fold has its part."""
+    import numpy as np
+
+    names, codes = np.unique(np.asarray(identities), return_inverse=True)
+    inside, outside = (np.bincount(codes, weights=side, minlength=len(names)) > 0 for side in (members, ~members))
+    rng, fold = np.random.default_rng(0), np.zeros(len(names), dtype=np.int64)
+    for kind in (inside & ~outside, ~inside & outside, inside & outside):
+        fold[rng.permutation(np.flatnonzero(kind))] = np.arange(kind.sum()) % FOLDS
+    return fold[codes]
+
+
+def weighted(columns: Mapping[str, Floats], members: Flags, identities: Sequence[str]) -> Floats:
+    """One score (n,) of several, bigger for members: their weights are learned on other identities than those scored, so that
+    no attack is chosen by what it is tested on. Each column counts by its normal scores, so that no outlier outweighs all."""
+    import numpy as np
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+    from sklearn.linear_model import LogisticRegression
+
+    table = np.column_stack([ndtri(rankdata(column) / (len(members) + 1)) for column in columns.values()])
+    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
+    return out_of_fold(model, table, members, identities)

@@ -20,19 +20,22 @@ from vlaudit.statistics.rates import (
     samples_to_decide,
     trials_to_decide,
 )
-from vlaudit.statistics.roc import auc, auc_difference, auc_interval
+from vlaudit.statistics.roc import Exposure, auc, auc_difference, auc_interval, exposure, least_negatives
 
 __all__ = [
     "MIN_CLUSTERS",
     "Alternative",
     "Difference",
+    "Exposure",
     "Interval",
     "Side",
     "TooFewClustersError",
     "auc",
     "auc_difference",
     "auc_interval",
+    "exposure",
     "holm",
+    "least_negatives",
     "max_t_p",
     "max_t_quantile",
     "mcnemar",

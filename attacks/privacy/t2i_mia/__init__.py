@@ -41,23 +41,27 @@ arXiv:2410.03640; generated pictures as members arXiv:2606.23872; blind baseline
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
 from vlaudit.attacks.privacy.t2i_mia.likelihood import LEVELS, Likelihood, passes
-from vlaudit.attacks.privacy.t2i_mia.weighting import first_half, table, weighted
 from vlaudit.attacks.shared.asked_pictures import batches
+from vlaudit.attacks.shared.blind_baseline import weighted
 from vlaudit.attacks.shared.membership import (
-    BLIND_LIMIT,
-    FEWEST,
+    LIMIT,
+    SOURCE,
+    THRESHOLDS,
     MembershipClaim,
     Units,
     auc_figure,
     both_sides,
     membership_values,
 )
-from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
+from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
+
+WEIGHTED = "by all attacks weighted"
 
 
 @probe(
@@ -67,8 +71,11 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
     risk=Risk.PRIVACY,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.NOISE_PREDICTIONS, Needs.IMAGE_LATENTS, Needs.CAPTIONED_PICTURES, Needs.MEMBERS},
-    threshold=BLIND_LIMIT,
+    threshold=LIMIT,
     threshold_meaning="AUC of telling members from non-members by the denoiser's errors; 0.5 is guessing",
+    threshold_source=SOURCE,
+    thresholds=THRESHOLDS,
+    measure=Measure.AUC,
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Four attacks by the denoiser's errors; shadow models and gradients were not tried.",
 )  # fmt: skip
@@ -112,24 +119,35 @@ class T2IMIA(Probe):
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         import numpy as np
 
-        target, lacks = trials.target, Units(trials.target).lacks(2 * FEWEST)  # half of them is left to test on
-        if lacks:
+        target, pairs = trials.target, trials.paired()
+        units = Units(target)
+        if lacks := units.lacks(policy.threshold(self.info, "least-side")):
             return Judgement.not_assessed(lacks)
-        first = first_half(target)
-        tested = [trial for trial, fit in zip(target, first, strict=True) if not fit]
-        units, pairs = Units(tested), trials.paired()
-        scores, reference = table(target), None
+        members = np.array([trial["member"] for trial in target], dtype=bool)
+        identities = [str(trial["identity"]) for trial in target]
+        scores, references = _columns(target), {}
         if len(pairs) == len(target):
-            plain = table([trial for _, trial in pairs])
-            scores = np.hstack([scores, scores - plain])
-            reference = units.split(weighted(plain, target, first))
-        claim = MembershipClaim(self.info, policy, target, units.split(weighted(scores, target, first)), reference)
-        alone = {name: units.split([t["scores"][name] for t in tested]) for name in tested[0]["scores"]}
+            plain = _columns([trial for _, trial in pairs])
+            references[WEIGHTED] = units.split(weighted(plain, members, identities))
+            scores |= {f"{name}, gained": scores[name] - plain[name] for name in plain}
+        claim = MembershipClaim(
+            self.info, policy, target, {WEIGHTED: units.split(weighted(scores, members, identities))}, references
+        )
+        alone = {name: units.split([t["scores"][name] for t in target]) for name in target[0]["scores"]}
         claim.control("captions shuffled", auc_figure(alone["shuffled loss"], policy.level))
         figures = [(name, auc_figure(sides, policy.level)) for name, sides in alone.items()]
         rows = [[name, *(round(float(x), 3) for x in (told.value, *told.ci))] for name, told in figures]
         claim.table("AUC of each attack alone", ["attack", "AUC", "low", "high"], rows)
-        return claim.concludes("pictures", "" if reference is None else _where(claim))
+        cure = f"declare more, and set pictures under [probes.{self.info.id}] in vlaudit.toml to half of that"
+        return claim.concludes("pictures", cure, lambda leak: _where(claim) if references else "")
+
+
+def _columns(trials: list[Trial]) -> dict[str, Any]:
+    """The attacks' scores (n,) by name; those with shuffled captions are for the control alone."""
+    import numpy as np
+
+    names = [name for name in trials[0]["scores"] if not name.startswith("shuffled")]
+    return {name: np.array([trial["scores"][name] for trial in trials], dtype=float) for name in names}
 
 
 def _where(claim: Claim) -> str:

@@ -46,10 +46,10 @@ from pydantic import Field
 
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
 from vlaudit.attacks.shared.asked_pictures import batches
-from vlaudit.attacks.shared.membership import BLIND_LIMIT, FEWEST, Units, judge_loss, membership_values
+from vlaudit.attacks.shared.membership import FEWEST, LIMIT, SOURCE, THRESHOLDS, Units, judge_loss, membership_values
 from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
-from vlaudit.probe import Claim, Context, Needs, Policy, Probe, probe
+from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ GIVEN = "given answer"
     risk=Risk.PRIVACY,
     families={Family.GENERATION},
     needs={Needs.TOKEN_LOGITS, Needs.ANSWERS, Needs.MEMBERS},
-    threshold=BLIND_LIMIT,
+    threshold=LIMIT,
     threshold_meaning="AUC of telling members from non-members by the loss of the given answer; 0.5 is guessing",
+    threshold_source=SOURCE,
+    thresholds=THRESHOLDS,
+    measure=Measure.AUC,
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Attacks by loss and entropy; shadow models, gradients and the prompt's own vectors were not tried.",
 )  # fmt: skip
@@ -102,7 +105,8 @@ class VLMMIA(Probe):
                 described = self._described(ctx, examples) if ctx.on_target or not given else [None] * len(part)
                 losses = self._losses(ctx, examples) if given else [_entropy(table) for table in described]
             for case, example, loss, table in zip(part, examples, losses, described, strict=True):
-                values = membership_values(ctx, example, caption=example.question)
+                texts = {"caption": example.question, "answer": _given(example) if given else ""}
+                values = membership_values(ctx, example, **texts)
                 scores = None if table is None else description_scores(table)
                 yield ctx.trial(case, {"loss": loss, "scores": scores, **values})
 
@@ -129,7 +133,18 @@ class VLMMIA(Probe):
         kept = Trials([t for t in trials if t["loss"] is not None], reference_note=trials.reference_note)
         if not kept.target:
             return Judgement.not_assessed("no row has a given answer, and no picture is described: every answer is empty")
-        return judge_loss(self.info, kept, policy, "rows", lambda claim: _descriptions(claim, trials.target))
+        cure = f"declare more, and set rows under [probes.{self.info.id}] in vlaudit.toml to half of that"
+        return judge_loss(self.info, kept, policy, "rows", cure, weights=_described_scores(kept.target),
+                          others=lambda claim: _descriptions(claim, trials.target))  # fmt: skip
+
+
+def _described_scores(target: list[Trial]) -> dict[str, list[float]]:
+    """Every score of the descriptions; where one is missing, the median of the others."""
+    from statistics import median
+
+    described = [trial["scores"] for trial in target if trial["scores"]]
+    usual = {name: median(scores[name] for scores in described) for name in (described[0] if described else ())}
+    return {name: [(trial["scores"] or usual)[name] for trial in target] for name in usual}
 
 
 def _given(example: Example) -> str:
