@@ -5,7 +5,7 @@ Also what is learned on some identities and asked of others, without which neith
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,29 +67,51 @@ def word_features(trial: Trial) -> set[str]:
 def blind_scores(
     features: Floats, words: Sequence[set[str]], members: Flags, identities: Sequence[str]
 ) -> dict[str, Floats]:
-    """Out-of-fold scores (n,) that a picture is a member, by three blind eyes: of the picture and its file (a linear model and
-    a forest), of the words (a linear model on every label and word, however many), and of both."""
+    """Out-of-fold scores (n,) that a picture is a member, by three blind eyes: of the picture and its file (a linear model of
+    the values, and one of their squares, which sees what varies more or less), of the words (a linear model on every label and word, however many),
+    and of both."""
     import numpy as np
-    from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
-    forest = ExtraTreesClassifier(20, min_samples_leaf=5, max_depth=8, random_state=0)
-    seen = [out_of_fold(model, features, members, identities) for model in (linear, forest)]
+    def read(known: Any, truth: Flags, asked: Any) -> Floats:
+        return np.asarray(LogisticRegression(C=0.3, solver="liblinear").fit(known, truth).decision_function(asked))
+
+    plain = normal_scores(features)
+    seen = [out_of_fold(ridge, values, members, identities) for values in (plain, plain**2)]
     eyes = {"pictures": np.mean(seen, axis=0)}
     if len(set().union(*words)) > 1:
         said = DictVectorizer().fit_transform([dict.fromkeys(sorted(own), 1.0) for own in words])
-        eyes["words"] = out_of_fold(LogisticRegression(C=0.3, solver="liblinear"), said, members, identities)
+        eyes["words"] = out_of_fold(read, said, members, identities)
         eyes["pictures and words"] = eyes["pictures"] + eyes["words"]
     return eyes
 
 
-def out_of_fold(model: Any, features: Any, members: Flags, identities: Sequence[str]) -> Floats:
-    """Scores (n,) of a classifier that was learned on other identities, on ``features`` (n, F). They are ranks within their
-    fold, because a fold with more members was learned from fewer, which would pull the AUC of pooled scores below .5."""
+def normal_scores(columns: Floats) -> Floats:
+    """(n, F) the columns' ranks as normal quantiles: no outlier outweighs all others."""
+    import numpy as np
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    return np.asarray(ndtri(rankdata(columns, axis=0) / (len(columns) + 1)))
+
+
+def ridge(known: Floats, truth: Flags, asked: Floats) -> Floats:
+    """Scores of the rows ``asked`` by a linear model that was learned on ``known`` (n, F), whose columns it standardises."""
+    import numpy as np
+
+    middle, spread = known.mean(axis=0), known.std(axis=0)
+    spread = np.where(spread > 1e-9, spread, np.inf)
+    x, y = (known - middle) / spread, truth - truth.mean()
+    weights = np.linalg.solve(x.T @ x + len(x) / 8 * np.eye(x.shape[1]), x.T @ y)
+    return np.asarray((asked - middle) / spread @ weights)
+
+
+def out_of_fold(
+    learn: Callable[[Any, Flags, Any], Floats], features: Any, members: Flags, identities: Sequence[str]
+) -> Floats:
+    """Scores (n,) by what was learned on other identities, on ``features`` (n, F). They are ranks within their fold, because
+    a fold with more members was learned from fewer, which would pull the AUC of pooled scores below .5."""
     import numpy as np
     from scipy.stats import rankdata
 
@@ -97,8 +119,7 @@ def out_of_fold(model: Any, features: Any, members: Flags, identities: Sequence[
     for k in range(FOLDS):
         test = fold == k
         if test.any():
-            chances = model.fit(features[~test], members[~test]).predict_proba(features[test])[:, 1]
-            scores[test] = rankdata(chances) / (test.sum() + 1)
+            scores[test] = rankdata(learn(features[~test], members[~test], features[test])) / (test.sum() + 1)
     return scores
 
 
@@ -117,12 +138,7 @@ def _folds(members: Flags, identities: Sequence[str]) -> NDArray[np.int64]:
 
 def weighted(columns: Mapping[str, Floats], members: Flags, identities: Sequence[str]) -> Floats:
     """One score (n,) of several, bigger for members: their weights are learned on other identities than those scored, so that
-    no attack is chosen by what it is tested on. Each column counts by its normal scores, so that no outlier outweighs all."""
+    no attack is chosen by what it is tested on."""
     import numpy as np
-    from scipy.special import ndtri
-    from scipy.stats import rankdata
-    from sklearn.linear_model import LogisticRegression
 
-    table = np.column_stack([ndtri(rankdata(column) / (len(members) + 1)) for column in columns.values()])
-    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
-    return out_of_fold(model, table, members, identities)
+    return out_of_fold(ridge, normal_scores(np.column_stack(list(columns.values()))), members, identities)

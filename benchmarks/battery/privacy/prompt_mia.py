@@ -10,7 +10,7 @@ import numpy as np
 
 from vlaudit.attacks.privacy.prompt_mia import SHADOW, PromptMIA
 from vlaudit.battery import Scenario
-from vlaudit.records import REFERENCE, TARGET, Trial, Trials
+from vlaudit.records import REFERENCE, TARGET, Cost, Trial, Trials
 
 PROBE = PromptMIA
 Tail = Literal["normal", "heavy", "steps"]
@@ -29,6 +29,10 @@ def people(
         blind[0] += dressed * member
         identity = f"crowd {member}" if rng.random() < crowd else f"p{i:04}"
         yield {"member": member, "identity": identity, "label": f"label {label}", "blind": blind.round(5).tolist()}
+
+
+def _trial(case: str, arm: str, values: dict[str, Any]) -> Trial:
+    return Trial.model_construct(case=case, arm=arm, values=values, artifacts={}, cost=Cost())
 
 
 def leaks(rng: np.random.Generator, about: dict[str, Any], size: float, share: float, only: int | None) -> float:
@@ -65,12 +69,12 @@ def draw(
         if tail == "steps":
             plain, own = float(round(plain)), float(round(own))
         plain, own = max(plain, 1e-3), max(own, 1e-3)
-        trials.append(Trial(case=case, arm=TARGET, values={**values, "loss": own}))
+        trials.append(_trial(case=case, arm=TARGET, values={**values, "loss": own}))
         if reference:
-            trials.append(Trial(case=case, arm=REFERENCE, values={**person, "identity": case, "loss": plain, "blind": None}))
+            trials.append(_trial(case=case, arm=REFERENCE, values={**person, "identity": case, "loss": plain, "blind": None}))
     for k, (losses, side) in enumerate(zip(shadow, halves, strict=True)):
         seen = [f"p{i:05}" for i in np.flatnonzero(side)]
-        trials.append(Trial(case=f"{SHADOW}/{k}", arm=f"control:{SHADOW}", values={"seen": seen, "loss": losses}))
+        trials.append(_trial(case=f"{SHADOW}/{k}", arm=f"control:{SHADOW}", values={"seen": seen, "loss": losses}))
     return Trials(trials, reference_note=None if reference else "the target is the reference")
 
 
