@@ -156,14 +156,13 @@ class PromptMIA(Probe):
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         shadows = trials.control(SHADOW)
         more = {SHADOWS: likelihood_ratios(trials.target, shadows).tolist()} if shadows else {}
-        cure = f"declare more, and set pictures under [probes.{self.info.id}] in vlaudit.toml to half of that"
 
         def tell(claim: Claim) -> str:
             claim.fact("shadow prompts", len(shadows) or "none: a text context is learned anew, on a GPU or on a model up to 64 MB; "
-                       f"elsewhere set shadows under [probes.{self.info.id}] in vlaudit.toml")  # fmt: skip
+                       f"elsewhere with --set {self.info.id}.shadows=8")  # fmt: skip
             return ""
 
-        return judge_loss(self.info, trials, policy, "pictures", cure, more, others=tell)
+        return judge_loss(self.info, trials, policy, "pictures", more, others=tell)
 
 
 def _parts(pool: Sequence[Example]) -> int:

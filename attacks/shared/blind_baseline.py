@@ -78,11 +78,11 @@ def blind_scores(
         return np.asarray(LogisticRegression(C=0.3, solver="liblinear").fit(known, truth).decision_function(asked))
 
     plain = normal_scores(features)
-    seen = [out_of_fold(ridge, values, members, identities) for values in (plain, plain**2)]
+    seen = [out_of_fold(_ranked(ridge), values, members, identities) for values in (plain, plain**2)]
     eyes = {"pictures": np.mean(seen, axis=0)}
     if len(set().union(*words)) > 1:
         said = DictVectorizer().fit_transform([dict.fromkeys(sorted(own), 1.0) for own in words])
-        eyes["words"] = out_of_fold(read, said, members, identities)
+        eyes["words"] = out_of_fold(_ranked(read), said, members, identities)
         eyes["pictures and words"] = eyes["pictures"] + eyes["words"]
     return eyes
 
@@ -110,17 +110,27 @@ def ridge(known: Floats, truth: Flags, asked: Floats) -> Floats:
 def out_of_fold(
     learn: Callable[[Any, Flags, Any], Floats], features: Any, members: Flags, identities: Sequence[str]
 ) -> Floats:
-    """Scores (n,) by what was learned on other identities, on ``features`` (n, F). They are ranks within their fold, because
-    a fold with more members was learned from fewer, which would pull the AUC of pooled scores below .5."""
+    """Scores (n,) by what was learned on other identities, on ``features`` (n, F)."""
     import numpy as np
-    from scipy.stats import rankdata
 
     fold, scores = _folds(members, identities), np.zeros(len(members))
     for k in range(FOLDS):
         test = fold == k
         if test.any():
-            scores[test] = rankdata(learn(features[~test], members[~test], features[test])) / (test.sum() + 1)
+            scores[test] = learn(features[~test], members[~test], features[test])
     return scores
+
+
+def _ranked(learn: Callable[[Any, Flags, Any], Floats]) -> Callable[[Any, Flags, Any], Floats]:
+    """The scores as ranks within their fold: a fold with more members was learned from fewer, which would pull the AUC of pooled
+    scores below .5."""
+    from scipy.stats import rankdata
+
+    def learn_ranks(known: Any, truth: Flags, asked: Any) -> Floats:
+        ranks: Floats = rankdata(learn(known, truth, asked)) / (asked.shape[0] + 1)
+        return ranks
+
+    return learn_ranks
 
 
 def _folds(members: Flags, identities: Sequence[str]) -> NDArray[np.int64]:
@@ -137,8 +147,16 @@ def _folds(members: Flags, identities: Sequence[str]) -> NDArray[np.int64]:
 
 
 def weighted(columns: Mapping[str, Floats], members: Flags, identities: Sequence[str]) -> Floats:
-    """One score (n,) of several, bigger for members: their weights are learned on other identities than those scored, so that
-    no attack is chosen by what it is tested on."""
+    """One score (n,) of several, each bigger for members: their weights are learned on other identities than those scored, so that
+    no attack is chosen by what it is tested on. No weight is negative, and their sum is 1: what few members show must neither be
+    outweighed by chance nor be ranked among few."""
     import numpy as np
+    from scipy.optimize import nnls
 
-    return out_of_fold(ridge, normal_scores(np.column_stack(list(columns.values()))), members, identities)
+    def learn(known: Floats, truth: Flags, asked: Floats) -> Floats:
+        strict = np.sqrt(len(known) / 8) * np.eye(known.shape[1])
+        weights, _ = nnls(np.vstack([known, strict]), np.r_[truth - truth.mean(), np.zeros(len(strict))])
+        weights = weights if weights.any() else np.ones_like(weights)
+        return np.asarray(asked @ weights / weights.sum())
+
+    return out_of_fold(learn, normal_scores(np.column_stack(list(columns.values()))), members, identities)

@@ -82,13 +82,21 @@ def membership_values(ctx: Context, example: Example, **texts: str) -> dict[str,
 
 
 class Units:
-    """Trials as independent units, one per identity and membership."""
+    """Trials as independent units, one per identity and membership.
+
+    Of every unit as many trials count as of the smallest one: a mean of many scatters less than one of few, and whichever side has
+    the larger units would seem never to stand out.
+    """
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         import numpy as np
 
         keys = np.array([f"{trial['member']}\x1f{trial['identity']}" for trial in trials])
-        unique, first, self._codes = np.unique(keys, return_index=True, return_inverse=True)
+        unique, first, self._codes, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+        order = np.argsort(self._codes, kind="stable")
+        rank = np.empty(len(keys), dtype=int)
+        rank[order] = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self._counts = (rank < sizes.min()) / sizes.min()
         self._member = np.char.startswith(unique, "True")
         labels = np.array([str(trials[i].values.get("label") or "") for i in first.tolist()])
         self.labels = labels[self._member], labels[~self._member]
@@ -108,7 +116,7 @@ class Units:
         """Mean score of every member unit and of every non-member unit."""
         import numpy as np
 
-        means = np.bincount(self._codes, weights=np.asarray(scores, dtype=float)) / np.bincount(self._codes)
+        means = np.bincount(self._codes, weights=np.asarray(scores, dtype=float) * self._counts)
         return means[self._member], means[~self._member]
 
 
@@ -129,7 +137,7 @@ class Leak:
     limit: float
     p: float
     n: int
-    blind: float = -1.0  # how far a blind eye may reach: what lies below is no leak
+    blind: float = -1.0  # how far a blind eye reaches: what lies below is no leak
 
     @property
     def verdict(self) -> Verdict:
@@ -143,20 +151,21 @@ class Leak:
     def told(self) -> str:
         if self.measure is Measure.AUC:
             return f"AUC {self.value:.3f} {self.attack}"
-        return f"{self.value:.1%} of members stand out {self.attack} ({self.name})"
+        return f"{max(self.value, 0):.1%} of members stand out {self.attack}: {self.name}"
 
 
 class MembershipClaim(Claim):
     """That scores tell members from non-members, where nothing tells them without the model."""
 
     def __init__(
-        self, info: ProbeInfo, policy: Policy, trials: Sequence[Trial], attacks: Mapping[str, Sides],
+        self, info: ProbeInfo, policy: Policy, things: str, trials: Sequence[Trial], attacks: Mapping[str, Sides],
         references: Mapping[str, Sides] | None = None,
     ) -> None:  # fmt: skip
-        """``trials``: the split that is verified. ``attacks``: the scores of its units by how they are got, the main one first;
-        ``references``: those of the reference, by the same names."""
+        """``things``: what is counted, and the parameter that says how many of each side. ``trials``: the split that is verified.
+        ``attacks``: the scores of its units by how they are got, the main one first; ``references``: those of the reference,
+        by the same names."""
         super().__init__(info, policy, AREA, unit="")
-        self.info = info
+        self.things = things
         self.units, self.attacks, self._trials = Units(trials), dict(attacks), trials
         self.references = dict(references or {})
         self.rate_of_alarms = policy.threshold(info, "false-alarms")
@@ -204,7 +213,7 @@ class MembershipClaim(Claim):
             own, level = (members[here == label], others[there == label]), 1 - (1 - self.policy.level) / len(large)
             interval = auc_interval(*own, level)
             if interval.low > self._limits[0]:
-                reach = max(auc_interval(a[here == label], b[there == label], level).high for a, b in self._eyes.values())
+                reach = max(auc(a[here == label], b[there == label]) for a, b in self._eyes.values())
                 p = min(1.0, float(mannwhitneyu(*own, alternative="greater").pvalue) * len(large))
                 where = f"{attack} among pictures labelled '{label}'"
                 n = sum(map(len, own))
@@ -223,7 +232,7 @@ class MembershipClaim(Claim):
         return {name: self.units.split(scores) for name, scores in eyes.items()}
 
     def _blind_reach(self, rate: float) -> float:
-        return max(exposure(*scores, rate, self.policy.level).interval.high for scores in self._eyes.values())
+        return max(exposure(*scores, rate, self.policy.level).value for scores in self._eyes.values())
 
     def _gate(self) -> str:
         """Why the split cannot be trusted, or an empty text."""
@@ -250,14 +259,17 @@ class MembershipClaim(Claim):
             needed = samples_to_decide(min(value, 0.5), interval, count, limit)
             return (
                 f"split not verified: the blind AUC may be as high as {interval.high:.2f}, it must be shown to stay below "
-                f"{limit:.2f}; about {needed} pictures, half of them members, would do"
+                f"{limit:.2f}; about {needed} {self.things}, half of them members, would do ({self._more(needed)})"
             )
         return ""
+
+    def _more(self, needed: int | None) -> str:
+        return self.cure(needed, self.things, max(self.units.members, self.units.others), self.units.count)
 
     # what is concluded
 
     def sure(self, leak: Leak) -> bool:
-        """Whether it is beyond its limit, beyond what a blind eye may reach, and not by the chance of so many tests."""
+        """Whether it is beyond its limit, beyond what a blind eye reaches, and not by the chance of so many tests."""
         beyond = leak.verdict is Verdict.VULNERABLE and leak.interval.low > leak.blind
         return beyond and leak.p * self._tests <= self.policy.alpha
 
@@ -283,19 +295,19 @@ class MembershipClaim(Claim):
                 seen = exposure(*theirs, self.rate_of_alarms, level)
                 self.reference(seen.value, seen.interval)
 
-    def concludes(self, things: str, cure: str, where: Callable[[Leak], str] = lambda leak: "") -> Judgement:
-        """``things``: what is counted. ``cure``: how more of them are had. ``where``: whose flaw it is, if there is one."""
+    def concludes(self, where: Callable[[Leak], str] = lambda leak: "") -> Judgement:
+        """``where``: whose flaw it is, if there is one."""
         leak = self.worst
         if self.unverified:
             return self.not_assessed(self.unverified)
         if self.sure(leak):
             return self.vulnerable(self.said + where(leak))
         if leak.verdict is Verdict.VULNERABLE and leak.interval.low <= leak.blind:
-            return self.inconclusive(f"{self.said}, but a blind eye may reach {leak.blind:.3f}: the split is not verified so far out")
+            return self.inconclusive(f"{self.said}, but a blind eye reaches {leak.blind:.3f}: the split is not verified so far out")
         if leak.verdict is Verdict.VULNERABLE:
             return self.inconclusive(f"{self.said}, but with so many tests its p is {self._told['p_value']:.2g}")
-        said = self.would_decide(f"{things}, half of them members,", n=self.units.count)
-        return self.says(self.said + said + (f" ({cure})" if said else ""))
+        now = max(self.units.members, self.units.others)
+        return self.says(self.said + self.would_decide(f"{self.things}, half of them members,", by=self.things, now=now, n=self.units.count))
 
     # what stands beside it
 
@@ -323,22 +335,25 @@ class MembershipClaim(Claim):
         """Whether the owner of some pictures could tell that they were used, all attacks weighted into one score: how often
         Welch's one-sided test finds it, and finds it of pictures that were not."""
         import numpy as np
-        from scipy.stats import ttest_ind
+        from scipy.special import stdtr
 
-        members, others = next(iter(self.attacks.values()))
-        if len(self.attacks) > 1:
-            columns = {name: np.concatenate(sides) for name, sides in self.attacks.items()}
-            side = np.arange(self.units.count) < self.units.members
-            scores = weighted(columns, side, [str(i) for i in range(self.units.count)])
-            members, others = scores[side], scores[~side]
+        def p_values(used: NDArray[np.float64], free: NDArray[np.float64]) -> NDArray[np.float64]:
+            size = used.shape[1]
+            a, b = (side.var(axis=1, ddof=1) / size + 1e-12 for side in (used, free))
+            freedom = (size - 1) * (a + b) ** 2 / (a**2 + b**2)
+            return np.asarray(stdtr(freedom, (free.mean(axis=1) - used.mean(axis=1)) / np.sqrt(a + b)))
+
+        columns = {name: np.concatenate(sides) for name, sides in self.attacks.items()}
+        side = np.arange(self.units.count) < self.units.members
+        scores = weighted(columns, side, [str(i) for i in range(self.units.count)])
+        members, others = scores[side], scores[~side]
         rng, rows = np.random.default_rng(0), []
         for size in SET_SIZES:
             if size > min(len(members), len(others) // 2):
                 rows.append([size, "too few pictures", "", ""])
                 continue
-            draws = [(rng.permutation(members)[:size], rng.permutation(others)[: 2 * size]) for _ in range(200)]
-            own, free = (np.stack(side) for side in zip(*draws, strict=True))
-            test = [ttest_ind(x, free[:, size:], axis=1, equal_var=False, alternative="greater").pvalue for x in (own, free[:, :size])]
+            own, free = (np.stack([rng.choice(pool, n, replace=False) for _ in range(200)]) for pool, n in ((members, size), (others, 2 * size)))
+            test = [p_values(used, free[:, size:]) for used in (own, free[:, :size])]
             rows.append([size, f"{np.median(test[0]):.2g}", *(f"{(p < 0.01).mean():.0%}" for p in test)])
         self.table("Sets of pictures", ["pictures", "median p", "found at p < 0.01", "of sets that were not used"], rows)
 
@@ -363,12 +378,12 @@ GAIN, LOSS, SHADOWS = "by the loss beside the plain prompt's", "by the loss alon
 
 
 def judge_loss(
-    info: ProbeInfo, trials: Trials, policy: Policy, things: str, cure: str, more: Mapping[str, Sequence[float]] | None = None,
+    info: ProbeInfo, trials: Trials, policy: Policy, things: str, more: Mapping[str, Sequence[float]] | None = None,
     weights: Mapping[str, Sequence[float]] | None = None, others: Callable[[Claim], str] = lambda claim: "",
 ) -> Judgement:  # fmt: skip
     """The judgement by the value ``loss``, smaller for members; calibrated by the reference's where there is one.
 
-    ``things``: what is counted; ``cure``: how more of them are had. ``more``: further attacks on the target's trials, by name;
+    ``things``: see :class:`MembershipClaim`. ``more``: further attacks on the target's trials, by name;
     ``weights``: scores of them that are weighted, with the loss, into one attack. ``others``: tells the claim of other scores and
     returns what one of them sees, which forbids the verdict held.
     """
@@ -390,11 +405,11 @@ def judge_loss(
         columns["by all scores weighted"] = scores
     attacks = {name: units.split(scores) for name, scores in {**columns, **(more or {})}.items()}
     references = {} if before is None else dict.fromkeys(attacks, units.split(before))
-    claim = MembershipClaim(info, policy, target, attacks, references)
+    claim = MembershipClaim(info, policy, things, target, attacks, references)
     if not calibrated:
         claim.said += f" ({trials.reference_note or 'no reference arm'})"
     seen = others(claim)
-    judged = claim.concludes(things, cure, lambda leak: _where(claim, leak) if calibrated else "")
+    judged = claim.concludes(lambda leak: _where(claim, leak) if calibrated else "")
     if judged.verdict is Verdict.HELD and seen:
         return claim.inconclusive(f"{judged.reason}, but {seen}: the scores that are judged miss what that one sees")
     return judged

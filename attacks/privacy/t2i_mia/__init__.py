@@ -131,15 +131,14 @@ class T2IMIA(Probe):
             references[WEIGHTED] = units.split(weighted(plain, members, identities))
             scores |= {f"{name}, gained": scores[name] - plain[name] for name in plain}
         claim = MembershipClaim(
-            self.info, policy, target, {WEIGHTED: units.split(weighted(scores, members, identities))}, references
+            self.info, policy, "pictures", target, {WEIGHTED: units.split(weighted(scores, members, identities))}, references
         )
         alone = {name: units.split([t["scores"][name] for t in target]) for name in target[0]["scores"]}
         claim.control("captions shuffled", auc_figure(alone["shuffled loss"], policy.level))
         figures = [(name, auc_figure(sides, policy.level)) for name, sides in alone.items()]
         rows = [[name, *(round(float(x), 3) for x in (told.value, *told.ci))] for name, told in figures]
         claim.table("AUC of each attack alone", ["attack", "AUC", "low", "high"], rows)
-        cure = f"declare more, and set pictures under [probes.{self.info.id}] in vlaudit.toml to half of that"
-        return claim.concludes("pictures", cure, lambda leak: _where(claim) if references else "")
+        return claim.concludes(lambda leak: _where(claim) if references else "")
 
 
 def _columns(trials: list[Trial]) -> dict[str, Any]:

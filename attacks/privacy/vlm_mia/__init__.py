@@ -133,8 +133,7 @@ class VLMMIA(Probe):
         kept = Trials([t for t in trials if t["loss"] is not None], reference_note=trials.reference_note)
         if not kept.target:
             return Judgement.not_assessed("no row has a given answer, and no picture is described: every answer is empty")
-        cure = f"declare more, and set rows under [probes.{self.info.id}] in vlaudit.toml to half of that"
-        return judge_loss(self.info, kept, policy, "rows", cure, weights=_described_scores(kept.target),
+        return judge_loss(self.info, kept, policy, "rows", weights=_described_scores(kept.target),
                           others=lambda claim: _descriptions(claim, trials.target))  # fmt: skip
 
 
@@ -160,7 +159,7 @@ def _descriptions(claim: Claim, target: list[Trial]) -> str:
     """Tell every score's AUC; which of the descriptions' is beyond the threshold, allowing for the best of all."""
     described = [trial for trial in target if trial["scores"]]
     claim.fact("pictures described", f"{len(described)} of {len(target)}")
-    if not described or (units := Units(described)).lacks():
+    if not described or (units := Units(described)).lacks(claim.policy.threshold(claim.info, "least-side")):
         return ""
     columns = {name: units.split([trial["scores"][name] for trial in described]) for name in described[0]["scores"]}
     if described[0]["loss"] is not None:
