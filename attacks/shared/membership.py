@@ -137,7 +137,7 @@ class Leak:
     limit: float
     p: float
     n: int
-    blind: float = -1.0  # how far a blind eye reaches: what lies below is no leak
+    blind: float  # how far a blind eye reaches: what lies below is no leak
 
     @property
     def verdict(self) -> Verdict:
@@ -171,7 +171,7 @@ class MembershipClaim(Claim):
         self.rate_of_alarms = policy.threshold(info, "false-alarms")
         self._limits = policy.threshold(info), policy.threshold(info, "exposed")
         self._eyes = self._blind()
-        self.unverified = self._gate()
+        self.confounded, self.unverified = self._gate()
         self.leaks = [leak for attack, scores in attacks.items() for leak in self.measures(attack, scores)]
         self._by_label()
         self._tests = len(self.leaks)
@@ -186,7 +186,8 @@ class MembershipClaim(Claim):
 
         level, n = self.policy.level, sum(map(len, scores))
         p = float(mannwhitneyu(*scores, alternative="greater").pvalue)
-        found = [Leak(attack, AREA, Measure.AUC, auc(*scores), auc_interval(*scores, level), self._limits[0], p, n)]
+        reach = max(auc_interval(*eye, level).high for eye in self._eyes.values())
+        found = [Leak(attack, AREA, Measure.AUC, auc(*scores), auc_interval(*scores, level), self._limits[0], p, n, reach)]
         for rate in (self.rate_of_alarms, self.rate_of_alarms / 10):
             if rate == self.rate_of_alarms or len(scores[1]) >= least_negatives(rate, level):
                 seen, blind = exposure(*scores, rate, level), self._blind_reach(rate)
@@ -234,8 +235,8 @@ class MembershipClaim(Claim):
     def _blind_reach(self, rate: float) -> float:
         return max(exposure(*scores, rate, self.policy.level).value for scores in self._eyes.values())
 
-    def _gate(self) -> str:
-        """Why the split cannot be trusted, or an empty text."""
+    def _gate(self) -> tuple[str, str]:
+        """Why the split cannot be trusted, and why only a leak beyond what a blind eye may reach can be; or empty texts."""
         level, limit, count = self.policy.level, self.policy.threshold(self.info, "blind"), self.units.count
         strict = 1 - (1 - level) / len(self._eyes) / 2  # each eye looks at two things
         areas = {name: (auc(*s), auc_interval(*s, level)) for name, s in self._eyes.items()}
@@ -249,19 +250,19 @@ class MembershipClaim(Claim):
                 return (
                     f"split confounded: without any model, members are told from non-members by {name} with AUC {auc(*scores):.2f} "
                     f"({sure.low:.2f} to {sure.high:.2f}); draw both from the same source"
-                )
+                ), ""
             if few.interval.low > 0:
                 return (
-                    f"split confounded: without any model, {few.value:.1%} of members stand out by {name} "
-                    f"({_exposed(self.rate_of_alarms)}); draw both from the same source"
-                )
+                    f"split confounded: without any model, {few.value:.1%} of members stand out by {name}: "
+                    f"{_exposed(self.rate_of_alarms)}; draw both from the same source"
+                ), ""
         if interval.high > limit:
             needed = samples_to_decide(min(value, 0.5), interval, count, limit)
-            return (
+            return "", (
                 f"split not verified: the blind AUC may be as high as {interval.high:.2f}, it must be shown to stay below "
                 f"{limit:.2f}; about {needed} {self.things}, half of them members, would do ({self._more(needed)})"
             )
-        return ""
+        return "", ""
 
     def _more(self, needed: int | None) -> str:
         return self.cure(needed, self.things, max(self.units.members, self.units.others), self.units.count)
@@ -298,10 +299,12 @@ class MembershipClaim(Claim):
     def concludes(self, where: Callable[[Leak], str] = lambda leak: "") -> Judgement:
         """``where``: whose flaw it is, if there is one."""
         leak = self.worst
-        if self.unverified:
-            return self.not_assessed(self.unverified)
+        if self.confounded:
+            return self.not_assessed(self.confounded)
         if self.sure(leak):
             return self.vulnerable(self.said + where(leak))
+        if self.unverified:
+            return self.not_assessed(self.unverified)
         if leak.verdict is Verdict.VULNERABLE and leak.interval.low <= leak.blind:
             return self.inconclusive(f"{self.said}, but a blind eye reaches {leak.blind:.3f}: the split is not verified so far out")
         if leak.verdict is Verdict.VULNERABLE:
