@@ -28,6 +28,7 @@ from vlaudit.statistics import (
     samples_to_decide,
     verdict,
 )
+from vlaudit.statistics.base import mover
 
 if TYPE_CHECKING:
     import numpy as np
@@ -295,6 +296,7 @@ class MembershipClaim(Claim):
             else:
                 seen = exposure(*theirs, self.rate_of_alarms, level)
                 self.reference(seen.value, seen.interval)
+                self.delta(leak.value - seen.value, mover(leak.value, leak.interval, seen.value, seen.interval, correlation=0.0))
 
     def concludes(self, where: Callable[[Leak], str] = lambda leak: "") -> Judgement:
         """``where``: whose flaw it is, if there is one."""
