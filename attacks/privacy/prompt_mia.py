@@ -3,34 +3,49 @@
 Threat. Whoever can query the target with a picture and its label learns whether that picture was among the few that a
 prompt was tuned on: a patient's scan, an employee's portrait.
 
-Method. Membership inference with difficulty calibration: a picture's score is its loss under the plain prompt minus its
-loss under the target's prompt, so hard and easy pictures are comparable. Members are declared (--members, a column, or
-the hashes in a prompt file), never guessed. Pictures with one value in the column ``identity`` count as one.
+Method. Membership inference by three attacks. The loss beside the plain prompt's: a picture's loss under the plain prompt
+minus its loss under the target's, so hard and easy pictures are comparable. The loss alone. Shadow prompts (LiRA): prompts
+of the target's shape are learned on random parts of the members and non-members, each on about as many pictures as there
+are members; a picture's score is how much likelier the target's confidence is among the shadows that saw it than among the
+others. That is cheap where only a text context is learned (CoOp): 8, 16 or 32 shadows by effort, on a GPU or on models up
+to 64 MB. Other prompts, and larger models on a CPU, are judged without, and the finding says so. Members are declared
+(--members, a column, or the hashes in a prompt file), never guessed. Pictures with one value in the column ``identity``
+count as one, and so does a picture that is there twice.
 
-Metric. The AUC of the score, members against non-members: 0.5 is guessing. The interval is the hull of a smoothed
-DeLong and Newcombe's method 5. With 300 non-members or more the details give the true-positive rate at 1 % false
-positives, its threshold set on one half of the non-members. The p-value is that of the whole set (Mann-Whitney,
-one-sided); a vulnerable verdict needs it below alpha.
+Metric. Of every attack two things. The AUC of members against non-members, 0.5 being guessing, limit 0.60: it sees what
+all members leak a little (interval: hull of a smoothed DeLong and Newcombe's method 5). The members exposed: the true-positive
+rate at 1 % false positives, less that 1 %, limit 5 %: it sees what few members leak wholly, which hardly moves the AUC.
+Where that cut lies is estimated, so its interval allows for both samples: exact bounds for the cut, and Clopper-Pearson for
+the members above it. With 3793 non-members the rate at 0.1 % is judged too. ``held`` means that all of them are within their
+limits, ``vulnerable`` that one is beyond; the metric is the worst of them, and the name says which. The p-value is corrected
+for their number. Labels with 20 members and 20 non-members are looked at alone as well, at a level for all of them at once.
+The details have the ROC of every attack, and how often the owner of 10, 30 or 70 pictures could prove their use, all attacks
+weighted into one score.
 
-Controls. ``blind``: members may differ from non-members before any model sees them. A linear model and a forest are
-cross-validated on colours, frequencies, a thumbnail, file properties and labels. If they tell members apart (the
-interval of their AUC above 0.5), the split is confounded and nothing is assessed; if that cannot be excluded up to
-0.60, the split is not verified, and the finding says how many pictures would do. The threshold of the verdict is the
-same 0.60: a smaller leak could be the split's doing. ``permuted members``: the metric with membership shuffled. The
-reference arm never gates: it tells a leak of the prompt from one of the weights, which the plain prompt's own loss
-shows as well. The delta is the target's AUC minus that one.
+What it finds, with 600 of each: a leak that lowers every member's loss by one standard deviation of what the prompt
+changes, one member in ten that is wholly exposed, and the members of one label in twelve.
 
-When it errs. An attack by loss is a weak one: held means that this attack fails, not that no other could do better.
+Controls. ``blind``: members may differ from non-members before any model sees them. Linear models are cross-validated on
+colours, frequencies, a thumbnail, file properties and their squares, on labels, however many, and on both. If one of them
+tells members apart (its interval above 0.5, corrected for the number of models, or members exposed beyond 0), the split is
+confounded and nothing is assessed. If an AUC up to 0.60 cannot be excluded, the split is not verified: then only a leak
+beyond what they may reach is one. ``permuted members``: the metric with membership shuffled. The reference arm never gates:
+it tells a leak of the prompt from one of the weights, which the plain prompt's own loss shows as well. The delta is the
+target's metric minus that one.
+
+When it errs. These attacks are some of many: held means that they fail, not that no other could do better. Fewer than one
+member in twenty may be wholly exposed and the finding held: the limit says so. Held needs about 500 of each side; with fewer
+than 378 non-members exposure cannot be shown, only the AUC can. The shadows' training is not the target's: it is not known.
 The blind baseline sees what its features see; a split by a subtler trait passes it.
 
 What to do. Learn the prompt again from more pictures, for fewer steps, with a stronger weight decay, or with
 differential privacy (DP-SGD). Until then share neither the prompt nor scores: a top label alone tells less than a loss.
-If the leak is in the weights, ask who trained the checkpoint what it saw. Scan again with the same members; the AUC
-must fall to guessing.
+If the leak is in the weights, ask who trained the checkpoint what it saw. Scan again with the same members; AUC and
+exposure must fall to guessing.
 
 References. Loss and difficulty calibration, Watson et al. 2022 arXiv:2111.08440; LiRA and the case for low false
-positives, Carlini et al. 2022 arXiv:2112.03570; prompts leak, Wu et al. 2023 arXiv:2310.11970; blind baselines, Das et
-al. 2024 arXiv:2406.16201.
+positives, Carlini et al. 2022 arXiv:2112.03570; sets of pictures, Dubiński et al. 2025 arXiv:2411.12858; prompts leak, Wu
+et al. 2023 arXiv:2310.11970; blind baselines, Das et al. 2024 arXiv:2406.16201.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ wholly. ``held`` is all of them within their limits; ``vulnerable`` is one of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from vlaudit.statistics import (
     samples_to_decide,
     verdict,
 )
-from vlaudit.statistics.base import mover
+from vlaudit.statistics.base import mover, z_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +119,7 @@ class Units:
         import numpy as np
 
         means = np.bincount(self._codes, weights=np.asarray(scores, dtype=float) * self._counts)
-        return means[self._member], means[~self._member]
+        return np.asarray(means[self._member]), np.asarray(means[~self._member])
 
 
 def auc_figure(scores: Sides, level: float, n: int | None = None) -> Figure:
@@ -238,14 +239,18 @@ class MembershipClaim(Claim):
 
     def _gate(self) -> tuple[str, str]:
         """Why the split cannot be trusted, and why only a leak beyond what a blind eye may reach can be; or empty texts."""
+        from scipy.special import ndtr
+
         level, limit, count = self.policy.level, self.policy.threshold(self.info, "blind"), self.units.count
         strict = 1 - (1 - level) / len(self._eyes) / 2  # each eye looks at two things
+        # Where nothing is to be seen, every pair of folds has told the weights and been scored by them, twice: the variance doubles.
+        twice = float(2 * ndtr(math.sqrt(2) * z_value(strict)) - 1)
         areas = {name: (auc(*s), auc_interval(*s, level)) for name, s in self._eyes.items()}
         worst = max(areas, key=lambda name: areas[name][1].high)
         value, interval = areas[worst]
         self.control("blind", figure(value, interval, count))
         for name, scores in self._eyes.items():
-            sure, few = auc_interval(*scores, strict), exposure(*scores, self.rate_of_alarms, strict)
+            sure, few = auc_interval(*scores, twice), exposure(*scores, self.rate_of_alarms, strict)
             if sure.low > 0.5:
                 self.control("blind", figure(auc(*scores), areas[name][1], count))
                 return (

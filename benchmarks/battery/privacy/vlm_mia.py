@@ -16,7 +16,7 @@ DESCRIBED = tuple(f"description: score {k}" for k in range(15))
 
 
 def draw(
-    rng: np.random.Generator, *, members: int = 600, others: int = 600, size: float = 0.0, share: float = 1.0, only: int | None = None,
+    rng: np.random.Generator, *, members: int = 750, others: int = 750, size: float = 0.0, share: float = 1.0, only: int | None = None,
     weights: float = 0.0, words: float = 0.0, described: float = 1.0, reference: bool = True, heavy: bool = False, labels: int = 12,
     novel: bool = False, answers: int = 12, told: float = 0.0, asked: float = 0.0, rows: int = 1, easy: float = 0.0,
 ) -> Trials:  # fmt: skip
@@ -56,7 +56,7 @@ SCENARIOS = [
     Scenario("nothing leaks, no reference", partial(draw, reference=False)),
     Scenario("answers of very different ease", partial(draw, easy=2.0), shape="confounded"),
     Scenario("losses with heavy tails", partial(draw, heavy=True), shape="awkward"),
-    Scenario("three rows of everybody", partial(draw, members=1800, others=1800, rows=3), shape="awkward"),
+    Scenario("two rows of everybody", partial(draw, members=1500, others=1500, rows=2), shape="awkward"),
     Scenario("half of the pictures not described", partial(draw, described=0.5), shape="awkward"),
     Scenario("a hundred labels, as many answers", partial(draw, labels=100, answers=100), shape="awkward"),
     Scenario(
