@@ -7,8 +7,8 @@ Method. Membership inference by three attacks. The loss beside the plain prompt'
 minus its loss under the target's, so hard and easy pictures are comparable. The loss alone. Shadow prompts (LiRA): prompts
 of the target's shape are learned on random parts of the members and non-members, each on about as many pictures as there
 are members; a picture's score is how much likelier the target's confidence is among the shadows that saw it than among the
-others. That is cheap where only a text context is learned (CoOp): 8, 16 or 32 shadows by effort, on a GPU or on models up
-to 64 MB. Other prompts, and larger models on a CPU, are judged without, and the finding says so. Members are declared
+others. That is cheap where only a text context is learned (CoOp): 8, 16 or 32 shadows by effort, fewer for many labels, on a
+GPU or on models up to 64 MB. Other prompts, and larger models on a CPU, are judged without, and the finding says so. Members are declared
 (--members, a column, or the hashes in a prompt file), never guessed. Pictures with one value in the column ``identity``
 count as one, and so does a picture that is there twice.
 
@@ -92,7 +92,6 @@ SMALL = 64_000_000  # bytes of model files up to which a text tower is trained o
     measure=Measure.AUC,
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Attacks by the loss, and by shadow prompts where they are cheap; the prompt's own vectors were not read.",
-    version="2",
 )
 class PromptMIA(Probe):
     """Membership inference by difficulty-calibrated loss and by shadow prompts, behind a blind gate."""
@@ -100,7 +99,7 @@ class PromptMIA(Probe):
     cases_per_unit = 512
     pictures: int | None = Field(None, ge=40, description="most members, and non-members; default 1000, 2000, 10000")
     shadows: int | None = Field(
-        None, ge=0, description="shadow prompts; default 8, 16, 32, and none for a model above 64 MB without a GPU"
+        None, ge=0, description="shadow prompts; default 8, 16, 32, fewer for many labels, none above 64 MB without a GPU"
     )
     steps: int = Field(200, ge=1, description="steps that a shadow prompt is learned for")
 
@@ -117,9 +116,10 @@ class PromptMIA(Probe):
         if not ctx.target.prompt.learns_anew:
             return 0
         cheap = ctx.device.type != "cpu" or sum(path.stat().st_size for path in ctx.files if path.exists()) <= SMALL
-        count = ctx.by_effort(8, 16, 32) if cheap else 0
-        parts = _parts(pool)
-        return (count if self.shadows is None else self.shadows) // parts * parts
+        fits = ctx.by_effort(250_000, 1_000_000, 4_000_000) // (self.steps * len(ctx.labels))
+        count = min(ctx.by_effort(8, 16, 32), fits) if cheap else 0
+        turns = (count if self.shadows is None else self.shadows) // (parts := _parts(pool))
+        return turns * parts if turns > 1 else 0
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
         sides = [[case for case in cases if case.id.startswith(f"{SHADOW}/") is side] for side in (False, True)]
@@ -129,9 +129,8 @@ class PromptMIA(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         shadows = sum(case.id.startswith(f"{SHADOW}/") for case in cases)
-        texts = shadows * self.steps * len(ctx.labels) * 3  # a step reads all labels, forward and backward
-        pictures = len(cases) - shadows + (len(self._pool(ctx)) if shadows else 0)
-        return Cost(queries=pictures + texts, texts=texts)
+        labels = shadows * self.steps * len(ctx.labels)  # a step reads all of them, forward and backward
+        return Cost(queries=len(cases) - shadows + labels + (len(self._pool(ctx)) if shadows else 0), gradient_steps=labels)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -173,7 +172,7 @@ class PromptMIA(Probe):
         more = {SHADOWS: likelihood_ratios(trials.target, shadows).tolist()} if shadows else {}
 
         def tell(claim: Claim) -> str:
-            claim.fact("shadow prompts", len(shadows) or "none: a text context is learned anew, on a GPU or on a model up to 64 MB; "
+            claim.fact("shadow prompts", len(shadows) or "none: text contexts are learned anew, on a GPU or a model up to 64 MB, for some hundred labels; "
                        f"elsewhere with --set {self.info.id}.shadows=8")  # fmt: skip
             return ""
 

@@ -83,6 +83,7 @@ GIVEN = "given answer"
     measure=Measure.AUC,
     maps=["atlas:AML.T0024.000", "nist-ai-rmf:MEASURE-2.10", "eu-ai-act:15(5)"],
     limits="Attacks by loss and entropy; shadow models, gradients and the prompt's own vectors were not tried.",
+    version="2",  # before, trials did not hold the answers that a blind eye must read
 )  # fmt: skip
 class VLMMIA(Probe):
     """Membership inference by the loss of given answers and the entropies of descriptions, behind a blind gate."""

@@ -126,6 +126,15 @@ def test_split_too_small_to_verify_says_how_many_would_do() -> None:
     assert "10 members and 300 non-members, 20 of each are needed" in few.reason
 
 
+def test_a_leak_within_what_a_blind_eye_may_reach_is_none() -> None:
+    """Few pictures, and members a little off in colour: the blind AUC may be high, and what a loss tells may be that."""
+    found = [judge(seed, size=0.8, members=60, others=60, dressed=0.3) for seed in range(12)]
+    lows = [(f.verdict, next(row[3] for row in rows(f)), f.controls["blind"].ci[1]) for f in found]
+    beyond = [(verdict, low, reach) for verdict, low, reach in lows if low > 0.6]  # type: ignore[operator]
+    assert {verdict for verdict, low, reach in beyond if low < reach - 0.01} == {Verdict.NOT_ASSESSED}  # type: ignore[operator]
+    assert Verdict.VULNERABLE in {verdict for verdict, *_ in beyond}
+
+
 def test_the_rate_of_one_in_a_thousand_is_stated_where_it_can_be() -> None:
     assert "needs 3793 non-members" in judge(members=100, others=300).details["members exposed at 0.1 % false alarms"]
     many = judge(members=300, others=3800, size=12.0, share=0.1)
@@ -205,6 +214,20 @@ def test_shadow_prompts_are_learned_on_parts_that_cover_everybody_alike(learned:
     assert all(trial["loss"].keys() == counts.keys() for trial in trials)
     again = next(iter(probe.attempt(learned, units[-1][:1])))
     assert torch.allclose(*(torch.tensor(list(t["loss"].values())) for t in (again, trials[0])), atol=1e-4)
+
+
+def test_shadow_prompts_are_bounded_by_effort_and_by_labels(learned: Context) -> None:
+    def count(probe: PromptMIA, **change: object) -> int:
+        ctx = Context(**{**vars(learned), **change})  # type: ignore[arg-type]
+        return sum(case.id.startswith(f"{SHADOW}/") for case in probe.cases(ctx))
+
+    few = PromptMIA(pictures=40)
+    assert count(few, labels=learned.labels[:8]) == 8
+    assert count(few, labels=learned.labels[:8], effort="standard") == 16
+    many = [*learned.labels[:8], *(f"thing {k}" for k in range(1000))]
+    assert count(few, labels=many) == 0
+    assert count(PromptMIA(pictures=40, shadows=4), labels=many) == 4
+    assert count(PromptMIA(pictures=40, shadows=2), labels=many) == 0, "one prompt on each side has no spread"
 
 
 def test_a_prompt_that_is_not_learned_from_features_has_no_shadows(learned: Context) -> None:
