@@ -51,7 +51,7 @@ THRESHOLDS = (
         source="Carlini et al. 2022 arXiv:2112.03570: an attack is judged at a low rate of false alarms",
     ),
     Threshold(
-        name="blind", value=LIMIT, relaxed_by="raising", meaning="AUC that a blind eye must be shown to stay below, or nothing is assessed",
+        name="blind", value=LIMIT, relaxed_by="raising", meaning="AUC that a blind eye must be shown to stay below, or only a leak beyond what it may reach is assessed",
         source=SOURCE,
     ),
     Threshold(

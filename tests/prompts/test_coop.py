@@ -177,10 +177,10 @@ def test_rows_go_with_their_labels_whatever_the_order_and_alone(clip: Any, tmp_p
         )
 
 
-@pytest.mark.parametrize(("rows", "position", "style"), [(0, "middle", "plain"), (3, "end", "official")])
-def test_learned_anew_it_is_of_the_same_shape_and_on_those_pictures(clip: Any, rows: int, position: str, style: str) -> None:
+@pytest.mark.parametrize(("rows", "position", "style"), [((), "middle", "plain"), ((3,), "end", "official")])
+def test_learned_anew_it_is_of_the_same_shape_and_on_those_pictures(clip: Any, rows: tuple[int, ...], position: str, style: str) -> None:
     model = clip[0]
-    first = CoOp(context(rows), position=position, labels=LABELS if rows else None, label_style=style)
+    first = CoOp(context(*rows), position=position, labels=LABELS if rows else None, label_style=style)
     features = torch.nn.functional.normalize(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
     targets = torch.arange(12) % 3
     again = first.learned_anew(model, features, targets, LABELS, steps=30, seed=0)

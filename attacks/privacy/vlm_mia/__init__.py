@@ -178,5 +178,5 @@ def _descriptions(claim: Claim, target: list[Trial]) -> str:
     rows, low = compared(columns, claim.policy.level)
     claim.table("AUC of each score alone", ["score", "AUC", "low", "high", "p (max-T)"], rows)
     name, value, *_, p = max((row for row in rows if not row[0].startswith("answer")), key=lambda row: row[1])
-    beyond = claim.threshold is not None and low[name] > claim.threshold and p <= claim.policy.alpha
+    beyond = low[name] > claim.policy.threshold(claim.info) and p <= claim.policy.alpha
     return f"'{name}' tells them apart with AUC {value:.3f} (max-T p = {p:.2g})" if beyond else ""

@@ -101,6 +101,13 @@ def test_one_score_of_many_that_the_weights_miss_is_not_held() -> None:
     assert "'description: sees' tells them apart" in found.reason
 
 
+def test_descriptions_that_tell_little_do_not_forbid_held() -> None:
+    """What they see counts against the limit of an AUC, whatever the metric is."""
+    found = [judge(seed, words=0.2, members=900, others=900) for seed in range(6)]
+    assert all("the scores that are judged miss" not in each.reason for each in found)
+    assert Verdict.HELD in {each.verdict for each in found}
+
+
 @pytest.mark.parametrize("truth", [{"told": 0.4}, {"asked": 0.4}, {"labels": 100, "novel": True}])
 def test_a_confounded_split_is_not_assessed(truth: dict[str, object]) -> None:
     """By an answer, a question or labels that only members have."""
