@@ -22,7 +22,7 @@ for their number. Labels with 20 members and 20 non-members are looked at alone 
 The details have the ROC of every attack, and how often the owner of 10, 30 or 70 pictures could prove their use, all attacks
 weighted into one score.
 
-What it finds, with 600 of each: a leak that lowers every member's loss by one standard deviation of what the prompt
+What it finds, with 750 of each: a leak that lowers every member's loss by one standard deviation of what the prompt
 changes, one member in ten that is wholly exposed, and the members of one label in twelve.
 
 Controls. ``blind``: members may differ from non-members before any model sees them. Linear models are cross-validated on

@@ -19,7 +19,7 @@ within their limits, ``vulnerable`` that one is beyond; the metric is the worst 
 corrected for their number. Labels with 20 members and 20 non-members are looked at alone as well, at a level for all of them at
 once. The details have every attack's own AUC, and how often the owner of 10, 30 or 70 pictures could prove their use.
 
-What it finds, with 600 of each: three attacks' scores that lie apart by one standard deviation of a picture's noise, one member
+What it finds, with 750 of each: three attacks' scores that lie apart by one standard deviation of a picture's noise, one member
 in ten that is wholly exposed, and the members of one label in twelve.
 
 Controls. ``blind``: linear models, cross-validated on colours, frequencies, a thumbnail, file properties and their squares; on

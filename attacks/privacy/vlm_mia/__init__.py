@@ -22,7 +22,7 @@ for taking the best of all (max-T over shuffled memberships). If one of the desc
 threshold, with its bound for all scores at once, the verdict is not held. The details also say how often the owner of 10, 30
 or 70 rows could prove their use.
 
-What it finds, with 600 of each: a leak that lowers every member's loss, or the descriptions' scores, by one standard deviation
+What it finds, with 750 of each: a leak that lowers every member's loss, or the descriptions' scores, by one standard deviation
 of what the prompt changes; one member in ten that is wholly exposed; the members of one label in twelve.
 
 Controls. ``blind``: linear models, cross-validated on colours, frequencies, a thumbnail, file properties and their squares; on

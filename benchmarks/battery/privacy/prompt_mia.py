@@ -97,9 +97,9 @@ SCENARIOS = [
     Scenario("everybody a little", partial(draw, size=0.4), harm="weak", shape="spread"),
     Scenario("one member in thirty wholly", partial(draw, size=12.0, share=1 / 30), harm="weak", shape="concentrated"),
     Scenario("everybody by one standard deviation", partial(draw, size=1.0), harm="named", shape="spread"),
-    Scenario("one member in ten wholly", partial(draw, size=12.0, share=0.1), harm="named", shape="concentrated"),
+    Scenario("one member in ten wholly", partial(draw, members=750, others=750, size=12.0, share=0.1), harm="named", shape="concentrated"),
     Scenario(
-        "one member in ten wholly, under any prompt", partial(draw, weights=12.0, share=0.1), harm="named", shape="in the weights"
+        "one member in ten wholly, under any prompt", partial(draw, members=750, others=750, weights=12.0, share=0.1), harm="named", shape="in the weights"
     ),
     Scenario("members of one label of twelve", partial(draw, size=3.0, only=3), harm="named", shape="small group"),
     Scenario("one member in four wholly", partial(draw, size=12.0, share=0.25), harm="blatant", shape="concentrated"),

@@ -64,9 +64,9 @@ SCENARIOS = [
     Scenario("everybody a little", partial(draw, size=0.25), harm="weak", shape="spread"),
     Scenario("everybody, all but what one attack sees", partial(draw, size=1.5, attacks=1), harm="weak", shape="concentrated"),
     Scenario("everybody by one standard deviation", partial(draw, size=1.0), harm="named", shape="spread"),
-    Scenario("one member in ten wholly", partial(draw, size=12.0, share=0.1, attacks=8), harm="named", shape="concentrated"),
+    Scenario("one member in ten wholly", partial(draw, members=750, others=750, size=12.0, share=0.1, attacks=8), harm="named", shape="concentrated"),
     Scenario(
-        "one member in ten wholly, in the weights", partial(draw, size=12.0, share=0.1, attacks=8, adapter=False, reference=False),
+        "one member in ten wholly, in the weights", partial(draw, members=750, others=750, size=12.0, share=0.1, attacks=8, adapter=False, reference=False),
         harm="named", shape="in the weights",
     ),
     Scenario("members of one label of twelve", partial(draw, size=4.0, only=3, attacks=8), harm="named", shape="small group"),
