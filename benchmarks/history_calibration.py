@@ -182,16 +182,17 @@ def judged_noise(pairs: int, only: str, seed: int = 0) -> Iterator[tuple[str, in
     import verdict_calibration as known
     from battery.bias import group_performance as groups
     from battery.bias import rank_skew as ranks
+    from battery.privacy import prompt_mia, t2i_mia
 
     made: dict[str, tuple[Any, Callable[[Rng], Trials]]] = {
         "rank-skew, no skew": (ranks.PROBE(), ranks.trials),
         "rank-skew, a group picked twice as often": (ranks.PROBE(), partial(ranks.trials, favour=partial(ranks.one_query, pull=0.4))),
         "group-performance, no gap": (groups.PROBE(), groups.trials),
         "group-performance, a gap of 0.2": (groups.PROBE(), partial(groups.trials, loss=partial(groups.everywhere, size=0.2))),
-        "prompt-mia, no leak": (known.MIA, known.prompt_mia_trials),
-        "prompt-mia, planted leak": (known.MIA, partial(known.prompt_mia_trials, leak=0.6)),
-        "t2i-mia, no leak": (known.T2I, known.t2i_mia_trials),
-        "t2i-mia, planted leak": (known.T2I, partial(known.t2i_mia_trials, leak=0.5)),
+        "prompt-mia, no leak": (prompt_mia.PROBE(), prompt_mia.draw),
+        "prompt-mia, planted leak": (prompt_mia.PROBE(), partial(prompt_mia.draw, size=0.6)),
+        "t2i-mia, no leak": (t2i_mia.PROBE(), t2i_mia.draw),
+        "t2i-mia, planted leak": (t2i_mia.PROBE(), partial(t2i_mia.draw, size=0.5)),
         "memorization-norm, nothing": (known.PULL, known.memorization_trials),
         "memorization-norm, 8 remembered": (known.PULL, partial(known.memorization_trials, remembered=8, pull=2.0)),
         "representation, one caption at the threshold": (known.SHARES, partial(known.representation_trials, bent=0.75, roles=1)),

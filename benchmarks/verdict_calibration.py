@@ -1,6 +1,6 @@
 """How often do the verdicts cry wolf, and how often do they see what is there? Null and planted audits by the hundred.
 
-    python benchmarks/verdict_calibration.py [--audits 200] [--only prompt-mia]
+    python benchmarks/verdict_calibration.py [--audits 200] [--only representation]
 
 Each audit draws fresh trials from a known truth and hands them to the probe's own judge with the default policy. The
 false-alarm rate is stated with its Clopper-Pearson upper bound: 0 of 200 gives 1.5 %.
@@ -21,8 +21,6 @@ from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
 from vlaudit.attacks.bias.representation import Representation, deserves_more
 from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
-from vlaudit.attacks.privacy.prompt_mia import PromptMIA
-from vlaudit.attacks.privacy.t2i_mia import T2IMIA
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.scorer import Calibration
@@ -30,40 +28,6 @@ from vlaudit.statistics import paired_rate_difference, rate_interval, verdict
 
 Rng = np.random.Generator
 ROLES = [f"role {i}" for i in range(12)]
-
-
-def prompt_mia_trials(
-    rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, members: int = 300, others: int = 300
-) -> Trials:
-    """Losses of members and non-members; ``leak``: how far the prompt lowers the members' loss, ``confounded``: how far
-    the members' colours are off, both in standard deviations."""
-    trials = []
-    for i in range(members + others):
-        member = i < members
-        hardness = rng.normal()
-        blind = rng.normal(size=12)
-        blind[0] += confounded * member
-        common = {"member": member, "identity": f"p{i:04}", "label": ROLES[rng.integers(0, 12)]}
-        loss = 2 + hardness + 0.5 * rng.normal()
-        trials.append(Trial(case=f"p{i:04}", arm=REFERENCE, values={**common, "loss": loss, "blind": None}))
-        loss += 0.5 * rng.normal() - 0.5 * leak * member
-        trials.append(Trial(case=f"p{i:04}", arm=TARGET, values={**common, "loss": loss, "blind": blind.tolist()}))
-    return Trials(trials)
-
-
-def t2i_mia_trials(rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, size: int = 200) -> Trials:
-    """Scores of eight correlated attacks on ``size`` members and as many others; two identities in three are on both
-    sides. ``leak``: how far members' scores lie apart for three of the attacks, in standard deviations."""
-    trials = []
-    for i in range(2 * size):
-        member, identity = i < size, f"p{i % size:04}{'' if i % 3 else i}"
-        hardness, blind = rng.normal(), rng.normal(size=12)
-        blind[0] += confounded * member
-        scores = {f"attack {k}": hardness + rng.normal() + leak * member * (k < 3) for k in range(8)}
-        scores |= {"shuffled loss": hardness + rng.normal(), "shuffled clid": rng.normal()}
-        about = {"member": member, "identity": identity, "label": ROLES[i % 12], "caption": f"a {ROLES[i % 12]}"}
-        trials.append(Trial(case=f"p{i:04}", arm=TARGET, values={"scores": scores, "blind": blind.tolist(), **about}))
-    return Trials(trials, reference_note="no reference here")
 
 
 def memorization_trials(
@@ -196,12 +160,6 @@ MIA = PromptMIA()
 PULL, T2I, DRAWN = MemorizationNorm(), T2IMIA(), Extraction()
 SHARES, ADDED = Representation(), PromptIntervention()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
-    "prompt-mia, no leak": (False, judged(MIA, prompt_mia_trials)),
-    "prompt-mia, confounded split": (False, judged(MIA, partial(prompt_mia_trials, leak=1.0, confounded=1.0))),
-    "prompt-mia, planted leak": (True, judged(MIA, partial(prompt_mia_trials, leak=1.0))),
-    "t2i-mia, no leak": (False, judged(T2I, t2i_mia_trials)),
-    "t2i-mia, confounded split": (False, judged(T2I, partial(t2i_mia_trials, leak=1.0, confounded=1.0))),
-    "t2i-mia, planted leak": (True, judged(T2I, partial(t2i_mia_trials, leak=0.8))),
     "memorization-norm, nothing": (False, judged(PULL, memorization_trials)),
     "memorization-norm, familiar captions": (False, judged(PULL, partial(memorization_trials, shift=0.1))),
     "memorization-norm, 8 remembered": (True, judged(PULL, partial(memorization_trials, remembered=8, pull=3.0))),

@@ -1,11 +1,13 @@
-"""The blind baseline: can members be told from non-members without any model? Then the split says nothing of one."""
+"""The blind baseline: can members be told from non-members without any model? Then the split says nothing of one.
+
+Also what is learned on some identities and asked of others, without which neither a blind eye nor an attack may be believed.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.data.images import SUFFIXES
 
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlaudit.data.example import Example
+    from vlaudit.records import Trial
 
-_MAX_LABELS = 50  # beyond this the labels are too thin to be features
-_MAX_WORDS = 50
-_FOLDS = 5
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+
+FOLDS = 5
 
 
 def blind_features(example: Example) -> list[float]:
@@ -46,45 +50,115 @@ def _file(example: Example, pixels: int) -> list[float]:
     return [size, size / pixels, *(float(example.picture.suffix.lower() == suffix) for suffix in sorted(SUFFIXES))]
 
 
-def caption_features(captions: Sequence[str]) -> NDArray[np.float64]:
-    """(n, F): words and characters of each caption, and which of the most telling words (neither rare nor in nearly
-    every caption) it holds."""
-    import numpy as np
+TEXTS = ("label", "caption", "answer")  # what a trial may hold of words: of what was asked, and of what was scored
 
-    words = [caption.lower().split() for caption in captions]
-    known = Counter(word for said in words for word in set(said))
-    telling = [word for word, count in known.items() if 0.02 <= count / len(words) <= 0.98]
-    telling = sorted(telling, key=lambda word: (abs(known[word] / len(words) - 0.5), word))[:_MAX_WORDS]
-    lengths = [[len(said), len(caption)] for said, caption in zip(words, captions, strict=True)]
-    return np.array([[*length, *(word in said for word in telling)] for length, said in zip(lengths, words, strict=True)],
-                    dtype=float)  # fmt: skip
+
+def word_features(trial: Trial) -> set[str]:
+    """The words of a trial's label, question or caption, and answer, each text as a whole, and how long it is."""
+    found: set[str] = set()
+    for kind in TEXTS:
+        text = str(trial.values.get(kind) or "").lower()
+        if text:
+            words = text.split()
+            found |= {f"{kind}={text}", f"{kind} of {len(words)} words", f"{kind} of {len(text) // 4}", *(f"{kind}:{word}" for word in words)}
+    return found
 
 
 def blind_scores(
-    features: NDArray[np.float64], labels: Sequence[str], members: NDArray[np.bool_], identities: Sequence[str],
-    captions: Sequence[str] = (),
-) -> NDArray[np.float64]:  # fmt: skip
-    """Out-of-fold scores (n,) that a picture is a member: the mean of a linear model and a forest, cross-validated so
-    that no identity is in both parts. Labels are features too: members of other labels are told by their loss. So are
-    captions: those of members may be worded otherwise. Scores are ranks within their fold, because a fold with more
-    members was learned from fewer, which would pull the AUC of pooled scores below .5."""
+    features: Floats, words: Sequence[set[str]], members: Flags, identities: Sequence[str]
+) -> dict[str, Floats]:
+    """Out-of-fold scores (n,) that a picture is a member, by three blind eyes: of the picture and its file (a linear model of
+    the values, and one of their squares, which sees what varies more or less), of the words (a linear model on every label and word, however many),
+    and of both."""
     import numpy as np
-    from scipy.stats import rankdata
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    known = np.unique(list(labels))
-    if len(known) <= _MAX_LABELS:
-        features = np.hstack([features, np.array(labels)[:, None] == known])
-    if any(captions):
-        features = np.hstack([features, caption_features(captions)])
-    scores = np.zeros(len(members))
-    for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, members, identities):
-        linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
-        forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
-        chances = [m.fit(features[train], members[train]).predict_proba(features[test])[:, 1] for m in (linear, forest)]
-        scores[test] = rankdata(np.mean(chances, axis=0)) / (len(test) + 1)
+    def read(known: Any, truth: Flags, asked: Any) -> Floats:
+        return np.asarray(LogisticRegression(C=0.3, solver="liblinear").fit(known, truth).decision_function(asked))
+
+    quarter, middle, upper = np.quantile(features, [0.25, 0.5, 0.75], axis=0)
+    scale = np.where(upper > quarter, (upper - quarter) / 1.35, features.std(axis=0))
+    plain = ((features - middle) / np.where(scale > 1e-9, scale, np.inf)).clip(-8, 8)  # few that stand out are seen, none outweighs all
+    seen = [out_of_fold(_ranked(ridge), values, members, identities) for values in (plain, plain.clip(-4, 4) ** 2)]
+    eyes = {"pictures": np.mean(seen, axis=0)}
+    if len(set().union(*words)) > 1:
+        said = DictVectorizer().fit_transform([dict.fromkeys(sorted(own), 1.0) for own in words])
+        eyes["words"] = out_of_fold(_ranked(read), said, members, identities)
+        eyes["pictures and words"] = eyes["pictures"] + eyes["words"]
+    return eyes
+
+
+def normal_scores(columns: Floats) -> Floats:
+    """(n, F) the columns' ranks as normal quantiles: no outlier outweighs all others."""
+    import numpy as np
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    return np.asarray(ndtri(rankdata(columns, axis=0) / (len(columns) + 1)))
+
+
+def ridge(known: Floats, truth: Flags, asked: Floats) -> Floats:
+    """Scores of the rows ``asked`` by a linear model that was learned on ``known`` (n, F), whose columns it standardises."""
+    import numpy as np
+
+    middle, spread = known.mean(axis=0), known.std(axis=0)
+    spread = np.where(spread > 1e-9, spread, np.inf)
+    x, y = (known - middle) / spread, truth - truth.mean()
+    weights = np.linalg.solve(x.T @ x + len(x) / 8 * np.eye(x.shape[1]), x.T @ y)
+    return np.asarray((asked - middle) / spread @ weights)
+
+
+def out_of_fold(
+    learn: Callable[[Any, Flags, Any], Floats], features: Any, members: Flags, identities: Sequence[str]
+) -> Floats:
+    """Scores (n,) by what was learned on other identities, on ``features`` (n, F)."""
+    import numpy as np
+
+    fold, scores = _folds(members, identities), np.zeros(len(members))
+    for k in range(FOLDS):
+        test = fold == k
+        if test.any():
+            scores[test] = learn(features[~test], members[~test], features[test])
     return scores
+
+
+def _ranked(learn: Callable[[Any, Flags, Any], Floats]) -> Callable[[Any, Flags, Any], Floats]:
+    """The scores as ranks within their fold: a fold with more members was learned from fewer, which would pull the AUC of pooled
+    scores below .5."""
+    from scipy.stats import rankdata
+
+    def learn_ranks(known: Any, truth: Flags, asked: Any) -> Floats:
+        ranks: Floats = rankdata(learn(known, truth, asked)) / (asked.shape[0] + 1)
+        return ranks
+
+    return learn_ranks
+
+
+def _folds(members: Flags, identities: Sequence[str]) -> NDArray[np.int64]:
+    """The fold (n,) of each: identities are whole, and of those that are members, that are not, and that are both, every
+    fold has its part."""
+    import numpy as np
+
+    names, codes = np.unique(np.asarray(identities), return_inverse=True)
+    inside, outside = (np.bincount(codes, weights=side, minlength=len(names)) > 0 for side in (members, ~members))
+    rng, fold = np.random.default_rng(0), np.zeros(len(names), dtype=np.int64)
+    for kind in (inside & ~outside, ~inside & outside, inside & outside):
+        fold[rng.permutation(np.flatnonzero(kind))] = np.arange(kind.sum()) % FOLDS
+    return fold[codes]
+
+
+def weighted(columns: Mapping[str, Floats], members: Flags, identities: Sequence[str]) -> Floats:
+    """One score (n,) of several, each bigger for members: their weights are learned on other identities than those scored, so that
+    no attack is chosen by what it is tested on. No weight is negative, and their sum is 1: what few members show must neither be
+    outweighed by chance nor be ranked among few."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    def learn(known: Floats, truth: Flags, asked: Floats) -> Floats:
+        strict = np.sqrt(len(known) / 8) * np.eye(known.shape[1])
+        weights, _ = nnls(np.vstack([known, strict]), np.r_[truth - truth.mean(), np.zeros(len(strict))])
+        weights = weights if weights.any() else np.ones_like(weights)
+        return np.asarray(asked @ weights / weights.sum())
+
+    return out_of_fold(learn, normal_scores(np.column_stack(list(columns.values()))), members, identities)

@@ -1,19 +1,35 @@
 """Membership inference, judged: independent units, the blind gate, and the claim that members are told from non-members.
 
+A claim is made of one or more attacks, each a score that is bigger for members, and of every attack two things are measured:
+the AUC, which sees what everybody leaks a little, and the exposure at a low rate of false alarms, which sees what few leak
+wholly. ``held`` is all of them within their limits; ``vulnerable`` is one of them beyond. The worst of them is the metric.
+
 ``prompt-mia`` and ``vlm-mia`` judge a loss (:func:`judge_loss`), ``t2i-mia`` a weighted score; the claim is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.shared.blind_baseline import blind_features, blind_scores
+from vlaudit.attacks.shared.blind_baseline import blind_features, blind_scores, weighted, word_features
 from vlaudit.data.example import Example
 from vlaudit.details import Figure
-from vlaudit.probe import Claim, Context, Policy, ProbeInfo, chance, figure
+from vlaudit.probe import Claim, Context, Measure, Policy, ProbeInfo, Threshold, chance, figure
 from vlaudit.records import Judgement, Trial, Trials, Verdict
-from vlaudit.statistics import auc, auc_difference, auc_interval, rate_interval, samples_to_decide
+from vlaudit.statistics import (
+    Interval,
+    auc,
+    auc_difference,
+    auc_interval,
+    exposure,
+    least_negatives,
+    samples_to_decide,
+    verdict,
+)
+from vlaudit.statistics.base import mover, z_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +38,30 @@ if TYPE_CHECKING:
     Sides = tuple[NDArray[np.float64], NDArray[np.float64]]  # scores of members, of non-members, each (n,)
 
 FEWEST = 20  # members, and non-members
-BLIND_LIMIT = 0.60  # what the blind baseline must be shown to stay below
-LOW_RATE, FEWEST_FOR_LOW_RATE = 0.01, 300
+LIMIT = 0.60
+SOURCE = "our choice, because a blind eye on an honest split of some hundred pictures cannot be shown to see less than this AUC"
+THRESHOLDS = (
+    Threshold(
+        name="exposed", value=0.05, relaxed_by="raising",
+        meaning="share of members that are recognised at the rate of false alarms, beyond that rate",
+        source="our choice, because a leak of one member in ten must be found: the audit's task is whoever is recognised, not the average",
+    ),
+    Threshold(
+        name="false-alarms", value=0.01, meaning="share of non-members that an attacker may take for members",
+        source="Carlini et al. 2022 arXiv:2112.03570: an attack is judged at a low rate of false alarms",
+    ),
+    Threshold(
+        name="blind", value=LIMIT, relaxed_by="raising", meaning="AUC that a blind eye must be shown to stay below, or only a leak beyond what it may reach is assessed",
+        source=SOURCE,
+    ),
+    Threshold(
+        name="least-side", value=FEWEST, relaxed_by="lowering",
+        meaning="members, and non-members, below which nothing is assessed; for a label, below which it is not looked at alone",
+        source="our choice, because an AUC of fewer has no interval to speak of",
+    ),
+)  # fmt: skip
 SET_SIZES = (10, 30, 70)
+AREA = "AUC of membership"
 
 
 def both_sides(ctx: Context, pool: Sequence[Example], limit: int) -> list[Example]:
@@ -37,38 +74,52 @@ def both_sides(ctx: Context, pool: Sequence[Example], limit: int) -> list[Exampl
 
 
 def membership_values(ctx: Context, example: Example, **texts: str) -> dict[str, Any]:
-    """What a trial must hold of an example: its side, its unit, and on the target arm what a blind eye sees."""
-    said = {"member": example.member, "identity": example.identity, "label": example.label, **texts}
-    return {**said, "blind": blind_features(example) if ctx.on_target else None}
+    """What a trial must hold of an example: its side, its unit (without an identity, its pixels: a picture given twice counts
+    once), and on the target arm what a blind eye sees. ``texts``: what was asked and what is scored, by the names of TEXTS."""
+    said = {"member": example.member, "label": example.label, **texts}
+    if not ctx.on_target:
+        return {**said, "identity": example.identity, "blind": None}
+    identity = example.attributes.get("identity") or example.pixel_sha256()[:16]
+    return {**said, "identity": identity, "blind": blind_features(example)}
 
 
 class Units:
-    """Trials as independent units, one per identity and membership."""
+    """Trials as independent units, one per identity and membership.
+
+    Of every unit as many trials count as of the smallest one: a mean of many scatters less than one of few, and whichever side has
+    the larger units would seem never to stand out.
+    """
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         import numpy as np
 
         keys = np.array([f"{trial['member']}\x1f{trial['identity']}" for trial in trials])
-        unique, self._codes = np.unique(keys, return_inverse=True)
+        unique, first, self._codes, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+        order = np.argsort(self._codes, kind="stable")
+        rank = np.empty(len(keys), dtype=int)
+        rank[order] = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self._counts = (rank < sizes.min()) / sizes.min()
         self._member = np.char.startswith(unique, "True")
+        labels = np.array([str(trials[i].values.get("label") or "") for i in first.tolist()])
+        self.labels = labels[self._member], labels[~self._member]
         self.members, self.others = int(self._member.sum()), int((~self._member).sum())
 
     @property
     def count(self) -> int:
         return self.members + self.others
 
-    def lacks(self, fewest: int = FEWEST) -> str:
+    def lacks(self, fewest: float) -> str:
         """What is missing for a judgement, or an empty text."""
         if min(self.members, self.others) >= fewest:
             return ""
-        return f"{self.members} members and {self.others} non-members, {fewest} of each are needed"
+        return f"{self.members} members and {self.others} non-members, {fewest:g} of each are needed"
 
     def split(self, scores: Any) -> Sides:
         """Mean score of every member unit and of every non-member unit."""
         import numpy as np
 
-        means = np.bincount(self._codes, weights=np.asarray(scores, dtype=float)) / np.bincount(self._codes)
-        return means[self._member], means[~self._member]
+        means = np.bincount(self._codes, weights=np.asarray(scores, dtype=float) * self._counts)
+        return np.asarray(means[self._member]), np.asarray(means[~self._member])
 
 
 def auc_figure(scores: Sides, level: float, n: int | None = None) -> Figure:
@@ -76,142 +127,308 @@ def auc_figure(scores: Sides, level: float, n: int | None = None) -> Figure:
     return figure(auc(*scores), auc_interval(*scores, level), n)
 
 
+@dataclass(frozen=True)
+class Leak:
+    """One thing that is measured of one attack, against its limit."""
+
+    attack: str
+    name: str
+    measure: Measure
+    value: float
+    interval: Interval
+    limit: float
+    p: float
+    n: int
+    blind: float  # how far a blind eye reaches: what lies below is no leak
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.interval, self.limit)
+
+    def near(self, end: float) -> float:
+        """How far ``end`` lies from the null, in multiples of the limit."""
+        return (end - self.measure.null) / max(self.limit - self.measure.null, 1e-9)
+
+    @property
+    def told(self) -> str:
+        if self.measure is Measure.AUC:
+            return f"AUC {self.value:.3f} {self.attack}"
+        return f"{max(self.value, 0):.1%} of members stand out {self.attack}: {self.name}"
+
+
 class MembershipClaim(Claim):
-    """That a score tells members from non-members, where nothing tells them without the model."""
+    """That scores tell members from non-members, where nothing tells them without the model."""
 
     def __init__(
-        self, info: ProbeInfo, policy: Policy, everyone: list[Trial], scores: Sides, reference: Sides | None = None
-    ) -> None:
-        """``everyone``: the trials whose split is verified. ``scores`` and ``reference``: of the judged units, by arm."""
-        super().__init__(info, policy, "AUC of membership", unit="")
-        self.judged(scores)
-        self.units = Units(everyone)
-        self.unverified = self._gate(everyone)
-        self.control("permuted members", _permuted(scores))
-        self._roc(*scores)
-        self._sets(*scores)
-        if reference is not None:
-            self.reference(auc(*reference), auc_interval(*reference, policy.level))
-            self.differs(auc_difference(scores, reference, policy.level))
+        self, info: ProbeInfo, policy: Policy, things: str, trials: Sequence[Trial], attacks: Mapping[str, Sides],
+        references: Mapping[str, Sides] | None = None,
+    ) -> None:  # fmt: skip
+        """``things``: what is counted, and the parameter that says how many of each side. ``trials``: the split that is verified.
+        ``attacks``: the scores of its units by how they are got, the main one first; ``references``: those of the reference,
+        by the same names."""
+        super().__init__(info, policy, AREA, unit="")
+        self.things = things
+        self.units, self.attacks, self._trials = Units(trials), dict(attacks), trials
+        self.references = dict(references or {})
+        self.rate_of_alarms = policy.threshold(info, "false-alarms")
+        self._limits = policy.threshold(info), policy.threshold(info, "exposed")
+        self._eyes = self._blind()
+        self.confounded, self.unverified = self._gate()
+        self.leaks = [leak for attack, scores in attacks.items() for leak in self.measures(attack, scores)]
+        self._by_label()
+        self._tests = len(self.leaks)
+        self._worst()
+        self._tell()
 
-    def judged(self, scores: Sides) -> None:
-        """Make the AUC of these scores the metric, with Mann-Whitney's one-sided p-value of the whole set."""
+    # what is measured
+
+    def measures(self, attack: str, scores: Sides) -> list[Leak]:
+        """The AUC of an attack, and its exposure at the rate of false alarms and at a tenth of it, where that can be stated."""
         from scipy.stats import mannwhitneyu
 
-        self.auc = auc(*scores)
-        self.p = float(mannwhitneyu(*scores, alternative="greater").pvalue)
-        self.measured(self.auc, auc_interval(*scores, self.policy.level), sum(map(len, scores)), self.p)
-        self.said = f"members are told from non-members with AUC {self.auc:.3f}"
+        level, n = self.policy.level, sum(map(len, scores))
+        p = float(mannwhitneyu(*scores, alternative="greater").pvalue)
+        reach = max(auc_interval(*eye, level).high for eye in self._eyes.values())
+        found = [Leak(attack, AREA, Measure.AUC, auc(*scores), auc_interval(*scores, level), self._limits[0], p, n, reach)]
+        for rate in (self.rate_of_alarms, self.rate_of_alarms / 10):
+            if rate == self.rate_of_alarms or len(scores[1]) >= least_negatives(rate, level):
+                seen, blind = exposure(*scores, rate, level), self._blind_reach(rate)
+                found.append(Leak(attack, _exposed(rate), Measure.DIFFERENCE, seen.value, seen.interval, self._limits[1],
+                                  seen.p, n, blind))  # fmt: skip
+        return found
 
-    def concludes(self, things: str, where: str = "") -> Judgement:
-        """``things``: what is counted. ``where``: whose flaw it is, if there is one."""
-        if self.unverified:
-            return self.not_assessed(self.unverified)
-        if self.verdict is Verdict.VULNERABLE:
-            chance = f"{self.said}, but the set's p is {self.p:.2g}"
-            return self.inconclusive(chance) if self.p > self.policy.alpha else self.vulnerable(self.said + where)
-        return self.says(self.said + self.would_decide(things, n=self.units.count))
+    def _by_label(self) -> None:
+        """Adds the label whose members are told apart best by the main attack, if it is beyond the limit: a leak of one label's
+        members is lost among those of all."""
+        import numpy as np
+        from scipy.stats import mannwhitneyu
 
-    def _gate(self, trials: list[Trial]) -> str:
-        """Why the split cannot be trusted, or an empty text. Trials hold what :func:`membership_values` gives."""
+        attack, (members, others) = next(iter(self.attacks.items()))
+        least = self.policy.threshold(self.info, "least-side")
+        here, there = self.units.labels
+        names, counts = np.unique(here, return_counts=True)
+        large = [str(x) for x, c in zip(names, counts, strict=True) if x and c >= least and (there == x).sum() >= least]
+        if len(names) < 2:
+            return
+        self.fact("labels looked at alone", f"{len(large)} of {len(np.unique(np.r_[here, there]))}")
+        found = []
+        for label in large:
+            own, level = (members[here == label], others[there == label]), 1 - (1 - self.policy.level) / len(large)
+            interval = auc_interval(*own, level)
+            if interval.low > self._limits[0]:
+                reach = max(auc(a[here == label], b[there == label]) for a, b in self._eyes.values())
+                p = min(1.0, float(mannwhitneyu(*own, alternative="greater").pvalue) * len(large))
+                where = f"{attack} among pictures labelled '{label}'"
+                n = sum(map(len, own))
+                found.append(Leak(where, AREA, Measure.AUC, auc(*own), interval, self._limits[0], p, n, reach))
+        self.leaks += sorted(found, key=lambda leak: -leak.interval.low)[:1]
+
+    # the blind eye
+
+    def _blind(self) -> dict[str, Sides]:
         import numpy as np
 
-        features = np.array([trial["blind"] for trial in trials], dtype=float)
-        labels, captions, identities = (
-            [str(trial.values.get(key) or "") for trial in trials] for key in ("label", "caption", "identity")
-        )
-        members = np.array([trial["member"] for trial in trials], dtype=bool)
-        scores = self.units.split(blind_scores(features, labels, members, identities, captions))
-        count, value, interval = self.units.count, auc(*scores), auc_interval(*scores, self.policy.level)
-        self.control("blind", figure(value, interval, count))
-        if interval.low > 0.5:
-            return (
-                f"split confounded: without any model, members are told from non-members with AUC {value:.2f} "
-                f"({interval.low:.2f} to {interval.high:.2f}); draw both from the same source"
-            )
-        if interval.high > BLIND_LIMIT:
-            needed = samples_to_decide(min(value, 0.5), interval, count, BLIND_LIMIT)
-            return (
-                f"split not verified: the blind AUC may be as high as {interval.high:.2f}, it must be shown to stay below "
-                f"{BLIND_LIMIT:.2f}; about {needed} pictures, half of them members, would do"
-            )
-        return ""
+        features = np.array([trial["blind"] for trial in self._trials], dtype=float)
+        members = np.array([trial["member"] for trial in self._trials], dtype=bool)
+        identities = [str(trial["identity"]) for trial in self._trials]
+        eyes = blind_scores(features, [word_features(trial) for trial in self._trials], members, identities)
+        return {name: self.units.split(scores) for name, scores in eyes.items()}
 
-    def _roc(self, members: NDArray[np.float64], others: NDArray[np.float64]) -> None:
-        """The ROC curve, and the true-positive rate at a low false-positive rate where there are enough non-members."""
+    def _blind_reach(self, rate: float) -> float:
+        return max(exposure(*scores, rate, self.policy.level).value for scores in self._eyes.values())
+
+    def _gate(self) -> tuple[str, str]:
+        """Why the split cannot be trusted, and why only a leak beyond what a blind eye may reach can be; or empty texts."""
+        from scipy.special import ndtr
+
+        level, limit, count = self.policy.level, self.policy.threshold(self.info, "blind"), self.units.count
+        strict = 1 - (1 - level) / len(self._eyes) / 2  # each eye looks at two things
+        # Where nothing is to be seen, every pair of folds has told the weights and been scored by them, twice: the variance doubles.
+        twice = float(2 * ndtr(math.sqrt(2) * z_value(strict)) - 1)
+        areas = {name: (auc(*s), auc_interval(*s, level)) for name, s in self._eyes.items()}
+        worst = max(areas, key=lambda name: areas[name][1].high)
+        value, interval = areas[worst]
+        self.control("blind", figure(value, interval, count))
+        for name, scores in self._eyes.items():
+            sure, few = auc_interval(*scores, twice), exposure(*scores, self.rate_of_alarms, strict)
+            if sure.low > 0.5:
+                self.control("blind", figure(auc(*scores), areas[name][1], count))
+                return (
+                    f"split confounded: without any model, members are told from non-members by {name} with AUC {auc(*scores):.2f} "
+                    f"({sure.low:.2f} to {sure.high:.2f}); draw both from the same source"
+                ), ""
+            if few.interval.low > 0:
+                return (
+                    f"split confounded: without any model, {few.value:.1%} of members stand out by {name}: "
+                    f"{_exposed(self.rate_of_alarms)}; draw both from the same source"
+                ), ""
+        if interval.high > limit:
+            needed = samples_to_decide(min(value, 0.5), interval, count, limit)
+            return "", (
+                f"split not verified: the blind AUC may be as high as {interval.high:.2f}, it must be shown to stay below "
+                f"{limit:.2f}; about {needed} {self.things}, half of them members, would do ({self._more(needed)})"
+            )
+        return "", ""
+
+    def _more(self, needed: int | None) -> str:
+        return self.cure(needed, self.things, max(self.units.members, self.units.others), self.units.count)
+
+    # what is concluded
+
+    def sure(self, leak: Leak) -> bool:
+        """Whether it is beyond its limit, beyond what a blind eye reaches, and not by the chance of so many tests."""
+        beyond = leak.verdict is Verdict.VULNERABLE and leak.interval.low > leak.blind
+        return beyond and leak.p * self._tests <= self.policy.alpha
+
+    def _worst(self) -> None:
+        """Make the worst of what was measured the metric: of what is surely a leak the one farthest beyond its limit, else the
+        one that may lie farthest."""
+        leaks = [leak for leak in self.leaks if self.sure(leak)]
+        if leaks:
+            self.worst = max(leaks, key=lambda leak: leak.near(leak.interval.low))
+        else:
+            self.worst = max(self.leaks, key=lambda leak: leak.near(leak.interval.high))
+        leak = self.worst
+        self.quantity, self.threshold, self.unit = leak.name, leak.limit, "" if leak.measure is Measure.AUC else "share"
+        self._measure, self._null = leak.measure, leak.measure.null
+        self.measured(leak.value, leak.interval, leak.n, min(1.0, leak.p * self._tests))
+        self.said = f"members are told from non-members with {leak.told}" if leak.measure is Measure.AUC else leak.told
+        if leak.attack in self.references:
+            theirs, level = self.references[leak.attack], self.policy.level
+            if leak.measure is Measure.AUC:
+                self.reference(auc(*theirs), auc_interval(*theirs, level))
+                self.differs(auc_difference(self.attacks[leak.attack], theirs, level))
+            else:
+                seen = exposure(*theirs, self.rate_of_alarms, level)
+                self.reference(seen.value, seen.interval)
+                self.delta(leak.value - seen.value, mover(leak.value, leak.interval, seen.value, seen.interval, correlation=0.0))
+
+    def concludes(self, where: Callable[[Leak], str] = lambda leak: "") -> Judgement:
+        """``where``: whose flaw it is, if there is one."""
+        leak = self.worst
+        if self.confounded:
+            return self.not_assessed(self.confounded)
+        if self.sure(leak):
+            return self.vulnerable(self.said + where(leak))
+        if self.unverified:
+            return self.not_assessed(self.unverified)
+        if leak.verdict is Verdict.VULNERABLE and leak.interval.low <= leak.blind:
+            return self.inconclusive(f"{self.said}, but a blind eye reaches {leak.blind:.3f}: the split is not verified so far out")
+        if leak.verdict is Verdict.VULNERABLE:
+            return self.inconclusive(f"{self.said}, but with so many tests its p is {self._told['p_value']:.2g}")
+        now = max(self.units.members, self.units.others)
+        return self.says(self.said + self.would_decide(f"{self.things}, half of them members,", by=self.things, now=now, n=self.units.count))
+
+    # what stands beside it
+
+    def _tell(self) -> None:
+        """The ROC of every attack, all that was measured, what sets of pictures tell, and the permuted control."""
         import numpy as np
         from sklearn.metrics import roc_curve
 
-        truth = np.r_[np.ones(len(members)), np.zeros(len(others))]
-        false, true, _ = roc_curve(truth, np.concatenate([members, others]))
         grid = np.linspace(0, 1, 51)
-        self.curve("ROC of membership", grid.tolist(), np.interp(grid, false, true).tolist(), reference=grid.tolist(),
-                   xlabel="false-positive rate", ylabel="true-positive rate")  # fmt: skip
-        self.fact("members", len(members)).fact("non-members", len(others))
-        if len(others) < FEWEST_FOR_LOW_RATE:
-            self.fact("TPR at 1 % FPR", f"not stated: it needs {FEWEST_FOR_LOW_RATE} non-members")
-            return
-        cut = np.quantile(others[::2], 1 - LOW_RATE, method="higher")
-        caught, false_alarms = int((members > cut).sum()), int((others[1::2] > cut).sum())
-        low, high = rate_interval(caught, len(members), self.policy.level).ci
-        self.fact("TPR at 1 % FPR", f"{caught / len(members):.1%} ({low:.1%} to {high:.1%})")
-        self.fact("FPR on the other half", f"{false_alarms / len(others[1::2]):.1%}")
+        for attack, (members, others) in self.attacks.items():
+            truth = np.r_[np.ones(len(members)), np.zeros(len(others))]
+            false, true, _ = roc_curve(truth, np.concatenate([members, others]))
+            self.curve(f"ROC of membership, {attack}", grid.tolist(), np.interp(grid, false, true).tolist(), reference=grid.tolist(),
+                       xlabel="false-positive rate", ylabel="true-positive rate")  # fmt: skip
+        rows = [[x.attack, x.name, *(round(float(y), 4) for y in (x.value, *x.interval.ci)), x.limit] for x in self.leaks]
+        self.table("What tells members apart", ["attack", "measure", "value", "low", "high", "limit"], rows)
+        self.fact("members", self.units.members).fact("non-members", self.units.others)
+        rate = self.rate_of_alarms / 10
+        if self.units.others < (needed := least_negatives(rate, self.policy.level)):
+            self.fact(_exposed(rate), f"not stated: it needs {needed} non-members")
+        self.control("permuted members", _permuted(next(iter(self.attacks.values()))))
+        self._sets()
 
-    def _sets(self, members: NDArray[np.float64], others: NDArray[np.float64]) -> None:
-        """The p-value that the owner of some pictures can expect (the median over drawn sets, Welch's one-sided test)."""
+    def _sets(self) -> None:
+        """Whether the owner of some pictures could tell that they were used, all attacks weighted into one score: how often
+        Welch's one-sided test finds it, and finds it of pictures that were not."""
         import numpy as np
-        from scipy.stats import ttest_ind
+        from scipy.special import stdtr
 
-        rng = np.random.default_rng(0)
+        def p_values(used: NDArray[np.float64], free: NDArray[np.float64]) -> NDArray[np.float64]:
+            size = used.shape[1]
+            a, b = (side.var(axis=1, ddof=1) / size + 1e-12 for side in (used, free))
+            freedom = (size - 1) * (a + b) ** 2 / (a**2 + b**2)
+            return np.asarray(stdtr(freedom, (free.mean(axis=1) - used.mean(axis=1)) / np.sqrt(a + b)))
+
+        columns = {name: np.concatenate(sides) for name, sides in self.attacks.items()}
+        side = np.arange(self.units.count) < self.units.members
+        scores = weighted(columns, side, [str(i) for i in range(self.units.count)])
+        members, others = scores[side], scores[~side]
+        rng, rows = np.random.default_rng(0), []
         for size in SET_SIZES:
-            told = "not stated: too few pictures"
-            if size <= min(len(members), len(others)):
-                draws = [(rng.permutation(members)[:size], rng.permutation(others)[:size]) for _ in range(200)]
-                own, other = np.stack(draws, axis=1)  # (200, size) each
-                p = ttest_ind(own, other, axis=1, equal_var=False, alternative="greater").pvalue
-                told = f"{float(np.median(p)):.2g}"
-            self.fact(f"p of a set of {size}", told)
+            if size > min(len(members), len(others) // 2):
+                rows.append([size, "too few pictures", "", ""])
+                continue
+            own, free = (np.stack([rng.choice(pool, n, replace=False) for _ in range(200)]) for pool, n in ((members, size), (others, 2 * size)))
+            test = [p_values(used, free[:, size:]) for used in (own, free[:, :size])]
+            rows.append([size, f"{np.median(test[0]):.2g}", *(f"{(p < 0.01).mean():.0%}" for p in test)])
+        self.table("Sets of pictures", ["pictures", "median p", "found at p < 0.01", "of sets that were not used"], rows)
+
+
+def _exposed(rate: float) -> str:
+    """The name of the measure."""
+    return f"members exposed at {rate * 100:g} % false alarms"
 
 
 def _permuted(scores: Sides) -> Figure:
     """The AUC where membership is shuffled."""
     import numpy as np
+    from scipy.stats import rankdata
 
-    rng, pool, cut = np.random.default_rng(0), np.concatenate(scores), len(scores[0])
-    shuffled = (rng.permutation(pool) for _ in range(200))
-    draws = [auc(values[:cut], values[cut:]) for values in shuffled]
+    cut, ranks = len(scores[0]), rankdata(np.concatenate(scores))
+    shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (200, 1)), axis=1)
+    draws = (shuffled[:, :cut].mean(axis=1) - (cut + 1) / 2) / (len(ranks) - cut)
     return chance(draws, float(np.mean(draws)))
 
 
+GAIN, LOSS, SHADOWS = "by the loss beside the plain prompt's", "by the loss alone", "by shadow prompts"
+
+
 def judge_loss(
-    info: ProbeInfo, trials: Trials, policy: Policy, things: str, others: Callable[[Claim], str] = lambda claim: ""
-) -> Judgement:
+    info: ProbeInfo, trials: Trials, policy: Policy, things: str, more: Mapping[str, Sequence[float]] | None = None,
+    weights: Mapping[str, Sequence[float]] | None = None, others: Callable[[Claim], str] = lambda claim: "",
+) -> Judgement:  # fmt: skip
     """The judgement by the value ``loss``, smaller for members; calibrated by the reference's where there is one.
 
-    ``things``: what is counted. ``others``: tells the claim of other scores and returns what one of them sees, which
-    forbids the verdict held.
+    ``things``: see :class:`MembershipClaim`. ``more``: further attacks on the target's trials, by name;
+    ``weights``: scores of them that are weighted, with the loss, into one attack. ``others``: tells the claim of other scores and
+    returns what one of them sees, which forbids the verdict held.
     """
+    import numpy as np
+
     target = trials.target
     units = Units(target)
-    if units.lacks():
-        return Judgement.not_assessed(units.lacks())
+    if lacks := units.lacks(policy.threshold(info, "least-side")):
+        return Judgement.not_assessed(lacks)
     plain = {t.case: t["loss"] for t in trials.reference}
     calibrated = bool(plain) and all(t.case in plain for t in target)
-    own = units.split([-t["loss"] for t in target])
-    reference = units.split([-plain[t.case] for t in target]) if calibrated else None
-    scores = units.split([plain[t.case] - t["loss"] for t in target]) if calibrated else own
-    claim = MembershipClaim(info, policy, target, scores, reference)
-    seen = others(claim)
-    where = "; the leak is in the prompt: it shows against the plain prompt" if calibrated else ""
+    columns: dict[str, Any] = {LOSS: np.array([-t["loss"] for t in target])}
+    before = np.array([-plain[t.case] for t in target]) if calibrated else None
+    if before is not None:
+        columns = {GAIN: columns[LOSS] - before, **columns}
+    if weights:
+        members = np.array([t["member"] for t in target], dtype=bool)
+        scores = weighted({**columns, **weights}, members, [str(t["identity"]) for t in target])
+        columns["by all scores weighted"] = scores
+    attacks = {name: units.split(scores) for name, scores in {**columns, **(more or {})}.items()}
+    references = {} if before is None else dict.fromkeys(attacks, units.split(before))
+    claim = MembershipClaim(info, policy, things, target, attacks, references)
     if not calibrated:
-        claim.said += f" by their plain loss ({trials.reference_note or 'no reference arm'})"
-    if not claim.unverified and claim.verdict is not Verdict.VULNERABLE and claim.reference_shows_it:
-        claim.judged(own)  # the prompt adds nothing, but the plain prompt tells members apart
-        judged = claim.says(
-            f"{claim.said} by their plain loss; the leak is in the weights: the plain prompt shows it as well"
-        )
-    else:
-        judged = claim.concludes(things, where)
+        claim.said += f" ({trials.reference_note or 'no reference arm'})"
+    seen = others(claim)
+    judged = claim.concludes(lambda leak: _where(claim, leak) if calibrated else "")
     if judged.verdict is Verdict.HELD and seen:
-        return claim.inconclusive(f"{judged.reason}, but {seen}: the score fixed beforehand misses what that one sees")
+        return claim.inconclusive(f"{judged.reason}, but {seen}: the scores that are judged miss what that one sees")
     return judged
+
+
+def _where(claim: MembershipClaim, leak: Leak) -> str:
+    """Whether a leak is the prompt's or the weights'."""
+    if any(claim.sure(other) and other.attack.startswith((GAIN, SHADOWS)) for other in claim.leaks):
+        return "; the leak is in the prompt: it shows against the plain prompt"
+    if any(before.verdict is Verdict.VULNERABLE for before in claim.measures(LOSS, claim.references[LOSS])):
+        return "; the leak is in the weights: the plain prompt shows it as well"
+    return "; whether it is in the prompt or in the weights cannot be told"

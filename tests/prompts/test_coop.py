@@ -177,6 +177,19 @@ def test_rows_go_with_their_labels_whatever_the_order_and_alone(clip: Any, tmp_p
         )
 
 
+@pytest.mark.parametrize(("rows", "position", "style"), [((), "middle", "plain"), ((3,), "end", "official")])
+def test_learned_anew_it_is_of_the_same_shape_and_on_those_pictures(clip: Any, rows: tuple[int, ...], position: str, style: str) -> None:
+    model = clip[0]
+    first = CoOp(context(*rows), position=position, labels=LABELS if rows else None, label_style=style)
+    features = torch.nn.functional.normalize(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    targets = torch.arange(12) % 3
+    again = first.learned_anew(model, features, targets, LABELS, steps=30, seed=0)
+    assert (again.ctx.shape, again.position, again.label_style, again.labels) == (first.ctx.shape, position, style, first.labels)
+    loss = [torch.nn.functional.cross_entropy(features @ p.label_features(model, LABELS).T, targets) for p in (first, again)]
+    assert loss[1] < loss[0]
+    assert not torch.equal(again.ctx, first.learned_anew(model, features, targets.roll(1), LABELS, steps=30, seed=0).ctx)
+
+
 def test_another_base_model_is_refused(clip: Any, tmp_path: Path) -> None:
     path = save(tmp_path / "model.pth.tar-50", learned(clip[1], context(), LABELS)[2])
     model, _, _ = of_transformers(tmp_path, seed=1)

@@ -75,6 +75,7 @@ class MatchingPrompt(Prompt):
     """A prompt for dual encoders: it turns labels into text features, and may change the pixels."""
 
     family = Family.MATCHING
+    learns_anew: ClassVar[bool] = False  # whether ``learned_anew`` is there: cheap, because only a text context is learned
 
     @abstractmethod
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
@@ -96,6 +97,13 @@ class MatchingPrompt(Prompt):
 
     def check_labels(self, model: MatchingModel, labels: Sequence[str]) -> None:
         """Raise UsageError when the prompt was made for other labels."""
+
+    def learned_anew(
+        self, model: MatchingModel, features: Tensor, targets: Tensor, labels: Sequence[str], *, steps: int, seed: int
+    ) -> MatchingPrompt | None:
+        """A prompt of the same shape, learned on other pictures with image features (N, D) and labels' positions (N,). Raises
+        CapabilityError where ``learns_anew`` is not true."""
+        raise CapabilityError(f"The prompt '{self.id}' is not learned from image features.")
 
     def token_count(self, model: MatchingModel, label: str) -> int:
         """The most tokens that a text of this label takes, special ones included."""

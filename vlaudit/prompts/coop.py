@@ -64,6 +64,7 @@ class CoOp(MatchingPrompt):
 
     method = "coop"
     learned = True
+    learns_anew = True
 
     def __init__(self, ctx: Tensor, *, position: str = "end", labels: Sequence[str] | None = None,
                  label_style: str = PLAIN, around: tuple[Tensor | None, Tensor | None] = (None, None),
@@ -255,6 +256,13 @@ class CoOp(MatchingPrompt):
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
         return model.encode_tokens(*self.tokens(model, labels, self._rows(labels)))
 
+    def learned_anew(
+        self, model: MatchingModel, features: Tensor, targets: Tensor, labels: Sequence[str], *, steps: int, seed: int
+    ) -> CoOp:
+        size, own = self.ctx.shape[-2], self.ctx.dim() == 3
+        return self.fit(model, features, targets, labels, size=size, class_specific=own, position=self.position,
+                        label_style=self.label_style, steps=steps, seed=seed)  # fmt: skip
+
     def token_count(self, model: MatchingModel, label: str) -> int:
         plain = model.tokenize(label)
         name, rest, tail = self._parts(model, label)
@@ -308,7 +316,7 @@ class CoOp(MatchingPrompt):
     @classmethod
     def fit(cls, model: MatchingModel, features: Tensor, targets: Tensor, labels: Sequence[str], *, size: int = 4,
             class_specific: bool = False, steps: int = 200, batch_size: int = 64, rate: float = 2e-2, seed: int = 0,
-            position: str = "end", init: str | None = "a photo of a", members: Sequence[str] = (),
+            position: str = "end", init: str | None = "a photo of a", members: Sequence[str] = (), label_style: str = PLAIN,
             progress: Callable[[int, float], None] | None = None) -> CoOp:  # fmt: skip
         """Learn a context with cross-entropy on few labelled pictures, the model frozen.
 
@@ -325,9 +333,8 @@ class CoOp(MatchingPrompt):
             words = model.token_embeddings(plain.ids[plain.lead : len(plain.ids) - plain.tail][:size]).detach().cpu()
             ctx[..., : len(words), :] = words
         ctx = ctx.to(model.device).requires_grad_()
-        prompt = cls(
-            ctx, position=position, labels=labels if class_specific else None, base_model=model.sha256, members=members
-        )
+        prompt = cls(ctx, position=position, labels=labels if class_specific else None, label_style=label_style,
+                     base_model=model.sha256, members=members)  # fmt: skip
         optimizer = torch.optim.Adam([ctx], lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):

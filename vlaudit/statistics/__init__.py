@@ -27,12 +27,13 @@ from vlaudit.statistics.rates import (
     samples_to_decide,
     trials_to_decide,
 )
-from vlaudit.statistics.roc import auc, auc_difference, auc_interval
+from vlaudit.statistics.roc import Exposure, auc, auc_difference, auc_interval, exposure, least_negatives
 
 __all__ = [
     "MIN_CLUSTERS",
     "Alternative",
     "Difference",
+    "Exposure",
     "Interval",
     "Side",
     "TooFewClustersError",
@@ -40,7 +41,9 @@ __all__ = [
     "auc_difference",
     "auc_interval",
     "bounded_interval",
+    "exposure",
     "holm",
+    "least_negatives",
     "max_t_p",
     "max_t_quantile",
     "mcnemar",

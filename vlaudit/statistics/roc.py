@@ -1,8 +1,9 @@
-"""The area under the ROC curve: intervals and paired differences."""
+"""The ROC curve: its area with intervals and paired differences, and its height at a low rate of false alarms."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.statistics.base import Difference, Interval, invert, mover, size, z_value
@@ -33,6 +34,53 @@ def auc_interval(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95
     score_low, score_high = _newcombe_auc(value, len(above), len(below), level)
     logit_low, logit_high = _delong_logit(np.asarray(above), np.asarray(below), level)
     return Interval(float(min(score_low, logit_low)), float(max(score_high, logit_high)), level)
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """How many more of the positives than of the negatives a cut lets through that a share ``rate`` of the negatives passes."""
+
+    value: float
+    interval: Interval
+    p: float  # of as many positives above the cut, if positives were like negatives
+
+
+def exposure(positives: ArrayLike, negatives: ArrayLike, rate: float, level: float = 0.95) -> Exposure:
+    """The true-positive rate at the false-positive rate ``rate``, less that rate: what it gives beyond chance.
+
+    Where the cut lies is not known: it is estimated on the negatives. The interval allows for both samples, without any
+    assumption on the scores: the cut for its lower end lets no more than ``rate`` of the negatives through, that for its upper
+    end no less, but with a small chance by the binomial law of the negatives above; what is left of the error is given to
+    the Clopper-Pearson bound of the positives above that cut. With too few negatives no cut will do, and the lower end is that
+    of nobody. Ties are broken at random, as whoever attacks may.
+    """
+    import numpy as np
+    from scipy.stats import betabinom, binom
+
+    x, y = np.asarray(positives, dtype=float), np.asarray(negatives, dtype=float)
+    m, n, tail = x.size, y.size, (1 - level) / 2
+    ranks = np.empty(m + n)
+    ranks[np.lexsort((np.random.default_rng(0).random(m + n), np.concatenate([x, y])))] = np.arange(m + n)
+    above = n - np.searchsorted(np.sort(ranks[m:]), ranks[:m])  # negatives above each positive
+
+    def passing(k: int) -> int:
+        return int((above < k).sum())  # positives above the k-th highest negative
+
+    chance = binom.cdf(np.arange(n), n, rate)  # at k - 1: that the k-th highest negative lies too low for the lower end
+    safe = int((chance <= tail / 2).sum()) or int((chance <= 0.9 * tail).sum())
+    low = float(clopper_pearson(passing(safe), m, tail - chance[safe - 1])[0]) if safe else 0.0
+    wide = int((1 - chance > tail / 2).sum()) + 1  # the first k that so many negatives seldom reach
+    high = float(clopper_pearson(passing(wide), m, tail - (1 - chance[wide - 1]))[1]) if wide <= n else 1.0
+    middle = int(rate * n + 1e-9) + 1
+    hits = passing(middle)
+    value = min(max(hits / m, low), high)
+    p = float(betabinom.sf(hits - 1, m, middle, n + 1 - middle))
+    return Exposure(value - rate, Interval(low - rate, high - rate, level), p)
+
+
+def least_negatives(rate: float, level: float = 0.95) -> int:
+    """From how many negatives on :func:`exposure` has a lower end of its own."""
+    return math.ceil(math.log(0.9 * (1 - level) / 2) / math.log1p(-rate))
 
 
 def auc_difference(

@@ -7,21 +7,21 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tests.attacks import calibration, painters
+from benchmarks.battery.privacy.t2i_mia import draw
+from tests.attacks import painters
 from tests.attacks.privacy.painted import WORLD, Make, check_that_trials_stand_alone, judge
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
 from vlaudit.attacks.privacy.t2i_mia.likelihood import LEVELS, Likelihood, passes
 from vlaudit.policy import Policy
-from vlaudit.records import REFERENCE, Trials, Verdict
-
-sim = calibration.load()
+from vlaudit.records import Trials, Verdict
 
 
 def test_members_that_are_remembered_are_told_apart(make: Make) -> None:
     found = judge(T2IMIA, make(T2IMIA, 80))
     assert found.verdict is Verdict.VULNERABLE
     assert found.controls["blind"].ci[0] < 0.5
-    assert float(found.details["p of a set of 10"]) < 1e-3
+    sets = next(table for table in found.details["table"] if table.title == "Sets of pictures")
+    assert float(sets.rows[0][1]) < 1e-3
     assert found.controls["permuted members"].ci[1] < found.metric.value  # type: ignore[union-attr]
 
 
@@ -58,32 +58,33 @@ def test_captions_that_differ_between_the_sides_confound_the_split(make: Make) -
 
 
 def test_leak_of_an_adapter_is_placed_in_the_prompt() -> None:
-    rng = np.random.default_rng(0)
-    target, reference = sim.t2i_mia_trials(rng, leak=1.5), sim.t2i_mia_trials(rng)
-    other = [t.model_copy(update={"arm": REFERENCE}) for t in reference]
-    found = T2IMIA().judge(Trials([*target, *other]), Policy())
+    for adapter, place in ((True, "the leak is in the prompt"), (False, "the leak is in the weights")):
+        found = T2IMIA().judge(draw(np.random.default_rng(0), size=2.0, adapter=adapter), Policy())
+        assert found.verdict is Verdict.VULNERABLE
+        assert place in found.reason
+
+
+def test_one_member_in_ten_is_found_by_all_pictures_that_there_are() -> None:
+    found = T2IMIA().judge(draw(np.random.default_rng(0), size=12.0, share=0.1, attacks=8), Policy())
     assert found.verdict is Verdict.VULNERABLE
-    assert "the leak is in the prompt" in found.reason
-    same = [t.model_copy(update={"arm": REFERENCE}) for t in target]
-    assert "the leak is in the weights" in T2IMIA().judge(Trials([*target, *same]), Policy()).reason
+    assert found.metric is not None
+    assert found.metric.name == "members exposed at 1 % false alarms"
+    assert found.metric.n == 1200
 
 
-def test_nothing_is_learned_from_the_half_that_is_tested() -> None:
+def test_nothing_is_learned_from_whom_it_is_tested_on() -> None:
     """Attacks that mean nothing, however many, must not look good: weights come from other identities."""
     rng = np.random.default_rng(3)
     trials = [
         t.model_copy(update={"values": {**t.values, "scores": {f"x{k}": v for k, v in enumerate(rng.normal(size=150))}
                                         | {"shuffled loss": 0.0}}})
-        for t in sim.t2i_mia_trials(rng)
+        for t in draw(rng, reference=False)
     ]  # fmt: skip
     found = T2IMIA().judge(Trials(trials), Policy())
-    assert found.metric is not None
-    assert found.metric.ci[0] < 0.5 < found.metric.ci[1]
+    rows = next(table.rows for table in found.details["table"] if table.title == "What tells members apart")
+    assert rows[0][1] == "AUC of membership"
+    assert rows[0][3] < 0.5 < rows[0][4]
 
 
 def test_trials_depend_neither_on_order_nor_on_batch(make: Make) -> None:
     check_that_trials_stand_alone(T2IMIA(), make(T2IMIA, 8), lambda values: list(values["scores"].values()))
-
-
-def test_few_null_audits_raise_no_alarm() -> None:
-    assert sim.calibrate("t2i-mia, no leak", 2, seed=1)[Verdict.VULNERABLE] == 0

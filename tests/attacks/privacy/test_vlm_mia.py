@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.battery.privacy.vlm_mia import DESCRIBED, draw
 from tests.attacks.scripted_generator import Scripted, audit, dataset, trials_of
+from vlaudit.attacks.privacy import vlm_mia
 from vlaudit.attacks.privacy.vlm_mia import VLMMIA
 from vlaudit.attacks.privacy.vlm_mia.description import ORDERS, SHARES, description_scores, max_renyi
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
-from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
+from vlaudit.records import Judgement, Trials, Verdict
 
 PROBE = VLMMIA()
 
@@ -51,56 +53,68 @@ def test_certain_words_score_highest_and_zero_chances_are_no_nan() -> None:
     assert all(math.isfinite(value) for value in sure.values())
 
 
-def simulated(rng: np.random.Generator, n: int = 150, prompt: float = 0.0, weights: float = 0.0, words: float = 0.0,
-              confounded: float = 0.0) -> Judgement:  # fmt: skip
-    """Leaks in standard deviations: of the answer's loss under the prompt, of all losses, of the descriptions."""
-    trials = []
-    for i in range(2 * n):
-        member = i < n
-        hard = rng.normal()
-        shared = {"member": member, "identity": f"i{i}", "label": "l", "caption": "what?"}
-        scores = {name: float(rng.normal() + words * member) for name in ("description: loss", "description: MaxRényi")}
-        blind = [float(rng.normal() + confounded * member)] if confounded else [0.0]
-        plain = hard + 0.3 * rng.normal() - weights * member
-        own = hard + 0.3 * rng.normal() - weights * member - prompt * member
-        trials.append(Trial.model_construct(case=f"{i}", arm=TARGET, artifacts={}, values={
-            **shared, "loss": own, "blind": blind, "scores": scores}))  # fmt: skip
-        trials.append(Trial.model_construct(case=f"{i}", arm=REFERENCE, artifacts={}, values={
-            **shared, "loss": plain, "blind": None, "scores": None}))  # fmt: skip
-    return PROBE.judge(Trials(trials), Policy())
+def judge(seed: int = 0, **truth: object) -> Judgement:
+    return PROBE.judge(draw(np.random.default_rng(seed), **truth), Policy())  # type: ignore[arg-type]
+
+
+def table(found: Judgement, title: str) -> list[list[object]]:
+    return next(table.rows for table in found.details["table"] if table.title == title)
 
 
 def test_a_leak_of_the_prompt_is_found_with_every_scores_figures() -> None:
-    found = simulated(np.random.default_rng(0), prompt=1.0)
+    found = judge(size=1.0)
     assert found.verdict is Verdict.VULNERABLE
     assert "the leak is in the prompt" in found.reason
-    assert [row[0] for row in found.details["table"].rows] == [
-        "answer: loss", "description: loss", "description: MaxRényi",
-    ]  # fmt: skip
-    assert float(found.details["p of a set of 30"]) < 1e-3
+    assert [row[0] for row in table(found, "AUC of each score alone")] == ["answer: loss", *DESCRIBED]
+    assert float(str(table(found, "Sets of pictures")[1][1])) < 1e-3
+
+
+def test_one_member_in_ten_is_found() -> None:
+    found = judge(size=12.0, share=0.1)
+    assert found.verdict is Verdict.VULNERABLE
+    assert found.metric is not None
+    assert found.metric.name == "members exposed at 1 % false alarms"
 
 
 def test_a_leak_of_the_weights_is_placed_there() -> None:
-    found = simulated(np.random.default_rng(0), weights=1.5)
+    found = judge(weights=2.0)
     assert found.verdict is Verdict.VULNERABLE
     assert "the leak is in the weights" in found.reason
 
 
-def test_what_only_descriptions_show_is_not_held() -> None:
-    found = simulated(np.random.default_rng(1), words=1.5)
+def test_what_only_descriptions_show_is_found_by_all_scores_together() -> None:
+    found = judge(words=1.0)
+    assert found.verdict is Verdict.VULNERABLE
+    assert "by all scores weighted" in found.reason
+
+
+def test_one_score_of_many_that_the_weights_miss_is_not_held() -> None:
+    """Where other scores point the other way, no weight finds the one that sees."""
+    rng, trials = np.random.default_rng(0), []
+    for trial in draw(rng):
+        scores = trial["scores"] and {"description: sees": float(rng.normal() + 1.2 * trial["member"]), "description: blind": float(rng.normal())}
+        trials.append(trial.model_copy(update={"values": {**trial.values, "scores": scores}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vlm_mia, "_described_scores", lambda target: {})
+        found = PROBE.judge(Trials(trials), Policy())
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "the score fixed beforehand misses" in found.reason
+    assert "'description: sees' tells them apart" in found.reason
 
 
-def test_a_confounded_split_is_not_assessed() -> None:
-    found = simulated(np.random.default_rng(0), prompt=2.0, confounded=1.0)
+def test_descriptions_that_tell_little_do_not_forbid_held() -> None:
+    """What they see counts against the limit of an AUC, whatever the metric is."""
+    found = [judge(seed, words=0.2, members=900, others=900) for seed in range(6)]
+    assert all("the scores that are judged miss" not in each.reason for each in found)
+    assert Verdict.HELD in {each.verdict for each in found}
+
+
+@pytest.mark.parametrize("truth", [{"told": 0.4}, {"asked": 0.4}, {"labels": 100, "novel": True}])
+def test_a_confounded_split_is_not_assessed(truth: dict[str, object]) -> None:
+    """By an answer, a question or labels that only members have."""
+    found = judge(size=2.0, **truth)
     assert found.verdict is Verdict.NOT_ASSESSED
     assert "split confounded" in found.reason
-
-
-def test_null_audits_raise_no_alarm() -> None:
-    verdicts = [simulated(np.random.default_rng(seed), n=60).verdict for seed in range(12)]
-    assert Verdict.VULNERABLE not in verdicts
+    assert "by words" in found.reason
 
 
 def members(answer: str | None = "a cat") -> list[dict[str, object]]:
@@ -118,6 +132,7 @@ def test_a_model_that_knows_its_members_is_found_end_to_end(tmp_path: Path) -> N
     trials = trials_of(PROBE, knows, dataset(members()), tmp_path, reference=plain)
     assert all(trial["scores"] is None for trial in trials.reference)
     assert all(len(trial["scores"]) == 15 for trial in trials.target)
+    assert all((trial["caption"][:6], trial["answer"]) == ("Who is", "a cat") for trial in trials.target), "what a blind eye reads"
     found = PROBE.judge(trials, Policy())
     assert found.metric is not None
     assert found.metric.value > 0.95
