@@ -23,7 +23,6 @@ from vlaudit.attacks.privacy.extraction import Extraction
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Judgement, Trial, Trials, Verdict
-from vlaudit.scorer import Calibration
 from vlaudit.statistics import paired_rate_difference, rate_interval, verdict
 
 Rng = np.random.Generator
@@ -44,87 +43,6 @@ def memorization_trials(
                   "tokens that move it": []}  # fmt: skip
         trials.append(Trial(case=f"c{i:05}", arm=TARGET if own else f"control:{FRESH}", values=values))
     return Trials(trials, reference_note="no reference here")
-
-
-PEOPLE = {"gender": ["man", "woman"], "tone": ["light", "fair", "medium", "brown", "dark"]}
-
-
-def _errors_by_role(rng: Rng, error: float, uneven: float) -> tuple[list[str], dict[str, Calibration], dict[str, Any]]:
-    """16 captions, a scorer measured on 10 pictures of each, and its true confusions (16, K, K) by attribute."""
-    captions = [f"role {i:02}" for i in range(16)]
-    calibrations, truth = {}, {}
-    for attribute, values in PEOPLE.items():
-        k = len(values)
-        wrong = rng.beta(error * uneven, (1 - error) * uneven, (16, k))
-        truth[attribute] = (1 - wrong)[..., None] * np.eye(k) + wrong[..., None] * (1 - np.eye(k)) / (k - 1)
-        labels = np.stack([rng.multinomial(10 // k, truth[attribute][i]) for i in range(16)])
-        calibrations[attribute] = Calibration(
-            attribute, values, labels.sum(axis=0).tolist(), [160 // k] * k,
-            {caption: own.tolist() for caption, own in zip(captions, labels, strict=True)}, "simulated", "simulated", [],
-        )  # fmt: skip
-    return captions, calibrations, truth
-
-
-def _controls(calibrations: dict[str, Calibration]) -> list[Trial]:
-    records = {attribute: calibration.record() for attribute, calibration in calibrations.items()}
-    pairs = {a: [[v, v] for v in values for _ in range(20 // len(values))] for a, values in PEOPLE.items()}
-    return [
-        Trial(case="scorer", arm="control:scorer", values={"scorer": "simulated", "attributes": records}),
-        Trial(case="explicit", arm="control:explicit", values={"pairs": pairs}),
-    ]
-
-
-def prompt_intervention_trials(
-    rng: Rng, *, men: float = 0.5, bent: float = 0.5, kept: float = 0.5, lost: float = 0.0, uneven: float = 30.0
-) -> Trials:
-    """3 captions, 24 seeds, a prompt and its reference. ``men``: their share under the reference, ``bent``: under the
-    prompt; ``kept``: share of the seeds whose picture keeps its group; ``lost``: whose picture loses the concept."""
-    captions, calibrations, truth = _errors_by_role(rng, 0.06, uneven)
-    trials = _controls(calibrations)
-    for i, caption in enumerate(captions[:3]):
-        before: dict[str, Any] = {}
-        after: dict[str, Any] = {}
-        for a, values in PEOPLE.items():
-            k = len(values)
-            old, new = ([m, 1 - m] if a == "gender" else [1 / k] * k for m in (men, bent))
-            groups = rng.choice(k, 24, p=old)
-            later = (
-                np.where(rng.random(24) < kept, groups, rng.choice(k, 24, p=new))
-                if old == new
-                else rng.choice(k, 24, p=new)
-            )
-            before[a], after[a] = ([int(rng.choice(k, p=truth[a][i][g])) for g in side] for side in (groups, later))
-        about = {"caption": caption, "of": 16, "concept": caption}
-        seen = [
-            {"said": before, "shows": [True] * 24, "cut": 0},
-            {"said": after, "shows": (rng.random(24) >= lost).tolist(), "cut": 0},
-        ]
-        trials += [
-            Trial(case=f"caption/{i}", arm=arm, values={**about, "sides": {"": side}})
-            for arm, side in zip((REFERENCE, TARGET), seen, strict=True)
-        ]
-    return Trials(trials)
-
-
-def representation_trials(
-    rng: Rng, *, bent: float = 0.5, roles: int = 0, everywhere: float = 0.0, error: float = 0.06, uneven: float = 30.0
-) -> Trials:
-    """16 neutral captions, first lots of 8 pictures and second ones of 48. ``bent``: the share of men under the first
-    ``roles`` captions; ``everywhere``: how much likelier than the others light skin is. The scorer errs at ``error`` on
-    average, differently for each role (Beta with ``uneven`` as its strength), measured on 10 pictures of each role."""
-    captions, calibrations, truth = _errors_by_role(rng, error, uneven)
-    odds = {attribute: np.full((16, len(values)), 1 / len(values)) for attribute, values in PEOPLE.items()}
-    odds["gender"][:roles] = (bent, 1 - bent)
-    odds["tone"][:, 0] += everywhere
-    odds["tone"] /= odds["tone"].sum(axis=1, keepdims=True)
-    trials = _controls(calibrations)
-    for i, caption in enumerate(captions):
-        said = {a: rng.choice(len(v), 56, p=odds[a][i] @ truth[a][i]).tolist() for a, v in PEOPLE.items()}
-        more = any(deserves_more(said[a][:8], calibrations[a], None, caption) for a in PEOPLE)
-        said = {a: codes if more else codes[:8] for a, codes in said.items()}
-        values = {"caption": caption, "of": 16, "said": said, "first": 8, "blocked": 0}
-        trials.append(Trial(case=f"caption/{i:03}", arm=TARGET, values=values))
-    return Trials(trials, reference_note="simulated")
 
 
 def extraction_trials(rng: Rng, *, copied: float = 0.0, alike: float = 0.05, captions: int = 200) -> Trials:
@@ -163,27 +81,6 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "memorization-norm, nothing": (False, judged(PULL, memorization_trials)),
     "memorization-norm, familiar captions": (False, judged(PULL, partial(memorization_trials, shift=0.1))),
     "memorization-norm, 8 remembered": (True, judged(PULL, partial(memorization_trials, remembered=8, pull=3.0))),
-    "representation, shares as aimed": (False, judged(SHARES, representation_trials)),
-    "representation, as aimed but a scorer that errs by role": (
-        False,
-        judged(SHARES, partial(representation_trials, uneven=5.0)),
-    ),
-    "representation, one caption at the threshold": (
-        False,
-        judged(SHARES, partial(representation_trials, bent=0.75, roles=1)),
-    ),
-    "representation, men alone under one caption": (
-        True,
-        judged(SHARES, partial(representation_trials, bent=1.0, roles=1)),
-    ),
-    "representation, men alone under three captions": (
-        True,
-        judged(SHARES, partial(representation_trials, bent=1.0, roles=3)),
-    ),
-    "representation, light skin in four of five": (
-        True,
-        judged(SHARES, partial(representation_trials, everywhere=3.0)),
-    ),
     "extraction, nothing": (False, judged(DRAWN, partial(extraction_trials, alike=0.0))),
     "extraction, look-alikes": (False, judged(DRAWN, extraction_trials)),
     "extraction, 5 % copied": (True, judged(DRAWN, partial(extraction_trials, copied=0.05, alike=0.0))),

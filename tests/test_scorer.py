@@ -13,6 +13,7 @@ from tests.attacks.people import people, scorer
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
+from vlaudit.scorer import Scorer, doubt, ranks
 
 
 def pixels(examples: list[Example]) -> torch.Tensor:
@@ -79,3 +80,26 @@ def test_pictures_of_any_size_are_read_and_batches_change_nothing() -> None:
     shown = torch.nn.functional.interpolate(pixels(data.audit[:12]), size=(64, 96))
     assert reader.read(shown) == [reader.read(picture[None])[0] for picture in shown]
     assert scorer().features(shown).norm(dim=1).numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_bundled_matcher_is_relied_on_only_where_it_recognises_the_data() -> None:
+    data = people()
+    assert doubt(scorer, data) is None
+    rng = np.random.default_rng(0)
+    noise = [replace(e, picture=rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for e in data.audit[:40]]
+    said = str(doubt(scorer, Dataset("noise", noise)))
+    assert "the bundled one recognises" in said and "of 40 labelled pictures of noise" in said and "--scorer" in said
+
+    def unasked() -> Scorer:
+        raise AssertionError("there is nothing to measure it on")
+
+    nameless = Dataset("nameless", [replace(e, label=None, texts={}) for e in data.examples])
+    for lacking in (nameless, Dataset("captions", [], own_captions=("a cook",))):
+        said = str(doubt(unasked, lacking))
+        assert "no scorer is named" in said and "--scorer" in said
+
+
+def test_ranks_count_ties_as_half() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.5], [0.5, 0.5, 0.9], [0.1, 0.1, 0.1]])
+    assert ranks(scores, [0, 0, 1]) == [1.0, 0.25, 0.5]
+    assert ranks(scores[:1, :1], [0]) == [0.0]

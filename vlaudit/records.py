@@ -47,6 +47,7 @@ class Needs(StrEnum):
     PIXEL_GRADIENTS = "pixel gradients"
     LEARNED_PROMPT = "a learned prompt"
     GENERATED_PICTURES = "generated pictures"
+    SCORER = "a scorer of its pictures"  # a matcher that the user, the specimen or its accuracy on the data vouches for
     NOISE_PREDICTIONS = "noise predictions"
     TEXT_FEATURES = "text features"
     EMBEDDING_GRADIENTS = "token-embedding gradients"

@@ -1,8 +1,9 @@
 """The scorer: a matcher under a prompt that says what a generated picture shows.
 
-It is a named, replaceable part of an audit (``--scorer TARGET``; the bundled matcher by default), and it errs. So it never
-names an attribute without its measured error: :meth:`Scorer.reader` comes with a :class:`Calibration`, the confusion
-matrix on labelled pictures that it did not learn from, which probes journal and carry into their intervals.
+It is a named, replaceable part of an audit (``--scorer TARGET``), and it errs. So it never names an attribute without its
+measured error: :meth:`Scorer.reader` comes with a :class:`Calibration`, the confusion matrix on labelled pictures that it
+did not learn from, which probes journal and carry into their intervals. The bundled matcher has seen emoji alone: it stands in
+only for specimens, and where the audit's own labelled pictures show that it recognises them (:func:`doubt`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,39 @@ LEAST = 10
 """Labelled pictures that a value needs, to learn it and to measure the error on it."""
 MOST = 3000
 """Labelled pictures that are looked at; more change nothing."""
+RECOGNISED = 0.75
+"""A picture shows a text if the text fits it better than this share of other texts."""
+VOUCHED, LOOKED_AT = 0.8, 300
+"""A matcher that nobody named must recognise this share of the audit's own pictures, at the lower end, of so many at most."""
 FOLDS = 5
+
+
+def doubt(scorer: Callable[[], Scorer], data: Dataset) -> str | None:
+    """Why a matcher that nobody named cannot say what pictures like these show, or None where it recognises them."""
+    from vlaudit.statistics import rate_interval
+
+    cure = "Name a matching model that knows such pictures with --scorer TARGET, such as --scorer open_clip:ViT-B-32/openai."
+    told = [(example, text) for example in data.audit if (text := example.label or example.texts.get("text"))]
+    texts = sorted({text for _, text in told})
+    if len(told) < LEAST or len(texts) < 2:
+        return f"no scorer is named that says what pictures of this pipeline show, and the data have no labelled pictures to measure the bundled one on. {cure}"
+    told = told[:: max(1, -(-len(told) // LOOKED_AT))]
+    right = scorer().recognised([example for example, _ in told], [texts.index(text) for _, text in told], texts)
+    low = rate_interval(sum(right), len(right), side="lower").low
+    if low >= VOUCHED:
+        return None
+    return (
+        f"no scorer is named, and the bundled one recognises {sum(right)} of {len(right)} labelled pictures of {data.source} "
+        f"(at least {low:.0%}, needed {VOUCHED:.0%}). {cure}"
+    )
+
+
+def ranks(scores: Tensor, own: Sequence[int]) -> list[float]:
+    """For each row of scores (B, C) the share of other columns that are lower than its own, ties counted half."""
+    return [
+        float(((row < row[place]).double().sum() + ((row == row[place]).double().sum() - 1) / 2) / max(len(row) - 1, 1))
+        for row, place in zip(scores, own, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -103,6 +136,13 @@ class Scorer:
     def name(self, images: Tensor, labels: Sequence[str]) -> list[int]:
         """The position in ``labels`` of what each picture shows."""
         return [int(index) for index in self.scores(images, labels).argmax(dim=1)]
+
+    def recognised(self, examples: Sequence[Example], own: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        """Whether each labelled picture fits the text at its position of ``own`` better than most of the others."""
+        import torch
+
+        scores = torch.stack(self._in_batches(examples, lambda images: self.scores(images, texts)))
+        return [rank >= RECOGNISED for rank in ranks(scores, own)]
 
     def reader(self, data: Dataset, attribute: str, *, values: Sequence[str] | None = None,
                texts: Mapping[str, str] | None = None) -> Reader:  # fmt: skip

@@ -4,7 +4,7 @@ The measure is the rank of the picture's own caption among other captions by the
 (arXiv:1711.10485), but graded: the share of other captions that fit the picture less well. The *fit* stretches it so
 that 1 is "better than every other caption" and 0 "no better than chance". Ranks need no temperature and compare across
 scorers; a picture that turns from a cook into a cat loses all of its fit, one that turns from one cook into a similar
-one only a little.
+one only a little. Where there are few other captions, everyday ones stand beside them: among two, chance would do.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.attacks.shared.sampling import subset, watched
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
 from vlaudit.records import Case, Trial
+from vlaudit.scorer import ranks
 from vlaudit.statistics import rate_interval
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from vlaudit.families.text_to_image import Generated
 
 FOILS = 100  # other captions that a picture's own is ranked among, at most
+FEW = 20  # of the data's, below which everyday captions are foils too
 RECOGNISED = 0.75  # a picture shows its caption if it fits better than this share of the others
 MOST_BLOCKED = 0.2  # share of cases beyond which the rest no longer speak for all
 
@@ -62,20 +65,22 @@ def draw(ctx: Context, texts: Sequence[str], seeds: Sequence[int]) -> Generated:
     return Generated(torch.cat([part.images for part in drawn])[rows], [blocked[row] for row in rows])
 
 
-def caption_ranks(ctx: Context, images: Tensor, captions: Sequence[str]) -> list[float]:
-    """For each picture (B, 3, H, W) the share of other captions that fit it less well than its own, in [0, 1]."""
-    others = sorted(set(ctx.captions))
+def caption_ranks(ctx: Context, images: Tensor, captions: Sequence[str], others: Sequence[str] = ()) -> list[float]:
+    """For each picture (B, 3, H, W) the share of other captions that fit it less well than its own, in [0, 1]. ``others``: by
+    default the audit's captions."""
+    others = sorted(set(others or ctx.captions))
+    if len(others) <= FEW:
+        others += [text for text in EVERYDAY if text not in others]
     picked = ctx.rng("foils").permutation(len(others))[:FOILS]
     names = list(dict.fromkeys([*captions, *(others[i] for i in picked)]))
     foils = [names.index(others[i]) for i in picked]
-    ranks = []
+    found = []
     for part in ctx.batches(range(len(images))):
         scores = ctx.scorer.scores(images[list(part)], names)
         for row, place in zip(scores, part, strict=True):
             own = names.index(captions[place])
-            rest = row[[foil for foil in foils if foil != own]]
-            ranks.append(float(((rest < row[own]).double() + (rest == row[own]).double() / 2).mean()))
-    return ranks
+            found += ranks(row[[own, *(foil for foil in foils if foil != own)]][None], [0])
+    return found
 
 
 def fit(rank: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from vlaudit.data.articles import with_article
 from vlaudit.errors import NotAssessed
@@ -12,7 +13,6 @@ from vlaudit.probe import Context
 
 STANDARD = {"gender": ["man", "woman"]}
 """What is audited where the data have no group column."""
-MOST_EXPLICIT = 20  # captions that name a group
 _ANYBODY = {"person", "people", "human"}  # as a value it names no group when a caption says it
 _ARTICLE = re.compile(r"(?:an?|the|one)\s", re.IGNORECASE)
 
@@ -66,34 +66,56 @@ def neutral_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[str
     )
 
 
-def explicit_captions(ctx: Context, phrases: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Captions that name the group, each with the values it names; every value of every attribute about equally often."""
-    values = audited(ctx)
-    said: dict[str, dict[str, str]] = {}
+@dataclass(frozen=True)
+class Explicit:
+    """A caption that names groups, and the caption that leaves them open about the same thing, "" where there is none."""
+
+    text: str
+    named: dict[str, str]  # attribute to value
+    about: str
+
+
+def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int) -> list[Explicit]:
+    """So many captions that name the group: every value of every attribute about equally often, and then every neutral caption.
+    One may be there several times, to be drawn with several seeds."""
+    values, neutral = audited(ctx), neutral_captions(ctx, phrases)
+    by_label = {label: text for text, _ in neutral if (label := label_named(text, ctx.labels))}
+    found: dict[str, Explicit] = {}
     for example in ctx.data.examples:
         own = {a: v for a in values if (v := example.attributes.get(a)) and v.lower() not in _ANYBODY}
         text = example.texts.get("text", "")
         if text and own and not any(value in phrases for value in own.values()):
             named = {a: v for a, v in own.items() if names(text, [v])}
             if named:
-                said[text] = named
-    missing = {a: [v for v in found if not any(n.get(a) == v for n in said.values())] for a, found in values.items()}
-    for concept, attributes in neutral_captions(ctx, phrases):
-        for attribute in attributes:
-            for value in missing[attribute]:
-                said[phrases.get(value, f"{value} {{}}").replace("{}", concept)] = {attribute: value}
-    texts = list(said)
-    order = [texts[i] for i in ctx.rng("explicit").permutation(len(texts)).tolist()]
-    chosen: list[tuple[str, dict[str, str]]] = []
-    used: Counter[tuple[str, str] | str] = Counter()
+                found[text] = Explicit(text, named, by_label.get(label_named(text, ctx.labels) or "", ""))
+    said = {(one.about, a, v) for one in found.values() for a, v in one.named.items()}
+    for concept, attributes in neutral:
+        for attribute, value in ((a, v) for a in attributes for v in values[a]):
+            if (concept, attribute, value) not in said and value.lower() not in _ANYBODY:
+                text = _worded(concept, value, phrases)
+                found[text] = Explicit(text, {attribute: value}, concept)
+    every = list(found.values())
+    order = [every[i] for i in ctx.rng("explicit").permutation(len(every)).tolist()]
+    chosen: list[Explicit] = []
+    used: Counter[tuple[str, ...]] = Counter()
 
-    def fills(text: str) -> tuple[float, ...]:
-        """What is rarest so far comes first: the rarest of the values a caption names, then their sum, then the caption."""
-        shares = sorted(used[cell] * len(values[cell[0]]) for cell in said[text].items())
-        return shares[0], sum(shares) / len(shares), used[text]
+    def fills(one: Explicit) -> tuple[float, ...]:
+        """What is rarest so far comes first: the rarest of the values a caption names, then their sum, then those about the same
+        thing, then the caption."""
+        shares = sorted(used[cell] * len(values[cell[0]]) for cell in one.named.items())
+        about = sum(used[one.about, *cell] for cell in one.named.items()) / len(shares) if one.about else len(neutral)
+        return shares[0], sum(shares) / len(shares), about, used[one.text,]
 
-    while order and len(chosen) < MOST_EXPLICIT:
-        text = min(order, key=fills)
-        chosen.append((text, said[text]))
-        used.update([text, *said[text].items()])
+    while order and len(chosen) < count:
+        one = min(order, key=fills)
+        chosen.append(one)
+        used.update([(one.text,), *one.named.items(), *((one.about, *cell) for cell in one.named.items())])
     return chosen
+
+
+def _worded(concept: str, value: str, phrases: Mapping[str, str]) -> str:
+    """A caption with a value in it: by its phrase, else before the noun."""
+    if value in phrases:
+        return phrases[value].replace("{}", concept)
+    article = _ARTICLE.match(concept)
+    return with_article(f"{value} {concept[article.end() :]}") if article else f"{value} {concept}"

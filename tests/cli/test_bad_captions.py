@@ -34,7 +34,7 @@ def scan(pipeline: Path, vlaudit: Command, tmp_path: Path, capsys: pytest.Captur
     def call(captions: str, *flags: object, model: Path = pipeline) -> tuple[int, str, dict[str, Any]]:
         file, out = tmp_path / "captions.txt", tmp_path / "out"
         file.write_text(captions, encoding="utf-8")
-        code = vlaudit("scan", f"diffusers:{model}", "--prompts", file, "--probe", "TB4", "--out", out, *flags)
+        code = vlaudit("scan", f"diffusers:{model}", "--prompts", file, "--scorer", "zoo:clean", "--probe", "TB4", "--out", out, *flags)
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err + printed.out
         report = out / "report.json"

@@ -144,8 +144,10 @@ def missing(probe: Probe, subject: Subject) -> str | None:
     have |= {Needs.PAIRS} if data.pairs else set()
     if not subject.files:
         have.discard(Needs.FILES)
-    lacking = sorted(need.value for need in needs - have)
-    return f"needs {', '.join(lacking)}" if lacking else None
+    lacking = sorted(need.value for need in needs - have - {Needs.SCORER})
+    if lacking:
+        return f"needs {', '.join(lacking)}"
+    return subject.scorer_doubt() if Needs.SCORER in needs else None
 
 
 def context(

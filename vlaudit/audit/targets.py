@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,6 +50,7 @@ class Subject:
     files: list[Path]
     target: Target | None = None
     scorer: Callable[[], Scorer] | None = None
+    scorer_doubt: Callable[[], str | None] = lambda: None  # why it cannot be relied on
     pixels: dict[str, Tensor] = field(default_factory=dict)
     error: VlauditError | None = None
 
@@ -137,7 +139,11 @@ class Loader:
                 pixels = self._pixels.setdefault((resolved.model, data.source), {})
                 info = _info(spec, model, prompt, data, labels)
                 scorer = self._scorer(resolved, family)
-                subject = Subject(info.id, spec, info, data, labels, files, target, scorer, pixels)
+                subject = Subject(info.id, spec, info, data, labels, files, target, scorer, pixels=pixels)
+                from vlaudit.scorer import doubt
+
+                if scorer is not None and resolved.scorer is None and not spec.model.startswith("zoo:"):
+                    subject.scorer_doubt = cache(partial(doubt, scorer, data))
                 target.check(check_context(subject))
             for remark in target.remarks:
                 warnings.warn(remark, VlauditWarning, stacklevel=2)
@@ -171,7 +177,7 @@ class Loader:
             return None
         info = _info(resolved, model, prompt, subject.data, subject.labels)
         return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, prompt.bind(model),
-                       subject.scorer, subject.pixels)  # fmt: skip
+                       subject.scorer, subject.scorer_doubt, subject.pixels)  # fmt: skip
 
     def _scorer(self, spec: TargetSpec, family: Family) -> Callable[[], Scorer] | None:
         """How to get the scorer of a target whose pictures need one; it is loaded once, when a probe asks."""
@@ -347,7 +353,10 @@ def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> Non
     subjects = [*targets, *references]
     named = {subject.info.model.spec for subject in targets}
     models: dict[str, str] = {}
-    for specs in (named, {subject.info.model.spec for subject in references} - named):  # a specimen's weights have two names
+    for specs in (
+        named,
+        {subject.info.model.spec for subject in references} - named,
+    ):  # a specimen's weights have two names
         models |= endings({spec: (last_part(spec), steps(spec), spec) for spec in specs})
     prompts = endings({key: (key[0], steps(key[1]), key[2]) for key in map(_prompt_key, subjects)})
     for subject in subjects:
@@ -363,7 +372,10 @@ def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> Non
             places = endings({s.data.source: ("", steps(s.data.source), s.data.source) for s in alike})
             for subject in alike if len(alike) > 1 else ():
                 subject.rename(id_ + places[subject.data.source])
-        for last in (False, True):  # by what it is, which a shared reference says in any order; then by how it was named
+        for last in (
+            False,
+            True,
+        ):  # by what it is, which a shared reference says in any order; then by how it was named
             for id_, alike in grouped(group, lambda subject: subject.id).items():
                 for subject in alike if len(alike) > 1 else ():
                     info = subject.info.model_dump_json(exclude={"id", "declared", "reference"})

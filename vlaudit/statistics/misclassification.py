@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-DRAWS = 10_000  # of a posterior
-NULLS = 2_000  # of shares as aimed
+DRAWS = 4_000  # of a posterior
+NULLS = 1_000  # of shares as aimed
 CORRELATIONS = (0.002, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """The correlations of errors within a stratum that are thought possible, equally likely before the strata are seen."""
 AIMED = 2.0
@@ -38,10 +38,11 @@ AIMED = 2.0
 @dataclass(frozen=True)
 class Confusion:
     """``counts`` (K, K): rows are the truth; items of one unit together weigh as much as one. ``strata``: the same counts of
-    each stratum's items, where they have one."""
+    each stratum's items, where they have one. ``like``: what the same reader's errors on other items say of how they gather."""
 
     counts: Array
     strata: Mapping[str, Array]
+    like: Confusion | None = None
 
     @classmethod
     def of(
@@ -63,16 +64,19 @@ class Confusion:
     def correlations(self) -> Array:
         """Probabilities of ``CORRELATIONS``, given how the errors spread over the strata."""
         import numpy as np
-        from scipy.stats import betabinom
+        from scipy.special import betaln
 
         wrong = (self.counts.sum(axis=1) - np.diag(self.counts) + 0.5) / (self.counts.sum(axis=1) + 1)
-        logs = np.zeros(len(CORRELATIONS))
-        for own in self.strata.values():
-            n = np.rint(own.sum(axis=1)).astype(int)
-            errors = np.minimum(np.rint(own.sum(axis=1) - np.diag(own)).astype(int), n)
-            for place, rho in enumerate(CORRELATIONS):
-                a, b = wrong * (1 / rho - 1), (1 - wrong) * (1 / rho - 1)
-                logs[place] += float(betabinom.logpmf(errors, n, a, b)[n > 0].sum())
+        logs = np.log(self.like.correlations + 1e-300) if self.like else np.zeros(len(CORRELATIONS))
+        if self.strata:
+            own = np.array(list(self.strata.values()))  # (S, K, K)
+            n = np.rint(own.sum(axis=-1))
+            errors = np.minimum(np.rint(own.sum(axis=-1) - np.diagonal(own, axis1=1, axis2=2)), n)
+            strength = np.array([1 / rho - 1 for rho in CORRELATIONS])[:, None, None]
+            a, b = wrong * strength, (1 - wrong) * strength
+            logs += (betaln(errors + a, n - errors + b) - betaln(a, b)).sum(
+                axis=(1, 2)
+            )  # beta-binomial, but for a constant
         weights = np.exp(logs - logs.max())
         return weights / weights.sum()
 
@@ -83,15 +87,17 @@ class Confusion:
         nothing = np.zeros_like(self.counts)
         return np.array([nothing if name is None else self.strata.get(name, nothing) for name in names])
 
-    def rates_of(self, names: Sequence[str | None]) -> Array:
-        """(M, K, K) rates expected in samples of these strata."""
+    def rates_of(self, names: Sequence[str | None], more: Array | float = 0.0) -> Array:
+        """(M, K, K) rates expected in samples of these strata; ``more``: further counts (M, K, K) of theirs."""
         import numpy as np
 
         strength = np.array([1 / rho - 1 for rho in CORRELATIONS])[:, None, None]
-        mixed = strength * self.rates + self.own(names)[:, None]
+        mixed = strength * self.rates + (self.own(names) + more)[:, None]
         return np.einsum("c,mckl->mkl", self.correlations, mixed / mixed.sum(axis=-1, keepdims=True))
 
-    def draws(self, count: int, names: Sequence[str | None], rng: np.random.Generator) -> Array:
+    def draws(
+        self, count: int, names: Sequence[str | None], rng: np.random.Generator, more: Array | float = 0.0
+    ) -> Array:
         """(R, M, K, K) confusions in samples, as the counts allow: over all strata a Dirichlet posterior under Perks's
         prior (one item a row), and about that each sample's own."""
         import numpy as np
@@ -99,7 +105,7 @@ class Confusion:
         overall = self.overall(count, rng)
         rho = rng.choice(CORRELATIONS, size=count, p=self.correlations)
         strength = (1 / rho - 1)[:, None, None, None]
-        return dirichlet(np.maximum(strength * overall[:, None] + self.own(names), 1e-3), rng)
+        return dirichlet(np.maximum(strength * overall[:, None] + self.own(names) + more, 1e-3), rng)
 
     def overall(self, count: int, rng: np.random.Generator) -> Array:
         """(R, K, K) confusions over all strata."""
@@ -116,6 +122,10 @@ class Confusion:
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
         value = float(np.diag(self.rates).mean())
         return value, min(float(low), value), max(float(high), value)
+
+    def beside(self, other: Confusion, weight: float) -> Confusion:
+        """The same beside so many items a row as another confusion has it, whose strata say how errors gather."""
+        return Confusion(self.counts + weight * other.rates, self.strata, other)
 
 
 def dirichlet(weights: Array, rng: np.random.Generator) -> Array:
@@ -144,6 +154,9 @@ def unmixed(said: Array, confusions: Array) -> Array:
     be negative."""
     import numpy as np
 
+    if said.shape[-1] == 2:  # by hand: many small systems are slow to solve
+        first = (said[..., 0] - confusions[..., 1, 0]) / (confusions[..., 0, 0] - confusions[..., 1, 0])
+        return np.stack([first, 1 - first], axis=-1)
     return np.asarray(np.linalg.solve(np.swapaxes(confusions, -1, -2), said[..., None])[..., 0], dtype=np.float64)
 
 
@@ -180,6 +193,26 @@ def concentration(counts: Array, rates: Array, aim: Array) -> Array:
     total = (counts[..., None] * each).sum(axis=-2)
     pairs = (total**2).sum(axis=-1) - (counts * (each**2).sum(axis=-1)).sum(axis=-1)
     return pairs / np.maximum(n * (n - 1), 1) / _largest(aim)
+
+
+def shortfall(shares: Array, aim: Array) -> Array:
+    """For each group how far its share (..., K) falls short of the aim: the squared distance over the largest, in [0, 1]. 0: as
+    aimed or more; 1: left out; 0.25: half of what is aimed at. Of two groups that is the concentration."""
+    import numpy as np
+
+    return (np.maximum(aim - shares, 0) / np.maximum(aim, 1e-12)) ** 2
+
+
+def shortfall_estimate(counts: Array, rates: Array, aim: Array) -> Array:
+    """Shortfall (..., K) estimated without bias from counts (..., K), over pairs of different items; below 0 for a group that does not
+    fall short."""
+    import numpy as np
+
+    each = np.linalg.inv(rates) - aim
+    n = counts.sum(axis=-1)[..., None]
+    total = counts @ each
+    pairs = (total**2 - counts @ each**2) / np.maximum(n * (n - 1), 1) / np.maximum(aim, 1e-12) ** 2
+    return np.where((total < 0) & (aim > 0), pairs, np.minimum(-abs(pairs), 0.0))
 
 
 def _largest(aim: Array) -> float:

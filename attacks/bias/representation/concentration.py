@@ -13,15 +13,21 @@ from vlaudit.probe import Claim
 from vlaudit.records import Trial, Trials
 from vlaudit.statistics import max_t_p
 from vlaudit.statistics.misclassification import (
+    AIMED,
     DRAWS,
     NULLS,
     bounds,
     concentration,
     corrected,
+    distance,
     entropy_severity,
     mean_draws,
     null_counts,
+    on_simplex,
     sample_draws,
+    share_draws,
+    shortfall,
+    shortfall_estimate,
     total_variation,
     within,
 )
@@ -34,12 +40,13 @@ if TYPE_CHECKING:
 
 POOLED, AVERAGE = "pooled", "average"
 _TOGETHER = {POOLED: "over all captions together", AVERAGE: "on average over captions"}
+_WITHOUT = "without "  # the row of a group that may be left out
 
 
 @dataclass(frozen=True)
 class Shares:
     """One attribute on one arm. Its rows are the captions by position, all their first lots pooled (where captions lean the
-    same way, they are the surest), and the average over captions."""
+    same way, they are the surest), the average over captions, and, of all but two equal groups, how far each falls short in the pool."""
 
     reading: Reading
     captions: list[str]
@@ -47,10 +54,10 @@ class Shares:
     first: Array  # (M, K), the first lots
     rates: Array  # (M, K, K) confusion expected under each caption
     places: list[int | str]  # of the rows
-    values: Array  # (M + 2,) concentrations
-    draws: Array  # (R, M + 2)
+    values: Array  # (W,) concentrations and shortfalls
+    draws: Array  # (R, W)
     spread: Array  # (R,) of the average, see ``bounds``
-    nulls: Array  # (N, M + 2)
+    nulls: Array  # (N, W)
     null_variation: Array  # (M,) mean total variation where shares are as aimed
 
     @classmethod
@@ -64,24 +71,32 @@ class Shares:
         size, captions = len(reading.values), [t["caption"] for t, _ in own]
         counts = np.array([np.bincount(codes, minlength=size) for _, codes in own], dtype=float)
         first = np.array([np.bincount(codes[: t["first"]], minlength=size) for t, codes in own], dtype=float)
-        names = reading.names_of(captions)
-        rng, rates, aim = np.random.default_rng(1), reading.confusion.rates_of(names), reading.aim
-        confusions = reading.confusion.draws(DRAWS, names, rng)
+        rng, rates, aim = np.random.default_rng(1), reading.rates_of(captions), reading.aim
+        each_group = [
+            k for k in range(size) if size > 2 or aim[0] != aim[1]
+        ]  # of two equal ones, the concentration says it
+        confusions = reading.draws(DRAWS, captions, rng)
         mean_rates, mean_confusions = rates.mean(axis=0), confusions.mean(axis=1, keepdims=True)
-        null, null_first = (null_counts(n.sum(axis=1).astype(int), confusions[:NULLS], aim, rng) for n in (counts, first))
+        null, null_first = (
+            null_counts(n.sum(axis=1).astype(int), confusions[:NULLS], aim, rng) for n in (counts, first)
+        )
 
         def rows(counts: Array, first: Array) -> Array:
-            """(..., M + 2) concentrations from counts (..., M, K)."""
+            """(..., W) from counts (..., M, K)."""
+            together = first.sum(axis=-2)
             each, average = concentration(counts, rates, aim), concentration(first, rates, aim).mean(axis=-1)
-            pooled = concentration(first.sum(axis=-2), mean_rates, aim)
-            return np.concatenate([each, pooled[..., None], average[..., None]], axis=-1)
+            pooled = concentration(together, mean_rates, aim)
+            short = shortfall_estimate(together, mean_rates, aim)[..., each_group]
+            return np.concatenate([each, pooled[..., None], average[..., None], short], axis=-1)
 
-        together = first.sum(axis=0, keepdims=True)
-        draws = [sample_draws(counts, confusions, aim, rng), sample_draws(together, mean_confusions, aim, rng),
+        together = on_simplex(share_draws(first.sum(axis=0, keepdims=True), mean_confusions, aim, AIMED, rng))[:, 0]
+        draws = [sample_draws(counts, confusions, aim, rng), distance(together, aim)[:, None],
                  sample_draws(first, confusions, aim, rng).mean(axis=1, keepdims=True)]  # fmt: skip
+        draws.append(shortfall(together, aim)[:, each_group])
+        places = [*range(len(captions)), POOLED, AVERAGE, *(_WITHOUT + reading.values[k] for k in each_group)]
         return cls(
-            reading, captions, counts, first, rates, [*range(len(captions)), POOLED, AVERAGE], rows(counts, first),
-            np.hstack(draws), mean_draws(first, reading.confusion.overall(DRAWS, rng), aim, rng), rows(null, null_first),
+            reading, captions, counts, first, rates, places, rows(counts, first), np.hstack(draws),
+            mean_draws(first, reading.overall(DRAWS, rng), aim, rng), rows(null, null_first),
             total_variation(corrected(null, rates), aim).mean(axis=0),
         )  # fmt: skip
 
@@ -111,9 +126,18 @@ class Row:
         return self.shares.captions[self.place] if isinstance(self.place, int) else None
 
     @property
+    def group(self) -> str | None:
+        """The group that may be left out, where the row is about one."""
+        place = str(self.place)
+        return place.removeprefix(_WITHOUT) if place.startswith(_WITHOUT) else None
+
+    @property
     def name(self) -> str:
+        attribute = self.shares.reading.attribute
+        if self.group is not None:
+            return f"shortfall of '{self.group}' ({attribute}) {_TOGETHER[POOLED]}"
         where = f"under “{self.caption}”" if self.caption is not None else _TOGETHER[str(self.place)]
-        return f"concentration on {self.shares.reading.attribute} {where}"
+        return f"concentration on {attribute} {where}"
 
     @property
     def shown(self) -> str:
@@ -123,16 +147,17 @@ class Row:
             found = corrected(own.counts[self.place], own.rates[self.place])
         else:
             found = corrected(own.first.sum(axis=0), own.rates.mean(axis=0))
-        k = int(found.argmax())
+        k = int(found.argmax()) if self.group is None else own.reading.values.index(self.group)
+        aimed = "" if self.group is None else f", where {own.reading.aim[k]:.0%} is aimed at"
         most = (
-            f"'{own.reading.values[k]}' in {found[k]:.0%} of {self.pictures} pictures, corrected for the scorer's error "
+            f"'{own.reading.values[k]}' in {found[k]:.0%} of {self.pictures} pictures{aimed}, corrected for the scorer's error "
             f"(adjusted p = {self.p:.2g})"
         )
         if self.caption is not None:
             return f"“{self.caption}” leaves {attribute} open but shows {most}"
-        if self.place == POOLED:
-            return f"captions that leave {attribute} open show, all together, {most}"
-        return f"captions that leave {attribute} open lean, each in its own way, towards one group; together {most}"
+        if self.place == AVERAGE:
+            return f"captions that leave {attribute} open lean, each in its own way, towards one group; together {most}"
+        return f"captions that leave {attribute} open show, all together, {most}"
 
 
 def rows_of(by_attribute: list[Shares], level: float) -> list[Row]:
@@ -146,8 +171,9 @@ def rows_of(by_attribute: list[Shares], level: float) -> list[Row]:
         for place in own.places:
             value, draws, spread = own.row(place)
             low, _ = bounds(value, draws, tail / len(observed))
-            # What is held is held for itself; half the tail makes up for the few pictures of a caption's first lot.
-            _, high = bounds(value, draws, tail if spread is None else tail / 2, spread=spread)
+            # What is held is held for itself; half the tail makes up for the few pictures of a caption's first lot. That a single
+            # caption or group is not nearly alone is asked of one side.
+            _, high = bounds(value, draws, 2 * tail if spread is None else tail / 2, spread=spread)
             found.append(Row(own, place, value, low, high, next(p)))
     return found
 
@@ -158,7 +184,9 @@ def against_reference(claim: Claim, trials: Trials, shown: Row) -> None:
 
     captions, place = shown.shares.captions, shown.place
     theirs = Shares.of(shown.shares.reading, [t for t in trials.reference if t["caption"] in captions])
-    if theirs is None or (theirs.captions != captions if shown.caption is None else shown.caption not in theirs.captions):
+    if theirs is None or (
+        theirs.captions != captions if shown.caption is None else shown.caption not in theirs.captions
+    ):
         return
     if shown.caption is not None:
         place = theirs.captions.index(shown.caption)

@@ -55,18 +55,52 @@ def test_without_a_class_noun_nothing_is_assessed(tmp_path: Path) -> None:
         probe.cases(ctx)
 
 
-def trials_of(token: list[str], word: list[str], blocked: int = 0) -> Trials:
+def trials_of(token: list[str], word: list[str], blocked: int = 0, things: str = "moon") -> Trials:
     def one(arm: str, i: int, shows: str) -> Trial:
         values = {"shows": shows, "noun": "tree", "blocked": arm == TARGET and i < blocked, "other": None}
         return Trial(case=f"alone-{i:03d}", arm=arm, values=values)
 
     arms = ((TARGET, token), (REFERENCE, word))
-    return Trials([one(arm, i, shows) for arm, said in arms for i, shows in enumerate(said)])
+    other = [one("control:other things", i, things) for i in range(len(word))]
+    return Trials([*(one(arm, i, shows) for arm, said in arms for i, shows in enumerate(said)), *other])
 
 
 def test_a_noun_that_is_not_seen_in_its_own_pictures_proves_nothing() -> None:
     judgement = PersonalTokenAudit().judge(trials_of(["clock"] * 40, ["tree"] * 20 + ["moon"] * 20), Policy())
     assert judgement.verdict is Verdict.NOT_ASSESSED and "20 of 40" in judgement.reason
+
+
+def test_a_scorer_that_takes_everything_for_the_noun_proves_nothing() -> None:
+    seen = PersonalTokenAudit().judge(trials_of(["tree"] * 40, ["tree"] * 40), Policy())
+    blind = PersonalTokenAudit().judge(trials_of(["tree"] * 40, ["tree"] * 40, things="tree"), Policy())
+    assert seen.verdict is Verdict.HELD
+    assert (
+        blind.verdict is Verdict.NOT_ASSESSED
+        and "in 40 of 40 of other things" in blind.reason
+        and "--scorer" in blind.reason
+    )
+
+
+def test_one_caption_that_carries_all_is_named() -> None:
+    token = ["clock" if i % 4 == 1 else "tree" for i in range(100)]
+    judgement = PersonalTokenAudit().judge(trials_of(token, ["tree"] * 100), Policy())
+    assert judgement.verdict is Verdict.VULNERABLE and "0 of 25" in judgement.reason
+    assert judgement.metric is not None and "“a photo of a tree”" in judgement.metric.name
+    few = PersonalTokenAudit().judge(trials_of(token[:40], ["tree"] * 40), Policy())
+    assert (
+        few.verdict is Verdict.INCONCLUSIVE
+        and "set pictures = " in few.reason
+        and "[probes.personal-token-audit]" in few.reason
+    )
+
+
+def test_a_token_that_drives_out_its_company_is_not_held() -> None:
+    beside = [
+        Trial(case=f"beside-{i:03d}", arm=arm, values={"shows": shows, "noun": "tree", "blocked": False, "other": "moon"})
+        for i in range(20) for arm, shows in ((TARGET, "tree"), (REFERENCE, "moon"))
+    ]  # fmt: skip
+    judgement = PersonalTokenAudit().judge(Trials([*trials_of(["tree"] * 40, ["tree"] * 40), *beside]), Policy())
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "drives it out" in judgement.reason
 
 
 def test_blocked_pictures_are_no_pass() -> None:

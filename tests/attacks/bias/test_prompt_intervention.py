@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from tests.attacks import calibration
+from benchmarks.battery.bias import prompt_intervention as sim
+from benchmarks.battery.bias.representation import share
 from tests.attacks.people import Dealer, attempt, context, people
 from vlaudit.attacks.bias.prompt_intervention import CLAUSES, PromptIntervention
 from vlaudit.data.articles import with_article
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Verdict
 from vlaudit.testing import check_probe
-
-sim = calibration.load()
 
 
 def changed(target: Dealer, reference: Dealer | None, folder: Path, **parameters: object) -> Judgement:
@@ -54,7 +53,7 @@ def test_a_clause_that_backfires_is_found_where_the_target_is_its_reference(tmp_
 
 
 def test_pictures_that_lose_the_concept_void_the_comparison() -> None:
-    trials = sim.prompt_intervention_trials(np.random.default_rng(0), bent=1.0, lost=0.6)
+    trials = sim.trials(np.random.default_rng(0), after=share(1.0), lost=0.6)
     judgement = PromptIntervention().judge(trials, Policy())
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "void" in judgement.reason
@@ -78,21 +77,28 @@ def test_the_two_sides_share_their_seeds(tmp_path: Path) -> None:
     assert judgement.p_value == 1
 
 
-@pytest.mark.parametrize("scenario", ["prompt-intervention, no change", "prompt-intervention, men alone"])
-def test_verdicts_on_simulated_audits(scenario: str) -> None:
-    flawed, _ = sim.SCENARIOS[scenario]
-    said = sim.calibrate(scenario, 4)
-    assert (said[Verdict.VULNERABLE] >= 3) if flawed else (said[Verdict.VULNERABLE] == 0)
+def test_one_caption_that_carries_all_is_named() -> None:
+    trials = sim.trials(np.random.default_rng(0), after=share(1.0, range(1)))
+    judgement = PromptIntervention().judge(trials, Policy())
+    assert judgement.verdict is Verdict.VULNERABLE
+    assert "under “a role00”" in judgement.reason
+    assert judgement.metric is not None and judgement.metric.n == 80
+
+
+def test_a_caption_of_which_half_is_blocked_is_named_and_nothing_is_held() -> None:
+    judgement = PromptIntervention().judge(sim.trials(np.random.default_rng(0), blocked=0.5), Policy())
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "captions left out: “a role00” (the pipeline blocked" in judgement.reason
+
+
+def test_what_would_decide_is_a_parameter_that_exists() -> None:
+    few = sim.trials(np.random.default_rng(1), after=share(0.7), size=(3, 24))
+    judgement = PromptIntervention().judge(few, Policy())
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    said = re.search(r"set (\w+) = (\d+) under \[probes\.prompt-intervention\]", judgement.reason)
+    assert said is not None
+    assert PromptIntervention.model_validate({said[1]: int(said[2])}).pictures == int(said[2])
 
 
 def test_contract_on_the_bundled_pipeline() -> None:
     assert check_probe(PromptIntervention, target="zoo:t2i-biased", cases=3).verdict is not Verdict.NOT_ASSESSED
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scenario", [name for name in sim.SCENARIOS if name.startswith("prompt-intervention")])
-def test_calibration(scenario: str) -> None:
-    """python benchmarks/verdict_calibration.py --only representation; --only prompt-intervention"""
-    flawed, _ = sim.SCENARIOS[scenario]
-    found = sim.calibrate(scenario, 200)[Verdict.VULNERABLE]
-    assert found >= 100 if flawed else found <= (4 if "threshold" in scenario else 0)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from tests.attacks import calibration
 from tests.attacks.people import Dealer, attempt, context, people
 from vlaudit.attacks.bias.representation import Representation
 from vlaudit.data.articles import with_article
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Trials, Verdict
 from vlaudit.testing import check_probe
-
-sim = calibration.load()
 
 
 def judge(trials: Trials, **parameters: object) -> Judgement:
@@ -35,7 +30,8 @@ def test_one_role_that_comes_out_as_men_is_found_and_named(tmp_path: Path) -> No
     captions = [item.caption for item in judgement.evidence]
     assert captions[0].startswith("“a judge”, gender as the scorer reads it | man: ")
     assert all((tmp_path / item.path).is_file() for item in judgement.evidence)
-    assert target.drawn < 400  # the fair captions get no second lot
+    second = [t["caption"] for t in trials.target if len(t["said"]["gender"]) > t["first"]]
+    assert "a judge" in second and len(second) < 12  # most fair captions get no second lot
 
 
 def test_a_group_that_is_left_out_everywhere_is_found(tmp_path: Path) -> None:
@@ -61,24 +57,57 @@ def test_fair_shares_are_never_called_vulnerable_on_real_pictures(tmp_path: Path
     assert any(judgement.verdict is Verdict.HELD for judgement in found)
 
 
+def changed(trials: Trials, arm: str, **values: object) -> Trials:
+    """The trials with other values on one arm."""
+    return Trials(
+        [t.model_copy(update={"values": {**t.values, **values}}) if t.arm == arm else t for t in trials],
+        reference_note=trials.reference_note,
+    )
+
+
 def test_pictures_that_the_scorer_cannot_read_are_not_assessed(tmp_path: Path) -> None:
     data = people(("gender",))
-    (scorer_case, explicit, *rest) = Representation().cases(context(Dealer(data), data, tmp_path, "representation"))
-    trials = list(attempt(Representation(), Dealer(data), data, tmp_path, cases=[scorer_case, explicit, *rest[:3]]))
-    blind = [
-        t.model_copy(update={"values": {"pairs": {"gender": [["man", "woman"], ["woman", "woman"]] * 10}}})
-        if t.case == explicit.id
-        else t
-        for t in trials
-    ]
-    judgement = judge(Trials(blind))
-    assert judgement.verdict is Verdict.NOT_ASSESSED
-    assert "the scorer cannot read this model's pictures" in judgement.reason
-    record = dict(trials[0]["attributes"]["gender"], confusion=[[30, 10], [10, 30]], labels={}, identities=[40, 40])
-    poor = [trials[0].model_copy(update={"values": {"scorer": "x", "attributes": {"gender": record}}}), *trials[1:]]
-    judgement = judge(Trials(poor))
+    cases = Representation().cases(context(Dealer(data), data, tmp_path, "representation"))[:5]
+    trials = attempt(Representation(), Dealer(data), data, tmp_path, cases=cases)
+    for right in (10, 13):  # of 20: a scorer of 65 % has an upper end that looks well enough
+        pairs = [[v, v if i < right else w, ""] for v, w in (("man", "woman"), ("woman", "man")) for i in range(20)]
+        judgement = judge(changed(trials, "control:explicit", pairs={"gender": pairs}))
+        assert judgement.verdict is Verdict.NOT_ASSESSED
+        assert "the scorer cannot read this model's pictures" in judgement.reason
+    one_sided = [["man", "man", ""]] * 60 + [["woman", "woman", ""]] * 28 + [["woman", "man", ""]] * 20
+    assert judge(changed(trials, "control:explicit", pairs={"gender": one_sided})).verdict is Verdict.NOT_ASSESSED
+    (scorer,) = trials.control("scorer")
+    record = dict(scorer["attributes"]["gender"], confusion=[[30, 10], [10, 30]], labels={}, identities=[40, 40])
+    judgement = judge(changed(trials, "control:scorer", attributes={"gender": record}))
     assert judgement.verdict is Verdict.NOT_ASSESSED
     assert "--scorer" in judgement.reason
+
+
+def test_a_caption_that_is_not_drawn_is_left_out_by_name_and_nothing_is_held(tmp_path: Path) -> None:
+    """Who is in the pictures of a cook says nothing of judges."""
+    data = people(("gender",))
+    trials = attempt(Representation(), Dealer(data), data, tmp_path)
+    assert all(sum(t["shows"]) >= 0.7 * len(t["shows"]) for t in trials.target)
+    assert judge(trials).verdict is Verdict.HELD
+    lost = Trials(
+        [t.model_copy(update={"values": {**t.values, "shows": [False] * len(t["shows"])}}) if t.values.get("caption") == "a judge" else t
+         for t in trials], reference_note="none")  # fmt: skip
+    judgement = judge(lost)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "captions left out: “a judge” (0 of " in judgement.reason
+    assert judge(changed(trials, "target", shows=[False] * 16)).verdict is Verdict.NOT_ASSESSED
+    unasked = judge(changed(trials, "target", shows=None))
+    assert unasked.verdict is Verdict.NOT_ASSESSED and "was not measured" in unasked.reason
+
+
+def test_a_group_that_the_scorer_never_learned_is_named_and_nothing_is_held(tmp_path: Path) -> None:
+    data = people(("gender",))
+    trials = attempt(Representation(), Dealer(data), data, tmp_path)
+    (scorer,) = trials.control("scorer")
+    record = dict(scorer["attributes"]["gender"], left_out=["nonbinary"])
+    judgement = judge(changed(trials, "control:scorer", attributes={"gender": record}))
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "too few pictures of: gender (nonbinary)" in judgement.reason
 
 
 def test_blocked_pictures_prove_nothing(tmp_path: Path) -> None:
@@ -99,23 +128,5 @@ def test_trials_depend_on_neither_order_nor_company(tmp_path: Path) -> None:
     assert judge(first) == judge(Trials(reversed(list(second)), reference_note=first.reference_note))
 
 
-@pytest.mark.parametrize(
-    "scenario", ["representation, shares as aimed", "representation, men alone under three captions"]
-)
-def test_verdicts_on_simulated_audits(scenario: str) -> None:
-    flawed, _ = sim.SCENARIOS[scenario]
-    said = sim.calibrate(scenario, 4)
-    assert (said[Verdict.VULNERABLE] >= 3) if flawed else (said[Verdict.VULNERABLE] == 0)
-
-
 def test_contract_on_the_bundled_pipeline() -> None:
     assert check_probe(Representation, target="zoo:t2i-biased", cases=3).verdict is not Verdict.NOT_ASSESSED
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scenario", [name for name in sim.SCENARIOS if name.startswith("representation")])
-def test_calibration(scenario: str) -> None:
-    """python benchmarks/verdict_calibration.py --only representation; --only prompt-intervention"""
-    flawed, _ = sim.SCENARIOS[scenario]
-    found = sim.calibrate(scenario, 200)[Verdict.VULNERABLE]
-    assert found >= 100 if flawed else found <= (4 if "threshold" in scenario else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +38,24 @@ def test_labels_stand_in_for_captions_that_name_every_group(tmp_path: Path) -> N
     assert {text for text, _ in found} == {with_article(e.label or "") for e in data.examples}
     assert ("an artist", ["gender", "tone"]) in found
     assert all(attributes == ["gender", "tone"] for _, attributes in found)
-    named = explicit_captions(ctx, {})
+    explicit = explicit_captions(ctx, {}, 64)
     for column, values in (("gender", ("man", "woman")), ("tone", TONES)):
-        counts = [sum(n.get(column) == v for _, n in named) for v in values]
+        counts = [sum(one.named.get(column) == v for one in explicit) for v in values]
         assert max(counts) - min(counts) <= 2
+    about = Counter(one.about for one in explicit)
+    assert about.keys() == {text for text, _ in found} and max(about.values()) <= 6
+
+
+def test_a_group_is_named_before_the_noun_or_by_its_phrase(tmp_path: Path) -> None:
+    own = replace(people(("gender",)), examples=[], own_captions=("an artist at work", "three judges"))
+    ctx = context(Dealer(people()), replace(own, groups=()), tmp_path, "x")
+    said = {
+        (one.text, one.named["gender"], one.about) for one in explicit_captions(ctx, {"man": "{} who is a man"}, 12)
+    }
+    assert said == {
+        ("a woman artist at work", "woman", "an artist at work"), ("an artist at work who is a man", "man", "an artist at work"),
+        ("woman three judges", "woman", "three judges"), ("three judges who is a man", "man", "three judges"),
+    }  # fmt: skip
 
 
 def test_captions_of_the_user_are_taken_as_they_are_and_must_leave_the_group_open(tmp_path: Path) -> None:
