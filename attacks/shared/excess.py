@@ -26,18 +26,13 @@ def sure(info: ProbeInfo, policy: Policy, p: float) -> bool:
     return p <= policy.alpha * policy.threshold(info, CAUTION.name)
 
 
-def exceeds(claim: Claim, info: ProbeInfo, p: float, chance: float) -> bool:
+def exceeds(claim: Claim, p: float, chance: float) -> bool:
     """Whether the claim's share is beyond ``chance``, the controls' share, by the exact test (``p``) and its interval. If so, that is
     the threshold of the finding; if not, the claim keeps its own, which the share must lie within to be held."""
-    line = chance + claim.policy.threshold(info, EXCESS.name)
+    line = chance + claim.policy.threshold(claim.info, EXCESS.name)
     claim.null(chance)
     assert claim.interval is not None
-    found = sure(info, claim.policy, p) and claim.interval.low >= line
+    found = sure(claim.info, claim.policy, p) and claim.interval.low >= line
     if found:
         claim.threshold = line
     return found
-
-
-def in_config(info: ProbeInfo, parameter: str) -> str:
-    """Where a user sets a probe's parameter."""
-    return f"'{parameter}' under [probes.{info.id}] in vlaudit.toml"

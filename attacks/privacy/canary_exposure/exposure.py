@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlaudit.attacks.shared.excess import EXCESSES, exceeds, in_config, sure
+from vlaudit.attacks.shared.excess import EXCESSES, exceeds, sure
 from vlaudit.probe import Claim, Policy, ProbeInfo, Threshold, figure, share
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import (
@@ -171,7 +171,7 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
         part, whose = (judged, names) if any(t["written"] for t in judged) else (seen, "canaries with copies")
         found = claim_of(f"{whose} that are written when asked")
         found.rate(sum(t["written"] for t in part), len(part), writing_p)
-        if exceeds(found, info, writing_p, sum(t["written"] for t in unseen) / len(unseen)):
+        if exceeds(found, writing_p, sum(t["written"] for t in unseen) / len(unseen)):
             _against_reference(found, trials, judged, first)
             return found.vulnerable(f"{said}; codes never seen are not, p = {writing_p:.2g}{where}")
     worst = min(groups, key=lambda group: group.p)
@@ -180,7 +180,7 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
         low = rate_interval(worst.known, len(worst.trials), 1 - (1 - policy.level) / len(groups))
         worst_p = min(1.0, len(groups) * worst.p)
         found.measured(worst.known / len(worst.trials), low, len(worst.trials), worst_p)
-        if exceeds(found, info, worst_p, first / (DRAWN + 1)):
+        if exceeds(found, worst_p, first / (DRAWN + 1)):
             _against_reference(found, trials, judged, first)
             more = "" if worst is top else f"; of {worst.name} {worst.known} of {len(worst.trials)}"
             return found.vulnerable(f"{said}{more}, p = {worst_p:.2g}{where}")
@@ -190,7 +190,7 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
         found.threshold = bits
         return found.vulnerable(f"{said}, p = {p:.2g}")
     if claim.verdict is not Verdict.HELD:
-        return claim.inconclusive(said + claim.trials_would_decide(f"such canaries in the data ({in_config(info, 'canaries')} more)"))
+        return claim.inconclusive(said + claim.trials_would_decide("such canaries", by="canaries"))
     if writing_p <= policy.alpha or worst.p <= policy.alpha / len(groups) or p < chance_p:
         return claim.inconclusive(f"{said}: more than chance has it (p of the ranks together {p:.2g}), and too little to be sure")
     if means.high > bits:
