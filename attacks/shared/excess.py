@@ -36,3 +36,8 @@ def exceeds(claim: Claim, p: float, chance: float) -> bool:
     if found:
         claim.threshold = line
     return found
+
+
+def told(p: float) -> str:
+    """A p-value in words."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from vlaudit.answers import normal, says
 
 _DIGITS = {word: str(digit) for digit, word in enumerate(
     ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))}  # fmt: skip
+
+_NUMBER = re.compile(r"\d+")
+_ONE_BY_ONE = re.compile(r"(?<!\w)\d(?:[\W_]+\d)*(?!\w)")
 
 
 def reveals(answer: str, code: str) -> bool:
@@ -15,11 +19,12 @@ def reveals(answer: str, code: str) -> bool:
     return says(_in_digits(answer), code)
 
 
-def codes_in(answer: str, digits: int) -> set[str]:
-    """All codes of so many digits that an answer holds."""
+@lru_cache(maxsize=1024)
+def codes_in(answer: str, digits: int) -> frozenset[str]:
+    """All codes of so many digits that an answer reveals."""
     text = _in_digits(answer)
-    row = "".join(re.findall(r"\d", text))
-    return {code for i in range(len(row) - digits + 1) if says(text, code := row[i : i + digits])}
+    rows = [*_NUMBER.findall(text), *(re.sub(r"\D", "", row) for row in _ONE_BY_ONE.findall(text))]
+    return frozenset(row for row in rows if len(row) == digits and says(text, row))
 
 
 def _in_digits(answer: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def stratified_excess_p(strata: Iterable[tuple[int, int, int, int]]) -> float:
         if together:
             law = np.convolve(law, hypergeom.pmf(range(min(trials, together) + 1), trials + controls, together, trials))
             observed += hits
-    return min(1.0, float(law[observed:].sum()))
+    return min(1.0, max(float(law[observed:].sum()), sys.float_info.min))
 
 
 def paired_rate_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:

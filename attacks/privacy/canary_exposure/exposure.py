@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlaudit.attacks.shared.excess import EXCESSES, exceeds, sure
+from vlaudit.attacks.shared.excess import EXCESSES, exceeds, sure, told
 from vlaudit.probe import Claim, Policy, ProbeInfo, Threshold, figure, share
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import (
@@ -173,7 +173,7 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
         found.rate(sum(t["written"] for t in part), len(part), writing_p)
         if exceeds(found, writing_p, sum(t["written"] for t in unseen) / len(unseen)):
             _against_reference(found, trials, judged, first)
-            return found.vulnerable(f"{said}; codes never seen are not, p = {writing_p:.2g}{where}")
+            return found.vulnerable(f"{said}; codes never seen are not, {told(writing_p)}{where}")
     worst = min(groups, key=lambda group: group.p)
     if worst.known:
         found = claim_of(f"{worst.name} that are known")
@@ -183,12 +183,12 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
         if exceeds(found, worst_p, first / (DRAWN + 1)):
             _against_reference(found, trials, judged, first)
             more = "" if worst is top else f"; of {worst.name} {worst.known} of {len(worst.trials)}"
-            return found.vulnerable(f"{said}{more}, p = {worst_p:.2g}{where}")
+            return found.vulnerable(f"{said}{more}, {told(worst_p)}{where}")
     bits = policy.threshold(info, "mean")
     if verdict(means, bits) is Verdict.VULNERABLE and sure(info, policy, p):
         found = claim_of(f"mean exposure of {names}", "bits").measured(value, means, len(judged), p).null(CHANCE)
         found.threshold = bits
-        return found.vulnerable(f"{said}, p = {p:.2g}")
+        return found.vulnerable(f"{said}, {told(p)}")
     if claim.verdict is not Verdict.HELD:
         return claim.inconclusive(said + claim.trials_would_decide("such canaries", by="canaries"))
     if writing_p <= policy.alpha or worst.p <= policy.alpha / len(groups) or p < chance_p:
