@@ -90,7 +90,7 @@ class Extraction(Probe):
         if not (ctx.data.has_members and ctx.data.captioned):
             captions = audited_captions(ctx, self.captions or ctx.by_effort(40, 200, 500))
             made = [(f"caption/{i:05}", text) for i, text in enumerate(captions)]
-            made += [(f"fresh/{i:05}", text) for i, text in enumerate(fresh_captions(ctx, captions, len(captions)))]
+            made += [(f"fresh/{i:05}", fresh.text) for i, fresh in enumerate(fresh_captions(ctx, captions, len(captions)))]
             return [Case(id=name, params={"caption": text}) for name, text in made]
         sides = _sides(ctx)
         labels = {side: {example.texts["text"]: example.label for example in sides[side]} for side in (True, False)}
