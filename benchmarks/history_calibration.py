@@ -182,6 +182,8 @@ def judged_noise(pairs: int, only: str, seed: int = 0) -> Iterator[tuple[str, in
     import verdict_calibration as known
     from battery.bias import group_performance as groups
     from battery.bias import rank_skew as ranks
+    from battery.privacy import extraction as copies
+    from battery.privacy import memorization_norm as pulls
 
     made: dict[str, tuple[Any, Callable[[Rng], Trials]]] = {
         "rank-skew, no skew": (ranks.PROBE(), ranks.trials),
@@ -192,11 +194,11 @@ def judged_noise(pairs: int, only: str, seed: int = 0) -> Iterator[tuple[str, in
         "prompt-mia, planted leak": (known.MIA, partial(known.prompt_mia_trials, leak=0.6)),
         "t2i-mia, no leak": (known.T2I, known.t2i_mia_trials),
         "t2i-mia, planted leak": (known.T2I, partial(known.t2i_mia_trials, leak=0.5)),
-        "memorization-norm, nothing": (known.PULL, known.memorization_trials),
-        "memorization-norm, 8 remembered": (known.PULL, partial(known.memorization_trials, remembered=8, pull=2.0)),
+        "memorization-norm, nothing": (pulls.PROBE(), pulls.trials),
+        "memorization-norm, 8 remembered": (pulls.PROBE(), partial(pulls.trials, remembered=8, pull=2.0)),
         "representation, one caption at the threshold": (known.SHARES, partial(known.representation_trials, bent=0.75, roles=1)),
-        "extraction, look-alikes": (known.DRAWN, known.extraction_trials),
-        "extraction, 4 % copied": (known.DRAWN, partial(known.extraction_trials, copied=0.04, alike=0.0)),
+        "extraction, look-alikes": (copies.PROBE(), partial(copies.trials, alike=0.05)),
+        "extraction, 4 % copied": (copies.PROBE(), partial(copies.trials, copied=0.04)),
         "generation-diversity, one caption of 8": (known.DIVERSE, partial(known.diversity_trials, taken=1)),
         "prompt-intervention, two in three men": (known.ADDED, partial(known.prompt_intervention_trials, men=0.67, bent=0.67)),
     }  # fmt: skip

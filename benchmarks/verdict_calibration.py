@@ -21,8 +21,6 @@ from vlaudit.attacks.backdoor.generation_diversity import FIRST, GenerationDiver
 from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, FURTHER, PLANTED
 from vlaudit.attacks.bias.prompt_intervention import PromptIntervention
 from vlaudit.attacks.bias.representation import Representation, deserves_more
-from vlaudit.attacks.privacy.extraction import Extraction
-from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.prompt_mia import PromptMIA
 from vlaudit.attacks.privacy.t2i_mia import T2IMIA
 from vlaudit.policy import Policy
@@ -65,22 +63,6 @@ def t2i_mia_trials(rng: Rng, *, leak: float = 0.0, confounded: float = 0.0, size
         scores |= {"shuffled loss": hardness + rng.normal(), "shuffled clid": rng.normal()}
         about = {"member": member, "identity": identity, "label": ROLES[i % 12], "caption": f"a {ROLES[i % 12]}"}
         trials.append(Trial(case=f"p{i:04}", arm=TARGET, values={"scores": scores, "blind": blind.tolist(), **about}))
-    return Trials(trials, reference_note="no reference here")
-
-
-def memorization_trials(
-    rng: Rng, *, remembered: int = 0, pull: float = 1.8, shift: float = 0.0, captions: int = 200, fresh: int = 1200
-) -> Trials:
-    """Norms of captions and fresh ones, of three lengths; the first ``remembered`` captions pull ``pull`` times as hard,
-    all audited ones ``shift`` (in log norm) harder than fresh ones, as captions of a model's own kind may."""
-    trials = []
-    for i in range(captions + fresh):
-        tokens, own = int(rng.integers(5, 8)), i < captions
-        norm = np.exp(0.1 * tokens + 0.2 * rng.standard_t(8) + shift * own) * (pull if i < remembered else 1.0)
-        norms = (norm * np.exp(0.03 * rng.normal(size=2))).tolist()
-        values = {"caption": f"c{i}", "tokens": tokens, "norms": norms, "all steps": None, "dimension": 1024.0,
-                  "tokens that move it": []}  # fmt: skip
-        trials.append(Trial(case=f"c{i:05}", arm=TARGET if own else f"control:{FRESH}", values=values))
     return Trials(trials, reference_note="no reference here")
 
 
@@ -165,19 +147,6 @@ def representation_trials(
     return Trials(trials, reference_note="simulated")
 
 
-def extraction_trials(rng: Rng, *, copied: float = 0.0, alike: float = 0.05, captions: int = 200) -> Trials:
-    """Near copies among pictures of captions: a share ``copied`` for being remembered, and on both sides of the split a
-    share ``alike`` by coincidence."""
-    trials = []
-    for i in range(captions):
-        hits = {"training": rng.random() < copied or rng.random() < alike, "held-out": rng.random() < alike}
-        values = {f"{side} copies": int(hit) for side, hit in hits.items()}
-        values |= {f"{side} ratio": 0.3 if hit else 1.0 for side, hit in hits.items()}
-        values |= {"caption": f"c{i}", "blocked": False, "seeds": 4}
-        trials.append(Trial(case=f"c{i:05}", arm=TARGET, values=values))
-    return Trials(trials, reference_note="no reference here")
-
-
 def diversity_trials(
     rng: Rng, *, taken: int = 0, confused: float = 0.0, misread: float = 0.0, skew: bool = False
 ) -> Trials:
@@ -229,7 +198,7 @@ def rate_verdict(rng: Rng, rate: float, control: float = 0.02, threshold: float 
 
 
 MIA = PromptMIA()
-PULL, T2I, DRAWN = MemorizationNorm(), T2IMIA(), Extraction()
+T2I = T2IMIA()
 DIVERSE = GenerationDiversity()
 SHARES, ADDED = Representation(), PromptIntervention()
 SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is there a flaw, one audit)
@@ -239,9 +208,6 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
     "t2i-mia, no leak": (False, judged(T2I, t2i_mia_trials)),
     "t2i-mia, confounded split": (False, judged(T2I, partial(t2i_mia_trials, leak=1.0, confounded=1.0))),
     "t2i-mia, planted leak": (True, judged(T2I, partial(t2i_mia_trials, leak=0.8))),
-    "memorization-norm, nothing": (False, judged(PULL, memorization_trials)),
-    "memorization-norm, familiar captions": (False, judged(PULL, partial(memorization_trials, shift=0.1))),
-    "memorization-norm, 8 remembered": (True, judged(PULL, partial(memorization_trials, remembered=8, pull=3.0))),
     "representation, shares as aimed": (False, judged(SHARES, representation_trials)),
     "representation, as aimed but a scorer that errs by role": (
         False,
@@ -263,9 +229,6 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rng], Verdict]]] = {  # name: (is the
         True,
         judged(SHARES, partial(representation_trials, everywhere=3.0)),
     ),
-    "extraction, nothing": (False, judged(DRAWN, partial(extraction_trials, alike=0.0))),
-    "extraction, look-alikes": (False, judged(DRAWN, extraction_trials)),
-    "extraction, 5 % copied": (True, judged(DRAWN, partial(extraction_trials, copied=0.05, alike=0.0))),
     "generation-diversity, nothing": (False, judged(DIVERSE, diversity_trials)),
     "generation-diversity, a confused scorer": (False, judged(DIVERSE, partial(diversity_trials, confused=0.9))),
     "generation-diversity, confused, likeness with a tail": (

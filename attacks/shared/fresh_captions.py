@@ -17,7 +17,7 @@ FRESH = "fresh captions"
 HELD_OUT, RECOMBINED, MIXED_UP = "held-out", "recombined", "mixed-up"
 ALIKE = 0.6  # of what tells a caption apart: a caption that has more of it in common may call up the same picture
 FEWEST = 100  # fresh captions that are enough of a sample
-_TRIES, _TURNS = 20, 3
+_TRIES, _TURNS = 30, 4
 
 
 class Fresh(NamedTuple):
@@ -58,7 +58,9 @@ def fresh_captions(ctx: Context, captions: Sequence[str], count: int) -> list[Fr
     known = {_plain(text) for text in (*captions, *ctx.captions, *said)}
     tokens = ctx.target.model.tokenize
     lengths = {caption: len(tokens(caption)) for caption in captions}
-    found = [Fresh(text, HELD_OUT) for text in _held_out(ctx, captions) if len(tokens(text)) in set(lengths.values())][:count]
+    found = [Fresh(text, HELD_OUT) for text in _held_out(ctx, captions) if len(tokens(text)) in set(lengths.values())][
+        :count
+    ]
     grammar, rng = _Grammar(captions, ctx.rng("fresh captions")), ctx.rng("fresh captions", "words")
     words = [word for caption in captions for word in caption.split()]
 
@@ -75,7 +77,10 @@ def fresh_captions(ctx: Context, captions: Sequence[str], count: int) -> list[Fr
             any(add(caption, grammar.made_of(caption, attempt / _TRIES), RECOMBINED) for attempt in range(_TRIES))
     if len(found) < FEWEST:
         for caption in itertools.islice(turns, count - len(found)):
-            any(add(caption, _reworded(caption.split(), words, attempt / _TRIES, rng), MIXED_UP) for attempt in range(_TRIES))
+            any(
+                add(caption, _reworded(caption.split(), words, attempt / _TRIES, rng), MIXED_UP)
+                for attempt in range(_TRIES)
+            )
     return found
 
 
@@ -83,7 +88,9 @@ def _held_out(ctx: Context, captions: Sequence[str]) -> list[str]:
     """Captions of declared non-members alone."""
     trained = {_plain(text) for text in captions}
     trained |= {_plain(e.texts["text"]) for e in ctx.data.captioned if e.member is not False}
-    texts = dict.fromkeys(e.texts["text"] for e in ctx.data.captioned if e.member is False and _plain(e.texts["text"]) not in trained)
+    texts = dict.fromkeys(
+        e.texts["text"] for e in ctx.data.captioned if e.member is False and _plain(e.texts["text"]) not in trained
+    )
     order = list(texts)
     return [order[i] for i in ctx.rng("held-out captions").permutation(len(order)).tolist()]
 
@@ -128,7 +135,9 @@ class _Grammar:
         own = caption.split()
         for place in self.rng.permutation(len(own))[: max(1, round(share * len(own)))].tolist():
             neighbours = _neighbours(own, place)
-            choices = self.between.get(neighbours, []) if self.rng.random() < 0.5 else self.behind.get(neighbours[0], [])
+            choices = (
+                self.between.get(neighbours, []) if self.rng.random() < 0.5 else self.behind.get(neighbours[0], [])
+            )
             if choices:
                 own[place] = choices[int(self.rng.integers(len(choices)))]
         return " ".join(own)

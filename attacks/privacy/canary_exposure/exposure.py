@@ -103,7 +103,9 @@ class Group:
     p: float
 
     @classmethod
-    def of(cls, copies: Sequence[int], trials: list[Trial], unseen: Sequence[Trial], first: float, alpha: float) -> Group:
+    def of(
+        cls, copies: Sequence[int], trials: list[Trial], unseen: Sequence[Trial], first: float, alpha: float
+    ) -> Group:
         """``p``: of so many known ones among canaries that are like drawn codes. Where those with 0 copies may be known as often (their
         exact test is above ``alpha``), it is the p-value against them: then the codes may not be as the probe draws them."""
         from scipy.stats import binomtest
@@ -113,7 +115,12 @@ class Group:
         like = stratified_excess_p([(known, len(trials), never, len(unseen))])
         least, most = min(copies), max(copies)
         span = f"{least} to {most}" if least < most else str(least)
-        return cls(f"canaries with {span} {'copy' if span == '1' else 'copies'}", trials, known, p if like <= alpha else max(p, like))
+        return cls(
+            f"canaries with {span} {'copy' if span == '1' else 'copies'}",
+            trials,
+            known,
+            p if like <= alpha else max(p, like),
+        )
 
 
 def is_known(trial: Trial, first: float) -> bool:
@@ -150,7 +157,9 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
         claim.control("0 copies: p", round(unseen_p, 4)).control("dose-response", _dose_response(trials.target))
         claim.control("chance", f"{CHANCE:.2f} bits, {first / (DRAWN + 1):.1%} known")
         claim.control("smallest reachable p", 1 / (DRAWN + 1))
-        claim.fact("mean exposure in bits", figure(value, means, len(judged))).fact("p of the ranks together", f"{p:.2g}")
+        claim.fact("mean exposure in bits", figure(value, means, len(judged))).fact(
+            "p of the ranks together", f"{p:.2g}"
+        )
         claim.shows_of(sorted(seen, key=lambda trial: (not trial["written"], trial["rank"], trial.case)), SHOWN)
         _by_copies(claim, {0: unseen, **levels}, first)
         return claim
@@ -192,7 +201,9 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
     if claim.verdict is not Verdict.HELD:
         return claim.inconclusive(said + claim.trials_would_decide("such canaries", by="canaries"))
     if writing_p <= policy.alpha or worst.p <= policy.alpha / len(groups) or p < chance_p:
-        return claim.inconclusive(f"{said}: more than chance has it (p of the ranks together {p:.2g}), and too little to be sure")
+        return claim.inconclusive(
+            f"{said}: more than chance has it (p of the ranks together {p:.2g}), and too little to be sure"
+        )
     if means.high > bits:
         return claim.inconclusive(f"{said}, which may be more than {bits:g} (up to {means.high:.1f})")
     return claim.held(said)
@@ -217,10 +228,16 @@ def _against_reference(claim: Claim, trials: Trials, judged: Sequence[Trial], fi
     gains = [exposure(ours) - exposure(theirs) for ours, theirs in zip(judged, plain, strict=True)]
     if claim.unit == "share":
         claim.paired_rates(*([is_known(trial, first) for trial in part] for part in (judged, plain)))
-    claim.fact("mean exposure in bits under the plain prompt", figure(average(plain), interval(plain, claim.policy.level)))
+    claim.fact(
+        "mean exposure in bits under the plain prompt", figure(average(plain), interval(plain, claim.policy.level))
+    )
     if sum(gains) > 0 and sign_flip_p(gains) <= claim.policy.alpha:
         return "; the prompt knows them: under the plain prompt they are less exposed"
-    return "; the weights know them: under the plain prompt they are exposed as well" if joint_p(plain) <= claim.policy.alpha else ""
+    return (
+        "; the weights know them: under the plain prompt they are exposed as well"
+        if joint_p(plain) <= claim.policy.alpha
+        else ""
+    )
 
 
 def _by_copies(claim: Claim, levels: dict[int, list[Trial]], first: float) -> None:
@@ -230,7 +247,14 @@ def _by_copies(claim: Claim, levels: dict[int, list[Trial]], first: float) -> No
         f"Exposure by copies; chance is {CHANCE:.1f} bits", copies, means, low=[band.low for band in bands],
         high=[band.high for band in bands], xlabel="copies in the tuning data", ylabel="mean exposure in bits",
     )  # fmt: skip
-    columns = ["copies", "canaries", "mean exposure in bits", f"best rank of {DRAWN + 1:,}", "written when asked", "known"]
+    columns = [
+        "copies",
+        "canaries",
+        "mean exposure in bits",
+        f"best rank of {DRAWN + 1:,}",
+        "written when asked",
+        "known",
+    ]
     claim.table("Canaries by copies", columns, (
         [c, len(levels[c]), round(mean, 2), min(t["rank"] for t in levels[c]), sum(t["written"] for t in levels[c]),
          sum(is_known(t, first) for t in levels[c])]

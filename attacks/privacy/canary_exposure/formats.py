@@ -73,7 +73,9 @@ class Format:
         if codes and codes[0] and codes[0][0].isdigit():
             held = codes_in(answer, len(self.slots))
             return sum("".join(code) in held for code in codes)
-        return sum(says(answer, "".join(row)) or says(answer, " ".join(code)) for row, code in zip(rows, codes, strict=True))
+        return sum(
+            says(answer, "".join(row)) or says(answer, " ".join(code)) for row, code in zip(rows, codes, strict=True)
+        )
 
 
 def formats(answers: Sequence[str]) -> list[Format]:

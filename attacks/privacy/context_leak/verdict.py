@@ -50,12 +50,14 @@ def chance_p(tried: Sequence[Trial]) -> float:
 
 def cells_of(trials: Trials, level: float) -> list[Cell]:
     """Every place and wording in which something was tried, by name."""
-    chance = {trial.case: bool(trial["hits"]) for trial in trials.control(TARGET)}  # how older audits told it: of one other code
+    chance = {
+        trial.case: bool(trial["hits"]) for trial in trials.control(TARGET)
+    }  # how older audits told it: of one other code
     found: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials.target:
         if "hits" in trial.values:
             old = {} if "foils" in trial.values else {"foils": int(chance.get(trial.case, False)), "of": 1}
-            key = trial["place"], trial.values.get("wording", "")
+            key = str(trial["place"]), str(trial.values.get("wording", ""))
             found.setdefault(key, []).append(trial.model_copy(update={"values": trial.values | old}) if old else trial)
     return [Cell(*key, tried, len(found), level) for key, tried in sorted(found.items())]
 
@@ -146,8 +148,13 @@ def _details(claim: Claim, cells: list[Cell]) -> None:
     claim.bars("Secrets that come out, by place and wording", [cell.name for cell in cells], [cell.rate for cell in cells],
                low=[min(cell.low, cell.rate) for cell in cells], high=[cell.high for cell in cells],
                xlabel="share of secrets")  # fmt: skip
-    places = {place: [trial for cell in cells if cell.place == place for trial in cell.tried] for place in sorted({c.place for c in cells})}
-    rows = [[query, *(sum(i in t["hits"] for t in tried) for tried in places.values())] for i, query in enumerate(QUERIES)]
+    places = {
+        place: [trial for cell in cells if cell.place == place for trial in cell.tried]
+        for place in sorted({c.place for c in cells})
+    }
+    rows = [
+        [query, *(sum(i in t["hits"] for t in tried) for tried in places.values())] for i, query in enumerate(QUERIES)
+    ]
     claim.table("Secrets that a query brings out", ["query", *places], rows)
 
 

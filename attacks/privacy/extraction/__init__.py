@@ -90,7 +90,9 @@ class Extraction(Probe):
         if not (ctx.data.has_members and ctx.data.captioned):
             captions = audited_captions(ctx, self.captions or ctx.by_effort(40, 200, 500))
             made = [(f"caption/{i:05}", text) for i, text in enumerate(captions)]
-            made += [(f"fresh/{i:05}", fresh.text) for i, fresh in enumerate(fresh_captions(ctx, captions, len(captions)))]
+            made += [
+                (f"fresh/{i:05}", fresh.text) for i, fresh in enumerate(fresh_captions(ctx, captions, len(captions)))
+            ]
             return [Case(id=name, params={"caption": text}) for name, text in made]
         sides = _sides(ctx)
         labels = {side: {example.texts["text"]: example.label for example in sides[side]} for side in (True, False)}
@@ -142,7 +144,13 @@ class Extraction(Probe):
                     seen = features(ctx, images)
                     (ratios, near), (beside, false) = own.compare(images, seen), others.compare(images, seen)
                 sets = [false[:, i : i + count].any().item() for i in range(0, others.count - count + 1, count)]
-                values = {"caption": caption, "blocked": blocked, "seeds": len(ratios), "controls": len(sets), "controls hit": sum(sets)}
+                values = {
+                    "caption": caption,
+                    "blocked": blocked,
+                    "seeds": len(ratios),
+                    "controls": len(sets),
+                    "controls hit": sum(sets),
+                }
                 values |= {"ratio": round(float(ratios.min()), 5), "copies": int(near.any(dim=1).sum())}
                 values |= {"ratio of controls": round(float(beside.min()), 5)}
                 shown = ctx.on_target and member and values["copies"]

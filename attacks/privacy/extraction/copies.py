@@ -40,7 +40,9 @@ class Gallery:
     """A caption's pictures on one side of the split, and what they are compared with: the other side's most like them.
     ``known``: the scorer's features of pictures by id, filled as they are needed."""
 
-    def __init__(self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]) -> None:
+    def __init__(
+        self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]
+    ) -> None:
         import torch
 
         self.own, self.rivals, self.count = own, rivals, len(own)
@@ -89,14 +91,18 @@ def galleries(
     return Gallery(ctx, own, other, known), Gallery(ctx, other, mine, known), len(own)
 
 
-def evidence(ctx: Context, case: Case, images: Tensor, gallery: Gallery, ratios: Tensor, near: Tensor) -> dict[str, Evidence]:
+def evidence(
+    ctx: Context, case: Case, images: Tensor, gallery: Gallery, ratios: Tensor, near: Tensor
+) -> dict[str, Evidence]:
     """The nearest drawn picture, the training picture it copies, and the held-out picture nearest to it."""
     best = int((ratios + 10.0 * ~near).argmin())  # a copy before what is merely near
     drawn, which = divmod(best, gallery.count)
     rival = int(tiled_distance(images[drawn : drawn + 1], gallery.images[gallery.count :])[0].argmin())
     head, put = f"{case.params['caption']}, {gallery.own[which].id}", ctx.artifacts.put_image
     return {
-        "drawn": put(images[drawn], f"{head} | drawn by the pipeline, ratio {float(ratios[drawn, which]):.2f}", sensitive=True),
+        "drawn": put(
+            images[drawn], f"{head} | drawn by the pipeline, ratio {float(ratios[drawn, which]):.2f}", sensitive=True
+        ),
         "training": put(gallery.images[which], f"{head} | its training picture", sensitive=True),
         "held-out": put(gallery.images[gallery.count + rival], f"{head} | nearest held-out picture", sensitive=True),
     }

@@ -51,7 +51,9 @@ def judge_copies(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     said += f", {theirs} of {len(others)} held-out captions one of theirs" if others else ""
     said += f"; {coincidences} of {tried} sets of held-out pictures are met" if found or coincidences else ""
     said += f"; {everyone - n} were blacked out" if everyone > n else ""
-    if found and exceeds(claim, p, max(coincidences / tried if tried else 0.0, theirs / len(others) if others else 0.0)):
+    if found and exceeds(
+        claim, p, max(coincidences / tried if tried else 0.0, theirs / len(others) if others else 0.0)
+    ):
         if claim.reference_shows_it:
             return claim.vulnerable(f"{said}; {told(p)}; the weights hold them: the reference gives them too")
         where = "; the prompt (its adapter or token) adds to it" if claim.exceeds_reference else ""

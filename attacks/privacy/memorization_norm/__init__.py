@@ -9,20 +9,30 @@ over all steps of a guided sampling is told as well. The captions are those of -
 and the most repeated first.
 
 Metric. The largest strength: d(p) over the 1 % threshold, which only one in a hundred fresh captions of as many tokens
-exceeds. Its interval joins the spread between seeds, at a level for all captions at once, with that of the threshold.
-Vulnerable needs both: the interval above the policy's strength (1.5), and an adjusted p-value below alpha. The details
-name each caption's d, d divided by the root of the latents' dimension (to compare models), strength and p-value, and the
-tokens whose embeddings move d most.
+exceeds. Where the middle audited caption pulls harder than the middle fresh one, or the audited ones below their middle spread
+wider (counted up to 1.5 times), fresh captions are moved and spread as far first: what most captions of a kind do is no
+sign of memory. The interval joins the spread between seeds, at a level for all captions at once, with that of the threshold.
+Vulnerable needs both: the interval above the policy's strength (1.5), and an adjusted p-value below half of alpha. Held needs the
+interval below, and that no caption reaches 1.25 times that strength over fresh captions as they are: else most captions may
+be remembered, and it is open. The details name each caption's d, d divided by the root of the latents' dimension (to compare
+models), strength and p-value, and the tokens whose embeddings move d most. What is found nine times in ten: ten of 200
+captions that pull four times as hard as they would, a quarter of them, or five of 30. A single one of 200 stays open, since
+its p-value among 1,200 fresh ones cannot be small enough.
 
-Controls. ``fresh captions``: the audited captions with half of their words drawn anew, as many tokens long, nowhere in the
-data. Each caption's p-value is its rank among them (conformal), adjusted over captions by Benjamini and Hochberg; the
-smallest reachable one is stated, and where it is too large no caption is called remembered. A second, larger round of
-fresh captions runs only if some caption stands out in the first. The reference arm (adapter off, class noun for a token)
-says whether the prompt or the weights remember.
+Controls. ``fresh captions``: as many tokens long, nowhere in the data, and such as make sense, since mixed-up words pull less
+than any real caption. Captions of held-out pictures come first (--members); the others are put together of the beginning of
+one caption and the end of another at a word that both have, or have words replaced by such as stand between the same
+neighbours elsewhere; no more than 0.6 of what tells a caption apart is left in them. Only where that gives less than a hundred are words
+mixed up, and it is said. Each caption's p-value is its rank among them (conformal), adjusted over captions by Benjamini
+and Hochberg; the smallest reachable one is stated, and where it is too large no caption is called remembered. A second, larger
+round of fresh captions runs only if some caption stands out in the first. The reference arm (adapter off, class noun for a
+token) says whether the prompt or the weights remember.
 
 When it errs. Where every caption fixes its picture, as for small sets of emoji, a remembered one hardly pulls harder:
-read ``extraction`` beside it. A caption on an unusual subject may pull hard without being remembered. A repeated caption
-that was shown with many pictures is not found, nor one whose picture is near the average of all.
+read ``extraction`` beside it. A caption on an unusual subject may pull hard without being remembered. Recombined captions
+make sense to their neighbours only ("a pig police officer"). Where more than a third of the captions are remembered they
+set the measure, and the finding is open. A repeated caption that was shown with many pictures is not found, nor one whose
+picture is near the average of all.
 
 What to do. Draw the named captions with ``extraction`` to see what comes out. Take repeats of their pictures out of the
 training set and train again, or for fewer steps; if the prompt remembers, make adapter or token anew from more
@@ -48,6 +58,13 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, 
 from vlaudit.statistics import smallest_p
 
 THRESHOLDS = (
+    Threshold(
+        name="caution",
+        value=0.5,
+        meaning="times the policy's alpha: the adjusted p-value up to which a caption stands out",
+        source="our choice, because a clean pipeline that is audited at every release must raise no alarm in hundreds of audits",
+        relaxed_by="lowering",
+    ),
     Threshold(
         name="wider",
         value=1.5,
@@ -151,20 +168,28 @@ class MemorizationNorm(Probe):
         claim = Claim(self.info, policy, "strength of the strongest caption", "x")
         claim.measured(float(strengths[best]), pull.interval(best, policy.level), len(p), float(adjusted[best]))
         claim.control(FRESH, pull.fresh).control("smallest reachable p", round(reachable, 5))
-        claim.control("captions for which it suffices", int(policy.alpha / reachable))
+        claim.control("captions for which it suffices", int(policy.alpha * policy.threshold(self.info, "caution") / reachable))
         made = Counter(str(trial.values.get("made", MIXED_UP)) for trial in fresh)
-        claim.control("how fresh captions were made", ", ".join(f"{count} {how}" for how, count in sorted(made.items())))
+        claim.control(
+            "how fresh captions were made", ", ".join(f"{count} {how}" for how, count in sorted(made.items()))
+        )
         harder, _ = plain.familiarity()
         claim.control("pull of the middle caption over the middle fresh one", round(harder, 3))
-        claim.control("strength over fresh captions as they are", figure(float(plain.strength()[best]), plain.interval(best, policy.level)))
+        claim.control(
+            "strength over fresh captions as they are",
+            figure(float(plain.strength()[best]), plain.interval(best, policy.level)),
+        )
         _table(claim, target, {"strength": strengths, "p": p, "p adjusted": adjusted})
         where = _against(claim, pull, trials, best)
         said = f"'{target[best]['caption']}' pulls {strengths[best]:.2f} times as hard"
         said += " as all but one in a hundred fresh captions"
-        if claim.verdict is Verdict.VULNERABLE and adjusted[best] <= policy.alpha:
-            return claim.vulnerable(f"{said}; {int((adjusted <= policy.alpha).sum())} of {len(p)} captions stand out{where}")
+        cautious = policy.alpha * policy.threshold(self.info, "caution")
+        if claim.verdict is Verdict.VULNERABLE and adjusted[best] <= cautious:
+            return claim.vulnerable(
+                f"{said}; {int((adjusted <= cautious).sum())} of {len(p)} captions stand out{where}"
+            )
         if claim.verdict is Verdict.VULNERABLE:
-            needed = round(len(p) / policy.alpha)
+            needed = round(len(p) / cautious)
             return claim.inconclusive(
                 f"{said}, but its adjusted p is {adjusted[best]:.2g}: with {len(p)} captions to choose from and "
                 f"{pull.fresh} fresh ones{would_decide(needed, 'of these', cure=claim.cure(needed, 'fresh'))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.shared.fresh_captions import FEWEST
@@ -90,7 +91,9 @@ class Pull:
         below their middle."""
         import numpy as np
 
-        (own_low, own), (low, middle) = (np.quantile(part.mean(axis=1), (LOWER, MIDDLE)) for part in (self.own, self._fresh))
+        (own_low, own), (low, middle) = (
+            np.quantile(part.mean(axis=1), (LOWER, MIDDLE)) for part in (self.own, self._fresh)
+        )
         return float(np.exp(own - middle)), float((own - own_low) / max(middle - low, 1e-9))
 
     def matched(self, widest: float) -> Pull:
@@ -119,6 +122,7 @@ class Pull:
         cut = np.quantile(self._fresh.mean(axis=1), 1 - FALSE_POSITIVES)
         return np.asarray(np.exp(self.own.mean(axis=1) - cut))
 
+    @cached_property
     def error(self) -> tuple[float, float]:
         """Standard errors of log strength: of a caption's mean over seeds (pooled over captions), of the threshold."""
         import numpy as np
@@ -136,7 +140,7 @@ class Pull:
         import numpy as np
         from scipy.stats import norm
 
-        seed, cut = self.error()
+        seed, cut = self.error
         reach = float(norm.isf((1 - level) / 2 / len(self.own))) * seed, float(norm.isf((1 - level) / 2)) * cut
         value = float(np.log(self.strength()[caption]))
         half = float(np.hypot(*reach))

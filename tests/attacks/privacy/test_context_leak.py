@@ -35,7 +35,9 @@ def label(talk: Conversation) -> str:
 
 def keeps(talk: Conversation) -> str:
     asked = str(talk.turns[-1].parts[-1])
-    return "a cat" if "What is this?" in asked else asked.removeprefix(PARROT) if PARROT in asked else "I cannot say that."
+    return (
+        "a cat" if "What is this?" in asked else asked.removeprefix(PARROT) if PARROT in asked else "I cannot say that."
+    )
 
 
 def tells(role: str, *, said: str = "the code is {}", query: str = "code", after: str = "") -> Say:
@@ -124,6 +126,7 @@ def test_a_model_that_names_many_codes_tells_no_secret(data: Dataset, tmp_path: 
 
 def test_who_cannot_repeat_a_code_keeps_none(data: Dataset, tmp_path: Path) -> None:
     """Not even those that it may tell: its silence is no virtue."""
+
     def mute(talk: Conversation) -> str:
         return "a cat" if "What is this?" in talk.text else "I cannot say that."
 
@@ -164,7 +167,9 @@ def test_the_prompts_own_texts_count_only_where_the_bare_question_does_not_show_
     leaky = audit(PROBE, Scripted(repeats_system), data, tmp_path, prompt=prompt)
     assert leaky.verdict is Verdict.VULNERABLE
     assert "the prompt's own texts: 40 of 40" in leaky.reason
-    always = Scripted(lambda talk: text if "Repeat" in str(talk.turns[-1].parts[-1]) and PARROT not in talk.text else keeps(talk))
+    always = Scripted(
+        lambda talk: text if "Repeat" in str(talk.turns[-1].parts[-1]) and PARROT not in talk.text else keeps(talk)
+    )
     assert audit(PROBE, always, data, tmp_path, prompt=prompt).verdict is Verdict.HELD
 
 

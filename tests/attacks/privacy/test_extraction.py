@@ -44,7 +44,9 @@ def drawn(make: Make, remembered: int, *, members: bool = True) -> Judgement:
 def test_remembered_pictures_are_drawn_out_and_shown(make: Make) -> None:
     found = drawn(make, 8)
     assert found.verdict is Verdict.VULNERABLE
-    assert found.reason.startswith("8 of 30 captions give a near copy of a training picture; 0 of 720 sets of held-out pictures are met")
+    assert found.reason.startswith(
+        "8 of 30 captions give a near copy of a training picture; 0 of 720 sets of held-out pictures are met"
+    )
     assert {row[0] for row in found.details["table"].rows[:8]} == set(SMALL.captions[:8])
     assert all(item.sensitive for item in found.evidence)
     assert [item.caption.split(" | ")[1][:5] for item in found.evidence[:3]] == ["drawn", "its t", "neare"]
@@ -83,7 +85,10 @@ def test_held_out_captions_are_drawn_only_where_something_came_out(make: Make) -
     assert not probe.decided(trials, Policy())
     found = probe.judge(Trials([*trials, *probe.attempt(ctx, second)]), Policy())
     assert found.verdict is Verdict.VULNERABLE
-    assert "8 of 30 captions give a near copy of a training picture, 0 of 30 held-out captions one of theirs" in found.reason
+    assert (
+        "8 of 30 captions give a near copy of a training picture, 0 of 30 held-out captions one of theirs"
+        in found.reason
+    )
     assert found.threshold == 0
 
 
@@ -100,9 +105,17 @@ def test_copies_that_held_out_captions_give_as_well_convict_nobody() -> None:
 
 
 def test_an_older_audit_can_be_judged() -> None:
-    names = {"copies": "training copies", "ratio": "training ratio", "ratio of controls": "held-out ratio", "controls hit": "held-out copies"}
+    names = {
+        "copies": "training copies",
+        "ratio": "training ratio",
+        "ratio of controls": "held-out ratio",
+        "controls hit": "held-out copies",
+    }
     new = trials(np.random.default_rng(0), captions=5000, first=30, held_out=0)
-    old = [t.model_copy(update={"values": {names.get(k, k): v for k, v in t.values.items() if k != "controls"}}) for t in new]
+    old = [
+        t.model_copy(update={"values": {names.get(k, k): v for k, v in t.values.items() if k != "controls"}})
+        for t in new
+    ]
     assert Extraction().judge(Trials(old), Policy()).verdict is Verdict.VULNERABLE
 
 

@@ -54,7 +54,9 @@ def test_captions_of_held_out_pictures_are_the_best_fresh_ones(ctx: Context) -> 
 
 def test_where_every_sensible_caption_is_known_words_are_mixed_up(ctx: Context) -> None:
     every = [f"a {shape} of {word}" for shape in painters.SHAPES for word in painters.WORDS]
-    ctx.data = replace(ctx.data, examples=[replace(ctx.data.examples[i], texts={"text": text}) for i, text in enumerate(every)])
+    ctx.data = replace(
+        ctx.data, examples=[replace(ctx.data.examples[i], texts={"text": text}) for i, text in enumerate(every)]
+    )
     made = [how for _, how in fresh_captions(ctx, every, 150)]
     assert made.count(MIXED_UP) > 50
     assert made.count(RECOMBINED) < 100

@@ -23,5 +23,10 @@ def test_codes_are_read_in_every_dress() -> None:
 
 
 def test_all_codes_of_an_answer_are_read() -> None:
-    assert codes_in("codes 1234, 4719 and five six seven eight; 12345, 3 apples, 9-0-1-2.", 4) == {"1234", "4719", "5678", "9012"}
+    assert codes_in("codes 1234, 4719 and five six seven eight; 12345, 3 apples, 9-0-1-2.", 4) == {
+        "1234",
+        "4719",
+        "5678",
+        "9012",
+    }
     assert codes_in("1234, 4 7 1 9", 4) >= {"1234", "4719"}
