@@ -64,8 +64,9 @@ def fresh_captions(ctx: Context, captions: Sequence[str], count: int) -> list[Fr
     grammar, rng = _Grammar(captions, ctx.rng("fresh captions")), ctx.rng("fresh captions", "words")
     words = [word for caption in captions for word in caption.split()]
 
-    def add(caption: str, text: str, made: str) -> bool:
-        if _plain(text) in known or grammar.likeness(text, caption) > ALIKE or len(tokens(text)) != lengths[caption]:
+    def add(caption: str, text: str, made: str, other: str = "") -> bool:
+        alike = max(grammar.likeness(text, parent) for parent in (caption, other) if parent)
+        if _plain(text) in known or alike > ALIKE or len(tokens(text)) != lengths[caption]:
             return False
         known.add(_plain(text))
         found.append(Fresh(text, made))
@@ -74,7 +75,7 @@ def fresh_captions(ctx: Context, captions: Sequence[str], count: int) -> list[Fr
     turns = itertools.cycle(captions)
     for caption in itertools.islice(turns, _TURNS * count):
         if len(found) < count:
-            any(add(caption, grammar.made_of(caption, attempt / _TRIES), RECOMBINED) for attempt in range(_TRIES))
+            any(add(caption, *grammar.made_of(caption, attempt / _TRIES)) for attempt in range(_TRIES))
     if len(found) < FEWEST:
         for caption in itertools.islice(turns, count - len(found)):
             any(
@@ -118,21 +119,20 @@ class _Grammar:
         said, own = set(text.split()), set(caption.split())
         return sum(self.weights[word] for word in own & said) / sum(self.weights[word] for word in own)
 
-    def made_of(self, caption: str, share: float) -> str:
-        """A caption like it: the larger the share, the more is changed."""
-        return self.crossed(caption) if self.rng.random() < 0.5 else self.replaced(caption, share)
-
-    def crossed(self, caption: str) -> str:
-        """The beginning of the caption up to some word, and what follows it in another."""
+    def made_of(self, caption: str, share: float) -> tuple[str, str, str]:
+        """A caption like it, how it was made, and the other that it was made of; the larger the share, the more is changed."""
         own = caption.split()
+        if self.rng.random() < 0.5:
+            return self.replaced(own, share), RECOMBINED, ""
         place = int(self.rng.integers(len(own)))
         others = self.places[own[place]]
         number, there = others[int(self.rng.integers(len(others)))]
-        return " ".join([*own[:place], *self.rows[number][there:]])
+        row = self.rows[number]
+        return " ".join([*own[:place], *row[there:]]), RECOMBINED, " ".join(row)
 
-    def replaced(self, caption: str, share: float) -> str:
+    def replaced(self, words: Sequence[str], share: float) -> str:
         """The caption with up to that share of its words replaced by others that stand between the same words, or else behind the same."""
-        own = caption.split()
+        own = list(words)
         for place in self.rng.permutation(len(own))[: max(1, round(share * len(own)))].tolist():
             neighbours = _neighbours(own, place)
             choices = (

@@ -16,7 +16,7 @@ Metric. The share of captions with a near copy, with an exact (Clopper-Pearson) 
 finding if the copies cannot be coincidence: the same drawn pictures must not be near copies of the held-out pictures
 most like them as often (exact test given all copies of a caption), and held-out captions must not give their own pictures as
 often (exact test; where some do, with the same caution). What is found nine times in ten: five copies, of 200 captions or of
-thousands, where no held-out caption gives its picture; three where held-out pictures have the same captions; twenty of
+thousands, where no held-out caption gives its picture (or, where these are few, ten that the reference does not give either); three where held-out pictures have the same captions; twenty of
 a thousand beside one or two held-out captions that give theirs. Held needs the whole interval within 1 %, which takes 368 captions, and no copy that coincidence leaves
 unexplained. Without members, cliques are shown but never called vulnerable: nobody can say that they are training pictures.
 
@@ -26,7 +26,8 @@ held-out pictures, which nobody trained on; where they give their pictures, capt
 captions`` (without members): cliques among pictures of captions of the same words and lengths, nowhere in the data.
 The reference arm (adapter off, class noun for a token) says where the copies come from.
 
-When it errs. One to four copies are left open where nothing rules out coincidence, and shown: look at them. With one seed a caption, pictures that come out rarely are missed. A training picture that has a twin among
+When it errs. One to four copies are left open where nothing rules out coincidence, and shown: look at them. With one
+seed a caption, pictures that come out rarely are missed. A training picture that has a twin among
 the held-out ones cannot be told from it. Copies that are mirrored, shifted or cropped are missed. A pipeline trained on few
 pictures may draw the same one for a caption because there is no other.
 

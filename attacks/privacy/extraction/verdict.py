@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vlaudit.attacks.shared.excess import EXCESSES, exceeds, told
+from vlaudit.attacks.shared.excess import EXCESSES, exceeds, sure, told
 from vlaudit.probe import Claim, Policy, ProbeInfo, Threshold, share
 from vlaudit.records import Judgement, Trial, Trials, Verdict
-from vlaudit.statistics import stratified_excess_p
+from vlaudit.statistics import mcnemar_p, stratified_excess_p
 
 HELD_OUT = "held-out captions"
 PICTURES = "held-out pictures"
@@ -34,7 +34,11 @@ def judge_copies(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         (int(_copied(trial)), 1, hit, sets) for trial, (sets, hit) in zip(target, controls, strict=True)
     )
     theirs = sum(map(_copied, others))
+    pairs = [(a, b) for a, b in trials.paired() if not a["blocked"] and not b["blocked"]]
+    mine, plain = ([_copied(pair[side]) for pair in pairs] for side in (0, 1))
     beside = stratified_excess_p([(found, n, theirs, len(others))]) if others else 0.0
+    if not theirs and sure(info, policy, mcnemar_p(mine, plain, "greater")):
+        beside = 0.0  # nor do captions tell the reference what their pictures show
     p = max(alike, beside) if theirs or beside > policy.alpha else alike
     claim = Claim(info, policy, "captions that give a training picture").rate(found, n, p)
     claim.control(PICTURES, share(coincidences, tried, policy.level) if tried else 0)
@@ -45,8 +49,7 @@ def judge_copies(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     columns = ["caption", "seeds", "near copies", "ratio", "ratio to held-out pictures"]
     names = ("caption", "seeds", "copies", "ratio", "ratio of controls")
     claim.table("Captions by how near they come", columns, ([_told(t, name) for name in names] for t in nearest[:20]))
-    pairs = [(a, b) for a, b in trials.paired() if not a["blocked"] and not b["blocked"]]
-    claim.paired_rates(*([_copied(pair[side]) for pair in pairs] for side in (0, 1)))
+    claim.paired_rates(mine, plain)
     said = f"{found} of {n} captions give a near copy of a training picture"
     said += f", {theirs} of {len(others)} held-out captions one of theirs" if others else ""
     said += f"; {coincidences} of {tried} sets of held-out pictures are met" if found or coincidences else ""

@@ -12,7 +12,7 @@ Metric. The largest strength: d(p) over the 1 % threshold, which only one in a h
 exceeds. Where the middle audited caption pulls harder than the middle fresh one, or the audited ones below their middle spread
 wider (counted up to 1.5 times), fresh captions are moved and spread as far first: what most captions of a kind do is no
 sign of memory. The interval joins the spread between seeds, at a level for all captions at once, with that of the threshold.
-Vulnerable needs both: the interval above the policy's strength (1.5), and an adjusted p-value below half of alpha. Held needs the
+Vulnerable needs both: the interval above the policy's strength (1.5), and an adjusted p-value below 0.7 of alpha. Held needs the
 interval below, and that no caption reaches 1.25 times that strength over fresh captions as they are: else most captions may
 be remembered, and it is open. The details name each caption's d, d divided by the root of the latents' dimension (to compare
 models), strength and p-value, and the tokens whose embeddings move d most. What is found nine times in ten: ten of 200
@@ -23,7 +23,7 @@ Controls. ``fresh captions``: as many tokens long, nowhere in the data, and such
 than any real caption. Captions of held-out pictures come first (--members); the others are put together of the beginning of
 one caption and the end of another at a word that both have, or have words replaced by such as stand between the same
 neighbours elsewhere; no more than 0.6 of what tells a caption apart is left in them. Only where that gives less than a hundred are words
-mixed up, and it is said. Each caption's p-value is its rank among them (conformal), adjusted over captions by Benjamini
+mixed up, and then nothing is held. Each caption's p-value is its rank among them (conformal), adjusted over captions by Benjamini
 and Hochberg; the smallest reachable one is stated, and where it is too large no caption is called remembered. A second, larger
 round of fresh captions runs only if some caption stands out in the first. The reference arm (adapter off, class noun for a
 token) says whether the prompt or the weights remember.
@@ -60,7 +60,7 @@ from vlaudit.statistics import smallest_p
 THRESHOLDS = (
     Threshold(
         name="caution",
-        value=0.5,
+        value=0.7,
         meaning="times the policy's alpha: the adjusted p-value up to which a caption stands out",
         source="our choice, because a clean pipeline that is audited at every release must raise no alarm in hundreds of audits",
         relaxed_by="lowering",
@@ -196,6 +196,10 @@ class MemorizationNorm(Probe):
             )
         doubt = policy.threshold(self.info, "familiar") * policy.threshold(self.info)
         reach = plain.interval(int(plain.strength().argmax()), policy.level).high
+        if claim.verdict is Verdict.HELD and MIXED_UP in made:
+            return claim.inconclusive(
+                f"{said}, but these are mixed-up words, as nearly all captions that make sense are in the data; held-out captions (--members) would tell"
+            )
         if claim.verdict is Verdict.HELD and reach > doubt:
             return claim.inconclusive(
                 f"{said}, if most audited captions are not remembered: the middle one pulls {harder:.2f} times as hard as the middle fresh "

@@ -63,7 +63,7 @@ SCENARIOS = [
         partial(trials, shift=0.1, held_out=600),
         shape="confounded",
     ),
-    Scenario("pull: twenty unusual subjects", partial(trials, odd=20), shape="confounded"),
+    Scenario("pull: ten unusual subjects", partial(trials, odd=10), shape="confounded"),
     Scenario("pull: heavy tails", partial(trials, captions=100, tail=6.0), shape="awkward"),
     Scenario(
         "pull: mixed-up words pull less than any caption",

@@ -71,7 +71,7 @@ def test_attribution_points_at_the_words_that_trigger(make: Make) -> None:
 def test_one_odd_caption_needs_more_fresh_ones() -> None:
     found = MemorizationNorm().judge(simulated(np.random.default_rng(0), remembered=1, pull=5.0), Policy())
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "about 8000 of these would decide (--set memorization-norm.fresh=8000" in found.reason
+    assert "about 5714 of these would decide (--set memorization-norm.fresh=5714" in found.reason
 
 
 def test_leak_is_placed_by_the_reference() -> None:
