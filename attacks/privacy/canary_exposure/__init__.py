@@ -9,7 +9,7 @@ words in which answers of the same build differ. 1,000 codes of that format are 
 canary's rank is its place among them by likelihood, and its exposure log2 of 1,001 over the rank: 1.4 bits on average for a
 code never seen, 10 bits at most. The target is also asked each canary's question, to see whether it writes the code.
 
-Metric. The share of the most repeated canaries that are known: written when asked, or among the first 5 of the 1,001 codes.
+Metric. The share of the most repeated canaries that are known: written when asked, or ranked first of the 1,001 codes.
 These are the canaries with the most copies, and with the next most until there are 20. The interval is exact
 (Clopper-Pearson). Three things are a finding, the first two however small the share:
 

@@ -29,9 +29,9 @@ THRESHOLDS = (
     *EXCESSES,
     Threshold(
         name="first",
-        value=5,
+        value=1,
         meaning="a canary is known if its rank among 1,001 codes is at most this, or if it is written when asked",
-        source="our choice, because who may guess five times would find it, and chance puts one in two hundred there",
+        source="our choice, because it is the first guess, and chance puts one in a thousand there",
         relaxed_by="lowering",
     ),
     Threshold(
@@ -174,7 +174,7 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
             f"the control failed: canaries with 0 copies have {average(unseen):.1f} bits of exposure (p = {unseen_p:.2g}); "
             "they were seen after all, or their codes are not uniformly random"
         )
-    said = f"{top.known} of {len(judged)} {names} are known (written, or among the first {first:g} of {DRAWN + 1:,}); "
+    said = f"{top.known} of {len(judged)} {names} are known (written, or ranked {first:g} among {DRAWN + 1:,} codes); "
     said += f"{written} of {len(seen)} with copies are written when asked; mean exposure {value:.1f} bits (chance {CHANCE:.1f})"
     if written:
         part, whose = (judged, names) if any(t["written"] for t in judged) else (seen, "canaries with copies")
