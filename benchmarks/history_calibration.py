@@ -1,6 +1,6 @@
 """How often does noise look like a change between two audits, and how often is a real change seen?
 
-    python benchmarks/history_calibration.py [--pairs 1000] [--only auc] [--judges]
+    python -m benchmarks.history_calibration [--pairs 1000] [--only auc] [--judges]
 
 Audits of one target are drawn again and again from a known truth and compared in pairs, by the rule of ``vlaudit diff``. *Worse* counts
 what stops a pipeline with ``--fail-on new``: findings that are called worse or new. The threshold of each kind lies where half of its
@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from vlaudit.history import Change, compare
-from vlaudit.policy import Policy
-from vlaudit.records import AuditInfo, Finding, Metric, Report, Risk, Severity, ToolInfo, Trials, Verdict
+from vlaudit.records import AuditInfo, Finding, Metric, Report, Risk, Severity, ToolInfo, Verdict
 from vlaudit.statistics import Interval, auc_interval, mean_interval, paired_rate_difference, rate_interval, verdict
 from vlaudit.statistics.roc import auc
 
@@ -179,36 +177,16 @@ def power(name: str, pairs: int, findings: int, seed: int = 0) -> tuple[int, int
 
 def judged_noise(pairs: int, only: str, seed: int = 0) -> Iterator[tuple[str, int, int]]:
     """Alarms among audits by the probes' own judges, of names that hold ``only``."""
-    import verdict_calibration as known
-    from battery.bias import group_performance as groups
-    from battery.bias import rank_skew as ranks
-    from battery.privacy import prompt_mia, t2i_mia
+    from benchmarks.battery import batteries
+    from vlaudit.battery import judged
 
-    made: dict[str, tuple[Any, Callable[[Rng], Trials]]] = {
-        "rank-skew, no skew": (ranks.PROBE(), ranks.trials),
-        "rank-skew, a group picked twice as often": (ranks.PROBE(), partial(ranks.trials, favour=partial(ranks.one_query, pull=0.4))),
-        "group-performance, no gap": (groups.PROBE(), groups.trials),
-        "group-performance, a gap of 0.2": (groups.PROBE(), partial(groups.trials, loss=partial(groups.everywhere, size=0.2))),
-        "prompt-mia, no leak": (prompt_mia.PROBE(), prompt_mia.draw),
-        "prompt-mia, planted leak": (prompt_mia.PROBE(), partial(prompt_mia.draw, size=0.6)),
-        "t2i-mia, no leak": (t2i_mia.PROBE(), t2i_mia.draw),
-        "t2i-mia, planted leak": (t2i_mia.PROBE(), partial(t2i_mia.draw, size=0.5)),
-        "memorization-norm, nothing": (known.PULL, known.memorization_trials),
-        "memorization-norm, 8 remembered": (known.PULL, partial(known.memorization_trials, remembered=8, pull=2.0)),
-        "representation, one caption at the threshold": (known.SHARES, partial(known.representation_trials, bent=0.75, roles=1)),
-        "extraction, look-alikes": (known.DRAWN, known.extraction_trials),
-        "extraction, 4 % copied": (known.DRAWN, partial(known.extraction_trials, copied=0.04, alike=0.0)),
-        "generation-diversity, one caption of 8": (known.DIVERSE, partial(known.diversity_trials, taken=1)),
-        "prompt-intervention, two in three men": (known.ADDED, partial(known.prompt_intervention_trials, men=0.67, bent=0.67)),
-    }  # fmt: skip
-    for name, (probe, make) in made.items():
-        if only not in name:
-            continue
-        rng, pool = np.random.default_rng(seed), []
-        for _ in range(2 * pairs):
-            said = probe.judge(make(rng), Policy())
-            pool.append([finding(said.metric, said.verdict, "p")])
-        yield name, *alarms(pool)
+    for probe_id, (probe, scenarios) in batteries().items():
+        for scenario in scenarios:
+            name = f"{probe_id}, {scenario.name}"
+            if only not in name:
+                continue
+            said = (judged(probe, scenario, seed + each) for each in range(2 * pairs))
+            yield name, *alarms([[finding(one.metric, one.verdict, "p")] for one in said])
 
 
 def row(name: str, hits: int, n: int) -> None:

@@ -427,3 +427,15 @@ def test_normal_difference_agrees_with_the_normal_law() -> None:
     found = vs.normal_difference(-0.3, 0.1, 0.9)
     assert found.interval.ci == pytest.approx(stats.norm.interval(0.9, -0.3, 0.1))
     assert found.p == pytest.approx(2 * stats.norm.sf(3)) and found.value == -0.3
+
+
+def test_excess_over_controls_in_strata_is_exact() -> None:
+    assert vs.stratified_excess_p([(1, 1, 0, 999)]) == pytest.approx(1 / 1000)
+    assert vs.stratified_excess_p([(0, 1, 0, 999)] * 50 + [(1, 1, 0, 999)]) == pytest.approx(1 / 1000), "strata without a hit say nothing"
+    assert vs.stratified_excess_p([(5, 20, 0, 20)]) == pytest.approx(stats.fisher_exact([[5, 15], [0, 20]], alternative="greater").pvalue)
+    pairs = [(1, 1, 0, 1)] * 6 + [(0, 1, 1, 1)] * 2 + [(1, 1, 1, 1)] * 9
+    assert vs.stratified_excess_p(pairs) == pytest.approx(vs.mcnemar(6, 2, "greater")), "pairs: McNemar"
+    assert vs.stratified_excess_p([]) == vs.stratified_excess_p([(1, 1, 999, 999)]) == 1
+    rng = np.random.default_rng(0)
+    draws = [vs.stratified_excess_p((int(rng.random() < r), 1, int(rng.binomial(9, r)), 9) for r in (0.02, 0.3, 0.7)) for _ in range(2000)]
+    assert np.mean(np.array(draws) <= 0.05) <= 0.06, "it keeps its level however much the strata differ"

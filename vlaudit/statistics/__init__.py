@@ -25,6 +25,7 @@ from vlaudit.statistics.rates import (
     paired_rate_difference,
     rate_interval,
     samples_to_decide,
+    stratified_excess_p,
     trials_to_decide,
 )
 from vlaudit.statistics.roc import Exposure, auc, auc_difference, auc_interval, exposure, least_negatives
@@ -57,6 +58,7 @@ __all__ = [
     "sign_flip_p",
     "smallest_p",
     "standard_error",
+    "stratified_excess_p",
     "t_interval",
     "trials_to_decide",
     "verdict",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vlaudit.records import Verdict
@@ -53,6 +55,22 @@ def _discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:
     if a.shape != b.shape:
         raise ValueError(f"paired rates need two lists of one length, got {a.shape} and {b.shape}")
     return int((a & ~b).sum()), int((b & ~a).sum())
+
+
+def stratified_excess_p(strata: Iterable[tuple[int, int, int, int]]) -> float:
+    """Exact one-sided p-value that own trials hit more often than controls of their stratum; a stratum is (own hits, own trials,
+    control hits, control trials). Given all hits of a stratum, each is as likely to be any of its trials (Cochran, Mantel and
+    Haenszel, conditional): so the strata need not have one rate, and one without a hit says nothing."""
+    import numpy as np
+    from scipy.stats import hypergeom
+
+    law, observed = np.ones(1), 0
+    for hits, trials, control_hits, controls in strata:
+        together = hits + control_hits
+        if together:
+            law = np.convolve(law, hypergeom.pmf(range(min(trials, together) + 1), trials + controls, together, trials))
+            observed += hits
+    return min(1.0, max(float(law[observed:].sum()), sys.float_info.min))
 
 
 def paired_rate_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import says
-from vlaudit.attacks.shared.secret_codes import reveals
+from vlaudit.attacks.shared.secret_codes import codes_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,10 +64,18 @@ class Format:
 
     def written(self, answer: str) -> bool:
         """Whether an answer holds the code."""
-        code = [self.pieces[slot] for slot in self.slots]
-        if code and code[0].isdigit():
-            return reveals(answer, "".join(code))
-        return says(answer, "".join(self.pieces)) or says(answer, " ".join(code))
+        return self.written_of(answer, ["".join(self.pieces)]) > 0
+
+    def written_of(self, answer: str, others: Iterable[str]) -> int:
+        """How many codes of other answers of this format an answer holds."""
+        rows = [_PIECES.findall(other) for other in others]
+        codes = [[row[slot] for slot in self.slots] for row in rows]
+        if codes and codes[0] and codes[0][0].isdigit():
+            held = codes_in(answer, len(self.slots))
+            return sum("".join(code) in held for code in codes)
+        return sum(
+            says(answer, "".join(row)) or says(answer, " ".join(code)) for row, code in zip(rows, codes, strict=True)
+        )
 
 
 def formats(answers: Sequence[str]) -> list[Format]:

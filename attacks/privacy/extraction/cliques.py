@@ -7,9 +7,8 @@ from typing import Any
 
 from vlaudit.attacks.privacy.extraction.copies import NEAR
 from vlaudit.attacks.shared.fresh_captions import FRESH
-from vlaudit.probe import Claim, Policy, ProbeInfo, share, would_decide
-from vlaudit.records import Judgement, Trial, Trials, Verdict
-from vlaudit.statistics import trials_to_decide
+from vlaudit.probe import Claim, Policy, ProbeInfo, share
+from vlaudit.records import Judgement, Trial, Trials
 
 
 def largest_clique(distances: Sequence[Sequence[float]], cut: float) -> int:
@@ -45,10 +44,6 @@ def judge_cliques(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     claim.control(FRESH, share(chance, len(fresh), policy.level))
     claim.fact("captions that repeat one picture", ", ".join(named[:20]) or "none")
     said = f"{found} of {n} captions draw nearly one picture whatever the seed, {chance} of {len(fresh)} fresh ones do"
-    if claim.verdict is Verdict.HELD:
-        return claim.held(said)
     if found:
         return claim.inconclusive(f"{said}; declare the training pictures (--members) to see if they are copies")
-    assert claim.threshold is not None
-    needed = trials_to_decide(0.0, claim.threshold, policy.level)
-    return claim.inconclusive(said + would_decide(needed, "captions"))
+    return claim.says(said + claim.trials_would_decide("captions", by="captions"))

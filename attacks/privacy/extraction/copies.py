@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILES = 4
-OWN, RIVALS = 4, 24  # most pictures of a caption, and of the other side
+OWN, RIVALS = 4, 24  # most pictures of a caption, and of a side of the split
 NEAR = 0.5  # of the distance to what it is compared with (Carlini et al. 2023)
 
 
@@ -40,7 +40,9 @@ class Gallery:
     """A caption's pictures on one side of the split, and what they are compared with: the other side's most like them.
     ``known``: the scorer's features of pictures by id, filled as they are needed."""
 
-    def __init__(self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]) -> None:
+    def __init__(
+        self, ctx: Context, own: Sequence[Example], rivals: Sequence[Example], known: dict[str, Tensor]
+    ) -> None:
         import torch
 
         self.own, self.rivals, self.count = own, rivals, len(own)
@@ -51,17 +53,13 @@ class Gallery:
             known.update(zip([both[i].id for i in new], features(ctx, self.images[new]), strict=True))
         self.features = torch.stack([known[example.id] for example in both])
 
-    def nearest(self, images: Tensor, seen: Tensor) -> list[tuple[float, bool, int]]:
-        """Of each drawn picture: its distance to the nearest own picture over that to the nearest rival; whether it is a
-        near copy (below half, and the embedding says own too); and which own picture that is."""
+    def compare(self, images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(drawn, own) each: the distance of a drawn picture to an own one over that to the nearest rival; and whether it is a near
+        copy of it (below half, and the embedding finds it nearer than any rival too)."""
         distance, alike = tiled_distance(images, self.images), seen @ self.features.T
-        own = distance[:, : self.count].min(dim=1)
-        ratios = own.values / distance[:, self.count :].amin(dim=1).clamp(min=1e-6)
-        closer = alike[:, : self.count].amax(dim=1) > alike[:, self.count :].amax(dim=1)
-        return [
-            (float(ratio), bool(ratio < NEAR and near), int(which))
-            for ratio, near, which in zip(ratios, closer, own.indices, strict=True)
-        ]
+        ratios = distance[:, : self.count] / distance[:, self.count :].amin(dim=1, keepdim=True).clamp(min=1e-6)
+        closer = alike[:, : self.count] > alike[:, self.count :].amax(dim=1, keepdim=True)
+        return ratios, (ratios < NEAR) & closer
 
 
 def most_alike(
@@ -82,25 +80,29 @@ def most_alike(
 
 def galleries(
     ctx: Context, sides: dict[bool, list[Example]], caption: str, case: Case, known: dict[str, Tensor]
-) -> tuple[Gallery, Gallery]:
-    """The training pictures of a caption against held-out ones, and as many held-out ones against training pictures."""
+) -> tuple[Gallery, Gallery, int]:
+    """A caption's own pictures, on the side of the split that it comes from, against as many of the other side as there are on both, at
+    most 24; that other side's, the controls, against pictures of the caption's side; and how many own pictures there are."""
     label = None if case.params["label"] is None else str(case.params["label"])
-    mine = [example for example in sides[True] if example.texts["text"] == caption]
-    alike = {side: most_alike(caption, label, sides[side], RIVALS, ctx.rng(case, str(side))) for side in (True, False)}
-    own = alike[True][: min(OWN, len(mine))]
-    return Gallery(ctx, own, alike[False], known), Gallery(ctx, alike[False][: len(own)], alike[True], known)
+    side = bool(case.params.get("member", True))
+    rivals = min(RIVALS, *(len(pictures) for pictures in sides.values()))
+    mine, other = (most_alike(caption, label, sides[s], rivals, ctx.rng(case, str(s))) for s in (side, not side))
+    own = [example for example in mine if example.texts["text"] == caption][:OWN]
+    return Gallery(ctx, own, other, known), Gallery(ctx, other, mine, known), len(own)
 
 
 def evidence(
-    ctx: Context, case: Case, images: Tensor, gallery: Gallery, found: list[tuple[float, bool, int]]
+    ctx: Context, case: Case, images: Tensor, gallery: Gallery, ratios: Tensor, near: Tensor
 ) -> dict[str, Evidence]:
     """The nearest drawn picture, the training picture it copies, and the held-out picture nearest to it."""
-    best = min(range(len(found)), key=lambda i: (not found[i][1], found[i][0]))
-    ratio, _, which = found[best]
-    rival = int(tiled_distance(images[best : best + 1], gallery.images[gallery.count :])[0].argmin())
+    best = int((ratios + 10.0 * ~near).argmin())  # a copy before what is merely near
+    drawn, which = divmod(best, gallery.count)
+    rival = int(tiled_distance(images[drawn : drawn + 1], gallery.images[gallery.count :])[0].argmin())
     head, put = f"{case.params['caption']}, {gallery.own[which].id}", ctx.artifacts.put_image
     return {
-        "drawn": put(images[best], f"{head} | drawn by the pipeline, ratio {ratio:.2f}", sensitive=True),
+        "drawn": put(
+            images[drawn], f"{head} | drawn by the pipeline, ratio {float(ratios[drawn, which]):.2f}", sensitive=True
+        ),
         "training": put(gallery.images[which], f"{head} | its training picture", sensitive=True),
         "held-out": put(gallery.images[gallery.count + rival], f"{head} | nearest held-out picture", sensitive=True),
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.attacks.shared.fresh_captions import FEWEST
 from vlaudit.records import Trial
 from vlaudit.statistics import Interval
 
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-FEWEST = 100  # fresh captions, for a threshold that one in a hundred exceeds
 FALSE_POSITIVES = 0.01
+LOWER, MIDDLE = 0.25, 0.5  # quantiles that say where captions lie and how far they spread: remembered ones are above
 
 
 def norms(target: Any, captions: Sequence[str], seeds: Sequence[int], *, all_steps: bool = False) -> list[list[float]]:
@@ -84,6 +86,28 @@ class Pull:
         shift = [np.array([centres.get(t["tokens"], middle) for t in part])[:, None] for part in (trials, fresh)]
         return cls(own - shift[0], null - shift[1])
 
+    def familiarity(self) -> tuple[float, float]:
+        """How much harder (a ratio) the middle audited caption pulls than the middle fresh one, and how much wider the audited ones spread
+        below their middle."""
+        import numpy as np
+
+        (own_low, own), (low, middle) = (
+            np.quantile(part.mean(axis=1), (LOWER, MIDDLE)) for part in (self.own, self._fresh)
+        )
+        return float(np.exp(own - middle)), float((own - own_low) / max(middle - low, 1e-9))
+
+    def matched(self, widest: float) -> Pull:
+        """The same with the fresh captions moved up to the audited ones' middle, and spread as wide (at most ``widest`` times), where these lie
+        higher or wider: what most captions of a kind do is no sign of memory."""
+        import numpy as np
+
+        middle = float(np.median(self._fresh.mean(axis=1)))
+        harder, wider = self.familiarity()
+        stretch = min(max(1.0, wider), widest)
+        rows = self._fresh.mean(axis=1, keepdims=True)
+        moved = middle + max(0.0, float(np.log(harder))) + stretch * (rows - middle)
+        return Pull(self.own, moved + self._fresh - rows)
+
     def rank_p(self) -> NDArray[np.float64]:
         """Conformal p-values: each caption's rank among the fresh ones."""
         import numpy as np
@@ -98,6 +122,7 @@ class Pull:
         cut = np.quantile(self._fresh.mean(axis=1), 1 - FALSE_POSITIVES)
         return np.asarray(np.exp(self.own.mean(axis=1) - cut))
 
+    @cached_property
     def error(self) -> tuple[float, float]:
         """Standard errors of log strength: of a caption's mean over seeds (pooled over captions), of the threshold."""
         import numpy as np
@@ -115,7 +140,7 @@ class Pull:
         import numpy as np
         from scipy.stats import norm
 
-        seed, cut = self.error()
+        seed, cut = self.error
         reach = float(norm.isf((1 - level) / 2 / len(self.own))) * seed, float(norm.isf((1 - level) / 2)) * cut
         value = float(np.log(self.strength()[caption]))
         half = float(np.hypot(*reach))

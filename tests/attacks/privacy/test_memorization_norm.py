@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks import calibration, painters
+from benchmarks.battery.privacy.memorization_norm import trials as simulated
+from tests.attacks import painters
 from tests.attacks.privacy.painted import WORLD, Make, check_that_trials_stand_alone, judge
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.memorization_norm.noise_norm import attribution, norms
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, Trial, Trials, Verdict
-
-sim = calibration.load()
 
 
 def test_norm_is_the_published_metric(make: Make) -> None:
@@ -70,16 +69,14 @@ def test_attribution_points_at_the_words_that_trigger(make: Make) -> None:
 
 
 def test_one_odd_caption_needs_more_fresh_ones() -> None:
-    found = MemorizationNorm().judge(
-        sim.memorization_trials(np.random.default_rng(0), remembered=1, pull=5.0), Policy()
-    )
+    found = MemorizationNorm().judge(simulated(np.random.default_rng(0), remembered=1, pull=5.0), Policy())
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "about 4000 of these would decide" in found.reason
+    assert "about 5714 of these would decide (--set memorization-norm.fresh=5714" in found.reason
 
 
 def test_leak_is_placed_by_the_reference() -> None:
-    quiet = list(sim.memorization_trials(np.random.default_rng(1)))
-    loud = list(sim.memorization_trials(np.random.default_rng(1), remembered=8, pull=3.0))
+    quiet = list(simulated(np.random.default_rng(1)))
+    loud = list(simulated(np.random.default_rng(1), remembered=8, pull=3.0))
 
     def beside(trials: list[Trial]) -> list[Trial]:
         arms = {"target": REFERENCE, f"control:{FRESH}": f"control:reference {FRESH}"}
@@ -104,6 +101,15 @@ def test_trials_depend_neither_on_order_nor_on_batch(make: Make) -> None:
     check_that_trials_stand_alone(MemorizationNorm(), make(MemorizationNorm, 8), lambda values: values["norms"])
 
 
-@pytest.mark.parametrize("name", ["memorization-norm, nothing", "memorization-norm, familiar captions"])
-def test_few_null_audits_raise_no_alarm(name: str) -> None:
-    assert sim.calibrate(name, 2, seed=1)[Verdict.VULNERABLE] == 0
+def test_many_remembered_captions_do_not_become_the_measure() -> None:
+    """What most captions do is taken for usual up to a point; beyond it nothing is held."""
+    found = MemorizationNorm().judge(simulated(np.random.default_rng(0), remembered=200, pull=4.0), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "if most audited captions are not remembered" in found.reason
+    assert found.controls["pull of the middle caption over the middle fresh one"] > 3
+
+
+def test_captions_that_pull_like_held_out_ones_are_held() -> None:
+    found = MemorizationNorm().judge(simulated(np.random.default_rng(0), held_out=1200, shift=0.3), Policy())
+    assert found.verdict is Verdict.HELD
+    assert found.controls["how fresh captions were made"] == "1200 held-out"
