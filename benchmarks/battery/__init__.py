@@ -27,3 +27,8 @@ def batteries(only: Iterable[str] = ()) -> dict[str, tuple[type[Probe], list[Sce
     """All of them by probe id, or those of ``only``."""
     every = {probe.info.id: (probe, scenarios) for probe, scenarios in map(battery, modules())}
     return {name: every[name] for name in (list(only) or every)}
+
+
+def of_risk(risk: str) -> dict[str, tuple[type[Probe], list[Scenario]]]:
+    """Those of the probes of one risk."""
+    return {name: found for name, found in batteries().items() if found[0].info.risk == risk}

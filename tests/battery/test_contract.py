@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.battery import batteries, of_risk
 from vlaudit.battery import Scenario, failures, gaps, judged, run, shortcomings
 from vlaudit.policy import Policy
 from vlaudit.probe import Claim, Probe, Threshold, probe
 from vlaudit.records import TARGET, Family, Judgement, Risk, Trial, Trials, Verdict
+from vlaudit.registry import ProbeRegistry
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -116,3 +118,8 @@ def test_a_verdict_that_contradicts_its_interval_is_an_error() -> None:
 
     with pytest.raises(ValueError, match=r"says held where the interval ends at 0\.2"):
         judged(Contradicts, SCENARIOS[0], 0)
+
+
+def test_every_probe_has_its_battery() -> None:
+    assert not ProbeRegistry.load().classes.keys() - batteries().keys()
+    assert batteries().keys() == {name for risk in Risk for name in of_risk(risk)}
