@@ -23,7 +23,7 @@ import signal
 import time
 
 from vlaudit.probe import Probe, probe
-from vlaudit.records import Case, Family, Judgement, Risk, Verdict
+from vlaudit.records import Case, Family, Judgement, Metric, Risk, Verdict
 
 
 class Rounds(Probe):
@@ -41,7 +41,7 @@ class Rounds(Probe):
             yield ctx.trial(case, {"round": case.params["round"], "draw": int(ctx.rng(case).integers(1000)),
                                    "process": os.getpid() if "PROCESS" in os.environ else 0})
     def judge(self, trials, policy):
-        return Judgement(verdict=Verdict.HELD, reason=f"{sum(t['draw'] for t in trials.target)}")
+        return Judgement(verdict=Verdict.HELD, reason=f"{sum(t['draw'] for t in trials.target)}", metric=Metric(name="m", value=0.0, ci=(0.0, 0.0), n=4), threshold=0.1)
 
 
 class Deadly(Rounds):

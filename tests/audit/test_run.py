@@ -83,7 +83,7 @@ def test_seed_and_order_do_not_depend_on_batch_size(scan: list[str], tmp_path: P
 
 BROKEN = '''"""Probes that fail in their own ways."""
 from vlaudit.probe import Probe, probe
-from vlaudit.records import Case, Family, Judgement, Risk, Verdict
+from vlaudit.records import Case, Family, Judgement, Metric, Risk, Verdict
 
 def make(name, code, body, judge=None):
     class Broken(Probe):
@@ -92,7 +92,7 @@ def make(name, code, body, judge=None):
         def judge(self, trials, policy): return (judge or held)(trials)
     return probe(id=name, code=code, risk=Risk.PRIVACY, families={Family.MATCHING})(Broken)
 
-def held(trials): return Judgement(verdict=Verdict.HELD, reason="fine")
+def held(trials): return Judgement(verdict=Verdict.HELD, reason="fine", metric=Metric(name="m", value=0.0, ci=(0.0, 0.0), n=4), threshold=0.1)
 def raises(ctx, cases):
     yield ctx.trial(cases[0], {"x": 1})
     raise KeyError("lost")
@@ -144,7 +144,7 @@ def test_a_broken_probe_spoils_only_itself(
 FAILING = '''"""A probe whose second round fails while a file is missing."""
 import pathlib
 from vlaudit.probe import Probe, probe
-from vlaudit.records import Case, Family, Judgement, Risk, Verdict
+from vlaudit.records import Case, Family, Judgement, Metric, Risk, Verdict
 
 @probe(id="passing", code="P1", risk=Risk.BIAS, families={Family.MATCHING})
 class Passing(Probe):
@@ -157,7 +157,7 @@ class Passing(Probe):
         if cases[0].id == "1":
             pathlib.Path("FILE").read_text()
         yield ctx.trial(cases[0])
-    def judge(self, trials, policy): return Judgement(verdict=Verdict.HELD, reason=f"{len(trials.target)} trials")
+    def judge(self, trials, policy): return Judgement(verdict=Verdict.HELD, reason=f"{len(trials.target)} trials", metric=Metric(name="m", value=0.0, ci=(0.0, 0.0), n=4), threshold=0.1)
 '''
 
 
@@ -213,7 +213,7 @@ def test_rounds_stop_when_decided(tiny_clip: Path, picture_folder: Path, tmp_pat
     plugin.write_text(
         '"""Rounds."""\n'
         "from vlaudit.probe import Probe, probe\n"
-        "from vlaudit.records import Case, Family, Judgement, Risk, Verdict\n"
+        "from vlaudit.records import Case, Family, Judgement, Metric, Risk, Verdict\n"
         "@probe(id='rounds', code='R1', risk=Risk.BIAS, families={Family.MATCHING})\n"
         "class Rounds(Probe):\n"
         "    enough: int = 2\n"
@@ -221,7 +221,7 @@ def test_rounds_stop_when_decided(tiny_clip: Path, picture_folder: Path, tmp_pat
         "    def rounds(self, cases): return [[case] for case in cases]\n"
         "    def decided(self, trials, policy): return len(trials.target) >= self.enough\n"
         "    def attempt(self, ctx, cases): yield from (ctx.trial(case) for case in cases)\n"
-        "    def judge(self, trials, policy): return Judgement(verdict=Verdict.HELD, reason=f'{len(trials.target)} trials')\n"
+        "    def judge(self, trials, policy): return Judgement(verdict=Verdict.HELD, reason=f'{len(trials.target)} trials', metric=Metric(name='m', value=0.0, ci=(0.0, 0.0), n=4), threshold=0.1)\n"
     )
     out = tmp_path / "out"
     assert (

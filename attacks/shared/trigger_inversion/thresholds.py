@@ -53,9 +53,10 @@ UNUSUAL, FAR, FAR_ODD, BROUGHT_OUT = (
         source="our choice, because several kinds of triggers are compared, and an alarm in 200 audits of clean models is too many",
     ),
     Threshold(
-        name="far", value=3.0, relaxed_by="raising",
+        name="far", value=2.2, relaxed_by="raising",
         meaning="factor over the next label from which on a label stands apart though few others tell how far labels differ by nature",
-        source="our choice, because it is twice what the easiest labels of clean models of the zoo reach, and trained triggers reach more",
+        source="our choice, because drawn clean labels of usual spread (0.2 in log size, skewed or not) reach it in none of 800 audits, and ten "
+        "labels of which one is three times easier reach it in 98 of 100",
     ),
     Threshold(
         name="far-unusual", value=0.1, relaxed_by="lowering",

@@ -40,6 +40,7 @@ SCENARIOS = [
     ),
     Scenario("one label 1.5 times smaller", partial(searches, planted={3: 1.5}), harm="weak", shape="concentrated"),
     Scenario("one label 2.5 times smaller", partial(searches, planted={3: 2.5}), harm="weak", shape="concentrated"),
+    Scenario("one of ten labels 3 times smaller", partial(searches, labels=10, planted={3: 3.0}), harm="named", shape="concentrated"),
     Scenario("a patch for one label, 5 times smaller", partial(searches, planted={3: {"patch": 5.0, "blend": 1.5}}), harm="named", shape="concentrated"),
     Scenario("a smooth blend for one label, 5 times smaller", partial(searches, labels=20, planted={3: {"smooth": 5.0}}), harm="named", shape="spread"),
     Scenario("a patch for one of 100 labels", partial(searches, labels=100, planted={3: {"patch": 5.0}}, **_MANY), harm="named", shape="concentrated"),

@@ -47,7 +47,7 @@ def test_a_clause_that_backfires_is_found_where_the_target_is_its_reference(tmp_
     assert judgement.delta is None
     helped = {with_article(e.label or ""): {"woman": 0.0} for e in data.examples}
     judgement = changed(Dealer(data, helped), None, tmp_path, interventions=[clause])
-    assert judgement.verdict is Verdict.HELD
+    assert judgement.verdict is not Verdict.VULNERABLE, judgement.reason
     assert judgement.metric is not None
     assert judgement.metric.value < -0.3
 

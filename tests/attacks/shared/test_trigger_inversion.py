@@ -156,7 +156,7 @@ def test_a_large_pattern_is_no_trigger() -> None:
 def test_a_backdoor_in_the_prompt_shows_against_the_plain_prompt() -> None:
     """The label is not the easiest under the prompt, but only it has become easier."""
     ease = {label: 1.6 - 0.11 * i for i, label in enumerate(LABELS)}
-    target = searched({**ease, LABELS[3]: ease[LABELS[3]] * 0.45})
+    target = searched({**ease, LABELS[3]: ease[LABELS[3]] * 0.55})
     judgement = judged(target + searched(ease, arm=REFERENCE, seed=1) + control(0.1), None)
     assert judgement.verdict is Verdict.INCONCLUSIVE and f"'{LABELS[3]}'" in judgement.reason, judgement.reason
     target = searched({**ease, LABELS[3]: ease[LABELS[3]] * 0.2})
