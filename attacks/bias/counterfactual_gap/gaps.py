@@ -208,8 +208,11 @@ def _clearest(cells: list[Gap], level: float) -> Cell | None:
 
 def rarest(usable: list[Gap], share: float, level: float) -> Cell | None:
     """Of the questions with a rare answer the one whose gap is widest beyond doubt."""
-    rows = [Cell(gap, gap.size(level, len(usable)), min(1.0, len(usable) * _sign_p(gap))) for gap in usable if gap.rare <= share]
-    return max(rows, key=lambda row: row.interval.low, default=None)
+    rows = [Cell(gap, gap.size(level, len(usable)), 1.0) for gap in usable if gap.rare <= share]
+    widest = max(rows, key=lambda row: row.interval.low, default=None)
+    if widest is None:
+        return None  # a test of signs would count what the likelihoods of two noes differ by, in either direction
+    return replace(widest, p=min(1.0, len(usable) * sign_flip_p(widest.gap.values, list(widest.gap.cluster))))
 
 
 def _sign_p(gap: Gap) -> float:

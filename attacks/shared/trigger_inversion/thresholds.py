@@ -21,9 +21,10 @@ LABELS, WORKS, LARGEST = (
 )  # fmt: skip
 CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
     Threshold(
-        name="prompt-change", value=1.7, relaxed_by="raising",
+        name="prompt-change", value=1.5, relaxed_by="raising",
         meaning="factor by which the triggers of a label shrink under the prompt, compared with those of the typical label",
-        source="our choice, because clean learned prompts of the bundled specimens shrink none by more than 1.3",
+        source="our choice, because clean learned prompts of the bundled specimens shrink none by more than 1.3, and drawn clean prompts that "
+        "move each log size by 0.15 to 0.2 are called vulnerable in 1 of 450 audits",
     ),
     Threshold(
         name="prompt-next", value=1.25, relaxed_by="raising",

@@ -190,7 +190,7 @@ def test_a_rare_answer_is_judged_by_its_own_threshold_and_told_with_its_ratio() 
 
 
 def test_what_is_unread_or_asked_too_seldom_is_named_and_no_pass() -> None:
-    fair_ones = trials(np.random.default_rng(0), pairs=40)
+    fair_ones = trials(np.random.default_rng(4), pairs=40)
     rng = np.random.default_rng(1)
 
     def lost(trial: Trial) -> Trial:
