@@ -178,7 +178,7 @@ class PersonalTokenAudit(Probe):
             return Judgement.not_assessed(
                 f"the scorer sees a '{noun}' in {sum(known)} of {n} pictures of the class noun itself and in {mistaken} of {len(things)} of other "
                 "things: too little between them to tell what the token loses. Name a better one with --scorer TARGET, or draw more pictures "
-                f"(pictures under [probes.{self.info.id}] in vlaudit.toml)"
+                f"(--set {self.info.id}.pictures=N)"
             )
         by_caption: dict[str, list[int]] = {}
         for place, (a, _) in enumerate(clear):

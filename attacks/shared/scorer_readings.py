@@ -354,7 +354,7 @@ def would_decide(needed: int | None, units: str, info: ProbeInfo, parameter: str
     """How many would decide, and how to ask for them."""
     if not needed or needed > MOST_ASKED:
         return about(None, units)
-    return f"{about(needed, units)} (set {parameter} = {value} under [probes.{info.id}] in vlaudit.toml)"
+    return f"{about(needed, units)} (--set {info.id}.{parameter}={value})"
 
 
 def fate(read: int, blocked: int, shows: Sequence[bool] | None, info: ProbeInfo, policy: Policy) -> str | None:

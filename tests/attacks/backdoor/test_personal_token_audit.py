@@ -89,8 +89,7 @@ def test_one_caption_that_carries_all_is_named() -> None:
     few = PersonalTokenAudit().judge(trials_of(token[:40], ["tree"] * 40), Policy())
     assert (
         few.verdict is Verdict.INCONCLUSIVE
-        and "set pictures = " in few.reason
-        and "[probes.personal-token-audit]" in few.reason
+        and "--set personal-token-audit.pictures=" in few.reason
     )
 
 

@@ -95,7 +95,7 @@ def test_what_would_decide_is_a_parameter_that_exists() -> None:
     few = sim.trials(np.random.default_rng(1), after=share(0.7), size=(3, 24))
     judgement = PromptIntervention().judge(few, Policy())
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    said = re.search(r"set (\w+) = (\d+) under \[probes\.prompt-intervention\]", judgement.reason)
+    said = re.search(r"--set prompt-intervention\.(\w+)=(\d+)", judgement.reason)
     assert said is not None
     assert PromptIntervention.model_validate({said[1]: int(said[2])}).pictures == int(said[2])
 
