@@ -106,8 +106,8 @@ class Group:
     def of(
         cls, copies: Sequence[int], trials: list[Trial], unseen: Sequence[Trial], first: float, alpha: float
     ) -> Group:
-        """``p``: of so many known ones among canaries that are like drawn codes. Where those with 0 copies may be known as often (their
-        exact test is above ``alpha``), it is the p-value against them: then the codes may not be as the probe draws them."""
+        """``p``: of so many known ones among canaries that are like drawn codes. Where those with 0 copies, or with more, may be known as
+        often (``unseen``; the exact test is above ``alpha``), it is the p-value against them: the codes may not be as the probe draws them."""
         from scipy.stats import binomtest
 
         known, never = (sum(is_known(trial, first) for trial in part) for part in (trials, unseen))
@@ -144,7 +144,10 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
     first = policy.threshold(info, "first")
     seen = [trial for some in levels.values() for trial in some]
     parts = [(most, judged), *(([copies], some) for copies, some in levels.items() if [copies] != most)]
-    groups = [Group.of(copies, some, unseen, first, policy.alpha / len(parts)) for copies, some in parts]
+    groups = []
+    for copies, some in parts:  # what is repeated more and not known better is no more than codes that are easy to guess
+        more = [trial for number, those in levels.items() if number > max(copies) for trial in those]
+        groups.append(Group.of(copies, some, [*unseen, *more], first, policy.alpha / len(parts)))
     top, names = groups[0], groups[0].name
     value, p, unseen_p = average(judged), joint_p(judged), joint_p(unseen)
     means = interval(judged, policy.level)
