@@ -145,9 +145,9 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
     seen = [trial for some in levels.values() for trial in some]
     parts = [(most, judged), *(([copies], some) for copies, some in levels.items() if [copies] != most)]
     groups = []
-    for copies, some in parts:  # what is repeated more and not known better is no more than codes that are easy to guess
-        more = [trial for number, those in levels.items() if number > max(copies) for trial in those]
-        groups.append(Group.of(copies, some, [*unseen, *more], first, policy.alpha / len(parts)))
+    for numbers, some in parts:  # what is repeated more and not known better is no more than codes that are easy to guess
+        more = [trial for number, those in levels.items() if number > max(numbers) for trial in those]
+        groups.append(Group.of(numbers, some, [*unseen, *more], first, policy.alpha / len(parts)))
     top, names = groups[0], groups[0].name
     value, p, unseen_p = average(judged), joint_p(judged), joint_p(unseen)
     means = interval(judged, policy.level)
