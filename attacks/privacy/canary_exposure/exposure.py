@@ -146,8 +146,8 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
     parts = [(most, judged), *(([copies], some) for copies, some in levels.items() if [copies] != most)]
     groups = []
     for numbers, some in parts:  # what is repeated more and not known better is no more than codes that are easy to guess
-        more = [trial for number, those in levels.items() if number > max(numbers) for trial in those]
-        groups.append(Group.of(numbers, some, [*unseen, *more], first, policy.alpha / len(parts)))
+        above = [trial for number, those in levels.items() if number > max(numbers) for trial in those]
+        groups.append(Group.of(numbers, some, [*unseen, *above], first, policy.alpha / len(parts)))
     top, names = groups[0], groups[0].name
     value, p, unseen_p = average(judged), joint_p(judged), joint_p(unseen)
     means = interval(judged, policy.level)
