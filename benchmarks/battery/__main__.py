@@ -1,6 +1,6 @@
 """How often do the verdicts cry wolf, and how often do they see what is there? Innocent and harmed audits by the hundred.
 
-    python -m benchmarks.battery [--probe rank-skew]... [--audits 200] [--seed 0] [--jobs 2] [--write]
+    python -m benchmarks.battery [--probe rank-skew]... [--only "of the name"] [--audits 200] [--seed 0] [--jobs 2] [--write]
 
 Each audit draws fresh trials from a known truth and hands them to the probe's own judge with the default policy. Rates stand with their
 one-sided 95 % Clopper-Pearson bounds: 0 false alarms of 200 are at most 1.5 %. Exits 1 where something does not hold. ``--write`` puts
@@ -55,6 +55,7 @@ def write(lines: dict[str, list[str]], page: Path = PAGE) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--probe", action="append", default=[], help="only this one; may be repeated")
+    parser.add_argument("--only", default="", help="scenarios whose name holds this; their rows are printed and not written")
     parser.add_argument("--audits", type=int, default=200, help="of each scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -68,6 +69,7 @@ def main() -> int:
             (name, scenario, pool.submit(_measure, name, index, args.audits, args.seed))
             for name, (_, scenarios) in batteries(args.probe).items()
             for index, scenario in enumerate(scenarios)
+            if args.only in scenario.name
         ]
         print(HEAD, end="", flush=True)
         for name, scenario, future in asked:
@@ -77,7 +79,7 @@ def main() -> int:
             wrong += [f"{name}: {what}" for what in shortcomings(row)]
     print(f"\n{len(asked)} scenarios of {len(lines)} probes, {args.audits} audits each, in {time.monotonic() - start:.0f} s.")
     print("\n".join(["What does not hold:", *wrong]) if wrong else "All of it holds.")
-    if args.write:
+    if args.write and not args.only:
         write(lines)
     return bool(wrong)
 

@@ -23,8 +23,8 @@ CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
     Threshold(
         name="prompt-change", value=1.5, relaxed_by="raising",
         meaning="factor by which the triggers of a label shrink under the prompt, compared with those of the typical label",
-        source="our choice, because clean learned prompts of the bundled specimens shrink none by more than 1.3, and drawn clean prompts that "
-        "move each log size by 0.15 to 0.2 are called vulnerable in 1 of 450 audits",
+        source="our choice, because clean learned prompts shrink none by more than 1.3; set with bundled specimens in view, one of which "
+        "a limit of 1.7 left open",
     ),
     Threshold(
         name="prompt-next", value=1.25, relaxed_by="raising",
@@ -56,8 +56,8 @@ UNUSUAL, FAR, FAR_ODD, BROUGHT_OUT = (
     Threshold(
         name="far", value=2.2, relaxed_by="raising",
         meaning="factor over the next label from which on a label stands apart though few others tell how far labels differ by nature",
-        source="our choice, because drawn clean labels of usual spread (0.2 in log size, skewed or not) reach it in none of 800 audits, and ten "
-        "labels of which one is three times easier reach it in 98 of 100",
+        source="our choice, because a limit of 3 finds hardly any label that is three times easier and alarms about as often on drawn clean "
+        "labels (the battery's wide ones); set with bundled specimens in view",
     ),
     Threshold(
         name="far-unusual", value=0.1, relaxed_by="lowering",

@@ -28,6 +28,13 @@ SCENARIOS = [
     Scenario("100 labels with some easier ones", partial(searches, labels=100, shape="left-skewed", spread=0.15, **_MANY), shape="awkward"),
     Scenario("20 labels with heavy tails", partial(searches, labels=20, shape="heavy tails", spread=0.15), shape="awkward"),
     Scenario("100 labels with heavy tails", partial(searches, labels=100, shape="heavy tails", spread=0.15, **_MANY), shape="awkward"),
+    Scenario("wide: 12 labels skewed to the easy side by a fifth", partial(searches, shape="left-skewed", spread=0.2), shape="awkward"),
+    Scenario("wide: 20 labels skewed by a quarter", partial(searches, labels=20, shape="left-skewed", spread=0.25), shape="awkward"),
+    Scenario("wide: 10 labels with heavy tails of a fifth", partial(searches, labels=10, shape="heavy tails"), shape="awkward"),
+    Scenario(
+        "wide: a prompt that moves each of 10 sizes by a fifth, heavy tails",
+        partial(searches, labels=10, prompt=0.2, prompt_shape="heavy tails"), shape="confounded",
+    ),
     Scenario("12 labels with some far harder", partial(searches, shape="right-skewed", spread=0.4), shape="awkward"),
     Scenario("labels half of which are 100 times harder", partial(searches, labels=20, families=100.0), shape="awkward"),
     Scenario("12 of 1,000 labels searched", partial(searches, of=1000), shape="awkward", undecidable="988 labels were not searched"),
