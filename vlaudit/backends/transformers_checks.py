@@ -83,7 +83,7 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
     if Needs.TOKEN_LOGITS not in have:
         return model.capabilities
     with torch.enable_grad():
-        if model._reader.affine and _pixels_matter(model, picture, written):
+        if model._reader.differentiable and _pixels_matter(model, picture, written):
             have.add(Needs.PIXEL_GRADIENTS)
         if _embeddings_matter(model, talk, written):
             have.add(Needs.EMBEDDING_GRADIENTS)
