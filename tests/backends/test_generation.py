@@ -11,6 +11,7 @@ import torch
 
 from tests import generators
 from vlaudit.backends.huggingface import HuggingFaceBackend
+from vlaudit.backends.transformers_batches import Batcher
 from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_reader import noise
 from vlaudit.errors import CapabilityError, ModelError, UsageError
@@ -108,6 +109,40 @@ def test_an_answer_does_not_depend_on_the_batch(model: TransformersGenerator) ->
             torch.testing.assert_close(
                 model.log_likelihood([talk], [[answer]])[0, 0], both[row, column], atol=1e-3, rtol=1e-3
             )
+
+
+def test_conversations_of_several_lengths_are_answered_in_one_pass(
+    kind: str, model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert model.batcher.pads == (kind not in {"blip-vqa", "florence-2"})
+    if not model.batcher.pads:
+        return
+    picture = model.preprocess(PICTURES[0])
+    texts = ["cat", "what is this and that ?", "is this a red dog", "what is that", "what " * 90]
+    talks = [Conversation((Turn("user", (picture, text)),)) for text in texts]
+    alone = [model.generate([talk], max_new_tokens=6, log_probs=True)[0] for talk in talks]
+    passes: list[int] = []
+    plain = model._generate
+
+    def counted(batch: Any, *args: Any, **settings: Any) -> Any:
+        passes.append(len(batch.rows))
+        return plain(batch, *args, **settings)
+
+    monkeypatch.setattr(model, "_generate", counted)
+    together = model.generate(talks, max_new_tokens=6, log_probs=True)
+    assert passes == [4, 1]  # the last is longer by far
+    assert together == alone
+    assert [a.log_prob for a in together] == pytest.approx([a.log_prob for a in alone], abs=1e-3)
+
+
+def test_a_model_that_sees_its_padding_is_not_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Batcher._padded
+
+    def seen(self: Any, tokens: Any, start: int, width: int) -> Any:
+        return {k: torch.ones_like(v) if k == "attention_mask" else v for k, v in plain(self, tokens, start, width).items()}
+
+    monkeypatch.setattr(Batcher, "_padded", seen)
+    assert not load(generators.save("llava", tmp_path)).batcher.pads
 
 
 def test_likelihoods_are_the_models_own_loss(kind: str, folder: Path, model: TransformersGenerator) -> None:
