@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlaudit.audit.journal import Manifest, PlannedProbe, Unit, UnitResult, trials_of
+from vlaudit.config import BUDGETS
 from vlaudit.details import check_finite
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
@@ -191,7 +192,8 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
     request, spec = manifest.request, manifest.specs[target.id]
     own = [planned for planned in manifest.planned if (planned.target, planned.probe) == (target.id, probe)]
     cut = any(planned.reduced for planned in own)
-    budget = time_text(sum(unit.weight for planned in own for unit in planned.units)) if cut else "none"
+    alone = time_text(sum(unit.weight for planned in own for unit in planned.units))
+    budget = alone if cut else "none" if request.budget != BUDGETS[request.effort] else None
     words = ["vlaudit", "scan", spec.model]
     flags: list[tuple[str, str | None]] = [
         *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),

@@ -212,7 +212,7 @@ def _cut(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Speed | N
     design = _Design(PlannedProbe(target=subject.id, probe=name, share=ctx.share if reduced else 1.0, reduced=reduced, reference_note=note))
     for number, batch in enumerate(probe.rounds(cases)):
         for subject_id, own in arms:
-            for shard in (part for shard in probe.shards(batch) for part in _parts(probe, own, list(shard), speed)):
+            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, list(whole), speed)]:
                 identity = [subject_id, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
                             subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
