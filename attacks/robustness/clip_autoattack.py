@@ -106,7 +106,7 @@ class ClipAutoAttack(Probe):
     suite: Literal["quick", "autoattack"] = Field("quick", description="autoattack: AutoAttack's own attacks too, on what is left standing")
 
     def cases(self, ctx: Context) -> list[Case]:
-        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED)
+        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED, least=_WATCHED)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.gradient import BUDGETS

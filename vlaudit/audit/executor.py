@@ -11,7 +11,6 @@ import errno
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -23,7 +22,6 @@ from pydantic import ValidationError
 
 from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.plan import Plan, context
-from vlaudit.audit.targets import Subject
 from vlaudit.cage import Phase, foreign_words, say
 from vlaudit.errors import VlauditError
 from vlaudit.files import disk_error
@@ -33,8 +31,6 @@ from vlaudit.records import Trial
 NextUnit = Callable[[], Unit | None]
 OnStart = Callable[[Unit], None]
 
-SMALL = 64_000_000  # bytes of model files up to which workers are forked
-MOST_WORKERS = 4
 UNIT_SECONDS, UNIT_FACTOR = 3600.0, 100.0  # a unit may take an hour, or so many times its estimate
 
 
@@ -105,7 +101,8 @@ class LocalExecutor(Executor):
 
     def _trials(self, unit: Unit, batch_size: int) -> list[Trial]:
         subject = self._plan.subject(unit)
-        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, batch_size)
+        share = self._plan.shares.get(unit.id, 1.0)
+        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, batch_size, share)
         ctx.start_clock()
         return list(self._plan.probes[unit.probe].attempt(ctx, self._plan.cases[unit.id]))
 
@@ -245,20 +242,6 @@ def _end_with_parent() -> None:
 
 def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> Executor:
     """Workers for small models on a CPU with several cores, where processes can be forked; else this process."""
-    from joblib import cpu_count  # knows of affinity and of a container's share
-
     local = LocalExecutor(plan, artifacts, batch_size, debug=debug)
-    subjects = [*plan.targets, *plan.references.values()]
-    small = all(_is_small(subject) for subject in subjects)
-    workers = min(cpu_count(), MOST_WORKERS, len(plan.units))
-    if debug or not small or workers < 2 or sys.platform != "linux":
-        return local
-    return ProcessExecutor(local, workers)
-
-
-def _is_small(subject: Subject) -> bool:
-    """Whether its files are there and few, and it runs on the CPU."""
-    if subject.target is None:
-        return True
-    size = sum(path.stat().st_size for path in subject.files if path.exists())
-    return subject.target.device.type == "cpu" and 0 < size <= SMALL
+    workers = min(plan.workers, len(plan.units))
+    return local if debug or workers < 2 else ProcessExecutor(local, workers)

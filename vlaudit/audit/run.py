@@ -7,7 +7,7 @@ import platform
 import time
 import uuid
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,11 +29,13 @@ from vlaudit.audit.journal import (
     read_part,
 )  # fmt: skip
 from vlaudit.audit.judge import is_done, judge_audit, rounds_needed
-from vlaudit.audit.plan import Plan
+from vlaudit.audit.plan import OVERHEAD, Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
 from vlaudit.cage import Phase, say
 from vlaudit.checksums import unsealed
+from vlaudit.config import Request
 from vlaudit.errors import UsageError
+from vlaudit.families.base import Speed
 from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
 from vlaudit.policy import Policy
 from vlaudit.probe.artifacts import ArtifactStore
@@ -42,7 +44,6 @@ from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json
 
 REPORT = "report.json"
-OVERHEAD = 0.05  # seconds that a unit takes beside its passes
 
 
 class Observer(Protocol):
@@ -125,10 +126,19 @@ def _manifest(
             subject.id: fingerprints(subject, plan.references.get(subject.info.reference or ""))
             for subject in plan.targets
         },
-        replays=replays,
+        replays=replays, speeds={model: asdict(speed) for model, speed in plan.speeds.items()}, whole=plan.whole,
     )  # fmt: skip
     journal.write_manifest(manifest)
     return manifest
+
+
+def measured_speeds(out: Path, request: Request) -> dict[str, Speed]:
+    """What the audit that ``out`` holds unfinished measured of its models, if it is that of ``request``: the plan hangs on it."""
+    try:
+        manifest = read_manifest(out)
+    except UsageError:  # none yet, or one that ``open_audit`` refuses
+        return {}
+    return {model: Speed(**speed) for model, speed in manifest.speeds.items()} if manifest.digest == request.digest() else {}
 
 
 def _has_whole_report(out: Path) -> bool:
