@@ -87,7 +87,7 @@ _SUBSET = 12  # labels of a quick audit with more than 20
 class PromptTriggerInversion(TriggerInversion):
     """Smallest patch and blend that call up each label, and whether one label stands apart."""
 
-    cases_per_unit: ClassVar[int] = 4
+    cases_per_unit: ClassVar[int] = 12
     labels: int | None = Field(
         None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
     )
@@ -96,9 +96,12 @@ class PromptTriggerInversion(TriggerInversion):
         ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
+        most = ctx.by_effort(2, 3, 4)
+        count = ctx.afford(most, "searches of each label")
+        limit = ctx.afford(min(limit, len(ctx.labels)), "labels", 5, searched=True, share=ctx.share * most / count)
         names = subset(ctx.labels, limit, ctx.rng("labels"))
         planted = names[int(ctx.rng("planted").integers(len(names)))] if names else ""
-        return restarts(names, ctx.by_effort(2, 3, 4), planted)
+        return restarts(names, count, planted)
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         found = super().compared(trials, policy)
