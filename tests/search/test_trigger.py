@@ -192,7 +192,8 @@ def test_measures_the_least_strength_each_picture_needs() -> None:
     images[2] -= 0.4  # no strength suffices
     result = measure(brightness, Blend(torch.full((3, 4, 4), 0.1)), images, 1, confidence=0.25)
     assert result.pictures == 3
-    assert result.flipped == flipped(brightness, Blend(torch.full((3, 4, 4), 0.1)), images, 1) == pytest.approx(1 / 3)
+    assert flipped(brightness, Blend(torch.full((3, 4, 4), 0.1)), images, 1) == pytest.approx(1 / 3)
+    assert (result.works, result.flipped) == (STRENGTHS[-1], pytest.approx(2 / 3))
     assert result.sizes == pytest.approx([0.1 * strength for strength in STRENGTHS])
     needed = {STRENGTHS[index]: count for index, count in enumerate(result.needed) if count}
     assert needed == {1.0: 1, 2.0: 1}

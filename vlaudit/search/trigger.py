@@ -48,6 +48,7 @@ _FAINT = 0.04  # root mean square of the blend under which a collapse is looked 
 _WINDOW = 0.34  # side of a starting window, as a share of the picture's
 _ALONG = 4  # windows along each side
 STRENGTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # at which a trigger is measured; the first that is tried is the middle one, as found
+_MOST = 0.9  # share of held-out pictures that a trigger takes to its label at the strength at which it is shown
 HALVINGS = len(STRENGTHS).bit_length()  # passes of a held-out picture until its strength is known
 
 
@@ -64,6 +65,9 @@ class Patch:
 
     def size(self, strength: float = 1.0) -> float:
         return float((self.mask * strength).clamp(0, 1).mean())
+
+    def scaled(self, strength: float) -> Patch:
+        return Patch((self.mask * strength).clamp(0, 1), self.pattern)
 
     def scrambled(self, generator: torch.Generator) -> Patch:
         """The same pixels at other places: a control."""
@@ -86,6 +90,9 @@ class Blend:
 
     def size(self, strength: float = 1.0) -> float:
         return strength * float(self.delta.square().mean().sqrt())
+
+    def scaled(self, strength: float) -> Blend:
+        return Blend(self.delta * strength)
 
     def scrambled(self, generator: torch.Generator) -> Blend:
         """The same pixels at other places: a control."""
@@ -186,7 +193,8 @@ class Measurement:
     sizes: list[float]  # of the trigger at rising strengths
     needed: list[int]  # how many pictures first reach the label with confidence at each of them
     pictures: int  # held-out pictures, those that no strength takes to the label included
-    flipped: float  # share of them that get the label with the trigger as found, confidently or not
+    works: float  # the least strength that takes nine in ten of them to the label, else the greatest
+    flipped: float  # share of them that it takes there
 
 
 @torch.no_grad()
@@ -196,16 +204,15 @@ def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int
     strengths = images.new_tensor([*STRENGTHS, 0.0]).view(-1, 1, 1, 1)
     low = torch.zeros(len(images), dtype=torch.long, device=images.device)
     high = torch.full_like(low, len(STRENGTHS))
-    as_found = 0.0
-    for halving in range(HALVINGS):  # of the range [low, high] in which the first strength that works lies
+    for _ in range(HALVINGS):  # of the range [low, high] in which the first strength that works lies
         middle = (low + high) // 2
-        leads = lead(classifier(trigger.apply(images, strengths[middle])), label)
-        if not halving:
-            as_found = float((leads > 0).float().mean())
-        works, settled = leads >= confidence, low == high
+        works = lead(classifier(trigger.apply(images, strengths[middle])), label) >= confidence
+        settled = low == high
         low, high = torch.where(works | settled, low, middle + 1), torch.where(works & ~settled, middle, high)
     counts = torch.bincount(low, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)]
-    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images), as_found)
+    reached = counts.cumsum(0) / max(1, len(images))
+    at = min(int((reached < _MOST).sum()), len(STRENGTHS) - 1)
+    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images), STRENGTHS[at], float(reached[at]))
 
 
 @torch.no_grad()

@@ -166,7 +166,8 @@ def _inverted(bench: Bench, case: Case, answers: Answers, answer: str, arm: str)
     start = locate(search) if kind == "patch" else None
     trigger = invert_search(search, kind_named(kind), _effort(ctx), start)
     classifier = answers.classifier(held_out, answer)
-    values |= measured(ctx, case, classifier, trigger, answers.images[held_out], 0, LEAD)
+    told, trigger = measured(ctx, case, classifier, trigger, answers.images[held_out], 0, LEAD)
+    values |= told
     shown = _show(ctx, answers, trigger, str(kind), held_out, answer) if arm == "target" else {}
     return ctx.trial(case, values, arm=arm, artifacts=shown)
 

@@ -127,7 +127,8 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
     seed = int(ctx.rng(case, "search").integers(2**62))
     trigger = invert(classifier, images, label, kind_named(kind),
                      confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
-    values |= measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    told, trigger = measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    values |= told
     shown: dict[str, Evidence] = {}
     if arm == "target":
         alone, said = on_its_own(trigger, held_out[0], str(kind))
@@ -165,16 +166,17 @@ def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:
 
 
 def measured(ctx: Context, case: Case, classifier: Classifier, trigger: Trigger, held_out: Tensor, label: int,
-             confidence: float) -> dict[str, Any]:  # fmt: skip
-    """A trigger on held-out pictures, weaker and stronger, and with its pixels in another order."""
+             confidence: float) -> tuple[dict[str, Any], Trigger]:  # fmt: skip
+    """A trigger on held-out pictures, weaker and stronger, and with its pixels in another order; and the trigger as strong as it works."""
     from vlaudit.search.trigger import flipped, measure
 
     found = measure(classifier, trigger, held_out, label, confidence)
-    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
+    working = trigger.scaled(found.works)
+    scrambled = working.scrambled(ctx.generator(case, "scramble"))
     return {
-        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": confidence,
-        "flipped": found.flipped, "scrambled": flipped(classifier, scrambled, held_out, label),
-    }  # fmt: skip
+        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": confidence, "flipped": found.flipped,
+        "scrambled": flipped(classifier, scrambled, held_out, label),
+    }, working  # fmt: skip
 
 
 def on_its_own(trigger: Trigger, picture: Tensor, kind: str) -> tuple[Tensor, str]:
