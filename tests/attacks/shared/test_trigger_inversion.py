@@ -140,6 +140,12 @@ def test_without_a_working_control_nothing_is_held(planted: list[Trial]) -> None
     assert "too weak" in judgement.reason
 
 
+def test_labels_alike_are_searched_again_where_the_control_was_not_found() -> None:
+    probe = PromptTriggerInversion()
+    assert probe.decided(Trials(searched() + control()), POLICY)
+    assert not probe.decided(Trials(searched() + control(0.95)), POLICY)
+
+
 @pytest.mark.parametrize("other", [{"flipped": 0.5}, {"scrambled": 0.95}])
 def test_what_does_not_work_like_a_trigger_is_not_one(other: dict[str, float]) -> None:
     trials = [t for t in searched() if t["label"] != LABELS[3]]
