@@ -24,6 +24,7 @@ TEXT_SIDES = (
     ("tokenizer_2", "text_encoder_2"),
     ("tokenizer_3", "text_encoder_3"),
 )
+SMALLEST_TILE = 32  # latents: below, tiles show
 SAMPLING_FILE = "sampling.json"  # {"num_inference_steps": …, "guidance_scale": …, "resolution": …}, each optional
 
 
@@ -60,6 +61,8 @@ class PipelineModel(TextToImageModel):
         self._tokens = AddedTokens(pipe, self.sides)
         self._adapters = Adapters(pipe)
         self._siblings: dict[str, Any] = {}
+        if (vae := _part(pipe, "vae")) is not None:
+            self._decode_in_parts(vae)
 
     def _capabilities(self) -> frozenset[Needs]:
         found = {Needs.FILES}
@@ -73,7 +76,8 @@ class PipelineModel(TextToImageModel):
         return frozenset(found)
 
     def _count(self, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.passes += len(arguments[0] if arguments else named["hidden_states"])
+        if not self.cut.measuring:
+            self.passes += len(arguments[0] if arguments else named["hidden_states"])
 
     # what a kind says of itself
 
@@ -318,12 +322,40 @@ class PipelineModel(TextToImageModel):
             factor / torch.tensor(std, device=self.device).view(shape),
         )
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def _encode_images(self, images: Tensor) -> Tensor:
         with self._vae() as vae:
             encoded = vae.encode(2 * images.to(self.device, vae.dtype) - 1)
             raw = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
             mean, scale = self._latent_scale(vae)
             return (raw.float() - mean) * scale
+
+    def _decode_in_parts(self, vae: Any) -> None:
+        """Let the VAE decode as many latents at once as fit, whoever calls it: the pipeline's own call has drawn them by then."""
+        own = vae.decode
+
+        def decode(latents: Tensor, return_dict: bool = True, **options: Any) -> Any:
+            def run(_: slice, part: Tensor) -> Tensor:
+                return own(part, return_dict=False, **options)[0]
+
+            grad = latents.requires_grad and torch.is_grad_enabled()  # what a VAE is cast to meanwhile is not kept for later
+            images = run(slice(None), latents) if grad else self.cut("pictures to decode", run, latents, thrift=self._save_memory)
+            return DecoderOutput(sample=images) if return_dict else (images,)
+
+        import torch
+        from diffusers.models.autoencoders.vae import DecoderOutput
+
+        vae.decode = decode
+
+    def _save_memory(self) -> bool:
+        """Let the VAE see a picture in tiles, smaller than it."""
+        vae = self.pipe.vae
+        if getattr(vae, "use_tiling", True) or not hasattr(vae, "tile_latent_min_size"):
+            return False
+        vae.enable_tiling()
+        side, scale = self.latent_shape[1], self.pipe.vae_scale_factor
+        vae.tile_latent_min_size = min(vae.tile_latent_min_size, max(SMALLEST_TILE, side // 2))
+        vae.tile_sample_min_size = vae.tile_latent_min_size * scale
+        return side > vae.tile_latent_min_size
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._vae() as vae:

@@ -100,7 +100,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
 @click.option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]"
+    "--batch-size", type=click.IntRange(min=1), help="Examples a pass at most. [default: as many as fit into memory]"
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]"

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.data.example import Example
+    from vlaudit.families.passes import Cut
 
 HARD = {
     Family.MATCHING: ("template", "a photo of a {}"),
@@ -65,6 +67,13 @@ class Model(ABC):
     sha256: str  # fingerprint of the weight files, see `vlaudit.files.fingerprint`
     files: list[Path]  # what was read from disk
     device: torch.device
+
+    @cached_property
+    def cut(self) -> Cut:
+        """Through which all passes go: it cuts them to what fits into memory."""
+        from vlaudit.families.passes import Cut
+
+        return Cut(self.device, self.spec)
 
     @abstractmethod
     def preprocess(self, picture: Image) -> Tensor:
