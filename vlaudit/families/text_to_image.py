@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import ModelError, OutOfMemory, VlauditWarning
+from vlaudit.errors import CapabilityError, ModelError, OutOfMemory, VlauditWarning
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
 from vlaudit.families.text_to_image_model import (
     AttentionControl,
@@ -341,6 +341,6 @@ class TextToImageGenerator(Target):
         there = seconds_of(forward, self.device) / count
         try:
             back = seconds_of(backward, self.device)
-        except OutOfMemory:  # then the probes that ask for it are not assessed, and the others are
+        except (OutOfMemory, CapabilityError):  # then what asks for it is not assessed, and the rest is
             back = 3 * there
         return Speed(there, back, text=seconds_of(read, self.device) / texts)
