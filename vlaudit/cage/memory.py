@@ -33,12 +33,21 @@ def _unreserved() -> int:
 
         most, _ = resource.getrlimit(resource.RLIMIT_AS)
         if most != resource.RLIM_INFINITY:
-            return most - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            return most - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + _kept()
     return 1 << 62
 
 
+def _kept() -> int:
+    """Bytes that were freed and that the C library still holds, to be given out again (glibc)."""
+    with suppress(OSError, AttributeError):
+        ask = ctypes.CDLL(None).mallinfo2
+        ask.restype = type("mallinfo2", (ctypes.Structure,), {"_fields_": [(f"field_{i}", ctypes.c_size_t) for i in range(10)]})
+        return int(ask().field_8)
+    return 0
+
+
 def trim() -> None:
-    """Give back what the C library keeps of freed memory (glibc)."""
+    """Let the system have the memory that the C library keeps of what was freed (glibc)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -93,6 +93,9 @@ class Cut:
             if each == 0 or cost.base + limit * each <= SMALL:
                 return limit
             fitting = int((SHARE * self._room() - cost.base) / each)
+            if fitting < limit and self._device.type != "cuda":
+                memory.trim()
+                fitting = int((SHARE * self._room() - cost.base) / each)
             if fitting >= 1 or one.thrift is None or not one.thrift():
                 return max(1, min(limit, fitting))
             one.thrift = None
