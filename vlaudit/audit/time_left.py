@@ -34,14 +34,15 @@ class TimeLeft:
 
     def add(self, unit: str, work: float) -> None:
         """A unit has ended, after so many seconds of work."""
-        probe, weight = self._open.pop(unit, ("", 0.0))
-        self._done[probe] += weight
-        self._took[probe] += work
+        if unit in self._open:
+            probe, weight = self._open.pop(unit)
+            self._done[probe] += weight
+            self._took[probe] += work
 
     def drop(self, units: Iterable[str]) -> None:
         """Units need not be run: their probe has decided."""
-        for unit in units:
-            probe, weight = self._open.pop(unit, ("", 0.0))
+        for unit in set(units) & self._open.keys():
+            probe, weight = self._open.pop(unit)
             self._whole[probe] -= weight
 
     def _rate(self, probe: str) -> float:
