@@ -102,13 +102,13 @@ class TransformersGenerator(GenerationModel):
 
         answers: dict[int, Answer] = {}
         with torch.no_grad():
-            for batch in self.batcher.batches(conversations):
+            for batch in self.batcher.batches(conversations, new=max_new_tokens):
 
                 def run(rows: slice, *floats: Tensor, batch: Batch = batch) -> list[Answer]:
                     return self._answers(batch.part(rows, floats), max_new_tokens, log_probs)
 
                 weight = batch.ids.shape[1] + max_new_tokens
-                said = self.cut(f"answers about {batch.seen}", run, *batch.floats, count=len(batch.rows), weight=weight)
+                said = self.cut("answers", run, *batch.floats, count=len(batch.rows), weight=weight)
                 answers |= zip(batch.rows, said, strict=True)
         return [answers[index] for index in range(len(conversations))]
 
@@ -201,7 +201,7 @@ class TransformersGenerator(GenerationModel):
                 values = run(slice(None), *batch.floats)
             else:
                 values = self.cut(
-                    f"likelihoods about {batch.seen}", run, *batch.floats, count=len(batch.rows),
+                    "likelihoods", run, *batch.floats, count=len(batch.rows),
                     weight=choices * (batch.ids.shape[1] + width),
                 )  # fmt: skip
             yield from zip(batch.rows, values, targets, strict=True)

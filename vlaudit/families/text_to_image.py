@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import CapabilityError, ModelError, OutOfMemory, VlauditWarning
+from vlaudit.errors import ModelError, VlauditWarning
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
 from vlaudit.families.text_to_image_model import (
     AttentionControl,
@@ -200,10 +200,7 @@ class TextToImageGenerator(Target):
     def _count_texts(self, captions: Sequence[str], embeddings: Tensor | None) -> None:
         import torch
 
-        self.meter.queries += len(captions)
-        self.meter.texts += len(captions)
-        if embeddings is not None and embeddings.requires_grad and torch.is_grad_enabled():
-            self.meter.gradient_steps += len(captions)
+        self.meter.read(len(captions), embeddings is not None and embeddings.requires_grad and torch.is_grad_enabled())
 
     # pictures
 
@@ -216,6 +213,7 @@ class TextToImageGenerator(Target):
             raise ValueError(f"{len(captions)} captions need as many seeds, not {len(seeds)}")
         conditioning = self.encode(captions, seeds=seeds)
         nothing = self.null() if self.model.guided else None
+        self.meter.decoded += 0 if latents_only else len(captions)
 
         def run(rows: slice) -> list[Generated]:
             with self.prompt.active(self.model):
@@ -317,11 +315,10 @@ class TextToImageGenerator(Target):
         return all(bool((part.float() - part[:1].float()).abs().max() < 1e-6) for part in parts)
 
     def calibrate(self, on: Material) -> Speed:
-        """Seconds for a picture to go through the denoiser once, with the gradient of its caption too, and for a text through the
-        text encoder."""
+        """Seconds for a picture to go through the denoiser once and to be decoded, and for a text through the text encoder."""
         import torch
 
-        count, texts = 4, 32
+        count, texts = 2, 32
         conditioning = self.encode((list(on.captions) * count)[:count])
         latents, timestep = self.model.noise(range(count)), self.model.sampling_timesteps()[0]
 
@@ -329,18 +326,14 @@ class TextToImageGenerator(Target):
             with torch.no_grad():
                 self.denoise(latents, timestep, conditioning)
 
-        def backward() -> None:  # of one picture and its caption, as probes ask for it
-            read = conditioning.rows(slice(1))
-            learned = Conditioning({n: x.clone().requires_grad_(x.is_floating_point()) for n, x in read.tensors.items()})
-            self.denoise(latents[:1], timestep, learned).sum().backward()
+        def decode() -> None:
+            with torch.no_grad():
+                self.model.decode(latents[:1])
 
         def read() -> None:
             with torch.no_grad():
                 self.text_states((list(on.captions) * texts)[:texts])
 
-        there = seconds_of(forward, self.device) / count
-        try:
-            back = seconds_of(backward, self.device)
-        except (OutOfMemory, CapabilityError):  # then what asks for it is not assessed, and the rest is
-            back = 3 * there
-        return Speed(there, back, text=seconds_of(read, self.device) / texts)
+        there = seconds_of(forward, self.model) / count
+        # a pass forward and backward takes about three forward, and full-size latents with a graph take memory that no probe needs
+        return Speed(there, 3 * there, text=seconds_of(read, self.model) / texts, decoded=seconds_of(decode, self.model))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from vlaudit.errors import NotAssessed
+from vlaudit.policy import Policy
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
+from vlaudit.records import TARGET, Case, Cost, Evidence, Reduced, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vlaudit.families.base import Target
     from vlaudit.scorer import Scorer
 
+SQUARE = 224  # the side that most vision towers were first trained for
 Effort = Literal["quick", "standard", "thorough"]
 T = TypeVar("T")
 
@@ -39,6 +41,9 @@ class Context:
 
     ``files`` are the model's and the prompt's files on disk; they are there even when the model could not be loaded,
     in which case ``target`` must not be touched (only probes that need nothing but files run then).
+
+    ``share``: of what the probe would try, how much fits the audit's budget; a probe asks :meth:`afford`, and need not look at it.
+    It is the same on all arms, and in ``cases`` and ``attempt``.
     """
 
     probe: str
@@ -50,10 +55,13 @@ class Context:
     effort: Effort = "quick"
     batch_size: int = 128
     files: list[Path] = field(default_factory=list)
+    share: float = 1.0
+    policy: Policy = field(default_factory=Policy)
+    reduced: list[Reduced] = field(default_factory=list)  # what ``afford`` has cut
     _target: Target | None = None
     _scorer: Callable[[], Scorer] | None = None
     _pixels: dict[str, Tensor] = field(default_factory=dict)
-    _last: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+    _last: tuple[float, Cost] = (0.0, Cost())
 
     @property
     def target(self) -> Any:
@@ -87,6 +95,20 @@ class Context:
         """The value for the chosen effort."""
         return {"quick": quick, "standard": standard, "thorough": thorough}[self.effort]
 
+    def afford(self, count: int, what: str, least: int = 1, *, searched: bool = False, share: float | None = None) -> int:
+        """How many of ``count`` things (a plural, such as "pictures"), which are there and would be tried, the budget allows: all of them
+        without one, else about ``share`` (by default that of the context) of them, and never fewer than ``least``, below which nothing
+        could be decided. What is cut is named in the finding; where what is left out was not ``searched`` at all, nothing is held."""
+        tried = min(count, max(least, int(count * (self.share if share is None else min(share, 1.0)))))
+        if tried < count:
+            self.reduced.append(Reduced(what=what, tried=tried, of=count, searched=searched))
+        return tried
+
+    def require(self, count: int, least: float, what: str, cure: str = "") -> None:
+        """Raise NotAssessed where the data hold fewer than ``least`` of what the verdict needs, before anything is computed."""
+        if count < least:
+            raise NotAssessed(f"needs at least {least:g} {what}, and there are {count}.", cure or "Give more with --data.")
+
     def batches(self, items: Sequence[T], size: int | None = None) -> Iterator[Sequence[T]]:
         """The items in order, ``batch_size`` (or ``size``) at a time."""
         step = size or self.batch_size
@@ -114,12 +136,15 @@ class Context:
         return [self._pixels[example.id].to(self.device) for example in examples]
 
     def images(self, examples: Sequence[Example]) -> Tensor:
-        """The same as one tensor (N, 3, H, W). Raises NotAssessed where their sizes differ."""
+        """The same as one tensor (N, 3, H, W). Where the model reads any size and theirs differ, the middle square of each, resized
+        to ``SQUARE`` pixels."""
         import torch
+        from torchvision.transforms import functional
 
         pictures = self.pictures(examples)
         if len({picture.shape for picture in pictures}) > 1:
-            raise NotAssessed("the model reads pictures of any size, and these differ in size")
+            squares = (functional.center_crop(picture, [min(picture.shape[1:])] * 2) for picture in pictures)
+            pictures = [functional.resize(square, [SQUARE, SQUARE], antialias=True).clamp(0, 1) for square in squares]
         return torch.stack(pictures)
 
     def questions(self, examples: Sequence[Example]) -> list[str]:
@@ -148,17 +173,15 @@ class Context:
 
     def start_clock(self) -> None:
         """Called by the worker before ``attempt``: cost of a trial is what was spent since the one before."""
-        meter = self._target.meter.snapshot() if self._target else (0, 0, 0)
-        self._last = (time.perf_counter(), *meter)
+        self._last = time.perf_counter(), self._target.meter.cost() if self._target else Cost()
 
     def trial(self, case: Case | str, values: dict[str, Any] | None = None, *, arm: str | None = None,
               artifacts: dict[str, Evidence] | None = None) -> Trial:  # fmt: skip
         """Record a trial of this arm (or of a ``control:NAME`` or ``null:K`` arm) with its cost."""
-        then, queries, steps, texts = self._last
+        then, before = self._last
         self.start_clock()
-        now, queries_now, steps_now, texts_now = self._last
-        spent = {"queries": queries_now - queries, "gradient_steps": steps_now - steps, "texts": texts_now - texts}
-        cost = Cost(**spent, seconds=round(now - then, 4))
+        now, after = self._last
+        cost = (after - before).model_copy(update={"seconds": round(now - then, 4)})
         return Trial(
             case=case if isinstance(case, str) else case.id,
             arm=arm or self.arm,
