@@ -50,12 +50,12 @@ class _Cost:
 
 class Cut:
     """The passes of one model. ``most``: examples a pass at most, whatever would fit; ``measuring``: whether what passes now is
-    only measured."""
+    only measured; ``measured``: how many kinds of passes were."""
 
     def __init__(self, device: torch.device, spec: str) -> None:
         self._device, self._spec = device, spec
         self.most: int | None = None
-        self.measuring = False
+        self.measuring, self.measured = False, 0
         self._costs: dict[_Key, _Cost] = {}
         self._halved: dict[_Key, list[int]] = {}  # the size that held last, and how often in a row
 
@@ -132,7 +132,7 @@ class Cut:
         return torch.cuda.mem_get_info(self._device)[0] + unused
 
     def _measured(self, one: _Pass, grad: bool) -> _Cost:
-        self.measuring = True
+        self.measuring, self.measured = True, self.measured + 1
         try:
             first, second = (self._peak(partial(one.tried, slice(size), grad)) for size in (1, 2))
         except Exception as error:  # noqa: BLE001 (whatever it is, the pass itself will say it)
