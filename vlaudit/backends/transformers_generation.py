@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+BEGINNING = 2  # tokens of an answer whose memory is measured
+
+
 class TransformersGenerator(GenerationModel):
     """A loaded image-text-to-text model with its own processor and chat template."""
 
@@ -107,8 +110,12 @@ class TransformersGenerator(GenerationModel):
                 def run(rows: slice, *floats: Tensor, batch: Batch = batch) -> list[Answer]:
                     return self._answers(batch.part(rows, floats), max_new_tokens, log_probs)
 
-                weight = batch.ids.shape[1] + max_new_tokens
-                said = self.cut("answers", run, *batch.floats, count=len(batch.rows), weight=weight)
+                def begin(rows: slice, *floats: Tensor, batch: Batch = batch) -> None:
+                    self._generate(batch.part(rows, floats), min(BEGINNING, max_new_tokens), log_probs)
+
+                length = batch.ids.shape[1]
+                said = self.cut("answers", run, *batch.floats, count=len(batch.rows), weight=length + max_new_tokens,
+                                trial=begin, tried=length + min(BEGINNING, max_new_tokens))  # fmt: skip
                 answers |= zip(batch.rows, said, strict=True)
         return [answers[index] for index in range(len(conversations))]
 

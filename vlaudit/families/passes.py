@@ -60,18 +60,20 @@ class Cut:
         self._halved: dict[_Key, list[int]] = {}  # the size that held last, and how often in a row
 
     def __call__(self, kind: str, run: Run, *inputs: Tensor, count: int | None = None, weight: int | None = None,
-                 trial: Run | None = None, thrift: Callable[[], bool] | None = None) -> Any:  # fmt: skip
+                 trial: Run | None = None, tried: int | None = None,
+                 thrift: Callable[[], bool] | None = None) -> Any:  # fmt: skip
         """What ``run`` gives for all ``count`` examples (default: the rows of the first input).
 
         Gradients flow into ``inputs``; into tensors that ``run`` only closes over they flow where no input requires any. The
         parts' gradients are computed when ``backward`` is called, so ``run`` opens for itself what it needs open.
         kind: names passes whose cost is alike but for ``weight``, a number to which it is about proportional (default: the numbers
-        that the first input has of each example). trial: what is measured in place of ``run``. thrift: called once where a single
-        example does not seem to fit; says whether it made passes cheaper. Raises OutOfMemory where one does not.
+        that the first input has of each example). trial: what is measured in place of ``run``, and tried: of what weight that is.
+        thrift: called once where a single example does not seem to fit; says whether it made passes cheaper. Raises OutOfMemory
+        where one does not.
         """
         count = len(inputs[0]) if count is None else count
         weight = weight or (max(1, inputs[0].numel() // max(1, count)) if inputs else 1)
-        one = _Pass(self, kind, run, inputs, count, weight, trial or run, thrift)
+        one = _Pass(self, kind, run, inputs, count, weight, trial or run, tried or weight, thrift)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             outputs = _Function.apply(one, *inputs)
             return outputs if one.several else outputs[0]
@@ -140,7 +142,7 @@ class Cut:
                 return _Cost(0, 0)
         else:
             each = max(second - first, 0)
-            return _Cost(max(first - each, 0), each / one.weight)
+            return _Cost(max(first - each, 0), each / one.trial_weight)
         finally:
             self.measuring = False
         self._tidy()
@@ -162,8 +164,8 @@ class _Pass:
     """One call: what is passed, and how it is put together again. ``several``: whether ``run`` gives several tensors."""
 
     def __init__(self, cut: Cut, kind: str, run: Run, inputs: Sequence[Tensor], count: int, weight: int, trial: Run,
-                 thrift: Callable[[], bool] | None) -> None:  # fmt: skip
-        self._cut, self.kind, self._run, self._trial = cut, kind, run, trial
+                 tried: int, thrift: Callable[[], bool] | None) -> None:  # fmt: skip
+        self._cut, self.kind, self._run, self._trial, self.trial_weight = cut, kind, run, trial, tried
         self._inputs, self.count, self.weight, self.thrift = inputs, count, weight, thrift
         self.several = False
 
