@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from vlaudit.device import Dtype
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_text, read_toml, user_path
 from vlaudit.policy import Policy
@@ -72,7 +73,8 @@ class ScanSettings(Closed):
 
     effort: Effort = "quick"
     seed: int = Field(0, ge=0)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")
+    dtype: Dtype = "auto"
     batch_size: int = Field(128, ge=1)
     probe: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
@@ -95,12 +97,15 @@ class Request(Closed):
     params: dict[str, dict[str, Any]] = Field(default_factory=dict)
     effort: Effort = "quick"
     seed: int = 0
+    dtype: Dtype = "auto"
     policy: Policy = Policy()
     plugins: list[str] = Field(default_factory=list)
 
     def digest(self) -> str:
-        """Identity of the audit. The policy is left out: it judges trials, it does not make them."""
-        return hashlib.sha256(self.model_dump_json(exclude={"policy"}).encode()).hexdigest()[:16]
+        """Identity of the audit. The policy is left out: it judges trials, it does not make them. So are settings of later
+        versions at their defaults: an earlier audit stays itself."""
+        left_out = {"policy"} | ({"dtype"} if self.dtype == "auto" else set())
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:

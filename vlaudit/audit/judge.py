@@ -177,6 +177,7 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
         *(("--set", f"{probe}.{name}={json.dumps(value)}") for name, value in request.params.get(probe, {}).items()),
         ("--effort", request.effort),
         ("--seed", str(request.seed)),
+        ("--dtype", request.dtype if request.dtype != "auto" else None),
     ]  # fmt: skip
     for flag, value in flags:
         if value is not None:

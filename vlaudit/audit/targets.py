@@ -14,6 +14,7 @@ from vlaudit import cage
 from vlaudit.audit.naming import digest, endings, grouped, last_part, steps, target_id, word
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning, foreign
 from vlaudit.families.base import HARD, Prompt, listed
 from vlaudit.families.text_to_image import TextToImagePrompt
@@ -79,8 +80,10 @@ class Loader:
     """Loads models, prompts and data once each. ``allow_network``: a spec may name a remote model, as those of an untrusted
     config may not; ``allow_borrowed``: so may the files of a folder on this disk."""
 
-    def __init__(self, device: torch.device, *, allow_network: bool, allow_borrowed: bool = False) -> None:
-        self._device = device
+    def __init__(
+        self, device: torch.device, how: Loading = PLAIN, *, allow_network: bool, allow_borrowed: bool = False
+    ) -> None:
+        self._device, self._how = device, how
         self._allow_network, self._allow_borrowed = allow_network, allow_borrowed
         self._models: dict[str, Model | VlauditError] = {}
         self._pixels: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -145,7 +148,7 @@ class Loader:
                 if scorer is not None and resolved.scorer is None and not spec.model.startswith("zoo:"):
                     subject.scorer_doubt = cache(partial(doubt, scorer, data))
                 target.check(check_context(subject))
-            for remark in target.remarks:
+            for remark in (*model.remarks, *target.remarks):
                 warnings.warn(remark, VlauditWarning, stacklevel=2)
             assert info.data is not None
             noted = info.data.model_copy(update={"notes": [*info.data.notes, *target.remarks]})
@@ -221,7 +224,7 @@ class Loader:
         if spec not in self._models:
             backend, argument = parse_model(spec)
             try:
-                self._models[spec] = backend.load(argument, self._device)
+                self._models[spec] = backend.load(argument, self._device, self._how)
             except ModelError as error:
                 self._models[spec] = error
         loaded = self._models[spec]
@@ -316,7 +319,9 @@ def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels:
     return TargetInfo(
         id=target_id(spec.model, prompt.id),
         family=model.family,
-        model=ModelInfo(spec=spec.model, sha256=model.sha256 or None),
+        model=ModelInfo(
+            spec=spec.model, sha256=model.sha256 or None, revision=model.revision, dtype=model.dtype, notes=list(model.remarks)
+        ),
         declared=spec.declared,
         prompt=prompt.info(),
         data=_data_info(data, labels, model.family),
@@ -378,7 +383,8 @@ def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> Non
         ):  # by what it is, which a shared reference says in any order; then by how it was named
             for id_, alike in grouped(group, lambda subject: subject.id).items():
                 for subject in alike if len(alike) > 1 else ():
-                    info = subject.info.model_dump_json(exclude={"id", "declared", "reference"})
+                    measured = {"dtype": True, "notes": True}
+                    info = subject.info.model_dump_json(exclude={"id": True, "declared": True, "reference": True, "model": measured})
                     subject.rename(f"{id_}-{digest(subject.spec.model_dump_json() if last else info)}")
 
 

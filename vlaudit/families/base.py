@@ -65,6 +65,9 @@ class Model(ABC):
     sha256: str  # fingerprint of the weight files, see `vlaudit.files.fingerprint`
     files: list[Path]  # what was read from disk
     device: torch.device
+    dtype: str | None = None  # what it computes in; null where it runs elsewhere. All that it returns is float32
+    revision: str | None = None  # the commit of the hub's repository that it was read from
+    remarks: Sequence[str] = ()  # sentences on how it was loaded that a reader of its findings should know
 
     @abstractmethod
     def preprocess(self, picture: Image) -> Tensor:
