@@ -129,11 +129,12 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
             model.batcher.shares_cache = model.batcher.shares_pictures = both
             if not model.batcher.shares_cache:
                 model.batcher.shares_cache = _reuses(model, picture, ("what is this",))
+        model.batcher.pads = _pads(model, picture)
     model.capabilities = frozenset(have)
     if Needs.TOKEN_LOGITS not in have:
         return model.capabilities
     with torch.enable_grad():
-        if model._reader.affine and _pixels_matter(model, picture, written):
+        if model._reader.differentiable and _pixels_matter(model, picture, written):
             have.add(Needs.PIXEL_GRADIENTS)
         if _embeddings_matter(model, talk, written):
             have.add(Needs.EMBEDDING_GRADIENTS)
@@ -204,6 +205,28 @@ def _reuses(model: TransformersGenerator, picture: Tensor, first: tuple[Tensor |
     if batch.shared.length == 0 or reused is None:
         return False
     return close(reused[1:].float().log_softmax(-1), plain, model.exact) and close(likely, plain, model.exact)
+
+
+def _pads(model: TransformersGenerator, picture: Tensor) -> bool:
+    """Are conversations of two lengths answered together as each alone, also after a reused cache?"""
+    short, long = (Turn("user", (picture, text)) for text in ("what is this", "what is this and what is that in the picture"))
+    shared = (Turn("user", ("what is this",)), Turn("assistant", ("a",)))
+    for before in ((), shared) if model.batcher.shares_cache else ((),):
+        talks = [Conversation((*before, turn)) for turn in (long, short)]
+        try:
+            model.batcher.pads = False
+            alone = [_truth(model, talk)[1] for talk in talks]
+            model.batcher.pads = True
+            (batch,) = model.batcher.batches(talks, new=TOKENS)
+            _, together = model._generate(batch, TOKENS, True, min_new_tokens=TOKENS + model._forced)
+        except (ModelError, ValueError, *FOREIGN):
+            return False
+        finally:
+            model.batcher.pads = False
+            model.batcher._prefixes.clear()
+        if together is None or not all(close(together[place].float().log_softmax(-1), alone[row][0]) for place, row in enumerate(batch.rows)):
+            return False
+    return True
 
 
 def _pixels_matter(model: TransformersGenerator, picture: Tensor, written: Tensor) -> bool:

@@ -118,7 +118,7 @@ class TransformersGenerator(GenerationModel):
 
         answers: dict[int, Answer] = {}
         with torch.no_grad():
-            for batch in self.batcher.batches(conversations):
+            for batch in self.batcher.batches(conversations, new=max_new_tokens):
                 ids, logits = self._generate(batch, max_new_tokens, log_probs)
                 for row, written, index in zip(ids.tolist(), range(len(ids)), batch.rows, strict=True):
                     end = next((i for i, token in enumerate(row) if token in self._ends), None)
