@@ -16,12 +16,12 @@ ALL = "cuda:all"  # every GPU, a model's layers spread over them
 
 @dataclass(frozen=True)
 class Loading:
-    """How a model is loaded: its precision, and whether it is spread over all GPUs. ``compared``: its outputs were held against
-    those in float32 before, which is not done again."""
+    """How a model is loaded: its precision, and whether it is spread over all GPUs. ``before``: what was measured when it was
+    loaded before (``Model.measured``), which is not done again."""
 
     dtype: Dtype = "auto"
     spread: bool = False
-    compared: bool = False
+    before: object = None
 
     def precision(self, device: torch.device, stored: torch.dtype | None = None, *, halves: bool = True) -> torch.dtype:
         """The precision to load in. ``auto`` is float32, but on CUDA, where a model ``halves``, the precision of 16 bits

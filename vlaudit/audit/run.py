@@ -211,7 +211,9 @@ class _Due:
 
     def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None) -> None:
         self._plan, self._results, self._deadline = plan, results, deadline
-        self._left = list(plan.planned)
+        models = {target.id: target.spec.model for target in plan.targets}
+        places = list(models.values())
+        self._left = sorted(plan.planned, key=lambda planned: places.index(models[planned.target]))  # model after model
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:

@@ -55,7 +55,7 @@ def in_precision(
 
     name = str(dtype).removeprefix("torch.")
     method = None if isinstance(folder, int) else folder.quantised
-    if dtype == torch.float32 or how.compared or method:
+    if dtype == torch.float32 or how.before is not None or method:
         model = build(dtype)
         model.dtype = f"{name}, weights quantised ({method})" if method else name
         return model

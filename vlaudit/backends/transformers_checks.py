@@ -37,16 +37,21 @@ def load_generator(
     ModelError."""
     dtype, spec = how.precision(device, folder.stored), f"hf:{argument}"
     where = placing(folder, device, how, spec)
-    measured: list[Measured] = []
+    before: list[Measured] = []
 
     def build(dtype: torch.dtype) -> TransformersGenerator:
         generator = _load(argument, folder, device, adapter, dtype, where)
+        if isinstance(how.before, Measured):
+            how.before.tell(generator)
+            return generator
         generator.capabilities = capabilities(generator)
-        for exact in measured:  # in float32, where equal numbers say more
-            exact.hold(generator)
-            if lost := sorted(need.value for need in exact.capabilities - generator.capabilities):
+        measured = Measured.of(generator)
+        for exact in before:  # in float32, where equal numbers say more
+            measured = measured.both(exact)
+            if lost := sorted(need.value for need in exact.capabilities - measured.capabilities):
                 generator.remarks = [f"'{spec}' has no {' and no '.join(lost)} in this precision, and has in float32."]
-        measured[:] = [Measured.of(generator)]
+        measured.tell(generator)
+        before[:] = [measured]
         return generator
 
     return in_precision(spec, build, dtype, folder, device, replace(how, spread="auto" in where.values()))
@@ -87,24 +92,25 @@ class Measured:
 
     capabilities: frozenset[Needs]
     steps: bool
-    several: bool
-    shares_cache: bool
-    shares_pictures: bool
+    batches: dict[str, bool]
 
     @classmethod
     def of(cls, model: TransformersGenerator) -> Measured:
-        batcher = model.batcher
-        return cls(model.capabilities, model.steps, batcher.several, batcher.shares_cache, batcher.shares_pictures)
+        batches = {name: getattr(model.batcher, name) for name in ("several", "shares_cache", "shares_pictures", "pads")}
+        return cls(model.capabilities, model.steps, batches)
 
-    def hold(self, model: TransformersGenerator) -> None:
-        """Take from the model what was not found."""
-        model.capabilities &= self.capabilities
-        if model.steps != self.steps:
-            model.steps = self.steps
-            model.capabilities -= {Needs.TOKEN_LOGITS, Needs.PIXEL_GRADIENTS, Needs.EMBEDDING_GRADIENTS, Needs.ATTENTION}
-        model.batcher.several &= self.several
-        model.batcher.shares_cache &= self.shares_cache
-        model.batcher.shares_pictures &= self.shares_pictures
+    def both(self, other: Measured) -> Measured:
+        """What was found each time."""
+        capabilities = self.capabilities & other.capabilities
+        if self.steps != other.steps:
+            capabilities -= {Needs.TOKEN_LOGITS, Needs.PIXEL_GRADIENTS, Needs.EMBEDDING_GRADIENTS, Needs.ATTENTION}
+        batches = {name: found and other.batches[name] for name, found in self.batches.items()}
+        return Measured(capabilities, self.steps, batches)
+
+    def tell(self, model: TransformersGenerator) -> None:
+        model.capabilities, model.steps, model.measured = self.capabilities, self.steps, self
+        for name, found in self.batches.items():
+            setattr(model.batcher, name, found)
 
 
 def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
@@ -224,7 +230,7 @@ def _pads(model: TransformersGenerator, picture: Tensor) -> bool:
         finally:
             model.batcher.pads = False
             model.batcher._prefixes.clear()
-        if together is None or not all(close(together[place].float().log_softmax(-1), alone[row][0]) for place, row in enumerate(batch.rows)):
+        if together is None or not all(close(together[place].float().log_softmax(-1), alone[row][0], model.exact) for place, row in enumerate(batch.rows)):
             return False
     return True
 
