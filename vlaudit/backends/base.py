@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -108,6 +109,7 @@ def placing(folder: ModelFolder, device: torch.device, how: Loading, spec: str) 
 
     if folder.quantised:
         refuse_lacking(spec, folder.quantised)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on every pass
     if device.type == "cuda" and torch.cuda.device_count() > 1 and (how.spread or folder.bytes > room(device)):
         return {"device_map": "auto"}
     return {"device_map": {"": device}} if folder.quantised else {}

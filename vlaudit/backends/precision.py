@@ -95,6 +95,17 @@ def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
+def even_out(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Bring the plain weights of a quantised model to one precision: transformers leaves some as they are stored."""
+    import torch
+
+    for part in module.modules():
+        if type(part).__module__.startswith(("torch.nn.", "transformers.")):
+            for weight in part.parameters(recurse=False):
+                if type(weight.data) is torch.Tensor and weight.is_floating_point():
+                    weight.data = weight.data.to(dtype)
+
+
 def outputs(model: Model) -> Outputs:
     """Of a few blurred random pictures and short texts; on the CPU."""
     from vlaudit.families.generation import GenerationModel

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.adapters import merge
 from vlaudit.backends.base import placing, refuse_oversized
-from vlaudit.backends.precision import FP32, in_precision
+from vlaudit.backends.precision import FP32, even_out, in_precision
 from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import FOREIGN, noise
@@ -35,6 +35,8 @@ def load_generator(
 ) -> TransformersGenerator:
     """Load an image-text-to-text model from a folder that was inspected, with an adapter in it where there is one. Raises
     ModelError."""
+    import torch
+
     dtype, spec = how.precision(device, folder.stored), f"hf:{argument}"
     where = placing(folder, device, how, spec)
     before: list[Measured] = []
@@ -44,7 +46,8 @@ def load_generator(
         if isinstance(how.before, Measured):
             how.before.tell(generator)
             return generator
-        generator.capabilities = capabilities(generator)
+        with foreign(f"'{spec}' cannot answer", FP32 if dtype != torch.float32 else "Its files do not fit together."):
+            generator.capabilities = capabilities(generator)
         measured = Measured.of(generator)
         for exact in before:  # in float32, where equal numbers say more
             measured = measured.both(exact)
@@ -79,6 +82,8 @@ def _load(
             folder.path, dtype=dtype, output_loading_info=True, use_safetensors=folder.safetensors, **where, **safe
         )
         refuse_random(argument, report)
+        if folder.quantised:
+            even_out(model, dtype)
         processor = AutoProcessor.from_pretrained(folder.path, **safe)
         weights, files = folder.weights, folder.files
         if adapter:

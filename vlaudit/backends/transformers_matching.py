@@ -11,7 +11,7 @@ from PIL import Image
 from vlaudit.backends.adapters import merge
 from vlaudit.backends.base import pad, placed, placing, reading, refuse_oversized, soft_tokens
 from vlaudit.backends.open_clip import from_special_mask
-from vlaudit.backends.precision import cast, in_precision
+from vlaudit.backends.precision import cast, even_out, in_precision
 from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
@@ -113,6 +113,7 @@ def _load(
         raise ModelError(
             f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
         )
+    import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -124,8 +125,8 @@ def _load(
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
         refuse_oversized(folder, lambda: AutoModel.from_config(config, trust_remote_code=False))
         model, report = AutoModel.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
-            use_safetensors=folder.safetensors, **where,
+            folder.path, local_files_only=True, trust_remote_code=False, dtype=dtype if folder.quantised else torch.float32,
+            output_loading_info=True, use_safetensors=folder.safetensors, **where,
         )  # fmt: skip
         refuse_random(argument, report)
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
@@ -134,7 +135,7 @@ def _load(
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
         matcher = TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
-        cast(model, dtype)
+        (even_out if folder.quantised else cast)(model, dtype)
         return matcher
 
 
