@@ -423,6 +423,8 @@ def _place(pipe: Any, device: torch.device) -> bool:
     go there one by one, when they are due: then true."""
     import torch
 
+    if getattr(pipe, "hf_device_map", None):  # its parts have their places
+        return False
     if device.type == "cuda" and pipe.model_cpu_offload_seq:
         parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
         sizes = [sum(p.numel() * p.element_size() for p in part.parameters()) for part in parts]
