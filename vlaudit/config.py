@@ -88,7 +88,7 @@ class ScanSettings(Closed):
     seed: int = Field(0, ge=0)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")
     dtype: Dtype = "auto"
-    batch_size: int = Field(128, ge=1)
+    batch_size: int | None = Field(None, ge=1, description="examples a pass at most; by default as many as fit")
     probe: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
 

@@ -172,7 +172,7 @@ def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> li
 
 def run_audit(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int = 128, deadline: float | None = None, debug: bool = False,
+    batch_size: int | None = None, deadline: float | None = None, debug: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
@@ -186,7 +186,7 @@ def run_audit(
 
 
 def _run(
-    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int,
+    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int | None,
     deadline: float | None, debug: bool,
 ) -> Outcome:  # fmt: skip
     results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
