@@ -126,8 +126,8 @@ def _config(path: Path | None) -> tuple[Config, bool]:
 
 def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
     """The config's scan settings with the flags that were given on top."""
-    names = ("effort", "budget", "seed", "device", "dtype", "batch_size")
-    given = {name: flags[name] for name in names if flags[name] is not None}
+    scalars = ("effort", "budget", "seed", "device", "dtype", "batch_size")
+    given = {name: flags[name] for name in scalars if flags[name] is not None}
     if flags["probes"]:
         given["probe"] = list(flags["probes"])
     if flags["skip"]:
