@@ -115,6 +115,26 @@ def test_a_wrong_distribution_is_told_from_a_rounded_one() -> None:
     assert not close(torch.full_like(logits, torch.nan), logits, exact=False)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_gradients_that_are_not_finite_are_said(trained: bool, tmp_path: Path) -> None:
+    """BLIP-2's learned queries begin at zero, where its layer norms (eps 1e-12) overflow float16."""
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    folder = generators.save("blip-2", tmp_path)
+    if trained:
+        weights = load_file(folder / "model.safetensors")
+        for name, tensor in weights.items():
+            if name == "query_tokens" or (name.startswith("vision_model") and tensor.dim() > 1):
+                tensor.normal_(std=0.2)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    plain, model = HuggingFaceBackend().load(str(folder), CPU), HuggingFaceBackend().load(str(folder), CPU, Loading("fp16"))
+    assert Needs.PIXEL_GRADIENTS in plain.capabilities and not plain.remarks
+    assert (Needs.PIXEL_GRADIENTS in model.capabilities) is trained
+    said = [remark for remark in model.remarks if "are not finite" in remark or "has no pixel gradients" in remark]
+    assert len(said) == (0 if trained else 2)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_pipelines_are_compared_too(dtype: Any, pipeline: Path) -> None:
     model = DiffusersBackend().load(str(pipeline), CPU, Loading(dtype))
