@@ -72,14 +72,17 @@ class HuggingFaceBackend(Backend):
             folder = local_folder(base) or download(base)
         inspected = inspect_transformers(folder)
         model: Model
-        if _family(argument, read_config(folder / "config.json", SAVED)) is Family.GENERATION:
+        config = read_config(folder / "config.json", SAVED)
+        if _family(argument, config) is Family.GENERATION:
             from vlaudit.backends.transformers_checks import load_generator
 
             model = load_generator(argument, inspected, device, adapter, how)
         else:
-            from vlaudit.backends.transformers_matching import load_matcher
+            from vlaudit.backends.transformers_matching import TransformersModel, load_matcher
+            from vlaudit.backends.transformers_naflex import NaFlexModel
 
-            model = load_matcher(argument, inspected, device, adapter, how)
+            kind = NaFlexModel if config.get("model_type") == "siglip2" else TransformersModel
+            model = load_matcher(argument, inspected, device, adapter, how, kind)
         model.revision = revision
         return model
 

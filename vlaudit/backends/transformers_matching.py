@@ -105,22 +105,23 @@ class TransformersModel(MatchingModel):
 
 
 def load_matcher(
-    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None, how: Loading = PLAIN
-) -> TransformersModel:
-    """Load a dual encoder from a folder that was inspected, with an adapter in it where there is one. Raises ModelError with
-    the cure."""
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None, how: Loading = PLAIN,
+    kind: type[TransformersModel] = TransformersModel,
+) -> TransformersModel:  # fmt: skip
+    """Load a dual encoder of a kind from a folder that was inspected, with an adapter in it where there is one. Raises
+    ModelError with the cure."""
     dtype = how.precision(device, halves=False)
     where = placing(folder, device, how, f"hf:{argument}")
 
     def build(dtype: torch.dtype) -> TransformersModel:
-        return _load(argument, folder, device, adapter, dtype, where)
+        return _load(argument, folder, device, adapter, dtype, where, kind)
 
     return in_precision(f"hf:{argument}", build, dtype, folder, device, how)
 
 
 def _load(
     argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None, dtype: torch.dtype,
-    where: dict[str, Any],
+    where: dict[str, Any], kind: type[TransformersModel],
 ) -> TransformersModel:  # fmt: skip
     if not folder.has_tokenizer():
         raise ModelError(
@@ -147,9 +148,6 @@ def _load(
         weights, files = folder.weights, folder.files
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
-        kind = TransformersModel
-        if model.config.model_type == "siglip2":
-            from vlaudit.backends.transformers_naflex import NaFlexModel as kind
         matcher = kind(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
         (even_out if folder.quantised else cast)(model, dtype)
         return matcher
