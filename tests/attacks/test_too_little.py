@@ -32,9 +32,9 @@ def few(data: Dataset, count: int = 8) -> Dataset:
     own, members = data.audit, [example for example in data.examples if example.member]
     kept = {example.id for part in (own, members) for example in part[:: max(1, len(part) // count)][:count]}
     captions = None if data.own_captions is None else data.own_captions[:count]
-    examples = [example for example in data.examples if example.id in kept]
-    alone = [replace(e, texts={name: text for name, text in e.texts.items() if name != "pair"}) for e in examples]
-    return replace(data, examples=alone, own_captions=captions)
+    pairs = {pair for example in data.examples if example.id in kept and (pair := example.texts.get("pair"))}
+    examples = [example for example in data.examples if example.id in kept or example.texts.get("pair") in pairs]
+    return replace(data, examples=examples, own_captions=captions)
 
 
 CASES = [
@@ -42,7 +42,7 @@ CASES = [
     (MATCHER, "prompt-trigger-inversion", 8), (MATCHER, "encoder-trigger-inversion", 8), (MATCHER, "rank-skew", 8),
     (MATCHER, "group-performance", 8), (MATCHER, "prompt-mia", 8),
     (GENERATOR, "cropa", 8), (GENERATOR, "prompt-invariance", 8), (GENERATOR, "context-poison", 8), (GENERATOR, "visual-instruction", 8),
-    (GENERATOR, "output-collapse-inversion", 8), (GENERATOR, "text-insensitivity", 8), (GENERATOR, "counterfactual-gap", 30),
+    (GENERATOR, "output-collapse-inversion", 8), (GENERATOR, "text-insensitivity", 8), (GENERATOR, "counterfactual-gap", 8),
     (GENERATOR, "demo-skew-amplification", 2), (POOL, "demo-trojan", 8), (TUNED, "vlm-mia", 8), (CANARIES, "canary-exposure", 8),
     (PIPELINE, "query-free-suffix", 8), (PIPELINE, "probabilistic-prompt-robustness", 8), (PIPELINE, "homoglyph-sweep", 8),
     (PIPELINE, "memorization-norm", 1), (PIPELINE, "representation", 8), (PIPELINE, "prompt-intervention", 8), (PIPELINE, "t2i-mia", 8),
@@ -85,7 +85,7 @@ def test_every_probe_that_runs_has_smaller_designs_that_take_less_and_name_what_
                          shares=dict.fromkeys(names, share))  # fmt: skip
         return {p.probe: (sum(u.weight for u in p.units), len(p.reduced)) for p in plan.planned if p.units}
 
-    whole, less = planned(1.0), planned(1 / 2) | planned(1 / 4)  # of groups, a quarter may be too few to compare
+    whole, less = planned(1.0), planned(0.7) | planned(1 / 2) | planned(1 / 4)  # of groups, a quarter may be too few to compare
     for name, (seconds, reduced) in whole.items():
         assert reduced == 0
         if name in ("unsafe-file", "query-free-suffix", *SEARCHES):
