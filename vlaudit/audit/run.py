@@ -231,6 +231,9 @@ class _Due:
     def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
         self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
         self._left = list(plan.planned)
+        if deadline is not None:  # what takes least first, on each target: more is decided when time is up
+            place = {target: i for i, target in enumerate(dict.fromkeys(planned.target for planned in self._left))}
+            self._left.sort(key=lambda planned: (place[planned.target], sum(unit.weight for unit in planned.units)))
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:
