@@ -230,10 +230,14 @@ class _Due:
 
     def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
         self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
-        self._left = list(plan.planned)
-        if deadline is not None:  # what takes least first, on each target: more is decided when time is up
-            place = {target: i for i, target in enumerate(dict.fromkeys(planned.target for planned in self._left))}
-            self._left.sort(key=lambda planned: (place[planned.target], sum(unit.weight for unit in planned.units)))
+        models = {target.id: target.spec.model for target in plan.targets}
+        places, hurried = list(models.values()), deadline is not None
+
+        def turn(planned: PlannedProbe) -> tuple[int, float]:
+            """Model after model; where time may run out, what takes least first."""
+            return places.index(models[planned.target]), sum(unit.weight for unit in planned.units) * hurried
+
+        self._left = sorted(plan.planned, key=turn)
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:
