@@ -269,7 +269,7 @@ def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: Pr
         tool=ToolInfo(version=__version__),
         audit=AuditInfo(
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
-            seed=manifest.request.seed, effort=manifest.request.effort, command=manifest.command,
+            seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
             fail_on=policy.fail_on, strict=policy.strict,
             errors=list(dict.fromkeys(judged.errors)),
