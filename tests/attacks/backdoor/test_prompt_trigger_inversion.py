@@ -10,6 +10,7 @@ import pytest
 
 from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_trials_that_can_be_judged
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
+from vlaudit.policy import Policy
 
 __all__ = ["quick_search"]
 
@@ -34,7 +35,10 @@ def test_the_estimate_is_what_is_spent(tiny_clip: Path, picture_folder: Path, tm
 
 def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_control() -> None:
     class Many:
-        effort, labels = "quick", [f"name {i}" for i in range(290)]
+        effort, labels, examples, policy = "quick", [f"name {i}" for i in range(290)], [0] * 48, Policy()
+
+        def require(self, count: int, least: float, *said: str) -> None:
+            assert count >= least
 
         def rng(self, *parts: object) -> np.random.Generator:
             return np.random.default_rng(len(str(parts)))

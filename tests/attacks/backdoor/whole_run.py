@@ -28,7 +28,8 @@ def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
 def open_context(model: Path, data: Path, probe: Probe, tmp_path: Path, arm: str = TARGET) -> Context:
     spec = TargetSpec(model=f"hf:{model}", data=str(data))
     (subject,), _ = Loader(torch.device("cpu"), allow_network=False).subjects([spec])
-    request = Request(targets=[], probes=[], effort="quick")
+    policy = Policy(thresholds={f"{probe.info.id}.least-labels": 3})
+    request = Request(targets=[], probes=[], effort="quick", policy=policy)
     return context(request, subject, probe.info.id, arm, ArtifactStore(tmp_path))
 
 
