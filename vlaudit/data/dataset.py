@@ -26,6 +26,7 @@ from vlaudit.data.example import Example
 from vlaudit.data.folder import METADATA, read_folder
 from vlaudit.data.images import DataError
 from vlaudit.data.left_out import left_out
+from vlaudit.data.text_files import look_alikes
 from vlaudit.errors import VlauditWarning, did_you_mean
 
 _YES, _NO = {"1", "true", "yes", "member"}, {"0", "false", "no", "non-member", "nonmember"}
@@ -135,6 +136,7 @@ def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | 
     examples = list(read_bundled(name) if bundled else read_folder(Path(source)))
     pictures = (example.picture for example in examples if isinstance(example.picture, Path))
     notes = [] if bundled else left_out(Path(source), METADATA, pictures)
+    notes += look_alikes(sorted({example.label for example in examples if example.label is not None}), name)
     for note in notes:
         warnings.warn(note, VlauditWarning, stacklevel=2)
     columns = sorted({column for example in examples for column in example.attributes})
