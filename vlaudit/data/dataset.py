@@ -24,8 +24,9 @@ from pathlib import Path
 from vlaudit.data.bundled import read_bundled
 from vlaudit.data.example import Example
 from vlaudit.data.folder import METADATA, read_folder
-from vlaudit.data.images import DataError
+from vlaudit.data.images import DataError, StoredPicture
 from vlaudit.data.left_out import left_out
+from vlaudit.data.sifting import sift
 from vlaudit.data.text_files import look_alikes
 from vlaudit.errors import VlauditWarning, did_you_mean
 
@@ -113,11 +114,7 @@ class Dataset:
         """Fingerprint of names, labels, attributes and file sizes; it opens no picture."""
         digest = hashlib.sha256()
         for e in self.examples:
-            size = (
-                e.picture.stat().st_size
-                if isinstance(e.picture, Path)
-                else hashlib.sha256(e.picture.tobytes()).hexdigest()
-            )
+            size = e.size if isinstance(e.picture, Path | StoredPicture) else hashlib.sha256(e.picture.tobytes()).hexdigest()
             digest.update(json.dumps([e.id, e.label, e.split, e.attributes, e.texts, e.member, size]).encode())
         if self.own_captions is not None:
             digest.update(json.dumps(self.own_captions).encode())
@@ -134,8 +131,11 @@ def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | 
     name = str(source)
     bundled = name.startswith("zoo:")
     examples = list(read_bundled(name) if bundled else read_folder(Path(source)))
-    pictures = (example.picture for example in examples if isinstance(example.picture, Path))
+    pictures = [example.picture for example in examples if isinstance(example.picture, Path)]
     notes = [] if bundled else left_out(Path(source), METADATA, pictures)
+    if not bundled:
+        examples, more = sift(examples, name)
+        notes += more
     notes += look_alikes(sorted({example.label for example in examples if example.label is not None}), name)
     for note in notes:
         warnings.warn(note, VlauditWarning, stacklevel=2)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from vlaudit.data.example import TEXT_COLUMNS, Example
-from vlaudit.data.images import SUFFIXES, DataError
+from vlaudit.data.images import DataError, known_suffixes
 from vlaudit.data.text_files import check_label, metadata_rows
 from vlaudit.files import is_unicode, walk
 
@@ -59,7 +59,7 @@ def _split(root: Path, folder: Path, split: str) -> Iterator[Example]:
         if not pictures:
             raise DataError(
                 f"The class folder '{child}' holds no pictures.",
-                f"Add some ({', '.join(sorted(SUFFIXES))}), or remove the folder.",
+                f"Add some ({', '.join(sorted(known_suffixes()))}), or remove the folder.",
             )
         for path in pictures:
             yield Example(path.relative_to(root).as_posix(), _inside(root, path), label, split)
@@ -118,8 +118,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     """All picture files below a folder, sorted by their path."""
+    suffixes = known_suffixes()
     return sorted(
-        p for p in walk(folder) if p.suffix.lower() in SUFFIXES and os.path.isfile(p) and not p.name.startswith(".")
+        p for p in walk(folder) if p.suffix.lower() in suffixes and os.path.isfile(p) and not p.name.startswith(".")
     )
 
 

@@ -128,7 +128,7 @@ def look_alikes(labels: Sequence[str], where: str) -> list[str]:
         other = seen.setdefault(_seen(label), label)
         if other != label:
             raise DataError(
-                f"The labels {ascii(other)} and {ascii(label)} ({where}) look the same and are not: they differ in characters that "
+                f"The labels {other!a} and {label!a} ({where}) look the same and are not: they differ in characters that "
                 "are invisible, or in their width.",
                 "Write them the same way.",
             )
