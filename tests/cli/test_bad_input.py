@@ -18,6 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vlaudit.errors import VlauditWarning
+
 Command = Callable[..., int]
 
 

@@ -78,7 +78,7 @@ def test_reasons_are_counted_and_a_label_without_pictures_is_an_error(cat: Path)
     (cat.parent / "dog").mkdir()
     for number in range(2):
         (cat.parent / "dog" / f"{number}.jpg").touch()
-    with pytest.raises(DataError, match="None of the 2 pictures with the label 'dog'.*is empty"):
+    with pytest.raises(DataError, match=r"None of the 2 pictures with the label 'dog'.*is empty"):
         load(cat.parent)
 
 

@@ -47,12 +47,12 @@ def sift(examples: Sequence[Example], source: str) -> tuple[list[Example], list[
     lost = {example.label for example in gone} - {example.label for example in kept}
     if lost or not kept:
         first = next(example for example in gone if example.label in lost or not kept)
-        error = faults[first.picture_key]
+        fault = faults[first.picture_key]
         whose = f" with the label '{first.label}'" if first.label is not None else ""
         count = sum(example.label == first.label for example in gone)
         if count == 1:
-            raise error
-        raise DataError(f"None of the {count} pictures{whose} in '{source}' can be read. {error.message}", error.cure)
+            raise fault
+        raise DataError(f"None of the {count} pictures{whose} in '{source}' can be read. {fault.message}", fault.cure)
     reasons = Counter(faults[key].reason for key in {example.picture_key for example in gone})
     such = {faults[example.picture_key].reason: example.id for example in reversed(gone)}
     said = ", ".join(f"{count:,} {reason} (such as '{such[reason]}')" for reason, count in reasons.most_common())

@@ -55,11 +55,11 @@ def read_captions(path: Path) -> tuple[str, ...]:
     return captions
 
 
-def metadata_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells as text of each row."""
+def metadata_rows(file: Path, pictures: str = "file_name") -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells as text of each row; a CSV needs the column that names the ``pictures``."""
     text = _text_of(file)
     if file.suffix == ".csv":
-        yield from _csv_rows(file, text, "file_name")
+        yield from _csv_rows(file, text, pictures)
         return
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
@@ -94,7 +94,7 @@ def _csv_rows(file: Path, text: str, needed: str) -> Iterator[tuple[int, dict[st
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if needed not in (reader.fieldnames or ()):
-            cure = "Add it, with paths relative to the file." if needed == "file_name" else "Add it to its heading."
+            cure = "Add it to its heading." if needed == "text" else "Add it, with paths relative to the file, or name yours with --columns image=COLUMN."
             raise DataError(f"'{file}' has no column {needed}.", cure)
         _check_columns(file, reader.fieldnames or ())
         for cells in reader:
