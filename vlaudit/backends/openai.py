@@ -252,8 +252,8 @@ def _streamed(text: str) -> dict[str, Any] | None:
         message = choice.setdefault("message", {})
         for name, value in delta.items() if isinstance(delta, dict) else ():
             if isinstance(value, str | list) and value:
-                known = message.get(name)
-                message[name] = known + value if isinstance(known, str | list) and isinstance(value, type(known)) else value
+                known: Any = message.get(name)
+                message[name] = known + value if type(known) is type(value) else value
         choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
         given = piece.get("logprobs")
         tokens += given["content"] if isinstance(given, dict) and isinstance(given.get("content"), list) else []
