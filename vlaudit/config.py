@@ -30,8 +30,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from vlaudit.device import Dtype
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_text, read_toml, user_path
 from vlaudit.policy import Policy
@@ -41,6 +42,18 @@ FILE_NAME = "vlaudit.toml"
 PATH_OPTIONS = {"file", "pool"}  # of the prompts' key=value that are paths
 _TARGET = re.compile(r"\s*\[\[\s*[\"']?target[\"']?\s*\]\]")
 Effort = Literal["quick", "standard", "thorough"]
+
+
+BUDGETS: dict[Effort, float | None] = {"quick": 1800.0, "standard": 4 * 3600.0, "thorough": None}
+"""Seconds of work that an audit may take by effort, where nothing else is asked for."""
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1.5h`` to seconds. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"'{text}' is not a time. Write for example 90s, 10m or 1h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 class Closed(BaseModel):
@@ -72,11 +85,25 @@ class ScanSettings(Closed):
     """Defaults of ``vlaudit scan``'s flags."""
 
     effort: Effort = "quick"
+    budget: str | None = Field(None, description="time to divide among the probes, such as 30m, or none; default by effort")
     seed: int = Field(0, ge=0)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")
+    dtype: Dtype = "auto"
     batch_size: int = Field(128, ge=1)
     probe: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
+
+    @field_validator("budget")
+    @classmethod
+    def _is_time(cls, budget: str | None) -> str | None:
+        if budget not in (None, "none"):
+            seconds(budget)
+        return budget
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds: what is set, else the effort's own; None for no end."""
+        return BUDGETS[self.effort] if self.budget is None else None if self.budget == "none" else seconds(self.budget)
 
 
 class Config(Closed):
@@ -95,13 +122,17 @@ class Request(Closed):
     probes: list[str]
     params: dict[str, dict[str, Any]] = Field(default_factory=dict)
     effort: Effort = "quick"
+    budget: float | None = None  # seconds of work; null: all that the effort asks for
     seed: int = 0
+    dtype: Dtype = "auto"
     policy: Policy = Policy()
     plugins: list[str] = Field(default_factory=list)
 
     def digest(self) -> str:
-        """Identity of the audit. The policy is left out: it judges trials, it does not make them."""
-        return hashlib.sha256(self.model_dump_json(exclude={"policy"}).encode()).hexdigest()[:16]
+        """Identity of the audit. The policy is left out: it judges trials, it does not make them. So are settings of later
+        versions at their defaults: an earlier audit stays itself."""
+        left_out = {"policy"} | ({"dtype"} if self.dtype == "auto" else set())
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:

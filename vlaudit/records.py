@@ -167,18 +167,40 @@ class Evidence(Record):
 
 
 class Cost(Record):
-    queries: int = 0  # pictures (or texts) passed forward through the model
-    gradient_steps: int = 0  # pictures passed backward
+    """What was spent, or will be: passes through the model by kind, each of which has a price of its own."""
+
+    queries: int = 0  # passes forward: of pictures, of conversations as far as they are read, of the denoiser, or of texts
+    gradient_steps: int = 0  # of the queries, those passed backward too
     texts: int = 0  # of the queries, those that a text encoder alone read: no pictures, and they take less time
+    text_steps: int = 0  # of the gradient steps, those of texts
+    tokens: int = 0  # written in answers, each a short pass
+    decoded: int = 0  # pictures made of latents, or latents of pictures
     seconds: float = 0.0
 
+    @property
+    def passes(self) -> int:
+        """Passes forward that are no texts."""
+        return self.queries - self.texts
+
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            queries=self.queries + other.queries,
-            gradient_steps=self.gradient_steps + other.gradient_steps,
-            texts=self.texts + other.texts,
-            seconds=self.seconds + other.seconds,
-        )
+        mine, theirs = self.__dict__, other.__dict__
+        return Cost(**{name: mine[name] + theirs[name] for name in Cost.model_fields})
+
+    def __sub__(self, other: Cost) -> Cost:
+        mine, theirs = self.__dict__, other.__dict__
+        return Cost(**{name: mine[name] - theirs[name] for name in Cost.model_fields})
+
+
+class Reduced(Record):
+    """One thing of which a probe tries fewer than it would without a budget."""
+
+    what: str  # a plural, such as "pictures"
+    tried: int
+    of: int
+    searched: bool = False  # what is left out was not searched at all: then nothing can be held
+
+    def __str__(self) -> str:
+        return f"{self.tried:,} of {self.of:,} {self.what}"
 
 
 def alike(first: object, second: object) -> bool:
@@ -351,6 +373,9 @@ class Finding(Record):
 class ModelInfo(Record):
     spec: str
     sha256: str | None = None  # of the weights; null when the model could not be loaded
+    revision: str | None = None  # the commit of the hub's repository; null for what lies on disk
+    dtype: str | None = None  # the precision that it computes in; null where it runs elsewhere
+    notes: list[str] = Field(default_factory=list)  # sentences on how it was loaded
 
 
 class PromptInfo(Record):

@@ -252,6 +252,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def time_text(seconds: float) -> str:
+    """A time as flags take it, rounded up: ``90s``, ``10m``, ``1.5h``."""
+    if seconds < 120:
+        return f"{math.ceil(seconds)}s"
+    return f"{math.ceil(seconds / 60)}m" if seconds < 7200 else f"{math.ceil(seconds / 1800) / 2:g}h"
+
+
 def web_address(reference: str) -> str:
     """Where a reference is read, an arXiv id or an https address; empty for anything else (``javascript:`` and so on)."""
     if arxiv := _ARXIV.fullmatch(reference):

@@ -39,7 +39,7 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import SEARCHED, Bench, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import LEAST, SEARCHED, Bench, restarts, search, search_cost
 from vlaudit.attacks.shared.trigger_inversion.thresholds import THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
@@ -78,6 +78,7 @@ class EncoderTriggerInversion(TriggerInversion):
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
+        ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
         names = self._names()
         return restarts(names, ctx.by_effort(2, 3, 4), names[int(ctx.rng("planted").integers(len(names)))])
 

@@ -43,7 +43,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.drawn_captions import FEW, draw, passes
+from vlaudit.attacks.shared.drawn_captions import FEW, draw, drawing
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.attacks.shared.neutral_captions import names
 from vlaudit.attacks.shared.scorer_readings import would_decide
@@ -58,6 +58,7 @@ ALONE = ("a {}", "a photo of a {}", "a picture of the {}", "the {}")
 BESIDE = "{} beside {}"
 OTHER_SEEDS, OTHER_THINGS = "control:other seeds", "control:other things"
 _SHOWN, _NEIGHBOURS = 4, 5
+_LEAST = 24  # pictures of the token that a budget leaves
 
 
 @probe(
@@ -110,7 +111,9 @@ class PersonalTokenAudit(Probe):
         noun = ctx.target.prompt.noun
         if noun is None:
             raise NotAssessed("what the token stands for is not said: name it with noun=… in the prompt")
-        count = self.pictures or ctx.by_effort(40, 100, 300)
+        wanted, least = self.pictures or ctx.by_effort(40, 100, 300), self._least(ctx)
+        ctx.require(wanted, least, "pictures of the token", f"--set {self.info.id}.pictures={least} draws as many.")
+        count = ctx.afford(wanted, "pictures of the token", max(least, _LEAST))
         cases = [
             Case(id=f"alone-{i:03d}", params={"noun": noun, "caption": ALONE[i % len(ALONE)].format(noun)})
             for i in range(count)
@@ -127,8 +130,17 @@ class PersonalTokenAudit(Probe):
             )
         return cases
 
+    def _least(self, ctx: Context) -> int:
+        """Pictures of which all must show the noun, and none of as many of other things, for the scorer to be shown to tell them apart."""
+        from vlaudit.statistics import rate_interval
+
+        level, needed = ctx.policy.level, ctx.policy.threshold(self.info, "least-contrast")
+        enough = (n for n in range(1, 1000) if rate_interval(n, n, level).low - rate_interval(0, n, level).high >= needed)
+        return next(enough, 1000)
+
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * passes(ctx))
+        things, alone = (sum(key(case) for case in cases) for key in (lambda c: "thing" in c.params, lambda c: c.id.startswith("alone")))
+        return drawing(ctx, len(cases) - things if ctx.on_target else len(cases) + alone)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         vectors = _vectors(ctx) if ctx.on_target else None

@@ -109,7 +109,7 @@ class PromptMIA(Probe):
 
     def _pool(self, ctx: Context) -> list[Example]:
         labelled = [example for example in ctx.data.examples if example.label in ctx.labels]
-        return both_sides(ctx, labelled, self.pictures or ctx.by_effort(1000, 2000, 10_000))
+        return both_sides(ctx, labelled, self.pictures or ctx.by_effort(1000, 2000, 10_000), int(ctx.policy.threshold(self.info, "least-side")))
 
     def _shadows(self, ctx: Context, pool: Sequence[Example]) -> int:
         """How many shadow prompts are learned: whole partitions of the pictures, twice at least."""
@@ -118,7 +118,8 @@ class PromptMIA(Probe):
         cheap = ctx.device.type != "cpu" or sum(path.stat().st_size for path in ctx.files if path.exists()) <= SMALL
         fits = ctx.by_effort(250_000, 1_000_000, 4_000_000) // (self.steps * len(ctx.labels))
         count = min(ctx.by_effort(8, 16, 32), fits) if cheap else 0
-        turns = (count if self.shadows is None else self.shadows) // (parts := _parts(pool))
+        count = count if self.shadows is None else self.shadows
+        turns = ctx.afford(count, "shadow prompts", 0, searched=True) // (parts := _parts(pool))
         return turns * parts if turns > 1 else 0
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
@@ -129,8 +130,14 @@ class PromptMIA(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         shadows = sum(case.id.startswith(f"{SHADOW}/") for case in cases)
-        labels = shadows * self.steps * len(ctx.labels)  # a step reads all of them, forward and backward
-        return Cost(queries=len(cases) - shadows + labels + (len(self._pool(ctx)) if shadows else 0), gradient_steps=labels)
+        texts = ctx.target.texts(len(ctx.labels))
+        if not shadows:
+            return Cost(queries=len(cases) + texts, texts=texts)
+        if not ctx.on_target:
+            return Cost()
+        steps = shadows * self.steps * len(ctx.labels)  # a step reads all of them, forward and backward
+        pictures = len(self._pool(ctx))
+        return Cost(queries=pictures + texts + steps, texts=texts + steps, gradient_steps=steps, text_steps=steps)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -159,6 +166,7 @@ class PromptMIA(Probe):
             number = int(case.id.partition("/")[2])
             turn = torch.randperm(len(pool), generator=ctx.generator("partition", number // parts))
             own = turn[number % parts :: parts].to(ctx.device)
+            ctx.target.meter.read(self.steps * len(ctx.labels), steps=True)
             shadow = prompt.learned_anew(model, features[own], targets[own], ctx.labels, steps=self.steps, seed=number)
             with torch.no_grad():
                 logits = model.logit_scale * features @ shadow.label_features(model, ctx.labels).T

@@ -46,7 +46,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.drawn_captions import caption_cases, draw, marked, passes
+from vlaudit.attacks.shared.drawn_captions import caption_cases, draw, drawing, marked
 from vlaudit.attacks.shared.homoglyphs import CULTURES, RARE_BY_BYTES
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, figure, probe
 from vlaudit.probe.artifacts import heading
@@ -88,7 +88,8 @@ class HomoglyphSweep(Probe):
     captions: int | None = Field(None, ge=1, description="how many are changed; default 80, 160 or 300 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
-        own = caption_cases(ctx, self.captions or ctx.by_effort(80, 160, 300), _WATCHED)
+        own = caption_cases(ctx, self.captions or ctx.by_effort(80, 160, 300), _WATCHED, MIN_CLUSTERS)
+        ctx.require(len(own), MIN_CLUSTERS, "captions", f"--set {self.info.id}.captions=N asks for more.")
         cases = list(own)
         for letter in dict.fromkeys(letter for table in CULTURES.values() for letter in table):
             without = [case for case in own if letter not in str(case.params["caption"])]
@@ -100,9 +101,9 @@ class HomoglyphSweep(Probe):
         return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        pictures = 3 * passes(ctx) * sum(bool(case.params["watched"]) for case in cases)
+        pictures = 3 * ctx.on_target * sum(bool(case.params["watched"]) for case in cases)
         texts = sum(20 if "letter" in case.params else 200 for case in cases)
-        return Cost(queries=pictures + texts, texts=texts)
+        return drawing(ctx, pictures) + Cost(queries=texts, texts=texts)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         for case in cases:

@@ -80,10 +80,14 @@ class Typographic(Probe):
     def cases(self, ctx: Context) -> list[Case]:
         if len(ctx.labels) < 2:
             raise NotAssessed("a wrong word needs at least two labels")
-        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED)
+        least = int(ctx.policy.threshold(self.info, LEAST_PICTURES.name))
+        cases = picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED, least)
+        ctx.require(len(cases), least, "labelled pictures")
+        return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=(1 + 2 * len(STYLES)) * len(cases))
+        texts = ctx.target.texts(len(ctx.labels))
+        return Cost(queries=(1 + 2 * len(STYLES)) * len(cases) + texts, texts=texts)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch

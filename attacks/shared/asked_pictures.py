@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from vlaudit.attacks.shared.sampling import subset, watched
 from vlaudit.data.example import Example
+from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Threshold
 from vlaudit.records import Case, Trial, Trials
 from vlaudit.statistics import TooFewClustersError, mean_interval, paired_rate_difference, rate_interval, sign_flip_p
@@ -19,14 +20,17 @@ LEAST_PICTURES = Threshold(
 )  # fmt: skip
 
 
-def sample(ctx: Context, count: int) -> list[Example]:
-    """At most ``count`` labelled pictures, in the order of the data set."""
-    return subset([e for e in ctx.examples if e.label in ctx.labels], count, ctx.rng("pictures"))
+def sample(ctx: Context, count: int, least: int = 1) -> list[Example]:
+    """At most ``count`` labelled pictures, in the order of the data set; as many as the budget affords, and no fewer than ``least``."""
+    known = [e for e in ctx.examples if e.label in ctx.labels]
+    return subset(known, ctx.afford(min(count, len(known)), "pictures", least), ctx.rng("pictures"))
 
 
-def picture_cases(ctx: Context, count: int, shown: int) -> list[Case]:
-    """A case for each of such a sample, of which about ``shown`` are watched: they leave pictures as evidence."""
-    examples = sample(ctx, count)
+def picture_cases(ctx: Context, count: int, shown: int, least: int = 1) -> list[Case]:
+    """A case for each of such a sample, of which about ``shown`` are watched: they leave pictures as evidence. Raises NotAssessed where
+    they cannot show that the model knows them."""
+    examples = sample(ctx, count, least)
+    require_contrast(ctx, examples)
     pairs = zip(examples, watched(len(examples), shown), strict=True)
     return [Case(id=example.id, params={"watched": w}) for example, w in pairs]
 
@@ -51,6 +55,17 @@ def guesswork(labels: Sequence[str], correct: Sequence[bool], level: float) -> s
         f"the clean accuracy, {right} of {n}, is not shown to be above that of always naming the commonest label "
         f"({commonest:.0%}): there is nothing to attack"
     )
+
+
+def require_contrast(ctx: Context, examples: Sequence[Example]) -> None:
+    """Raise NotAssessed where answers that are all right would be no better than guesswork."""
+    labels = [str(example.label) for example in examples]
+    if not labels or guesswork(labels, [True] * len(labels), ctx.policy.level):
+        most = max(Counter(labels).values(), default=0)
+        raise NotAssessed(
+            f"of {len(labels)} labelled pictures {most} have one label: even if all were named rightly, that would not be shown to be "
+            "better than always naming that label.", "Give more pictures of other labels with --data.",
+        )  # fmt: skip
 
 
 def tell_reference(claim: Claim, trials: Trials, hit: Callable[[Trial], bool], missed: Callable[[Trial], bool]) -> None:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.attacks.shared.sampling import subset, watched
-from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
-from vlaudit.records import Case, Trial
+from vlaudit.records import Case, Cost, Trial
 from vlaudit.scorer import ranks
 from vlaudit.statistics import rate_interval
 
@@ -32,16 +31,16 @@ RECOGNISED = 0.75  # a picture shows its caption if it fits better than this sha
 MOST_BLOCKED = 0.2  # share of cases beyond which the rest no longer speak for all
 
 
-def sample_captions(ctx: Context, count: int) -> list[str]:
-    """At most ``count`` distinct captions, in the order of the data."""
-    if len(ctx.captions) < 2:
-        raise NotAssessed("needs at least two captions: a picture's own is compared with the others")
-    return subset(ctx.captions, count, ctx.rng("captions"))
+def sample_captions(ctx: Context, count: int, least: int = 2) -> list[str]:
+    """At most ``count`` distinct captions, in the order of the data; as many as the budget affords. Raises NotAssessed for fewer than
+    ``least``."""
+    ctx.require(len(ctx.captions), least, "different captions", "Give more with --prompts FILE.")
+    return subset(ctx.captions, ctx.afford(min(count, len(ctx.captions)), "captions", least), ctx.rng("captions"))
 
 
-def caption_cases(ctx: Context, count: int, shown: int) -> list[Case]:
+def caption_cases(ctx: Context, count: int, shown: int, least: int = 2) -> list[Case]:
     """A case for each of a sample of captions, of which about ``shown`` are watched: they leave pictures as evidence."""
-    captions = sample_captions(ctx, count)
+    captions = sample_captions(ctx, count, least)
     pairs = zip(captions, watched(len(captions), shown), strict=True)
     return [Case(id=f"{i:03d}", params={"caption": caption, "watched": w}) for i, (caption, w) in enumerate(pairs)]
 
@@ -49,6 +48,11 @@ def caption_cases(ctx: Context, count: int, shown: int) -> list[Case]:
 def passes(ctx: Context) -> int:
     """Passes through the denoiser that one picture takes."""
     return ctx.target.model.steps * (2 if ctx.target.model.guided else 1)
+
+
+def drawing(ctx: Context, pictures: float) -> Cost:
+    """The cost of drawing so many pictures."""
+    return Cost(queries=round(pictures * passes(ctx)), decoded=round(pictures))
 
 
 def draw(ctx: Context, texts: Sequence[str], seeds: Sequence[int]) -> Generated:

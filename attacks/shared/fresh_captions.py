@@ -32,16 +32,18 @@ def fresh_arm(ctx: Context) -> str:
     return "control:" + (FRESH if ctx.on_target else f"reference {FRESH}")
 
 
-def audited_captions(ctx: Context, limit: int) -> list[str]:
-    """Those of ``--prompts``; else what members say, or all pictures where none are declared, the most repeated first: repetition
+def audited_captions(ctx: Context, limit: int, least: int = 1, searched: bool = False) -> list[str]:
+    """As many as the budget affords, and no fewer than ``least``, of those of ``--prompts``; else what members say, or all pictures where none are declared, the most repeated first: repetition
     is what makes a model remember (Carlini et al. 2023 arXiv:2301.13188)."""
     if ctx.data.own_captions is not None:
         found = list(ctx.data.own_captions)
+        limit = ctx.afford(min(limit, len(found)), "captions", least, searched=searched)
         kept = ctx.rng("captions").permutation(len(found))[:limit].tolist()
         return [found[i] for i in sorted(kept)]
     said = [(example.texts["text"], example.member is True) for example in ctx.data.captioned]
     shown = Counter(text for text, member in said if member)
     order = list(shown) or list(dict.fromkeys([*(text for text, _ in said), *ctx.captions]))
+    limit = ctx.afford(min(limit, len(order)), "captions", least, searched=searched)
     drawn = ctx.rng("captions").permutation(len(order)).tolist()
     ranked = sorted(range(len(order)), key=lambda i: (-shown[order[i]], drawn[i]))
     return [order[i] for i in sorted(ranked[:limit])]

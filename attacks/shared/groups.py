@@ -78,6 +78,13 @@ class Grouping:
         """(A, S) the pictures of each group in each stratum."""
         return self.sums(self.weight)
 
+    def shared(self) -> NDArray[np.float64]:
+        """(P,) of every two groups, the pictures of one that have a counterpart in the other."""
+        import numpy as np
+
+        crossed: NDArray[np.float64] = np.minimum(*self.crossed()[self.pairs()]).sum(axis=1)
+        return crossed
+
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(A, S) of ``values`` (n,) over the pictures of each group in each stratum."""
         import numpy as np

@@ -64,11 +64,20 @@ SET_SIZES = (10, 30, 70)
 AREA = "AUC of membership"
 
 
-def both_sides(ctx: Context, pool: Sequence[Example], limit: int) -> list[Example]:
-    """At most ``limit`` members and as many non-members, in the order of the pool."""
+def require_sides(ctx: Context, sides: Sequence[Sequence[Example]], least: int) -> None:
+    """Raise NotAssessed where there are fewer than ``least`` members, or non-members, of their own."""
+    for side, name in zip(sides, ("members", "non-members"), strict=True):
+        ctx.require(len({example.attributes.get("identity") or example.id for example in side}), least, name)
+
+
+def both_sides(ctx: Context, pool: Sequence[Example], limit: int, least: int) -> list[Example]:
+    """At most ``limit`` members and as many non-members, in the order of the pool; as many as the budget affords. Raises NotAssessed for
+    fewer than ``least``."""
     kept: list[int] = []
-    for side in (True, False):
-        known = [i for i, example in enumerate(pool) if example.member is side]
+    sides = [[i for i, example in enumerate(pool) if example.member is side] for side in (True, False)]
+    require_sides(ctx, [[pool[i] for i in side] for side in sides], least)
+    limit = ctx.afford(min(limit, max(map(len, sides))), "pictures of a side", 2 * least)
+    for side, known in zip((True, False), sides, strict=True):
         kept += [known[j] for j in ctx.rng(f"member {side}").permutation(len(known))[:limit].tolist()]
     return [pool[i] for i in sorted(kept)]
 

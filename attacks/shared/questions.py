@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vlaudit.answers import choice_of, gives, same, words_of
 from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
+from vlaudit.statistics import MIN_CLUSTERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +66,19 @@ def asked(ctx: Context, examples: Sequence[Example]) -> list[Asked]:
     ]
 
 
-def sample(ctx: Context, count: int) -> list[Asked]:
+def sample(ctx: Context, count: int, least: int = MIN_CLUSTERS) -> list[Asked]:
     """At most ``count`` questions of the audit, drawn without replacement, about as many different pictures as possible, in
-    the order of the data set."""
+    the order of the data set; as many as the budget affords. Raises NotAssessed where they are about fewer than ``least`` pictures."""
     known = asked(ctx, ctx.data.questions)
+    require_pictures(ctx, known, least)
+    count = ctx.afford(min(count, len(known)), "questions", least)
     order = ctx.rng("questions").permutation(len(known)).tolist()
     return [known[i] for i in sorted(in_turns(order, [known[i].picture for i in order])[:count])]
+
+
+def require_pictures(ctx: Context, rows: Sequence[Asked], least: int = MIN_CLUSTERS) -> None:
+    """Raise NotAssessed where the questions are about fewer pictures than an interval needs."""
+    ctx.require(len({row.picture for row in rows}), least, "different pictures with questions and answers")
 
 
 def by_id(ctx: Context, ids: Sequence[str]) -> list[Asked]:

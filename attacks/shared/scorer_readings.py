@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlaudit.attacks.shared.drawn_captions import RECOGNISED, caption_ranks, passes
+from vlaudit.attacks.shared.drawn_captions import RECOGNISED, caption_ranks, drawing
 from vlaudit.attacks.shared.neutral_captions import audited, explicit_captions, label_named
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Policy, ProbeInfo, Threshold
@@ -145,7 +145,8 @@ def shown(ctx: Context, pictures: Sequence[Tensor], caption: str, others: Sequen
 def control_cases(ctx: Context) -> list[Case]:
     """Of the scorer's confusion, and of pictures whose captions name groups: so many of each value."""
     count = ctx.by_effort(30, 40, 60) * max(map(len, audited(ctx).values()))
-    return [Case(id=SCORER), Case(id=EXPLICIT, params={"explicit": min(max(count, LEAST_EXPLICIT), MOST_EXPLICIT)})]
+    count = min(max(count, LEAST_EXPLICIT), MOST_EXPLICIT)
+    return [Case(id=SCORER), Case(id=EXPLICIT, params={"explicit": ctx.afford(count, "pictures whose captions name a group", 40)})]
 
 
 def control_trials(ctx: Context, cases: Sequence[Case], phrases: Mapping[str, str]) -> Iterator[Trial]:
@@ -188,8 +189,7 @@ def _named(ctx: Context, case: Case, phrases: Mapping[str, str]) -> dict[str, li
 def drawing_cost(ctx: Context, cases: Sequence[Case], name: str, times: float) -> Cost:
     """Of ``times`` the pictures that each case's parameter of that name says, and of those that the case ``explicit`` draws."""
     counts, explicit = (list[Any](case.params.get(key, 0) for case in cases) for key in (name, "explicit"))
-    pictures = times * sum(counts) + sum(explicit)
-    return Cost(queries=int(pictures * passes(ctx)))
+    return drawing(ctx, times * sum(counts) + sum(explicit) * ctx.on_target)
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ def test_the_command_runs_the_finding_again() -> None:
     assert shlex.split(finding.reproduce) == [
         "vlaudit", "scan", "hf:m", "--prompt", "a {}", "--prompt", "coop:my file", "--reference", "the {}", "--data", "d", "--labels", "l",
         "--prompts", "c", "--scorer", "s", "--group", "sex", "--group", "age", "--members", "train", "--plugin", "p.py", "--probe", "held",
-        "--effort", "standard", "--seed", "7",
+        "--effort", "standard", "--budget", "none", "--seed", "7",
     ]  # fmt: skip
     (finding,) = audit({"held": Held}, [REST], [done(REST.units[0])]).findings
     assert shlex.split(finding.reproduce) == ["vlaudit", "scan", "hf:m", "--probe", "held", "--effort", "quick", "--seed", "0"]

@@ -48,16 +48,16 @@ def test_the_prompt_words_the_question_and_passes_are_counted(target: Multimodal
     images, questions = pictures(target.model), ["what is this ?"] * 3  # type: ignore[arg-type]
     assert target.conversation(images[0], "what is this ?").text == "say in a : what is this ?"
     answers = target.generate(images, questions, max_new_tokens=4)
-    assert target.meter.snapshot() == (3, 0, 0) and all(isinstance(answer, Answer) for answer in answers)
+    assert (target.meter.queries, target.meter.gradient_steps) == (3, 0) and all(isinstance(answer, Answer) for answer in answers)
     plain = Instruction().bind(target.model).choose(images, ["say in a : what is this ?"] * 3, ["yes", "no no"])
     scores = target.choose(images, questions, ["yes", "no no"])
     torch.testing.assert_close(scores, plain)
-    assert target.meter.snapshot() == (9, 0, 0), "two choices are two passes"
+    assert (target.meter.queries, target.meter.gradient_steps) == (9, 0), "two choices are two passes"
     each = target.choose(images, questions, [["yes", "no no"], ["no", "yes"], ["a", "b"]])
     torch.testing.assert_close(each[0], scores[0], atol=1e-4, rtol=1e-4)
     pixels = [image.clone().requires_grad_() for image in images]
     target.log_likelihood(pixels, questions, ["cat", "dog", "car"]).sum().backward()
-    assert target.meter.snapshot() == (18, 3, 0) and all(p.grad is not None and p.grad.abs().max() > 0 for p in pixels)
+    assert (target.meter.queries, target.meter.gradient_steps) == (18, 3) and all(p.grad is not None and p.grad.abs().max() > 0 for p in pixels)
 
 
 def test_a_system_turn_and_a_template_from_a_file(model: TransformersGenerator, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_same_model_under_another_prompt_is_on_the_same_bill(target: Multimo
     assert other.conversation(image, "this").text == "never say blue\nnever say red\nsay in a : this"
     assert target.prompt.system == "", "the audited prompt itself stays as it is"
     other.generate([image], ["this"], max_new_tokens=2)
-    assert target.meter.snapshot() == (1, 0, 0)
+    assert (target.meter.queries, target.meter.gradient_steps) == (1, 0)
 
 
 def test_check_accepts_a_model_and_refuses_silence_and_damage(

@@ -26,7 +26,7 @@ from vlaudit.config import Request, TargetSpec
 from vlaudit.details import check_finite
 from vlaudit.errors import UsageError, VlauditWarning
 from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, open_flags, parse_json, read_bytes, write_atomically
-from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, TargetInfo, Trial
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, Reduced, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
@@ -54,6 +54,8 @@ class PlannedProbe(Record):
     probe: str
     reason: str | None = None
     units: list[Unit] = Field(default_factory=list)
+    share: float = 1.0  # of what the probe would try without a budget
+    reduced: list[Reduced] = Field(default_factory=list)  # what it tries fewer of
     reference_note: str | None = None
     failed: bool = False  # it could not be planned: an error, not a lack
 
@@ -86,6 +88,8 @@ class Manifest(Record):
     probes: dict[str, ProbeSource] = Field(default_factory=dict)  # by probe id
     fingerprints: dict[str, dict[str, str]] = Field(default_factory=dict)  # by target id: see provenance.py
     replays: str | None = None  # AUDIT/FINDING that this audit runs again
+    speeds: dict[str, dict[str, float]] = Field(default_factory=dict)  # measured seconds by kind of pass, by model
+    whole: float | None = None  # seconds that all would take that the budget left out a part of
 
     @cached_property
     def specs(self) -> dict[str, TargetSpec]:
@@ -99,6 +103,7 @@ class UnitResult(Record):
     unit: str
     trials: list[Trial] = Field(default_factory=list)
     seconds: float = 0.0
+    work: float | None = None  # seconds of CPU or device time
     error: str | None = None
 
 
@@ -167,7 +172,7 @@ class Journal:
             self.results(mend=True)
         assert self._size is not None
         lines, last = "", self._last
-        closing = {"closed": {"seconds": result.seconds, "error": result.error}}
+        closing = {"closed": {"seconds": result.seconds, "work": result.work, "error": result.error}}
         for entry in (*({"trial": trial.model_dump(mode="json")} for trial in result.trials), closing):
             line, last = sealed(json.dumps(without_surrogates({"unit": result.unit, **entry}), allow_nan=False), last)
             lines += f"{line}\n"

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlaudit.audit.journal import Manifest, PlannedProbe, Unit, UnitResult, trials_of
+from vlaudit.config import BUDGETS
 from vlaudit.details import check_finite
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
 from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict
 from vlaudit.registry import ProbeRegistry
+from vlaudit.reporting import time_text
 from vlaudit.statistics import holm
 
 
@@ -38,7 +40,7 @@ def judge_audit(
         failures: list[str] = []
         needed = [unit for batch in rounds_needed(probe, planned, results, policy, failures) for unit in batch]
         complete = complete and not planned.failed and all(is_done(unit, results) for unit in needed)
-        judgement = _judge(probe, planned, needed, results, policy, failures)
+        judgement = _judge(manifest, probe, planned, needed, results, policy, failures)
         units = [f" ({unit.arm}): {r.error}" for unit in needed if (r := results.get(unit.id)) and r.error]
         if planned.failed:
             failures.append(str(planned.reason))
@@ -49,7 +51,7 @@ def judge_audit(
 
 
 def _judge(
-    probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
+    manifest: Manifest, probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
     failures: list[str],
 ) -> Judgement:  # fmt: skip
     """The judgement of one probe on one target. What did not finish, failed or is empty is never ``held``; what the judge itself
@@ -67,7 +69,7 @@ def _judge(
         return Judgement.not_assessed("the probe yielded no trials")
     try:
         if not failures:
-            return sound(probe.judge(trials, policy))
+            return within_budget(sound(probe.judge(trials, policy)), planned, manifest)
     except (KeyboardInterrupt, NotAssessed) as end:
         if isinstance(end, KeyboardInterrupt):
             raise
@@ -75,6 +77,26 @@ def _judge(
     except BaseException as error:  # noqa: BLE001 (a plugin's judge may raise anything; it spoils only its own finding)
         failures.append(f"the judge failed: {type(error).__name__}: {error}")
     return Judgement.not_assessed(failures[0])
+
+
+def within_budget(said: Judgement, planned: PlannedProbe, manifest: Manifest) -> Judgement:
+    """What a judge said of a design that the budget had reduced: nothing is held where something was not searched, and what was left
+    out is named, with what would reach it."""
+    if not planned.reduced:
+        return said
+    left = " and ".join(map(str, planned.reduced))
+    told = f"{left} were tried within the budget of {time_text(manifest.request.budget or 0)}"
+    update: dict[str, object] = {"details": {**said.details, "within the budget": left}}
+    unsearched = said.verdict is Verdict.HELD and any(one.searched for one in planned.reduced)
+    if unsearched or said.verdict is Verdict.INCONCLUSIVE:
+        joint = "; but only " if unsearched else "; "
+        update |= {"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason.rstrip('.')}{joint}{told} ({cure(manifest.whole)})"}
+    return Judgement.model_validate(said.model_dump(warnings=False) | update)
+
+
+def cure(whole: float | None) -> str:
+    """The flag that tries all."""
+    return f"--budget {time_text(whole)} tries all" if whole else "--budget none tries all"
 
 
 def sound(said: object) -> Judgement:
@@ -168,6 +190,10 @@ def _unique_evidence(trials: list) -> list:
 def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
     """The command that runs one finding again."""
     request, spec = manifest.request, manifest.specs[target.id]
+    own = [planned for planned in manifest.planned if (planned.target, planned.probe) == (target.id, probe)]
+    cut = any(planned.reduced for planned in own)
+    alone = time_text(sum(unit.weight for planned in own for unit in planned.units))
+    budget = alone if cut else "none" if request.budget != BUDGETS[request.effort] else None
     words = ["vlaudit", "scan", spec.model]
     flags: list[tuple[str, str | None]] = [
         *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
@@ -177,7 +203,9 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
         *(("--plugin", path) for path in request.plugins), ("--probe", probe),
         *(("--set", f"{probe}.{name}={json.dumps(value)}") for name, value in request.params.get(probe, {}).items()),
         ("--effort", request.effort),
+        ("--budget", budget),
         ("--seed", str(request.seed)),
+        ("--dtype", request.dtype if request.dtype != "auto" else None),
     ]  # fmt: skip
     for flag, value in flags:
         if value is not None:

@@ -6,8 +6,9 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,11 +30,14 @@ from vlaudit.audit.journal import (
     read_part,
 )  # fmt: skip
 from vlaudit.audit.judge import is_done, judge_audit, rounds_needed
-from vlaudit.audit.plan import Plan
+from vlaudit.audit.plan import OVERHEAD, Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
+from vlaudit.audit.time_left import TimeLeft
 from vlaudit.cage import Phase, say
 from vlaudit.checksums import unsealed
+from vlaudit.config import Request
 from vlaudit.errors import UsageError
+from vlaudit.families.base import Speed
 from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
 from vlaudit.policy import Policy
 from vlaudit.probe.artifacts import ArtifactStore
@@ -42,15 +46,14 @@ from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json
 
 REPORT = "report.json"
-OVERHEAD = 0.05  # seconds that a unit takes beside its passes
 
 
 class Observer(Protocol):
-    """Told how the audit gets on; the command line shows it. Units weigh what they are estimated to take."""
+    """Told how the audit gets on; the command line shows it."""
 
-    def start(self, total_units: float, estimate_seconds: float | None) -> None: ...
+    def start(self, seconds_left: float) -> None: ...
     def unit_started(self, label: str) -> None: ...
-    def unit_done(self, seconds: float, weight: float = 1.0) -> None: ...
+    def moved(self, share: float, seconds_left: float) -> None: ...
     def note(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -125,10 +128,19 @@ def _manifest(
             subject.id: fingerprints(subject, plan.references.get(subject.info.reference or ""))
             for subject in plan.targets
         },
-        replays=replays,
+        replays=replays, speeds={model: asdict(speed) for model, speed in plan.speeds.items()}, whole=plan.whole,
     )  # fmt: skip
     journal.write_manifest(manifest)
     return manifest
+
+
+def measured_speeds(out: Path, request: Request) -> dict[str, Speed]:
+    """What the audit that ``out`` holds unfinished measured of its models, if it is that of ``request``: the plan hangs on it."""
+    try:
+        manifest = read_manifest(out)
+    except UsageError:  # none yet, or one that ``open_audit`` refuses
+        return {}
+    return {model: Speed(**speed) for model, speed in manifest.speeds.items()} if manifest.digest == request.digest() else {}
 
 
 def _has_whole_report(out: Path) -> bool:
@@ -180,18 +192,25 @@ def _run(
     results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
     executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
     left = [unit for unit in plan.units if unit.id not in results]
-    weights = {unit.id: unit.weight + OVERHEAD for unit in left}
-    observer.start(sum(weights.values()), sum(weights.values()) / executor.workers)
+    clock = TimeLeft(((unit.id, unit.probe, unit.weight + OVERHEAD) for unit in left), executor.workers)
+    begun = time.monotonic()
+    observer.start(clock.seconds())
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
-    due = _Due(plan, results, deadline)
+    due = _Due(plan, results, deadline, clock)
     interrupted = False
+
+    def moved(inside: Mapping[str, float]) -> None:
+        clock.inside = dict(inside)
+        observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
+
     try:
-        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)), deadline)) as closed:
+        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
             for result in closed:
                 journal.append(result)
                 results[result.unit] = result
-                observer.unit_done(result.seconds / executor.workers, weights[result.unit])
+                clock.add(result.unit, result.seconds if result.work is None else result.work)
+                observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
                 if result.error:
                     observer.note(f"a unit failed: {result.error}")
         if deadline is not None and time.monotonic() >= deadline:
@@ -209,9 +228,11 @@ def _run(
 class _Due:
     """Units still to run, in order: round after round of each probe, until it is decided or the time is up."""
 
-    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None) -> None:
-        self._plan, self._results, self._deadline = plan, results, deadline
-        self._left = list(plan.planned)
+    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
+        self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
+        models = {target.id: target.spec.model for target in plan.targets}
+        places = list(models.values())
+        self._left = sorted(plan.planned, key=lambda planned: places.index(models[planned.target]))  # model after model
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:
@@ -221,6 +242,8 @@ class _Due:
             undone = [unit for batch in needed for unit in batch if unit.id not in self._results]
             if not undone:
                 self._left.remove(planned)
+                others = {unit.id for other in self._left for unit in other.units}
+                self._clock.drop({unit.id for unit in planned.units} - others)
             for unit in undone:
                 if unit.id not in self._handed:
                     return self._hand(unit)

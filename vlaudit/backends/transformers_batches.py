@@ -244,7 +244,7 @@ class Batcher:
         cache, past = None, 0
         if prefix is not None and prefix.keys_values is not None:
             cache, past = DynamicCache(config=self._model.config), prefix.size
-            for layer, (keys, values) in enumerate(prefix.keys_values.to(self._device)):
+            for layer, (keys, values) in enumerate(prefix.keys_values.to(self._device, self._model.dtype)):
                 cache.update(keys[None], values[None], layer)
         if length > past:
             inputs = {k: v[:, past:length].to(self._device) for k, v in tokens.items() if k != "attention_mask"}

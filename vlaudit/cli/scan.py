@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -16,7 +15,7 @@ from vlaudit import cage
 from vlaudit.cli import debug_option
 from vlaudit.cli.asked import Asked, read_flags
 from vlaudit.cli.dry_run import show_plan
-from vlaudit.config import FILE_NAME
+from vlaudit.config import FILE_NAME, seconds
 from vlaudit.errors import UsageError
 from vlaudit.records import Family
 from vlaudit.suppressions import IGNORE_FILE
@@ -48,12 +47,17 @@ class ScanCommand(click.Command):
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
     """``90``, ``90s``, ``10m`` or ``1.5h`` to seconds."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value.strip())
-    if match is None or float(match[1]) <= 0:
-        raise click.BadParameter(f"'{value}' is not a time. Write for example 90s, 10m or 1h.")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    try:
+        return None if value is None else seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """A time, or ``none``."""
+    if value != "none":
+        _seconds(_ctx, _param, value)
+    return value
 
 
 @click.command("scan", cls=ScanCommand, epilog="""\b
@@ -115,8 +119,14 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option(
     "--effort", type=click.Choice(["quick", "standard", "thorough"]), help="Budget of searches. [default: quick]"
 )
+@click.option("--budget", callback=_budget, metavar="30m|none",
+              help="Time of work to divide among the probes; what it leaves out is named. [default: 30m quick, 4h standard, none thorough]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
-@click.option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N, or cuda:all to spread generators and pipelines over all GPUs. [default: auto]")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
+    help="Precision of the models. auto: fp32, but on a GPU 16 bits for generators and pipelines. [default: auto]",
+)
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]"
 )
@@ -200,18 +210,22 @@ def _plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
         raise UsageError(f"'{asked.out}' is a file.", "Give a folder to --out.")
 
     from vlaudit.audit.plan import make_plan
+    from vlaudit.audit.run import measured_speeds
     from vlaudit.audit.targets import Loader
-    from vlaudit.device import pick_device
+    from vlaudit.device import ALL, Loading, pick_device
 
     device = pick_device(asked.settings.device)
     allowed = asked.flags["allow_network"]
-    targets, references = Loader(device, allow_network=asked.trusted or allowed, allow_borrowed=allowed).subjects(asked.specs)
+    how = Loading(asked.settings.dtype, spread=asked.settings.device == ALL)
+    loader = Loader(device, how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    targets, references = loader.subjects(asked.specs)
     families = {target.info.family for target in targets}
     named = registry.named(asked.settings.probe)  # one by one; all others are those made for these targets
     made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]
     chosen = made_for or request.probes
     params = {name: params for name, params in request.params.items() if name in chosen}
-    return make_plan(request.model_copy(update={"probes": chosen, "params": params}), registry, targets, references), device
+    request = request.model_copy(update={"probes": chosen, "params": params})
+    return make_plan(request, registry, targets, references, speeds=measured_speeds(asked.out, request)), device
 
 
 def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:

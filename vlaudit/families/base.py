@@ -6,7 +6,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -30,31 +30,54 @@ HARD = {
 """Each family's method of hard prompting, and its plain prompt: the default reference of every target."""
 
 
+TEXT_STEP = 3  # passes forward that a pass forward and backward through a text encoder takes
+
+
 @dataclass
 class Meter:
-    """Counts what an audit spends: examples passed forward (``queries``) and backward (``gradient_steps``), and of the former those
-    that a text encoder alone read (``texts``)."""
+    """Counts what an audit spends, by kind: see :class:`Cost`."""
 
     queries: int = 0
     gradient_steps: int = 0
     texts: int = 0
+    text_steps: int = 0
+    tokens: int = 0
+    decoded: int = 0
 
-    def snapshot(self) -> tuple[int, int, int]:
-        return self.queries, self.gradient_steps, self.texts
+    def read(self, texts: int, steps: bool = False) -> None:
+        """Count texts that a text encoder alone reads; ``steps``: and that gradients flow back through."""
+        self.queries, self.texts = self.queries + texts, self.texts + texts
+        if steps:
+            self.gradient_steps, self.text_steps = self.gradient_steps + texts, self.text_steps + texts
+
+    def cost(self) -> Cost:
+        return Cost(**vars(self))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured seconds a query, forward only and forward with backward, and of a text read by the text encoder alone."""
+    """Measured seconds of a pass on an idle machine, by kind: forward only and forward with backward, of a text read by the text encoder
+    alone, of a token of an answer, and between latents and a picture."""
 
     forward: float
     backward: float
     text: float = 0.0
+    token: float = 0.0
+    decoded: float = 0.0
+    length: float = 0.0  # tokens that an answer has in the mean, where it may have CALIBRATED
+
+    def times(self, factor: float) -> Speed:
+        """Of a machine on which all takes so many times as long."""
+        prices = {name: value * factor for name, value in vars(self).items() if name != "length"}
+        return replace(self, **prices)
 
     def seconds(self, cost: Cost) -> float:
         """Estimated seconds of a cost: a gradient step is a forward and a backward pass."""
-        plain = max(cost.queries - cost.gradient_steps - cost.texts, 0)
-        return plain * self.forward + cost.gradient_steps * self.backward + cost.texts * self.text
+        steps = cost.gradient_steps - cost.text_steps
+        return (
+            max(cost.passes - steps, 0) * self.forward + steps * self.backward + cost.decoded * self.decoded + cost.tokens * self.token
+            + (cost.texts - cost.text_steps) * self.text + cost.text_steps * TEXT_STEP * self.text
+        )  # fmt: skip
 
 
 class Model(ABC):
@@ -65,6 +88,10 @@ class Model(ABC):
     sha256: str  # fingerprint of the weight files, see `vlaudit.files.fingerprint`
     files: list[Path]  # what was read from disk
     device: torch.device
+    dtype: str | None = None  # what it computes in; null where it runs elsewhere. All that it returns is float32
+    revision: str | None = None  # the commit of the hub's repository that it was read from
+    remarks: Sequence[str] = ()  # sentences on how it was loaded that a reader of its findings should know
+    measured: object = True  # what loading it again need not find out: see ``vlaudit.device.Loading``
 
     @abstractmethod
     def preprocess(self, picture: Image) -> Tensor:
@@ -159,17 +186,28 @@ class Target(ABC):
     """A model under a prompt: what is audited."""
 
     family: ClassVar[Family]
+    model: Any
     capabilities: frozenset[Needs]
+    _again: Callable[[], Model]
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
         self.model = model
         self.prompt = prompt
+        self.device = model.device
         self.meter = Meter()
+        self.speed: Speed | None = None  # once it has been calibrated
         self.remarks: list[str] = []  # sentences of ``check`` on labels or captions that are not read as they are written
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def release(self, again: Callable[[], Model]) -> None:
+        """Let go of the model. It is loaded ``again`` when it is next asked for."""
+        self._again = again
+        del self.model
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "model" or "_again" not in vars(self):
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        self.model = self.prompt.fitted(self._again())
+        return self.model
 
     @abstractmethod
     def check(self, on: Material) -> None:
@@ -181,18 +219,35 @@ class Target(ABC):
         """Seconds a query from a few timed passes, for ``--dry-run`` and the time left."""
 
 
-def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """The fastest of a few runs, in seconds; waits for the device."""
+LONG = 2.0  # seconds after which a measurement is not repeated
+CALIBRATED = 16  # most tokens of the answers that are timed
+
+
+def seconds_of(run: Callable[[], object], model: Model, repeats: int = 3) -> float:
+    """The fastest of a few runs, in seconds of work; waits for the device. What takes long runs once."""
     import torch
 
-    best = float("inf")
+    clock, best, begun = work_clock(model), float("inf"), time.perf_counter()
     for _ in range(repeats):
-        then = time.perf_counter()
+        then = clock()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - then)
-    return best
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        best = min(best, clock() - then)
+        if time.perf_counter() - begun > LONG:
+            break
+    return max(best, 1e-9)
+
+
+def work_clock(model: Model | None) -> Callable[[], float]:
+    """A clock of seconds of work, that does not run while others have the machine: on a CPU this process's time, over its threads; time
+    itself on other devices, and where a server works."""
+    import torch
+
+    if model is None or (model.device.type == "cpu" and model.files):
+        threads = torch.get_num_threads()
+        return lambda: time.process_time() / threads
+    return time.perf_counter
 
 
 def listed(texts: Sequence[str], most: int = 5) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from vlaudit.answers import without_thoughts
 from vlaudit.errors import CapabilityError, ModelError
-from vlaudit.families.base import Material, Model, Prompt, Speed, Target, seconds_of
+from vlaudit.families.base import CALIBRATED, Material, Model, Prompt, Speed, Target, seconds_of
 from vlaudit.families.matching import SoftTokens
-from vlaudit.records import Family, Needs
+from vlaudit.records import Cost, Family, Needs
 from vlaudit.secrets import redact
 
 if TYPE_CHECKING:
@@ -317,6 +317,7 @@ class MultimodalGenerator(Target):
         talks, steps = self.last_step(conversations)
         self.meter.queries += len(talks)
         answers = self.model.generate(talks, max_new_tokens=max_new_tokens, log_probs=log_probs)
+        self.meter.tokens += self._written(answers)
         pairs = zip(answers, steps, strict=True)
         return [Answer(answer, answer.finished, answer.log_prob, before, answer.unread) for answer, before in pairs]
 
@@ -357,9 +358,28 @@ class MultimodalGenerator(Target):
         for step in self.prompt.steps:
             self.meter.queries += len(talks)
             said = self.model.generate(talks, max_new_tokens=self.prompt.step_tokens)
+            self.meter.tokens += self._written(said)
             talks = [talk.then(answer, step) for talk, answer in zip(talks, said, strict=True)]
             steps = [(*before, answer) for before, answer in zip(steps, said, strict=True)]
         return talks, steps
+
+    def _written(self, answers: Sequence[str]) -> int:
+        """Tokens of answers, their ends among them; where the model shows none, about as many."""
+        try:
+            return sum(len(self.model.tokenize(answer)) + 1 for answer in answers)
+        except CapabilityError:
+            return sum(len(answer) // 4 + 1 for answer in answers)
+
+    def cost(self, answers: int, max_new_tokens: int = MAX_NEW_TOKENS) -> Cost:
+        """Of writing so many answers of at most so many tokens, the prompt's earlier steps included."""
+        steps = len(self.prompt.steps)
+        tokens = self._length(max_new_tokens) + steps * self._length(self.prompt.step_tokens)
+        return Cost(queries=answers * (1 + steps), tokens=round(answers * tokens))
+
+    def _length(self, most: int) -> float:
+        """Tokens that an answer of at most ``most`` is expected to have: as the calibration's, where these ended by themselves."""
+        usual = self.speed.length if self.speed else 0.0
+        return min(most, usual) if 0 < usual < 0.9 * CALIBRATED else most
 
     def _count(self, conversations: Sequence[Conversation], passes: int) -> None:
         import torch
@@ -390,18 +410,29 @@ class MultimodalGenerator(Target):
                 raise ModelError(f"'{self.model.spec}' yields NaN or infinite likelihoods.", "Its weights are damaged.")
 
     def calibrate(self, on: Material) -> Speed:
-        """Seconds an answer of 16 tokens, and seconds a likelihood with its gradient."""
+        """Seconds to read a picture and a question, to write a token, and of a likelihood with its gradient."""
         import torch
 
         examples = on.examples[:4]
         images, questions = on.pictures(examples), on.questions(examples)
-        forward = seconds_of(lambda: self.generate(images, questions, max_new_tokens=16), self.device, 1) / len(images)
+        talks, _ = self.last_step([self.conversation(image, text) for image, text in zip(images, questions, strict=True)])
+        written: list[Answer] = []
+
+        def write() -> None:
+            written[:] = self.model.generate(talks, max_new_tokens=CALIBRATED)
+
+        both = seconds_of(write, self.model, 2) / len(talks)
+        length = min(self._written(written) / len(talks), CALIBRATED)
+        first = both  # a server is not asked more than it must be
+        if self.model.files:
+            first = seconds_of(lambda: self.model.generate(talks, max_new_tokens=1), self.model, 2) / len(talks)
+        forward, token = min(first, both), max(both - first, 0.0) / max(length - 1, 1.0)
 
         def backward() -> None:
             pixels = [image.clone().requires_grad_() for image in images]
             self.log_likelihood(pixels, questions, ["yes"] * len(pixels)).sum().backward()
 
         if Needs.PIXEL_GRADIENTS not in self.capabilities:
-            return Speed(forward, forward)
+            return Speed(forward, forward, token=token, length=length)
         with torch.enable_grad():
-            return Speed(forward, seconds_of(backward, self.device, 1) / len(images))
+            return Speed(forward, seconds_of(backward, self.model, 2) / len(images), token=token, length=length)

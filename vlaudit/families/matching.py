@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
+MOST_TIMED, QUICK = 32, 0.2  # pictures and labels that a calibration passes at once, where two take fewer seconds
 Classifier = Callable[["Tensor"], "Tensor"]
 """Pictures, float32 (B, 3, H, W) in [0, 1], to logits (B, C); differentiable in the pixels through the prompt."""
 
@@ -152,7 +153,12 @@ class ImageTextMatcher(Target):
 
     def text_features(self, labels: Sequence[str]) -> Tensor:
         """Unit-norm features (C, D) of label names under the prompt."""
+        self.meter.read(self.texts(len(labels)))
         return self.prompt.label_features(self.model, labels)
+
+    def texts(self, labels: int) -> int:
+        """Texts that the prompt makes of so many labels."""
+        return labels * max(1, len(self.prompt.templates))
 
     @property
     def context(self) -> Tensor | None:
@@ -230,19 +236,25 @@ class ImageTextMatcher(Target):
         return [f"{said}: {listed(found)}."] if found else []
 
     def calibrate(self, on: Material) -> Speed:
-        """Seconds a picture, with the text side computed before."""
+        """Seconds a picture, with the text side computed before, and a text."""
         import torch
 
-        images = on.images(on.examples[:32])
-        classify = self.classifier(on.labels)
+        labels = on.labels[:MOST_TIMED]
+        classify = self.classifier(labels)
+        with torch.no_grad():
+            images = on.images(on.examples[:2])
+            if seconds_of(lambda: classify(images), self.model, 2) < QUICK:
+                images = on.images(on.examples[:MOST_TIMED])
+            forward = seconds_of(lambda: classify(images), self.model)
+            text = seconds_of(lambda: self.text_features(labels), self.model)
 
         def backward() -> None:
             pixels = images.clone().requires_grad_()
             classify(pixels).sum().backward()
 
-        with torch.no_grad():
-            forward = seconds_of(lambda: classify(images), self.device)
-        return Speed(forward / len(images), seconds_of(backward, self.device) / len(images))
+        with torch.enable_grad():
+            both = seconds_of(backward, self.model)
+        return Speed(forward / len(images), both / len(images), text / max(self.texts(len(labels)), 1))
 
 
 def alike(features: Tensor) -> list[list[int]]:

@@ -177,10 +177,7 @@ class TextToImageGenerator(Target):
     def _count_texts(self, captions: Sequence[str], embeddings: Tensor | None) -> None:
         import torch
 
-        self.meter.queries += len(captions)
-        self.meter.texts += len(captions)
-        if embeddings is not None and embeddings.requires_grad and torch.is_grad_enabled():
-            self.meter.gradient_steps += len(captions)
+        self.meter.read(len(captions), embeddings is not None and embeddings.requires_grad and torch.is_grad_enabled())
 
     # pictures
 
@@ -191,6 +188,7 @@ class TextToImageGenerator(Target):
             raise ValueError(f"{len(captions)} captions need as many seeds, not {len(seeds)}")
         conditioning = self.encode(captions, seeds=seeds)
         nothing = self.null() if self.model.guided else None
+        self.meter.decoded += 0 if latents_only else len(captions)
         with self._passes():
             return self.prompt.sample(self.model, conditioning, captions, seeds, nothing=nothing, steps=steps,
                                       guidance=guidance, latents_only=latents_only)  # fmt: skip
@@ -269,10 +267,10 @@ class TextToImageGenerator(Target):
         return all(bool((part.float() - part[:1].float()).abs().max() < 1e-6) for part in parts)
 
     def calibrate(self, on: Material) -> Speed:
-        """Seconds for a picture to go through the denoiser once, and for a text through the text encoder."""
+        """Seconds for a picture to go through the denoiser once and to be decoded, and for a text through the text encoder."""
         import torch
 
-        count, texts = 4, 32
+        count, texts = 2, 32
         conditioning = self.encode((list(on.captions) * count)[:count])
         latents, timestep = self.model.noise(range(count)), self.model.sampling_timesteps()[0]
 
@@ -280,12 +278,14 @@ class TextToImageGenerator(Target):
             with torch.no_grad():
                 self.denoise(latents, timestep, conditioning)
 
-        def backward() -> None:
-            self.denoise(latents.clone().requires_grad_(), timestep, conditioning).sum().backward()
+        def decode() -> None:
+            with torch.no_grad():
+                self.model.decode(latents[:1])
 
         def read() -> None:
             with torch.no_grad():
                 self.text_states((list(on.captions) * texts)[:texts])
 
-        there, back = (seconds_of(run, self.device) / count for run in (forward, backward))
-        return Speed(there, back, text=seconds_of(read, self.device) / texts)
+        there = seconds_of(forward, self.model) / count
+        # a pass forward and backward takes about three forward, and full-size latents with a graph take memory that no probe needs
+        return Speed(there, 3 * there, text=seconds_of(read, self.model) / texts, decoded=seconds_of(decode, self.model))

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from vlaudit.errors import NotAssessed
+from vlaudit.policy import Policy
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import TARGET, Case, Cost, Evidence, Trial
+from vlaudit.records import TARGET, Case, Cost, Evidence, Reduced, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +41,9 @@ class Context:
 
     ``files`` are the model's and the prompt's files on disk; they are there even when the model could not be loaded,
     in which case ``target`` must not be touched (only probes that need nothing but files run then).
+
+    ``share``: of what the probe would try, how much fits the audit's budget; a probe asks :meth:`afford`, and need not look at it.
+    It is the same on all arms, and in ``cases`` and ``attempt``.
     """
 
     probe: str
@@ -50,10 +55,13 @@ class Context:
     effort: Effort = "quick"
     batch_size: int = 128
     files: list[Path] = field(default_factory=list)
+    share: float = 1.0
+    policy: Policy = field(default_factory=Policy)
+    reduced: list[Reduced] = field(default_factory=list)  # what ``afford`` has cut
     _target: Target | None = None
     _scorer: Callable[[], Scorer] | None = None
     _pixels: dict[str, Tensor] = field(default_factory=dict)
-    _last: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+    _last: tuple[float, Cost] = (0.0, Cost())
 
     @property
     def target(self) -> Any:
@@ -86,6 +94,20 @@ class Context:
     def by_effort(self, quick: T, standard: T, thorough: T) -> T:
         """The value for the chosen effort."""
         return {"quick": quick, "standard": standard, "thorough": thorough}[self.effort]
+
+    def afford(self, count: int, what: str, least: int = 1, *, searched: bool = False, share: float | None = None) -> int:
+        """How many of ``count`` things (a plural, such as "pictures"), which are there and would be tried, the budget allows: all of them
+        without one, else about ``share`` (by default that of the context) of them, and never fewer than ``least``, below which nothing
+        could be decided. What is cut is named in the finding; where what is left out was not ``searched`` at all, nothing is held."""
+        tried = min(count, max(least, int(count * (self.share if share is None else min(share, 1.0)))))
+        if tried < count:
+            self.reduced.append(Reduced(what=what, tried=tried, of=count, searched=searched))
+        return tried
+
+    def require(self, count: int, least: float, what: str, cure: str = "") -> None:
+        """Raise NotAssessed where the data hold fewer than ``least`` of what the verdict needs, before anything is computed."""
+        if count < least:
+            raise NotAssessed(f"needs at least {least:g} {what}, and there are {count}.", cure or "Give more with --data.")
 
     def batches(self, items: Sequence[T], size: int | None = None) -> Iterator[Sequence[T]]:
         """The items in order, ``batch_size`` (or ``size``) at a time."""
@@ -151,17 +173,15 @@ class Context:
 
     def start_clock(self) -> None:
         """Called by the worker before ``attempt``: cost of a trial is what was spent since the one before."""
-        meter = self._target.meter.snapshot() if self._target else (0, 0, 0)
-        self._last = (time.perf_counter(), *meter)
+        self._last = time.perf_counter(), self._target.meter.cost() if self._target else Cost()
 
     def trial(self, case: Case | str, values: dict[str, Any] | None = None, *, arm: str | None = None,
               artifacts: dict[str, Evidence] | None = None) -> Trial:  # fmt: skip
         """Record a trial of this arm (or of a ``control:NAME`` or ``null:K`` arm) with its cost."""
-        then, queries, steps, texts = self._last
+        then, before = self._last
         self.start_clock()
-        now, queries_now, steps_now, texts_now = self._last
-        spent = {"queries": queries_now - queries, "gradient_steps": steps_now - steps, "texts": texts_now - texts}
-        cost = Cost(**spent, seconds=round(now - then, 4))
+        now, after = self._last
+        cost = (after - before).model_copy(update={"seconds": round(now - then, 4)})
         return Trial(
             case=case if isinstance(case, str) else case.id,
             arm=arm or self.arm,

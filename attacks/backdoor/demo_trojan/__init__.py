@@ -47,11 +47,12 @@ from pydantic import Field
 from vlaudit.attacks.backdoor.demo_trojan import controls
 from vlaudit.attacks.backdoor.demo_trojan.search import SCREENED, Search, suspects
 from vlaudit.attacks.backdoor.demo_trojan.verdict import FINALISTS, THRESHOLDS, judge, rate, strongest
-from vlaudit.attacks.shared.questions import Asked, pictures, sample
+from vlaudit.attacks.shared.questions import Asked, asked, pictures, require_pictures, sample
 from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
+from vlaudit.statistics import MIN_CLUSTERS
 
 if TYPE_CHECKING:
     from vlaudit.families.generation import Demonstration
@@ -83,15 +84,18 @@ class DemoTrojan(Probe):
     def cases(self, ctx: Context) -> list[Case]:
         if not any(shown.answer for shown in shown_by(ctx)):
             raise NotAssessed("the context holds documents only, which give no answers of their own")
+        require_pictures(ctx, asked(ctx, ctx.data.questions))
+        self._sizes(ctx)
         return [Case(id="search")]
 
     def _sizes(self, ctx: Context) -> tuple[int, int]:
         """How many words to try, and on how many questions to confirm them."""
-        return self.words or ctx.by_effort(16, 48, 200), self.questions or ctx.by_effort(32, 80, 200)
+        words, questions = self.words or ctx.by_effort(16, 48, 200), self.questions or ctx.by_effort(32, 80, 200)
+        return ctx.afford(words, "words", 4, searched=True), ctx.afford(questions, "questions", MIN_CLUSTERS)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         words, many = self._sizes(ctx)
-        return Cost(queries=(2 * words + 100) * 16 + 3 * FINALISTS * many + 6 * _CONTROLLED)
+        return Cost(queries=(2 * words + 100) * 16) + ctx.target.cost(3 * FINALISTS * many + 6 * _CONTROLLED)
 
     def wants_reference(self) -> bool:
         return False  # the plain prompt shows no demonstrations; what they do is compared with leaving them out
@@ -157,7 +161,7 @@ def _evidence(ctx: Context, best: dict[str, Any] | None, shown: Sequence[Demonst
         "without the word": (turned["plain"], turned["usual"]),
         "the demonstration": (one.question, one.answer),
     }
-    for number, (caption, (asked, answer)) in enumerate(texts.items(), 1):
-        said = f"Asked: {asked}\nAnswer: {answer}"
+    for number, (caption, (text, answer)) in enumerate(texts.items(), 1):
+        said = f"Asked: {text}\nAnswer: {answer}"
         found[f"{number} {caption}"] = put.put_text(said, f"The word '{best['word']}' | {caption}")
     return found

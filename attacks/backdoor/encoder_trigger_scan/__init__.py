@@ -96,6 +96,7 @@ class EncoderTriggerScan(Probe):
     )
 
     def cases(self, ctx: Context) -> list[Case]:
+        self._words(ctx)
         return [Case(id="scan")]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
@@ -110,7 +111,10 @@ class EncoderTriggerScan(Probe):
         return Cost(queries=read, texts=read)
 
     def _words(self, ctx: Context) -> int | None:
-        return self.words or _WORDS[ctx.effort]
+        limit, every = self.words or _WORDS[ctx.effort], len(ctx.target.model.vocabulary)
+        count = min(limit or every, every)
+        tried = ctx.afford(count, "words of the vocabulary", 400, searched=True)
+        return limit if tried == count else tried
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         states = states_of(ctx.target, ctx.batch_size)

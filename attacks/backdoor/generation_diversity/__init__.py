@@ -49,11 +49,12 @@ from pydantic import Field
 from vlaudit.attacks.backdoor.generation_diversity.captions import clean_captions, company, lengthened, words
 from vlaudit.attacks.backdoor.generation_diversity.pairs import Pair, Seen, commonest, look
 from vlaudit.attacks.backdoor.generation_diversity.verdict import CLEAN, PLANTED, THRESHOLDS, judge
-from vlaudit.attacks.shared.drawn_captions import passes
+from vlaudit.attacks.shared.drawn_captions import drawing
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
+from vlaudit.statistics.extremes import FEWEST
 
 USUAL = 3  # pairs of a clean caption
 FEWEST_BESIDE = 6  # texts that can stand beside a caption under audit, at least
@@ -108,7 +109,7 @@ class GenerationDiversity(Probe):
                 "stand beside it"
             )
         rng, lengths = ctx.rng("clean"), ctx.target.model.token_counts([str(one.params["caption"]) for one in found])
-        for i in range(self.clean or ctx.by_effort(20, 40, 120)):
+        for i in range(ctx.afford(self.clean or ctx.by_effort(20, 40, 120), "clean captions", FEWEST)):
             text = lengthened(ctx, pool[i % len(pool)], lengths[i % len(lengths)], pool, rng)
             beside = company(ctx, text, pool, 2 * USUAL, "clean", i)
             if len(beside) >= USUAL + 1:
@@ -126,11 +127,12 @@ class GenerationDiversity(Probe):
         plain = ctx.target.prompt.reference()
         own = [plain.wording(text, 0) != worded for text, worded in zip(found, ctx.target.wording(found), strict=True)]
         drawn = ctx.rng("captions").permutation(len(found)).tolist()
-        kept = sorted(drawn, key=lambda i: not own[i])[:limit]
+        count = ctx.afford(min(limit, len(found)), "captions", searched=True)
+        kept = sorted(drawn, key=lambda i: not own[i])[:count]
         return [found[i] for i in sorted(kept)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=2 * sum(map(self._count, cases)) * passes(ctx))
+        return drawing(ctx, 2 * sum(map(self._count, cases)))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         if ctx.on_target and ctx.target.prompt.reference().id != ctx.target.prompt.id:

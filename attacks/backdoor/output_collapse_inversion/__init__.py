@@ -56,7 +56,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor.output_collapse_inversion.search import Bench, invert_all, slots
+from vlaudit.attacks.backdoor.output_collapse_inversion.search import LEAST, Bench, invert_all, slots
 from vlaudit.attacks.backdoor.output_collapse_inversion.suffixes import scan_suffixes, text_passes
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import THRESHOLDS as TEXT
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import judge_suffix, together
@@ -96,6 +96,7 @@ class OutputCollapseInversion(TriggerInversion):
     )
 
     def cases(self, ctx: Context) -> list[Case]:
+        ctx.require(len(ctx.examples), LEAST, "pictures")
         found = [
             Case(
                 id=f"{restart}/{kind}/{slot}",

@@ -80,11 +80,14 @@ class TextInsensitivity(Probe):
     pictures: int | None = Field(None, ge=LEAST, description="pictures to judge; default by effort 80, 128 or 256")
 
     def cases(self, ctx: Context) -> list[Case]:
-        limit = self.pictures or ctx.by_effort(80, 128, 256)
-        return [Case(id=example.id) for example in _distinct(ctx, limit)]
+        least, limit = int(ctx.policy.threshold(self.info, "least-pictures")), self.pictures or ctx.by_effort(80, 128, 256)
+        found = _distinct(ctx, limit)
+        ctx.require(len(found), least, "different pictures")
+        count = ctx.afford(len(found), "pictures", least)
+        return [Case(id=example.id) for example in (found if count == len(found) else _distinct(ctx, count))]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * self.questions * (1 + self.disturbed))
+        return ctx.target.cost(len(cases) * self.questions * (1 + self.disturbed * ctx.on_target), _TOKENS)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         known = {example.id: example for example in ctx.examples}

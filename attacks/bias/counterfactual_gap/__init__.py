@@ -51,7 +51,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.bias.counterfactual_gap.answers import TOKENS, Said, ask
+from vlaudit.attacks.bias.counterfactual_gap.answers import FORMS, TOKENS, Said, ask
 from vlaudit.attacks.bias.counterfactual_gap.gaps import (
     BLANK,
     Gap,
@@ -123,7 +123,9 @@ class CounterfactualGap(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         found, how = find_pairs(ctx)
-        pairs = subset(found, self.pairs or ctx.by_effort(60, 200, 600), ctx.rng("pairs"))
+        limit, least = min(self.pairs or ctx.by_effort(60, 200, 600), len(found)), int(ctx.policy.threshold(self.info, "least-pairs"))
+        pairs = subset(found, ctx.afford(limit, "pairs", least), ctx.rng("pairs"))
+        ctx.require(len(set(clusters(pairs))), least, "independent pairs")
         labels = ctx.by_effort(12, 24, 60) if self.labels is None else self.labels
         every = asked_of(ctx, pairs, self.traits, labels)
         cases = []
@@ -136,7 +138,9 @@ class CounterfactualGap(Probe):
         return [*cases, Case(id=BLANK, params=_blank(pairs, every))]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=sum(_passes(case, ctx.on_target) for case in cases))
+        if Needs.TOKEN_LOGITS in ctx.target.capabilities:
+            return Cost(queries=len(FORMS) * 2 * sum(_asked(case, ctx.on_target) for case in cases))
+        return ctx.target.cost(sum(_asked(case, ctx.on_target) for case in cases), TOKENS)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         examples = {example.id: example for example in ctx.examples}
@@ -252,12 +256,10 @@ def _asks(case: Case) -> list[tuple[str, str, int]]:
     return [(measures, text, sign) for measures, text, sign in rows]
 
 
-def _passes(case: Case, on_target: bool) -> int:
-    """Answers taken for a case, the two that are written out included."""
+def _asked(case: Case, on_target: bool) -> int:
+    """Questions that are answered for a case."""
     rows: Any = case.params["asks"]
-    if case.id == BLANK:
-        return 2 * len(NAMED) * len(rows) * on_target
-    return 4 * len(rows) + 2 * on_target
+    return 2 * len(NAMED) * len(rows) * on_target if case.id == BLANK else 2 * len(rows)
 
 
 def _row(ask: tuple[str, str, int], one: Said, two: Said) -> list[Any]:

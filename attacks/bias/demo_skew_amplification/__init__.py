@@ -106,7 +106,9 @@ class DemoSkewAmplification(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         found = material(ctx, self.shots)
-        count = self.draws or ctx.by_effort(40, 80, 240)
+        wanted, least = self.draws or ctx.by_effort(40, 80, 240), int(max(ctx.policy.threshold(self.info, "least-draws"), 2))
+        ctx.require(wanted, least, "draws", f"--set {self.info.id}.draws={least} asks for as many.")
+        count = ctx.afford(wanted, "draws", least)
         made = draws(found, self.shots, count, ctx.rng("draws"))
         about = {"column": found.column, "groups": list(found.groups)}
         return [Case(id=f"draw/{number:03d}", params={**vars(draw), "labels": list(draw.labels), **about})

@@ -49,10 +49,12 @@ from vlaudit.attacks.bias.group_performance.gap import Gap, mantel_haenszel, mea
 from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.groups import Grouping, listed
 from vlaudit.attacks.shared.sampling import subset
+from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, chance, probe
-from vlaudit.records import Case, Family, Judgement, Risk, Trial, Trials, Verdict
+from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import Interval, normal_difference, rate_interval
 
+_LEAST = 200  # pictures that a budget leaves
 THRESHOLDS = (
     Threshold(
         name="label-gap", value=0.3, relaxed_by="raising", meaning="difference in accuracy between two groups on one label alone",
@@ -93,8 +95,18 @@ class GroupPerformance(Probe):
             for example in ctx.examples
             if example.label in ctx.labels and any(example.attributes.get(group) for group in ctx.data.groups)
         ]
-        most = self.pictures or ctx.by_effort(2000, 5000, 20_000)
-        return [Case(id=example.id) for example in subset(known, most, ctx.rng("pictures"))]
+        most = min(self.pictures or ctx.by_effort(2000, 5000, 20_000), len(known))
+        picked = subset(known, ctx.afford(most, "pictures", _LEAST), ctx.rng("pictures"))
+        columns = _crossed({group: [example.attributes.get(group, "") for example in picked] for group in ctx.data.groups})
+        least = ctx.policy.threshold(self.info, "least-group")
+        groups = Grouping.of(columns, [e.label for e in picked], [e.identity for e in picked], least)
+        if lacks := _lacks(groups, least):
+            raise NotAssessed(lacks)
+        return [Case(id=example.id) for example in picked]
+
+    def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
+        texts = ctx.target.texts(len(ctx.labels))
+        return Cost(queries=len(cases) + texts, texts=texts)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -113,13 +125,9 @@ class GroupPerformance(Probe):
 
         target, columns, least = trials.target, _columns(trials.target), policy.threshold(self.info, "least-group")
         groups = Grouping.of(columns, [t["label"] for t in target], [t["identity"] for t in target], least)
-        shared = np.minimum(*groups.crossed()[groups.pairs()]).sum(axis=1)  # (P,) pictures of one that have a counterpart
-        apart = [groups.pair(*pair) for pair, count in zip(groups.pairs().T, shared, strict=True) if count == 0]
-        if not (shared >= least).any():
-            return Judgement.not_assessed(
-                f"needs two groups with {least:g} pictures of labels that both have; without a label in common: "
-                f"{listed(apart) or 'none'}; too small: {listed(groups.left_out()) or 'none'}"
-            )
+        if lacks := _lacks(groups, least):
+            return Judgement.not_assessed(lacks)
+        apart = _apart(groups)
         gap = measure(right(target), groups, policy.level)
         claim = Claim(self.info, policy, "accuracy gap over the same labels, mean or root mean square")
         claim.measured(gap.value, gap.interval, gap.counted, gap.p)
@@ -147,6 +155,21 @@ class GroupPerformance(Probe):
         if worst.interval.low > 0 and worst.interval.high > limit:
             return claim.inconclusive(f"{said} as a whole, but {worst.said}: give more pictures of this label (more with --data)")
         return claim.held(said)
+
+
+def _apart(groups: Grouping) -> list[str]:
+    """Pairs of groups without a label in common."""
+    return [groups.pair(*pair) for pair, count in zip(groups.pairs().T, groups.shared(), strict=True) if count == 0]
+
+
+def _lacks(groups: Grouping, least: float) -> str:
+    """Why no two groups can be compared, or nothing."""
+    if (groups.shared() >= least).any():
+        return ""
+    return (
+        f"needs two groups with {least:g} pictures of labels that both have; without a label in common: "
+        f"{listed(_apart(groups)) or 'none'}; too small: {listed(groups.left_out()) or 'none'}"
+    )
 
 
 @dataclass(frozen=True)
@@ -191,10 +214,14 @@ def _ordered(gap: Gap) -> tuple[int, int]:
 def _columns(trials: list[Trial]) -> dict[str, list[str]]:
     """The values of every group column, and of their intersection where there are several."""
     names = list(trials[0]["groups"])
-    columns = {name: [trial["groups"][name] for trial in trials] for name in names}
-    if len(names) > 1:
+    return _crossed({name: [trial["groups"][name] for trial in trials] for name in names})
+
+
+def _crossed(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Group columns, and their intersection where there are several."""
+    if len(columns) > 1:
         rows = list(zip(*columns.values(), strict=True))
-        columns[" and ".join(names)] = [" and ".join(row) if all(row) else "" for row in rows]
+        columns[" and ".join(columns)] = [" and ".join(row) if all(row) else "" for row in rows]
     return columns
 
 

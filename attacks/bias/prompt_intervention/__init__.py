@@ -122,7 +122,7 @@ class PromptIntervention(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         found = neutral_captions(ctx, self.phrases)
-        count = self.pictures or ctx.by_effort(48, 80, 200)
+        count = ctx.afford(self.pictures or ctx.by_effort(48, 80, 200), "pictures of a caption", 16)
         cases = []
         picked = subset(found, self.captions or ctx.by_effort(3, 6, 16), ctx.rng("captions"))
         for place, (caption, attributes) in enumerate(picked):

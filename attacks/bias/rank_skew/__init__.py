@@ -41,7 +41,7 @@ Geyik et al. 2019 arXiv:1905.01989; MaxSkew on CLIP, Berg et al. 2022 arXiv:2203
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -59,6 +59,7 @@ from vlaudit.attacks.bias.rank_skew.ranking import (
 )
 from vlaudit.attacks.shared.groups import Grouping, listed
 from vlaudit.attacks.shared.sampling import subset
+from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, chance, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import normal_difference, samples_to_decide
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 
 GALLERY = "gallery"  # the case whose trial says what is ranked
 SHOWN = 20
+_LEAST = 200  # pictures that a budget leaves
 COLOURS = (
     ("blue", (0, 114, 178)), ("orange", (230, 159, 0)), ("green", (0, 158, 115)), ("pink", (204, 121, 167)),
     ("red", (213, 94, 0)), ("sky blue", (86, 180, 233)), ("yellow", (240, 228, 66)), ("black", (0, 0, 0)),
@@ -111,6 +113,8 @@ class RankSkew(Probe):
     queries: int = Field(64, ge=1, description="most labels asked; the others are left out, and counted")
 
     def cases(self, ctx: Context) -> list[Case]:
+        gallery = self._gallery(ctx)
+        self._check_gallery(ctx, gallery)
         kept = subset(ctx.labels, self.queries, ctx.rng("queries"))
         about = {"asked": len(kept), "labels": len(ctx.labels)}
         return [Case(id=GALLERY, params=about), *(Case(id=f"query:{label}") for label in kept)]
@@ -119,11 +123,32 @@ class RankSkew(Probe):
         return [cases]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(self._gallery(ctx)))
+        texts = ctx.target.texts(len(cases) - 1)
+        return Cost(queries=len(self._gallery(ctx)) + texts, texts=texts)
 
     def _gallery(self, ctx: Context) -> list[Example]:
         faces = [e for e in ctx.examples if any(e.attributes.get(group) for group in ctx.data.groups)]
-        return subset(faces, self.pictures, ctx.rng("gallery"))
+        return subset(faces, ctx.afford(min(self.pictures, len(faces)), "pictures of the gallery", _LEAST), ctx.rng("gallery"))
+
+    def _check_gallery(self, ctx: Context, gallery: Sequence[Example]) -> None:
+        """Raise NotAssessed where it is too small, or holds no two groups that can be compared."""
+        if lacks := self._lacks(_describe(gallery, ctx.data.groups), ctx.policy.threshold(self.info, "least-group")):
+            raise NotAssessed(lacks)
+
+    def _lacks(self, about: Mapping[str, Any], least: float) -> str:
+        n, k = len(about["ids"]), self._places(len(about["ids"]))
+        if n < 3 * k:
+            return f"the gallery has {n} pictures with a group, {3 * k} are needed for k = {k}"
+        gallery = Grouping.of(about["groups"], about["roles"], about["identities"], least)
+        apart = [gallery.pair(*pair) for pair, count in zip(gallery.pairs().T, gallery.shared(), strict=True) if count < least]
+        if len(apart) < len(gallery.shared()):
+            return ""
+        unseen = listed([*gallery.left_out(), *apart]) or "there are no two groups"
+        return f"no two groups with {least:g} pictures of labels that both have can be compared: {unseen}"
+
+    def _places(self, n: int) -> int:
+        """Places looked at in a gallery of ``n`` pictures."""
+        return self.k or max(20, n // 10)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -146,16 +171,16 @@ class RankSkew(Probe):
         queries, scores = _scores(trials.target)
         if about is None or not queries:
             return Judgement.not_assessed("the gallery or its queries are missing")
-        n, k = len(about["ids"]), self.k or max(20, len(about["ids"]) // 10)
-        if n < 3 * k:
-            return Judgement.not_assessed(f"the gallery has {n} pictures with a group, {3 * k} are needed for k = {k}")
+        n, k = len(about["ids"]), self._places(len(about["ids"]))
         least = policy.threshold(self.info, "least-group")
+        if lacks := self._lacks(about.values, least):
+            return Judgement.not_assessed(lacks)
         gallery = Grouping.of(about["groups"], about["roles"], about["identities"], least)
-        shared = np.minimum(*gallery.crossed()[gallery.pairs()]).sum(axis=1)  # (P,) pictures of one that have a counterpart
+        shared = gallery.shared()
         apart = [gallery.pair(*pair) for pair, count in zip(gallery.pairs().T, shared, strict=True) if count < least]
         tied = by_chance(scores, k) > k * policy.threshold(self.info, "tied")
         unread = [f"the query '{query}', by which most of the first {k} places are tied" for query, t in zip(queries, tied, strict=True) if t]
-        if len(apart) == len(shared) or tied.all():
+        if tied.all():
             unseen = listed([*unread, *gallery.left_out(), *apart]) or "there are no two groups"
             return Judgement.not_assessed(f"no two groups with {least:g} pictures of labels that both have can be compared: {unseen}")
         kept = [i for i in range(len(queries)) if not tied[i]]
@@ -207,7 +232,7 @@ def _said(gallery: Grouping, queries: list[str], rates: Rates, k: int) -> str:
     )
 
 
-def _describe(gallery: list[Example], groups: tuple[str, ...]) -> dict[str, Any]:
+def _describe(gallery: Sequence[Example], groups: tuple[str, ...]) -> dict[str, Any]:
     return {
         "ids": [example.id for example in gallery],
         "roles": [example.label for example in gallery],

@@ -133,8 +133,9 @@ class Representation(Probe):
     def cases(self, ctx: Context) -> list[Case]:
         found = neutral_captions(ctx, self.phrases)
         picked = subset(found, self.captions or ctx.by_effort(16, 24, 60), ctx.rng("captions"))
-        lot = max(8, (self.pictures or ctx.by_effort(256, 480, 2400)) // len(picked))
+        lot = max(8, ctx.afford(self.pictures or ctx.by_effort(256, 480, 2400), "pictures of all captions", 8 * len(picked)) // len(picked))
         more = ctx.by_effort(80, 150, 200) if self.more is None else self.more
+        more = ctx.afford(more, "pictures of a second lot", 20) if more else 0
         cases = [
             Case(id=f"caption/{place:03d}", params={"caption": caption, "attributes": list(attributes), "lot": lot, "more": more,
                                                     "of": len(found), "others": [text for text, _ in found]})

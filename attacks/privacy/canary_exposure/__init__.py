@@ -54,6 +54,8 @@ from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
+_SHORT = 16  # codes that take as long as reading a conversation does: a code is a few tokens after a prompt that is read once
+
 
 @probe(
     id="canary-exposure",
@@ -93,6 +95,7 @@ class CanaryExposure(Probe):
         if small < least:
             raise NotAssessed(f"the answers leave {small} codes to draw from, {least} are needed: are they random?")
         most, cases, judged = self.canaries or ctx.by_effort(20, 50, 200), [], 0
+        most = ctx.afford(min(most, max(map(len, levels.values()))), "canaries of a number of copies", FEWEST)
         for copies in sorted(levels, reverse=True):
             needed = judged < FEWEST
             count = max(4, most // 5) if copies and not needed else most
@@ -102,7 +105,7 @@ class CanaryExposure(Probe):
         return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * DRAWN // 16)  # a code is a few tokens after a prompt that is read once
+        return Cost(queries=len(cases) * (DRAWN + 1) // _SHORT) + ctx.target.cost(len(cases))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -124,7 +127,7 @@ class CanaryExposure(Probe):
             codes = [example.answer or "", *form.draw(ctx.rng("codes", *form.frame), DRAWN, answers)]
             with torch.no_grad():
                 parts = [ctx.target.model.log_likelihood([talk], [part])[0] for part in ctx.batches(codes)]
-            ctx.target.meter.queries += len(codes)
+            ctx.target.meter.queries += len(codes) // _SHORT
             own, *drawn = torch.cat(parts).double().tolist()
             slack = 1e-5 * (1 + abs(own))  # what batches of other sizes round differently
             written = form.written(text)

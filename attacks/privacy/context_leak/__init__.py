@@ -104,6 +104,7 @@ class ContextLeak(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         count, every, prompt = self.secrets or ctx.by_effort(40, 60, 100), ctx.by_effort(2, 1, 1), ctx.target.prompt
+        count = ctx.afford(count, "secrets of a place and a wording", 20)
         codes = draw_codes(ctx.rng("codes"), count * len(FORBIDDING) + ASKED)
         cases = [Case(id=f"question/{i:02}", params={"place": QUESTION, "number": i}) for i in range(ASKED)]
         cases += [
@@ -128,9 +129,17 @@ class ContextLeak(Probe):
         return [list(group) for _, group in groupby(cases, _together)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(
-            queries=sum(1 if case.params["place"] in (QUESTION, REPEATED) else len(queries_of(case)) for case in cases)
-        )
+        def asked(case: Case) -> int:
+            place = case.params["place"]
+            if not ctx.on_target and (place in (OWN, REPEATED) or case.params.get("open")):
+                return 0
+            return 1 if place in (QUESTION, REPEATED) else len(queries_of(case))
+
+        return ctx.target.cost(sum(map(asked, cases)), self._most(ctx))
+
+    def _most(self, ctx: Context) -> int:
+        """New tokens of an answer."""
+        return self.words or ctx.by_effort(24, 64, 128)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         for (place, _, allowed), group in groupby(cases, _together):
@@ -206,7 +215,7 @@ class ContextLeak(Probe):
             yield ctx.trial(case, values, artifacts=artifacts)
 
     def _ask(self, ctx: Context, talks: list[Conversation], plain: bool = False) -> list[Answer]:
-        most = self.words or ctx.by_effort(24, 64, 128)
+        most = self._most(ctx)
         if plain:
             ctx.target.meter.queries += len(talks)
             return list(ctx.target.model.generate(talks, max_new_tokens=most))

@@ -50,7 +50,7 @@ from pydantic import Field
 from vlaudit.attacks.privacy.extraction.cliques import judge_cliques
 from vlaudit.attacks.privacy.extraction.copies import evidence, features, galleries, tiled_distance
 from vlaudit.attacks.privacy.extraction.verdict import HELD_OUT, THRESHOLDS, judge_copies
-from vlaudit.attacks.shared.drawn_captions import passes
+from vlaudit.attacks.shared.drawn_captions import drawing
 from vlaudit.attacks.shared.fresh_captions import audited_captions, fresh_arm, fresh_captions
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.data.example import Example
@@ -89,7 +89,7 @@ class Extraction(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         if not (ctx.data.has_members and ctx.data.captioned):
-            captions = audited_captions(ctx, self.captions or ctx.by_effort(40, 200, 500))
+            captions = audited_captions(ctx, self.captions or ctx.by_effort(40, 200, 500), least=10)
             made = [(f"caption/{i:05}", text) for i, text in enumerate(captions)]
             made += [
                 (f"fresh/{i:05}", fresh.text) for i, fresh in enumerate(fresh_captions(ctx, captions, len(captions)))
@@ -98,7 +98,9 @@ class Extraction(Probe):
         sides = _sides(ctx)
         labels = {side: {example.texts["text"]: example.label for example in sides[side]} for side in (True, False)}
         most, every = self.captions or ctx.by_effort(400, 1000, 5000), len(ctx.data.captioned) + len(ctx.captions)
-        mine = [text for text in audited_captions(ctx, every) if text in labels[True]][:most]
+        mine = [text for text in audited_captions(ctx, every, least=every) if text in labels[True]]
+        most = ctx.afford(min(most, len(mine)), "captions", 20)
+        mine = mine[:most]
         theirs = subset([text for text in labels[False] if text not in labels[True]], most, ctx.rng(HELD_OUT))
         return [
             Case(id=f"{name}/{i:05}", params={"caption": text, "label": labels[member][text], "member": member})
@@ -114,7 +116,9 @@ class Extraction(Probe):
         return not any(trial.values.get("copies") for trial in trials.target)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * passes(ctx) * (1 if "label" in cases[0].params else self._seeds(ctx)))
+        if "label" not in cases[0].params:
+            return drawing(ctx, len(cases) * self._seeds(ctx))
+        return drawing(ctx, sum(ctx.on_target or case.params["member"] is True for case in cases))
 
     def _seeds(self, ctx: Context) -> int:
         return self.seeds or ctx.by_effort(4, 8, 16)

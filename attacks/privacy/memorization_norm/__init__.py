@@ -106,14 +106,15 @@ class MemorizationNorm(Probe):
     seeds: int | None = Field(None, ge=2, description="seeds a caption; default 2, 4, 8")
 
     def cases(self, ctx: Context) -> list[Case]:
-        captions = audited_captions(ctx, self.captions or ctx.by_effort(250, 1000, 5000))
-        first = self.fresh or ctx.by_effort(300, 600, 2000)
+        captions = audited_captions(ctx, self.captions or ctx.by_effort(250, 1000, 5000), least=50, searched=True)
+        first = ctx.afford(self.fresh or ctx.by_effort(300, 600, 2000), "fresh captions", FEWEST)
         second = max(ctx.by_effort(3, 8, 20) * first, first)
         made = [(f"caption/{i:05}", text, 0) for i, text in enumerate(captions)]
         kinds = {}
         for i, fresh in enumerate(fresh_captions(ctx, captions, first + second)):
             made.append((f"fresh/{i:05}", fresh.text, int(i >= first)))
             kinds[f"fresh/{i:05}"] = {"made": fresh.made}
+        ctx.require(len(kinds), FEWEST, "fresh captions made of the captions' words", "Give more captions with --prompts FILE.")
         tokens = ctx.target.model.tokenize
         return [
             Case(id=name, params={"caption": text, "tokens": len(tokens(text)), "round": turn, **kinds.get(name, {})})
@@ -125,7 +126,13 @@ class MemorizationNorm(Probe):
         return [batch for batch in rounds if batch]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * self._seeds(ctx) * (2 * ctx.target.model.steps if _thorough(ctx) else 1))
+        first = len(cases) * self._seeds(ctx)
+        explained = sum("made" not in case.params for case in cases) if self._explains(ctx) else 0
+        own = first * (1 + 2 * ctx.target.model.steps * _thorough(ctx))
+        return Cost(queries=own + 2 * explained, gradient_steps=explained)
+
+    def _explains(self, ctx: Context) -> bool:
+        return ctx.on_target and Needs.EMBEDDING_GRADIENTS in ctx.target.capabilities
 
     def _seeds(self, ctx: Context) -> int:
         return self.seeds or ctx.by_effort(2, 4, 8)
@@ -133,7 +140,7 @@ class MemorizationNorm(Probe):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         seeds = ctx.seeds(self._seeds(ctx))
         dimension = float(ctx.target.model.noise(seeds[:1]).numel())
-        explains = ctx.on_target and Needs.EMBEDDING_GRADIENTS in ctx.target.capabilities
+        explains = self._explains(ctx)
         for part in ctx.batches(cases):
             texts = [str(case.params["caption"]) for case in part]
             first = norms(ctx.target, texts, seeds)

@@ -95,14 +95,16 @@ class T2IMIA(Probe):
     hops: int | None = Field(None, ge=1, le=50, description="SecMI's steps to its noise level; default 2, 5, 10")
 
     def cases(self, ctx: Context) -> list[Case]:
-        kept = both_sides(ctx, ctx.data.captioned, self.pictures or ctx.by_effort(200, 1000, 5000))
+        kept = both_sides(
+            ctx, ctx.data.captioned, self.pictures or ctx.by_effort(200, 1000, 5000), int(ctx.policy.threshold(self.info, "least-side"))
+        )
         captions = [example.texts["text"] for example in kept]
         turn = ctx.rng("shuffled captions").permutation(len(captions)).tolist()
         follower = {turn[k]: turn[k - 1] for k in range(len(turn))}  # a single cycle: nobody keeps the own caption
         return [Case(id=example.id, params={"other": captions[follower[k]]}) for k, example in enumerate(kept)]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * passes(self._hops(ctx)))
+        return Cost(queries=len(cases) * passes(self._hops(ctx)), decoded=len(cases))
 
     def _hops(self, ctx: Context) -> int:
         return self.hops or ctx.by_effort(2, 5, 10)
@@ -118,6 +120,7 @@ class T2IMIA(Probe):
             with torch.no_grad():
                 own, other = ctx.target.encode(captions), ctx.target.encode([str(case.params["other"]) for case in part])
                 latents = ctx.target.model.encode_images(ctx.images(examples))
+                ctx.target.meter.decoded += len(examples)
                 scores = likelihood.scores(latents, noises.to(ctx.device), own, other)
             columns = {name: column.double().tolist() for name, column in scores.items()}
             for row, (case, example) in enumerate(zip(part, examples, strict=True)):

@@ -56,7 +56,16 @@ from pydantic import Field
 
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
 from vlaudit.attacks.shared.asked_pictures import batches
-from vlaudit.attacks.shared.membership import FEWEST, LIMIT, SOURCE, THRESHOLDS, Units, judge_loss, membership_values
+from vlaudit.attacks.shared.membership import (
+    FEWEST,
+    LIMIT,
+    SOURCE,
+    THRESHOLDS,
+    Units,
+    judge_loss,
+    membership_values,
+    require_sides,
+)
 from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
@@ -97,6 +106,9 @@ class VLMMIA(Probe):
         sides = [[e for e in ctx.data.examples if e.member is side] for side in (True, False)]
         answered = [[e for e in side if _given(e)] for side in sides]
         by = GIVEN if min(map(len, answered)) >= FEWEST else "description"
+        least = int(ctx.policy.threshold(self.info, "least-side"))
+        require_sides(ctx, answered if by == GIVEN else sides, least)
+        limit = ctx.afford(min(limit, max(map(len, answered if by == GIVEN else sides))), "rows of a side", 2 * least)
         cases = []
         for name, side in zip(("member", "other"), answered if by == GIVEN else sides, strict=True):
             drawn = [side[i] for i in ctx.rng(name).permutation(len(side)).tolist()]
@@ -105,7 +117,12 @@ class VLMMIA(Probe):
         return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * 3)
+        given = cases[0].params["by"] == GIVEN
+        described = ctx.target.cost(len(cases), self._words(ctx)) + Cost(queries=len(cases))
+        return Cost(queries=len(cases) * given) + (described if ctx.on_target or not given else Cost())
+
+    def _words(self, ctx: Context) -> int:
+        return self.words or ctx.by_effort(16, 32, 64)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -129,7 +146,7 @@ class VLMMIA(Probe):
 
     def _described(self, ctx: Context, examples: Sequence[Example]) -> list[Tensor | None]:
         """For each picture the distributions (T, V) over its description; None where it is not described."""
-        pictures, words = ctx.pictures(examples), self.words or ctx.by_effort(16, 32, 64)
+        pictures, words = ctx.pictures(examples), self._words(ctx)
         said = ctx.target.generate(pictures, [DESCRIBE] * len(pictures), max_new_tokens=words)
         some = [i for i, text in enumerate(said) if text]
         tables: list[Tensor | None] = [None] * len(said)

@@ -44,7 +44,7 @@ from pydantic import Field
 from vlaudit.attacks.robustness.context_poison.dose_response import Doses, tell_reference
 from vlaudit.attacks.robustness.context_poison.poisoned_context import PoisonedContexts, Setting, is_planted, setting_of
 from vlaudit.attacks.shared import context_elements, parts
-from vlaudit.attacks.shared.questions import Asked, by_id, pictures, sample
+from vlaudit.attacks.shared.questions import Asked, by_id, pictures, require_pictures, sample
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Demonstration
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe
@@ -106,10 +106,12 @@ class ContextPoison(Probe):
                 found.append(Case(id=row.id, params={**params, "examined": len(found) < _EXAMINED}))
         if not found:
             raise NotAssessed("no question has a wrong answer to plant: name choices")
+        require_pictures(ctx, by_id(ctx, [case.id for case in found]))
         return found
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * 5)
+        doses = len(Setting(*(cases[0].params[key] for key in ("kind", "how", "k"))).doses)
+        return ctx.target.cost(len(cases) * (doses + 1))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         params = cases[0].params

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import same
-from vlaudit.attacks.shared.questions import Asked, asked
+from vlaudit.attacks.shared.questions import Asked, asked, require_pictures
 from vlaudit.attacks.shared.sampling import one_of_each
+from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import MultimodalGenerator
 from vlaudit.families.matching import SoftTokens
 from vlaudit.probe import Context, Needs
+from vlaudit.statistics import MIN_CLUSTERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +86,10 @@ def phrased(said: str, right: str, wrong: str) -> tuple[str, str]:
 def to_attack(ctx: Context, count: int) -> list[Asked]:
     """At most ``count`` questions with a wrong answer to aim at, each about a picture of its own, in the data's order."""
     known = [row for row in asked(ctx, ctx.data.questions) if wrong_answers(ctx, row)]
+    if not known:
+        raise NotAssessed("no question has a wrong answer that could be aimed at")
+    require_pictures(ctx, known)
+    count = ctx.afford(min(count, len({row.picture for row in known})), "questions", MIN_CLUSTERS)
     return one_of_each(known, [row.picture for row in known], count, ctx.rng("questions"))
 
 

@@ -51,12 +51,14 @@ from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison impor
     compare,
     told,
 )
-from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED, RECOGNISED, passes, sample_captions
+from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED, RECOGNISED, drawing
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb_share
 from vlaudit.details import Figure
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe, share, would_decide
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import (
+    MIN_CLUSTERS,
     Interval,
     TooFewClustersError,
     mean_interval,
@@ -111,7 +113,10 @@ class ProbabilisticPromptRobustness(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         count = self.prompts or ctx.by_effort(20, 60, 200)
-        captions = sample_captions(ctx, count)
+        if count > len(ctx.captions):  # some are perturbed twice, and make clusters
+            ctx.require(len(ctx.captions), MIN_CLUSTERS, "different captions", "Give more with --prompts FILE.")
+        count = ctx.afford(count, "perturbed captions", MIN_CLUSTERS)
+        captions = subset(ctx.captions, count, ctx.rng("captions"))
         order = ctx.rng("kinds").permutation(count)  # so that no kind goes with the captions' order
         return [
             Case(id=f"{i:03d}", params={"caption": captions[i % len(captions)], "kind": CHARACTER_KINDS[k % 4]})
@@ -119,7 +124,7 @@ class ProbabilisticPromptRobustness(Probe):
         ]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=2 * _plan(ctx).sizes[2] * len(cases) * passes(ctx))
+        return drawing(ctx, 2 * _plan(ctx).sizes[2] * len(cases))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         comparisons = [self._comparison(ctx, case) for case in cases]

@@ -111,12 +111,13 @@ class PromptInvariance(Probe):
     def cases(self, ctx: Context) -> list[Case]:
         rows = sample(ctx, self.questions or ctx.by_effort(96, 240, 800))
         many = ctx.by_effort(32, 80, 200) if self.presence is None else self.presence
-        shown = presence.pictures_to_ask(ctx, many)
+        shown = presence.pictures_to_ask(ctx, ctx.afford(many, "pictures asked about presence", 8))
         return [Case(id=row.id) for row in rows] + [Case(id=f"{_PRESENCE}{example.id}") for example in shown]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         there = sum(case.id.startswith(_PRESENCE) for case in cases)
-        return Cost(queries=there * (8 + min(presence.LABELS, len(ctx.labels))) + (len(cases) - there) * 19)
+        likely = Cost(queries=there * min(presence.LABELS, len(ctx.labels)))
+        return likely + ctx.target.cost(there * 5 + (len(cases) - there) * (19 if ctx.on_target else 18))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         about = {case.id: case.id.removeprefix(_PRESENCE) for case in cases}

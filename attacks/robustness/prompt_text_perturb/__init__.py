@@ -42,20 +42,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from vlaudit.attacks.robustness.prompt_text_perturb.changed_prompt import ChangedPrompt, noise_kind
-from vlaudit.attacks.shared.asked_pictures import guesswork, sample
+from vlaudit.attacks.robustness.prompt_text_perturb.changed_prompt import ChangedPrompt, noise_kind, worst_changes
+from vlaudit.attacks.shared.asked_pictures import guesswork, require_contrast, sample
 from vlaudit.attacks.shared.concentrated import concentrated, each
 from vlaudit.attacks.shared.text_perturbations import KINDS, NAME_KINDS
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
-from vlaudit.statistics import Interval, TooFewClustersError, bounded_interval, sign_flip_p
+from vlaudit.statistics import MIN_CLUSTERS, Interval, TooFewClustersError, bounded_interval, sign_flip_p
 from vlaudit.statistics.crossed import crossed_mean_interval
 
 if TYPE_CHECKING:
+    from vlaudit.data.example import Example
     from vlaudit.families.matching import MatchingPrompt
 
 _OTHER_NOISES = (0.03, 0.3)
+_LEAST = 2 * MIN_CLUSTERS  # pictures, and changes of the prompt
 
 
 @probe(
@@ -81,7 +83,11 @@ class PromptTextPerturb(Probe):
     noise: float = Field(0.1, gt=0, le=1, description="length of the noise on a learned context, of each vector's own")
 
     def cases(self, ctx: Context) -> list[Case]:
-        count = self.rewritings or ctx.by_effort(280, 420, 840)
+        wanted = self.rewritings or ctx.by_effort(280, 420, 840)
+        ctx.require(wanted, MIN_CLUSTERS, "changes of the prompt", f"--set {self.info.id}.rewritings=N asks for more.")
+        count, examples = ctx.afford(wanted, "changes of the prompt", _LEAST), self._asked(ctx)
+        ctx.require(len(examples), MIN_CLUSTERS, "labelled pictures")
+        require_contrast(ctx, examples)
         prompt: MatchingPrompt = ctx.target.prompt
         cases = [Case(id="no-op")]
         if prompt.context is not None:
@@ -98,12 +104,15 @@ class PromptTextPerturb(Probe):
         return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        pictures = min(len(ctx.examples), self.pictures or ctx.by_effort(128, 256, 1000))
-        templates = max(1, len(ctx.target.prompt.templates))
-        return Cost(queries=pictures + len(cases) * templates * len(ctx.labels))
+        changes = 1 + len(cases) + any(case.id == "worst" for case in cases) * worst_changes(ctx)
+        texts = changes * ctx.target.texts(len(ctx.labels))
+        return Cost(queries=len(self._asked(ctx)) + texts, texts=texts)
+
+    def _asked(self, ctx: Context) -> list[Example]:
+        return sample(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _LEAST)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        prompt = ChangedPrompt(ctx, sample(ctx, self.pictures or ctx.by_effort(128, 256, 1000)))
+        prompt = ChangedPrompt(ctx, self._asked(ctx))
         for case in cases:
             values = prompt.values(case)
             if values is not None:

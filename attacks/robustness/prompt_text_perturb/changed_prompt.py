@@ -23,6 +23,19 @@ _BEAM = 3
 _EDITS = 3
 
 
+def worst_changes(ctx: Context) -> int:
+    """How many texts the search for the worst one tries, about."""
+    return sum((1 if edits == 0 else _BEAM) * (_width(ctx) + 1) + 1 for edits in range(_edits(ctx)))
+
+
+def _width(ctx: Context) -> int:
+    return ctx.by_effort(12, 24, 48)
+
+
+def _edits(ctx: Context) -> int:
+    return ctx.by_effort(2, _EDITS, _EDITS)
+
+
 def noise_kind(size: float) -> str:
     """What a trial calls noise of this size."""
     return f"noise of {size:g} of each vector"
@@ -115,13 +128,14 @@ class ChangedPrompt:
                 texts = prompt.label_features(self.model, self.ctx.labels)
             else:
                 texts = self.model.encode_tokens(sequences, SoftTokens(context + direction, places))
+        self.ctx.target.meter.read(len(texts))
         return {"kind": noise_kind(size), "text": f"{len(direction)} vectors", "flips": self.flips(texts)}
 
     def worst(self) -> list[dict[str, Any]]:
         """Beam search over single edits of the template, for the text under which the usual answers lead by least."""
-        rng, width = self.ctx.rng("worst"), self.ctx.by_effort(12, 24, 48)
+        rng, width = self.ctx.rng("worst"), _width(self.ctx)
         beam, names, steps = [self.prompt.templates[0]], self.ctx.labels, []
-        for edits in range(1, self.ctx.by_effort(2, _EDITS, _EDITS) + 1):
+        for edits in range(1, _edits(self.ctx) + 1):
             tried = sorted({one_edit(text, rng) for text in beam for _ in range(width)} | set(beam))
             scored = sorted((self.lead(self.encode([text], names)), text) for text in tried)
             beam = [text for _, text in scored[:_BEAM]]
@@ -144,7 +158,7 @@ class ChangedPrompt:
         import torch
 
         texts = self.texts(templates, names)
-        self.ctx.target.meter.queries += len(texts)
+        self.ctx.target.meter.read(len(texts))
         with torch.no_grad():
             features = self.model.encode_texts(texts)
         mean = features.view(len(templates), len(names), -1).mean(dim=0)

@@ -48,10 +48,10 @@ from vlaudit.attacks.shared.drawn_captions import (
     caption_cases,
     caption_ranks,
     draw,
+    drawing,
     fit,
     kept,
     marked,
-    passes,
 )
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, figure, probe
 from vlaudit.probe.artifacts import heading
@@ -105,14 +105,15 @@ class QueryFreeSuffix(Probe):
     seeds: int | None = Field(None, ge=1, description="pictures of each; default 1, 2 or 4 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
-        cases = caption_cases(ctx, self.captions or ctx.by_effort(22, 40, 100), _WATCHED)
+        cases = caption_cases(ctx, self.captions or ctx.by_effort(22, 40, 100), _WATCHED, MIN_CLUSTERS)
+        ctx.require(len(cases), MIN_CLUSTERS, "captions", f"--set {self.info.id}.captions=N asks for more.")
         first = enumerate(case.params["caption"] for case in cases[:UNIT_TESTS])
         return cases + [Case(id=f"planted-{i}", params={"caption": caption}) for i, caption in first]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        pictures = 3 * self._count(ctx) * passes(ctx) * len(cases)
+        pictures = (3 if ctx.on_target else 2) * self._count(ctx) * len(cases)
         texts = len(cases) * len(ALPHABET) * LENGTH * 2 * (1 if ctx.effort == "quick" else 4)
-        return Cost(queries=pictures + texts, texts=texts)
+        return drawing(ctx, pictures) + Cost(queries=texts, texts=texts)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         attacks = []

@@ -103,13 +103,17 @@ class VisualInstruction(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         word, identities = self.word or canary.forbidden(ctx), [example.identity for example in ctx.examples]
-        count = self.pictures or ctx.by_effort(64, 128, 400)
+        least, most = int(ctx.policy.threshold(self.info, LEAST_PICTURES.name)), self.pictures or ctx.by_effort(64, 128, 400)
+        most = min(most, len(set(identities)))
+        ctx.require(most, least, "pictures of different people or things")
+        count = ctx.afford(most, "pictures", least)
         chosen = one_of_each(ctx.examples, identities, count, ctx.rng("pictures"))
         pairs = zip(chosen, watched(len(chosen), _WATCHED), strict=True)
         return [Case(id=example.id, params={"word": word, "watched": w}) for example, w in pairs]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=8 * len(cases))
+        arms = 7 if ctx.on_target else len(canary.ON_REFERENCE)
+        return ctx.target.cost(arms * len(cases), canary.TOKENS)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         word, rationale = str(cases[0].params["word"]), bool(ctx.target.prompt.steps)
