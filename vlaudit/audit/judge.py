@@ -200,6 +200,7 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
     words = ["vlaudit", "scan", spec.model]
     flags: list[tuple[str, str | None]] = [
         *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
+        ("--columns", ",".join(f"{ours}={theirs}" for ours, theirs in spec.columns.items()) or None),
         ("--labels", spec.labels), ("--prompts", spec.captions), ("--scorer", spec.scorer),
         *(("--group", group) for group in spec.groups), ("--members", spec.members),
         *(("--plugin", path) for path in request.plugins), ("--probe", probe),
