@@ -254,7 +254,8 @@ def _streamed(text: str) -> dict[str, Any] | None:
         for name, value in delta.items() if isinstance(delta, dict) else ():
             if isinstance(value, str | list) and value:
                 known: Any = message.get(name)
-                message[name] = known + value if type(known) is type(value) else value
+                more: Any = value
+                message[name] = known + more if type(known) is type(more) else more
         choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
         given = piece.get("logprobs")
         tokens += given["content"] if isinstance(given, dict) and isinstance(given.get("content"), list) else []
