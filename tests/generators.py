@@ -154,18 +154,21 @@ def idefics3(folder: Path, split: bool = False) -> Path:
 
 
 def qwen2_vl(folder: Path) -> Path:
-    from transformers import (
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    return _qwen(folder, "Qwen2VL", embed_dim=32, mlp_ratio=2)
+
+
+def qwen2_5_vl(folder: Path) -> Path:
+    return _qwen(folder, "Qwen2_5_VL", out_hidden_size=32, intermediate_size=48, fullatt_block_indexes=[1], window_size=16)
+
+
+def _qwen(folder: Path, kind: str, **vision: Any) -> Path:
+    import transformers
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     words = tokenizer(["<|vision_start|>", "<|vision_end|>"], image_token="<|image_pad|>", video_token="<|video_pad|>")
     ids = words.convert_tokens_to_ids
-    config = Qwen2VLConfig(
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4},
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 4, **vision},
         text_config={**LLAMA, "vocab_size": len(words), "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}},
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -173,9 +176,52 @@ def qwen2_vl(folder: Path) -> Path:
         vision_end_token_id=ids("<|vision_end|>"),
     )
     sizes = {"patch_size": 4, "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}}
-    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(**sizes), words, Qwen2VLVideoProcessor(**sizes))
+    make = getattr(transformers, f"{kind}Processor")
+    processor = make(Qwen2VLImageProcessor(**sizes), words, Qwen2VLVideoProcessor(**sizes))
     chat = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    return _save(folder, Qwen2VLForConditionalGeneration(config), processor, chat)
+    return _save(folder, getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor, chat)
+
+
+def internvl(folder: Path) -> Path:
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+    )
+
+    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+             "video_token": "<video>"}  # fmt: skip
+    words = tokenizer(**named)
+    config = InternVLConfig(
+        vision_config={**TOWER, "image_size": [24, 24], "patch_size": [4, 4]},
+        text_config={"model_type": "llama", **LLAMA, "vocab_size": len(words), "max_position_embeddings": 2048},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+    )
+    torch.manual_seed(2)  # with 0 it says the same of everything
+    pictures = GotOcr2ImageProcessor(size={"height": 24, "width": 24}, crop_to_patches=True, max_patches=4)
+    processor = InternVLProcessor(pictures, words, InternVLVideoProcessor(), image_seq_length=9)
+    return _save(folder, InternVLForConditionalGeneration(config), processor, CHAT.replace("IMAGE", "<IMG_CONTEXT>"))
+
+
+def gemma_3(folder: Path) -> Path:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
+
+    words = tokenizer(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    config = Gemma3Config(
+        vision_config=_vision(),
+        text_config={**LLAMA, "head_dim": 16, "vocab_size": len(words), "sliding_window": 64},
+        image_token_id=words.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),
+        mm_tokens_per_image=9,
+    )
+    pictures = Gemma3ImageProcessor(size={"height": 24, "width": 24})
+    processor = Gemma3Processor(pictures, words, image_seq_length=9)
+    model = Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)  # it begins at zero
+    return _save(folder, model, processor, CHAT.replace("IMAGE", "<start_of_image>"))
 
 
 def paligemma(folder: Path) -> Path:
@@ -263,7 +309,7 @@ def florence_2(folder: Path) -> Path:
 KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": llava, "llava-next": llava_next, "idefics3": idefics3, "idefics3-split": lambda folder: idefics3(folder, True),
     "qwen2-vl": qwen2_vl, "paligemma": paligemma, "blip-2": blip_2, "blip-caption": blip_caption, "blip-vqa": blip_vqa,
-    "florence-2": florence_2,
+    "florence-2": florence_2, "qwen2.5-vl": qwen2_5_vl, "internvl": internvl, "gemma-3": gemma_3,
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from vlaudit.device import Dtype
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_text, read_toml, user_path
 from vlaudit.policy import Policy
@@ -85,7 +86,8 @@ class ScanSettings(Closed):
     effort: Effort = "quick"
     budget: str | None = Field(None, description="time to divide among the probes, such as 30m, or none; default by effort")
     seed: int = Field(0, ge=0)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")
+    dtype: Dtype = "auto"
     batch_size: int = Field(128, ge=1)
     probe: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
@@ -121,12 +123,15 @@ class Request(Closed):
     effort: Effort = "quick"
     budget: float | None = None  # seconds of work; null: all that the effort asks for
     seed: int = 0
+    dtype: Dtype = "auto"
     policy: Policy = Policy()
     plugins: list[str] = Field(default_factory=list)
 
     def digest(self) -> str:
-        """Identity of the audit. The policy is left out: it judges trials, it does not make them."""
-        return hashlib.sha256(self.model_dump_json(exclude={"policy"}).encode()).hexdigest()[:16]
+        """Identity of the audit. The policy is left out: it judges trials, it does not make them. So are settings of later
+        versions at their defaults: an earlier audit stays itself."""
+        left_out = {"policy"} | ({"dtype"} if self.dtype == "auto" else set())
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:

@@ -373,6 +373,9 @@ class Finding(Record):
 class ModelInfo(Record):
     spec: str
     sha256: str | None = None  # of the weights; null when the model could not be loaded
+    revision: str | None = None  # the commit of the hub's repository; null for what lies on disk
+    dtype: str | None = None  # the precision that it computes in; null where it runs elsewhere
+    notes: list[str] = Field(default_factory=list)  # sentences on how it was loaded
 
 
 class PromptInfo(Record):

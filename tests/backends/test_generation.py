@@ -11,6 +11,7 @@ import torch
 
 from tests import generators
 from vlaudit.backends.huggingface import HuggingFaceBackend
+from vlaudit.backends.transformers_batches import Batcher
 from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_reader import noise
 from vlaudit.errors import CapabilityError, ModelError, UsageError
@@ -22,8 +23,8 @@ from vlaudit.records import Family
 CPU = torch.device("cpu")
 PICTURES = [noise(50, 40, seed=1), noise(31, 64, seed=2), noise(77, 33, seed=3), noise(24, 24, seed=4)]
 QUESTIONS = ["what is this ?", "is this a cat ?", "what is that and the", "what is this ?"]
-AFFINE = {"llava", "idefics3", "paligemma", "blip-2", "blip-caption", "blip-vqa", "florence-2"}
-SHARING = {"llava", "llava-next", "idefics3", "idefics3-split"}
+ANY_SIZE = {"llava-next", "idefics3-split", "qwen2-vl", "qwen2.5-vl", "internvl"}  # tiles, and sizes that vary
+SHARING = {"llava", "llava-next", "idefics3", "idefics3-split", "internvl"}
 
 
 @pytest.fixture(scope="module", params=list(generators.KINDS))
@@ -110,6 +111,40 @@ def test_an_answer_does_not_depend_on_the_batch(model: TransformersGenerator) ->
             )
 
 
+def test_conversations_of_several_lengths_are_answered_in_one_pass(
+    kind: str, model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert model.batcher.pads == (kind not in {"blip-vqa", "florence-2"})
+    if not model.batcher.pads:
+        return
+    picture = model.preprocess(PICTURES[0])
+    texts = ["cat", "what is this and that ?", "is this a red dog", "what is that", "what " * 90]
+    talks = [Conversation((Turn("user", (picture, text)),)) for text in texts]
+    alone = [model.generate([talk], max_new_tokens=6, log_probs=True)[0] for talk in talks]
+    passes: list[int] = []
+    plain = model._generate
+
+    def counted(batch: Any, *args: Any, **settings: Any) -> Any:
+        passes.append(len(batch.rows))
+        return plain(batch, *args, **settings)
+
+    monkeypatch.setattr(model, "_generate", counted)
+    together = model.generate(talks, max_new_tokens=6, log_probs=True)
+    assert passes == [4, 1]  # the last is longer by far
+    assert together == alone
+    assert [a.log_prob for a in together] == pytest.approx([a.log_prob for a in alone], abs=1e-3)
+
+
+def test_a_model_that_sees_its_padding_is_not_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Batcher._padded
+
+    def seen(self: Any, tokens: Any, start: int, width: int) -> Any:
+        return {k: torch.ones_like(v) if k == "attention_mask" else v for k, v in plain(self, tokens, start, width).items()}
+
+    monkeypatch.setattr(Batcher, "_padded", seen)
+    assert not load(generators.save("llava", tmp_path)).batcher.pads
+
+
 def test_likelihoods_are_the_models_own_loss(kind: str, folder: Path, model: TransformersGenerator) -> None:
     """Against the loss that the checkpoint is trained with, over the answer and its end."""
     if kind.startswith("blip-") and kind != "blip-2":
@@ -141,24 +176,49 @@ def test_likelihoods_are_the_models_own_loss(kind: str, folder: Path, model: Tra
         assert float(found[0]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_pixel_gradients_are_right_or_not_claimed(kind: str, model: TransformersGenerator) -> None:
-    assert (Needs.PIXEL_GRADIENTS in model.capabilities) == (kind in AFFINE)
-    if kind not in AFFINE:
-        return
+def test_pixel_gradients_are_right(kind: str, model: TransformersGenerator) -> None:
+    """Against differences: of likelihoods, or where the processor itself sees the picture, in 8 bits, of its inputs in whole steps."""
+    assert Needs.PIXEL_GRADIENTS in model.capabilities
+    assert model._reader.affine == (kind not in ANY_SIZE)
     picture = model.preprocess(PICTURES[0]) * 0.8 + 0.1
+    if not model._reader.affine:  # nothing of it is cut off
+        picture = (picture * 0.5 + 0.25).mul(255).round() / 255
     direction = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)).sign()
+    step = 2e-3 if model._reader.affine else 20 / 255
 
     def value(pixels: torch.Tensor) -> torch.Tensor:
-        return model.log_likelihood([Conversation((Turn("user", (pixels, QUESTIONS[0])),))], [["a red dog"]]).sum()
+        turns = (Turn("user", (pixels, QUESTIONS[0])),)
+        if model._reader.affine:
+            return model.log_likelihood([Conversation(turns)], [["a red dog"]]).sum()
+        seen = model._reader.pictures(turns, CPU)["pixel_values"]
+        return (seen * torch.randn(seen.shape, generator=torch.Generator().manual_seed(1))).sum()
 
     pixels = picture.clone().requires_grad_()
-    value(pixels).backward()
+    at = value(pixels)
+    at.backward()
     assert pixels.grad is not None
+    if not model._reader.affine:  # linear, up to rounding: as steep as can be, so that rounding counts little
+        direction = pixels.grad.sign()
     slope = float((pixels.grad * direction).sum())
-    step = 2e-3
     with torch.no_grad():
+        torch.testing.assert_close(at.detach(), value(picture))
         measured = float(value(picture + step * direction) - value(picture - step * direction)) / (2 * step)
     assert slope == pytest.approx(measured, rel=0.1, abs=0.05)
+
+
+def test_a_processor_whose_tensors_lead_elsewhere_gives_no_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Qwen2VLImageProcessor
+
+    plain = Qwen2VLImageProcessor.rescale_and_normalize
+    folder = generators.save("qwen2-vl", tmp_path)
+
+    def wrong(self: Any, images: torch.Tensor, *args: Any) -> torch.Tensor:
+        return plain(self, images.flip(-1) if images.requires_grad else images, *args)
+
+    monkeypatch.setattr(Qwen2VLImageProcessor, "rescale_and_normalize", wrong)
+    assert Needs.PIXEL_GRADIENTS not in load(folder).capabilities
 
 
 def test_what_conversations_begin_with_runs_once(

@@ -15,9 +15,9 @@ from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_reader import noise
 from vlaudit.data.dataset import DataError, load_dataset
 from vlaudit.data.example import DEFAULT_QUESTION
-from vlaudit.errors import ModelError, NotAssessed
+from vlaudit.errors import ModelError
 from vlaudit.families.generation import Answer, MultimodalGenerator
-from vlaudit.probe import Context, Needs
+from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.prompts.instruction import Instruction
 
@@ -136,17 +136,18 @@ def test_labels_are_the_choices_of_the_default_question(target: MultimodalGenera
     assert ctx.choices(ctx.examples[:1]) == [["car", "cat", "dog"]] and ctx.answers(ctx.examples[:1]) == ["car"]
 
 
-def test_pictures_of_any_size_are_not_one_tensor(tmp_path: Path) -> None:
+def test_pictures_of_any_size_become_squares_of_one_size_for_a_search(tmp_path: Path) -> None:
     folder = generators.save("qwen2-vl", tmp_path / "model")
     for number, size in enumerate([(30, 40), (50, 30)]):
         (tmp_path / "data" / "cat").mkdir(parents=True, exist_ok=True)
         noise(*size).save(tmp_path / "data" / "cat" / f"{number}.png")
     target = Instruction().bind(HuggingFaceBackend().load(str(folder), torch.device("cpu")))
-    assert Needs.PIXEL_GRADIENTS not in target.capabilities
     ctx = context(target, tmp_path / "data")
     assert [p.shape[1:] for p in ctx.pictures(ctx.examples)] == [(40, 30), (30, 50)]
-    with pytest.raises(NotAssessed, match="differ in size"):
-        ctx.images(ctx.examples)
+    squares = ctx.images(ctx.examples)
+    assert squares.shape == (2, 3, 224, 224)
+    middle = ctx.pictures(ctx.examples)[1][:, :, 10:40]
+    torch.testing.assert_close(squares[1].mean((1, 2)), middle.mean((1, 2)), atol=0.02, rtol=0)
     assert len(target.generate(ctx.pictures(ctx.examples), ["what is this ?"] * 2, max_new_tokens=3)) == 2
 
 

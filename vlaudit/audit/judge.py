@@ -204,6 +204,7 @@ def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
         ("--effort", request.effort),
         ("--budget", budget),
         ("--seed", str(request.seed)),
+        ("--dtype", request.dtype if request.dtype != "auto" else None),
     ]  # fmt: skip
     for flag, value in flags:
         if value is not None:

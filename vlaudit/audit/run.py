@@ -230,7 +230,9 @@ class _Due:
 
     def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
         self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
-        self._left = list(plan.planned)
+        models = {target.id: target.spec.model for target in plan.targets}
+        places = list(models.values())
+        self._left = sorted(plan.planned, key=lambda planned: places.index(models[planned.target]))  # model after model
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:

@@ -38,7 +38,7 @@ class PipelineModel(TextToImageModel):
         self.files = files
         self.sha256 = sha256
         self.device = device
-        self.pipe = pipe.to(device)
+        self.pipe = pipe if getattr(pipe, "hf_device_map", None) else pipe.to(device)
         pipe.set_progress_bar_config(disable=True)
         self.sides = [(t, e) for t, e in TEXT_SIDES if _part(pipe, t) is not None and _part(pipe, e) is not None]
         self.denoiser: Any = getattr(pipe, self.denoiser_name)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.backends.adapters import base_of, is_adapter
-from vlaudit.backends.base import Backend, local_folder
+from vlaudit.backends.base import Backend, commit_of, hub_name, local_folder
 from vlaudit.cage import network
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, UsageError, first_line
 from vlaudit.files import folder_files
 from vlaudit.inspection.configs import read_config
@@ -61,20 +62,28 @@ class HuggingFaceBackend(Backend):
             base = None
         return [*(folder_files(base) if base else []), *found]
 
-    def load(self, argument: str, device: torch.device) -> Model:
-        folder, adapter = local_folder(argument) or _download(argument), None
+    def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> Model:
+        folder, adapter = local_folder(argument), None
+        revision = None
+        if folder is None:
+            folder = _download(argument)
+            revision = commit_of(folder)
         if is_adapter(folder):
             adapter = inspect_adapter(folder)
             base = base_of(folder)
             folder = local_folder(base) or _download(base)
         inspected = inspect_transformers(folder)
+        model: Model
         if _family(argument, read_config(folder / "config.json", SAVED)) is Family.GENERATION:
             from vlaudit.backends.transformers_checks import load_generator
 
-            return load_generator(argument, inspected, device, adapter)
-        from vlaudit.backends.transformers_matching import load_matcher
+            model = load_generator(argument, inspected, device, adapter, how)
+        else:
+            from vlaudit.backends.transformers_matching import load_matcher
 
-        return load_matcher(argument, inspected, device, adapter)
+            model = load_matcher(argument, inspected, device, adapter, how)
+        model.revision = revision
+        return model
 
 
 def _family(argument: str, config: dict[str, object]) -> Family:
@@ -95,11 +104,14 @@ def _download(name: str, only: list[str] | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    repository, revision = hub_name(name)
     try:
         with network.hub():
-            return Path(snapshot_download(name, allow_patterns=only, ignore_patterns=UNWANTED))
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=only, ignore_patterns=UNWANTED))
     except HFValidationError as error:
-        raise UsageError(f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH or hf:ORG/NAME.") from error
+        raise UsageError(
+            f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH, hf:ORG/NAME or hf:ORG/NAME@REVISION."
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"'{name}' could not be downloaded: {first_line(error)}.",

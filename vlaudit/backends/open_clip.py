@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import Backend, pad, reading, refuse_oversized, soft_tokens
+from vlaudit.backends.precision import cast, in_precision
 from vlaudit.cage import network
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import CapabilityError, UsageError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 from vlaudit.files import fingerprint, folder_files
 from vlaudit.inspection.checkpoints import refuse_code
-from vlaudit.inspection.folder import find_folder, inspect_open_clip
+from vlaudit.inspection.folder import ModelFolder, find_folder, inspect_open_clip
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class OpenCLIPModel(MatchingModel):
         return value
 
     def encode_images(self, images: Tensor) -> Tensor:
-        return self._model.encode_image((images - self._mean) / self._std, normalize=True)
+        return _unit(self._model.encode_image(((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)))
 
     def tokenize(self, text: str) -> TokenSequence:
         inner = getattr(self._tokenizer, "tokenizer", None)
@@ -83,7 +85,7 @@ class OpenCLIPModel(MatchingModel):
         pad_id = (inner.pad_token_id or 0) if inner is not None else 0
         rows, _ = pad(sequences, self.context_length, pad_id, to_limit=True)
         with soft_tokens(table, soft) if table is not None else soft_tokens(self._model, None):
-            return self._model.encode_text(torch.tensor(rows, device=self.device), normalize=True)
+            return _unit(self._model.encode_text(torch.tensor(rows, device=self.device)))
 
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
@@ -91,7 +93,13 @@ class OpenCLIPModel(MatchingModel):
         table = self._table
         if table is None:
             return super().token_embeddings(ids)
-        return table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
+        return table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)].float()
+
+
+def _unit(features: Tensor) -> Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def from_special_mask(ids: list[int], mask: list[int]) -> TokenSequence:
@@ -113,12 +121,22 @@ class OpenCLIPBackend(Backend):
     def files(self, argument: str) -> list[Path]:
         return [] if self.is_remote(argument) else folder_files(_folder(argument))
 
-    def load(self, argument: str, device: torch.device) -> OpenCLIPModel:
-        import open_clip
+    def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> OpenCLIPModel:
+        dtype, spec = how.precision(device, halves=False), f"open_clip:{argument}"
+
+        def rounded(model: OpenCLIPModel, dtype: torch.dtype) -> OpenCLIPModel:
+            cast(model._model, dtype)
+            return model
 
         if self.is_remote(argument):
-            return self._load_remote(argument, device)
+            weights, build = self._remote(argument, device)
+            elements = weights.stat().st_size // 4
+            return in_precision(spec, lambda dtype: rounded(build(), dtype), dtype, elements, device, how)
         folder, config = inspect_open_clip(_folder(argument))
+        return in_precision(spec, lambda dtype: rounded(self._load(argument, folder, config, device), dtype), dtype, folder, device, how)
+
+    def _load(self, argument: str, folder: ModelFolder, config: dict[str, Any], device: torch.device) -> OpenCLIPModel:
+        import open_clip
 
         def build(device: str = "cpu") -> Any:
             return open_clip.create_model(
@@ -139,7 +157,8 @@ class OpenCLIPBackend(Backend):
         finally:
             logging.disable(logging.NOTSET)
 
-    def _load_remote(self, argument: str, device: torch.device) -> OpenCLIPModel:
+    def _remote(self, argument: str, device: torch.device) -> tuple[Path, Callable[[], OpenCLIPModel]]:
+        """The downloaded weights of a model that open_clip knows, and how to load it."""
         import open_clip
         from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
@@ -154,9 +173,14 @@ class OpenCLIPBackend(Backend):
         with foreign(problem, cure), network.hub():
             weights = Path(download_pretrained(get_pretrained_cfg(architecture, tag)))
             refuse_code([weights])
-            model = open_clip.create_model(architecture, pretrained=str(weights))
-            tokenizer = _tokenizer(open_clip.get_model_config(architecture)["text_cfg"], None)
-            return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+
+        def build() -> OpenCLIPModel:
+            with foreign(problem, cure), network.hub():
+                model = open_clip.create_model(architecture, pretrained=str(weights))
+                tokenizer = _tokenizer(open_clip.get_model_config(architecture)["text_cfg"], None)
+                return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+
+        return weights, build
 
 
 def _tokenizer(text: dict[str, Any], folder: Path | None) -> Any:

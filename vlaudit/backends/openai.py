@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from vlaudit.backends.base import Backend
 from vlaudit.backends.openai_requests import NoReply, Reply, post
 from vlaudit.cage import network
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, UsageError, VlauditWarning
 from vlaudit.families.generation import MAX_NEW_TOKENS, OPEN_THOUGHT, SPENT, Answer, Conversation, GenerationModel
 from vlaudit.records import Family, Needs
@@ -328,7 +329,7 @@ class OpenAIBackend(Backend):
     def files(self, argument: str) -> list[Path]:
         return []
 
-    def load(self, argument: str, device: torch.device) -> EndpointModel:
+    def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> EndpointModel:
         _key()
         return EndpointModel(argument, device)
 

@@ -1,7 +1,8 @@
 """From conversations to batches of inputs, and the key-value cache of what the conversations of a call begin with.
 
 The shared part (system turn, demonstrations with their pictures, learned prefix) runs once; later calls that begin alike
-reuse its cache. Conversations are grouped by shape, so that nothing is ever padded.
+reuse its cache. Conversations are grouped by shape. Those that are only answered are padded on the left to one length where
+the model is measured to answer the same then; nothing else is padded.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = 32  # conversations (or answers) a pass
+LOOSE = 64  # tokens by which the lengths of conversations that are padded to one may differ
 CPU_BYTES = 16_000_000  # of one layer's keys: beyond, the C allocator maps memory anew at every token
 
 
@@ -64,7 +66,7 @@ class Shared:
 
 @dataclass
 class Batch:
-    """Conversations whose inputs stack without padding. ``inputs`` stand after what is ``shared``."""
+    """Conversations whose inputs stack; padding, if any, stands right after what is ``shared``."""
 
     rows: list[int]  # which conversations
     ids: Tensor  # (B, L), shared tokens included
@@ -89,13 +91,13 @@ class Batch:
 
 class Batcher:
     """Makes a model's inputs. ``shares_cache``: it can go on from a cache; ``shares_pictures``: one with pictures in it;
-    ``several``: it reads more than one picture in a conversation."""
+    ``several``: it reads more than one picture in a conversation; ``pads``: padding changes nothing that it answers."""
 
     def __init__(self, model: Any, reader: Reader, pad: int, limit: int, device: torch.device) -> None:
         self._model, self._reader, self._pad, self._limit, self._device = model, reader, pad, limit, device
         self.table: Any = model.get_input_embeddings()
         self.shares_cache = self.shares_pictures = False
-        self.several = True
+        self.several, self.pads = True, False
         self._prefixes = Recent(2)
 
     def ids(self, turns: Sequence[Turn], prefix: LearnedPrefix | None, ask: bool = True) -> dict[str, Tensor]:
@@ -110,9 +112,10 @@ class Batcher:
         return {k: torch.cat([v.new_full((1, size), fill.get(k, 0)), v], dim=1) for k, v in found.items()}
 
     def batches(
-        self, conversations: Sequence[Conversation], soft: SoftTokens | None = None, rows: int = ROWS
+        self, conversations: Sequence[Conversation], soft: SoftTokens | None = None, rows: int = ROWS, new: int | None = None
     ) -> Iterator[Batch]:
-        """Conversations grouped so that each group's inputs stack without padding, after what they all begin with."""
+        """Conversations grouped so that each group's inputs stack, after what they all begin with. ``new``: they are only to be
+        answered, with at most so many tokens, and may be padded."""
         import torch
 
         groups: dict[Any, list[tuple[int, dict[str, Tensor], dict[str, Tensor]]]] = {}
@@ -135,20 +138,39 @@ class Batcher:
                     "Use fewer demonstrations or a shorter text.",
                 )
             pictures = self._reader.pictures(talk.turns[shared.turns :], self._device)
-            key = (id(talk.prefix), length, *((k, v.shape, v.dtype) for k, v in sorted(pictures.items())))
+            learned = talk.prefix is not None and shared.length == 0
+            padded = self.pads and new is not None and not learned and length + LOOSE + new <= self._limit
+            shapes = ((k, v.shape, v.dtype) for k, v in sorted(pictures.items()))
+            key = (id(talk.prefix), None if padded else length, *shapes)
             groups.setdefault(key, []).append((position, tokens, pictures))
         for group in groups.values():
+            group.sort(key=lambda one: one[1]["input_ids"].shape[1])
             most = min(rows, shares[id(conversations[group[0][0]].prefix)].rows(self._device))
-            for start in range(0, len(group), most):
-                part = group[start : start + most]
+            while group:
+                longest = group[0][1]["input_ids"].shape[1] + LOOSE
+                part = [one for one in group[:most] if one[1]["input_ids"].shape[1] <= longest]
+                group = group[len(part) :]
                 index = [i for i, _, _ in part]
-                stack = {k: torch.cat([tokens[k] for _, tokens, _ in part]).to(self._device) for k in part[0][1]}
-                shown = {k: torch.cat([shown[k] for _, _, shown in part]).to(self._device) for k in part[0][2]}
                 talk = conversations[index[0]]
                 shared = shares[id(talk.prefix)]
+                width = part[-1][1]["input_ids"].shape[1]
+                wide = [self._padded(tokens, shared.length, width) for _, tokens, _ in part]
+                stack = {k: torch.cat([tokens[k] for tokens in wide]).to(self._device) for k in wide[0]}
+                shown = {k: torch.cat([shown[k] for _, _, shown in part]).to(self._device) for k in part[0][2]}
                 yield Batch(
                     index, stack.pop("input_ids"), stack, shown, self._soft(talk.prefix, soft, index, shared), shared
                 )
+
+    def _padded(self, tokens: dict[str, Tensor], start: int, width: int) -> dict[str, Tensor]:
+        """The tokens of a conversation (1, L) with padding at ``start``, up to ``width``; it is masked."""
+        import torch
+
+        missing = width - tokens["input_ids"].shape[1]
+        if not missing:
+            return tokens
+        fill = {"input_ids": self._pad}
+        parts = {k: (v[:, :start], v.new_full((1, missing), fill.get(k, 0)), v[:, start:]) for k, v in tokens.items()}
+        return {k: torch.cat(part, dim=1) for k, part in parts.items()}
 
     def _soft(
         self, prefix: LearnedPrefix | None, soft: SoftTokens | None, rows: list[int], shared: Shared
@@ -222,7 +244,7 @@ class Batcher:
         cache, past = None, 0
         if prefix is not None and prefix.keys_values is not None:
             cache, past = DynamicCache(config=self._model.config), prefix.size
-            for layer, (keys, values) in enumerate(prefix.keys_values.to(self._device)):
+            for layer, (keys, values) in enumerate(prefix.keys_values.to(self._device, self._model.dtype)):
                 cache.update(keys[None], values[None], layer)
         if length > past:
             inputs = {k: v[:, past:length].to(self._device) for k, v in tokens.items() if k != "attention_mask"}

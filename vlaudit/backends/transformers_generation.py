@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaudit.answers import marks_thought, opens_thought
-from vlaudit.backends.base import reading
+from vlaudit.backends.base import placed, reading
 from vlaudit.backends.transformers_batches import ROWS, Batch, Batcher, common
 from vlaudit.backends.transformers_reader import Reader
 from vlaudit.errors import CapabilityError, UsageError
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def _in_its_precision(model: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Pictures come as float32."""
+    import torch
+
+    given = {name: value for name, value in named.items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
+    return arguments, named | {name: value.to(model.dtype) for name, value in given.items()}
+
+
 class TransformersGenerator(GenerationModel):
     """A loaded image-text-to-text model with its own processor and chat template."""
 
@@ -42,7 +50,8 @@ class TransformersGenerator(GenerationModel):
                  device: torch.device) -> None:  # fmt: skip
         self.spec, self.files, self.device = spec, files, device
         self.sha256 = fingerprint(weights)
-        self._model = model.eval().requires_grad_(False).to(device)
+        self._model = placed(model, device)
+        self._model.register_forward_pre_hook(_in_its_precision, with_kwargs=True)
         self._reader = Reader(spec, processor, model.config)
         self._tokenizer = self._reader.tokenizer
         special = [(i, token) for i, token in self._tokenizer.added_tokens_decoder.items() if token.special]
@@ -77,6 +86,13 @@ class TransformersGenerator(GenerationModel):
         self.steps = False
         self.capabilities: frozenset[Needs] = frozenset()
 
+    @property
+    def exact(self) -> bool:
+        """Whether equal inputs give equal outputs but for the last bits of float32."""
+        import torch
+
+        return self._model.dtype == torch.float32 and not getattr(self._model, "is_quantized", False)
+
     def preprocess(self, picture: Image) -> Tensor:
         return self._reader.preprocess(picture)
 
@@ -102,7 +118,7 @@ class TransformersGenerator(GenerationModel):
 
         answers: dict[int, Answer] = {}
         with torch.no_grad():
-            for batch in self.batcher.batches(conversations):
+            for batch in self.batcher.batches(conversations, new=max_new_tokens):
                 ids, logits = self._generate(batch, max_new_tokens, log_probs)
                 for row, written, index in zip(ids.tolist(), range(len(ids)), batch.rows, strict=True):
                     end = next((i for i, token in enumerate(row) if token in self._ends), None)
@@ -287,7 +303,7 @@ class TransformersGenerator(GenerationModel):
                 first = torch.stack(collect[0].attentions)[:, 0, :, -1:, columns]
                 rest = [torch.stack(out.attentions)[:, 0, :, :, columns] for out in collect[1:]]
                 found[number] = torch.cat([first, *rest], dim=2)
-        return [found[index] for index in range(len(conversations))]
+        return [found[index].float() for index in range(len(conversations))]
 
     @contextmanager
     def _eager(self) -> Iterator[None]:
@@ -313,7 +329,7 @@ class TransformersGenerator(GenerationModel):
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
 
-        return self.batcher.table(torch.tensor(list(ids), dtype=torch.long, device=self.device))
+        return self.batcher.table(torch.tensor(list(ids), dtype=torch.long, device=self.device)).float()
 
     def keys_values(self, ids: Sequence[int]) -> Tensor:
         import torch
@@ -322,7 +338,8 @@ class TransformersGenerator(GenerationModel):
             raise CapabilityError(f"'{self.spec}' cannot go on from given keys and values.")
         with torch.no_grad():
             out = self._model(input_ids=torch.tensor([list(ids)], device=self.device), use_cache=True)
-        return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in out.past_key_values.layers])
+        layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in out.past_key_values.layers]
+        return torch.stack([layer.float().to(self.device) for layer in layers])
 
     def check_prefix(self, prefix: LearnedPrefix) -> None:
         text = self._model.config.get_text_config()

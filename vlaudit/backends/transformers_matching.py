@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlaudit.backends.adapters import merge
-from vlaudit.backends.base import pad, reading, refuse_oversized, soft_tokens
+from vlaudit.backends.base import pad, placed, placing, reading, refuse_oversized, soft_tokens
 from vlaudit.backends.open_clip import from_special_mask
+from vlaudit.backends.precision import cast, even_out, in_precision
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 from vlaudit.files import fingerprint
@@ -31,7 +33,7 @@ class TransformersModel(MatchingModel):
         config = model.config
         self.spec, self.files, self.device = spec, files, device
         self.sha256 = fingerprint(weights)
-        self._model = model.eval().requires_grad_(False).to(device)
+        self._model = placed(model, device)
         self._processor, self._tokenizer = processor, tokenizer
         self.resolution = int(config.vision_config.image_size)
         self._fixed_length = config.model_type in FIXED_LENGTH
@@ -60,7 +62,7 @@ class TransformersModel(MatchingModel):
 
     def encode_images(self, images: Tensor) -> Tensor:
         pixels = images * self._range.to(images) + self._black.to(images)
-        return _unit(self._model.get_image_features(pixel_values=pixels))
+        return _unit(self._model.get_image_features(pixel_values=pixels.to(self._model.dtype)))
 
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
@@ -86,18 +88,32 @@ class TransformersModel(MatchingModel):
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
 
-        return self._table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
+        return self._table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)].float()
 
 
 def load_matcher(
-    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None, how: Loading = PLAIN
 ) -> TransformersModel:
     """Load a dual encoder from a folder that was inspected, with an adapter in it where there is one. Raises ModelError with
     the cure."""
+    dtype = how.precision(device, halves=False)
+    where = placing(folder, device, how, f"hf:{argument}")
+
+    def build(dtype: torch.dtype) -> TransformersModel:
+        return _load(argument, folder, device, adapter, dtype, where)
+
+    return in_precision(f"hf:{argument}", build, dtype, folder, device, how)
+
+
+def _load(
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None, dtype: torch.dtype,
+    where: dict[str, Any],
+) -> TransformersModel:  # fmt: skip
     if not folder.has_tokenizer():
         raise ModelError(
             f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
         )
+    import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -109,8 +125,8 @@ def load_matcher(
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
         refuse_oversized(folder, lambda: AutoModel.from_config(config, trust_remote_code=False))
         model, report = AutoModel.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True,
-            use_safetensors=folder.safetensors,
+            folder.path, local_files_only=True, trust_remote_code=False, dtype=dtype if folder.quantised else torch.float32,
+            output_loading_info=True, use_safetensors=folder.safetensors, **where,
         )  # fmt: skip
         refuse_random(argument, report)
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
@@ -118,7 +134,9 @@ def load_matcher(
         weights, files = folder.weights, folder.files
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
-        return TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
+        matcher = TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
+        (even_out if folder.quantised else cast)(model, dtype)
+        return matcher
 
 
 def refuse_random(argument: str, report: dict[str, Any]) -> None:
@@ -147,4 +165,4 @@ def _unit(output: Any) -> Tensor:
     import torch
 
     features = output if isinstance(output, torch.Tensor) else output.pooler_output
-    return torch.nn.functional.normalize(features, dim=-1)
+    return torch.nn.functional.normalize(features.float(), dim=-1)

@@ -2,7 +2,9 @@
 
 Two ways in which pictures enter. Where the processor's map from pixels at the input size is the same scale and shift for
 every picture (measured, at load), pictures are floats at that size and gradients pass through. Otherwise (tiles, sizes
-that vary) pictures stay at their own size and the processor itself sees them, as 8-bit pictures.
+that vary) pictures stay at their own size and the processor itself sees them, as 8-bit pictures. Its way for tensors is then
+how gradients pass, where it leads to the same (measured too): the values stay those of the 8-bit picture, as people send it,
+and rounding passes gradients straight through (Bengio et al. 2013, arXiv:1308.3432).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PIXELS = "pixel_values"
 RENDER_SECONDS = 5.0
 RENDER_LENGTH = 2_000_000  # characters
+ROUNDING = 3.0  # steps of 8 bits by which a processor that resizes more than once may round
 FOREIGN = (
     RuntimeError,
     ValueError,
@@ -181,14 +184,19 @@ class Reader:
         return ((official - self._black) / self._range).clamp(0, 1)
 
     def pictures(self, turns: Sequence[Turn], device: Any) -> dict[str, Tensor]:
-        """The inputs that the pictures of these turns become; differentiable where the processor is affine."""
+        """The inputs that the pictures of these turns become; differentiable where ``differentiable`` says so."""
         import torch
 
         shown = pictures_of(turns)
         if not shown:
             return {}
         if not self.affine:
-            return self._split(self._official(self.render(turns), [_to_pil(picture) for picture in shown]))[1]
+            text = self.render(turns)
+            inputs = self._split(self._official(text, [_to_pil(picture) for picture in shown]))[1]
+            if self.differentiable and torch.is_grad_enabled() and any(picture.requires_grad for picture in shown):
+                way = self._official(text, [picture.cpu() * 255 for picture in shown])[PIXELS]
+                inputs[PIXELS] = inputs[PIXELS] + (way - way.detach())
+            return inputs
         wrong = [picture for picture in shown if tuple(picture.shape) != (3, *self.size)]
         if wrong:
             raise UsageError(
@@ -225,7 +233,7 @@ class Reader:
             for other in rest
         )
         if not fixed:
-            self.affine = False
+            self.affine, self.differentiable = False, self._leads_through_tensors(text)
             return
         assert pixels is not None
         self._extras = set(first) != {PIXELS}
@@ -241,8 +249,29 @@ class Reader:
             mine = to_unit(picture) * self._range + self._black
             if not torch.allclose(shown(picture), mine, atol=1e-4 * float(self._range.abs().max())):
                 self.affine = False
+        self.differentiable = self.affine or self._leads_through_tensors(text)
 
-    def _official(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def _leads_through_tensors(self, text: str) -> bool:
+        """Does the processor make of a float tensor what it makes of the same 8-bit picture, up to rounding, with a gradient?"""
+        import torch
+
+        try:
+            dark, light = (self._official(text, [Image.new("RGB", (64, 64), c)])[PIXELS] for c in ("black", "white"))
+            for size in ((97, 61), (130, 211)):
+                faint = noise(*size).point(lambda value: 64 + value // 2)  # resizing overshoots, and 8 bits cut that off
+                pixels = to_unit(faint).requires_grad_()
+                with torch.enable_grad():
+                    mine = self._official(text, [pixels * 255])[PIXELS]
+                theirs = self._official(text, [faint])[PIXELS]
+                if mine.shape != theirs.shape or not mine.requires_grad:
+                    return False
+                if float((mine.detach() - theirs).abs().max()) > ROUNDING / 255 * float(light.max() - dark.min()):
+                    return False
+        except FOREIGN:
+            return False
+        return True
+
+    def _official(self, text: str, pictures: Sequence[Image.Image] | Sequence[Tensor]) -> dict[str, Tensor]:
         """The processor's own call."""
         more: dict[str, Any] = {}
         start = self.tokenizer.bos_token

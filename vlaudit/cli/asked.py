@@ -61,7 +61,8 @@ class Asked:
                 raise UsageError(f"--set gives a parameter to {name}, which is not run.", "Choose the probe too, or take it out.")
         return Request(
             targets=self.specs, probes=chosen, params={name: params[name] for name in chosen if name in params},
-            effort=self.settings.effort, budget=self.settings.budget_seconds, seed=self.settings.seed, policy=self.policy,
+            effort=self.settings.effort, budget=self.settings.budget_seconds, seed=self.settings.seed, dtype=self.settings.dtype,
+            policy=self.policy,
             plugins=[str(path) for path in self.flags["plugins"]],
         )  # fmt: skip
 
@@ -125,7 +126,8 @@ def _config(path: Path | None) -> tuple[Config, bool]:
 
 def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
     """The config's scan settings with the flags that were given on top."""
-    given = {name: flags[name] for name in ("effort", "budget", "seed", "device", "batch_size") if flags[name] is not None}
+    scalars = ("effort", "budget", "seed", "device", "dtype", "batch_size")
+    given = {name: flags[name] for name in scalars if flags[name] is not None}
     if flags["probes"]:
         given["probe"] = list(flags["probes"])
     if flags["skip"]:
@@ -133,7 +135,7 @@ def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
     try:
         return ScanSettings.model_validate(settings.model_dump() | given)
     except ValueError as error:
-        raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda or cuda:N.") from error
+        raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda, cuda:N or cuda:all.") from error
 
 
 def _params(config: dict[str, dict[str, Any]], settings: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -111,6 +111,7 @@ def _run(
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.audit.targets import Loader
     from vlaudit.cli.render import write_reports
+    from vlaudit.device import Loading
     from vlaudit.files import write_atomically
     from vlaudit.plugins import plugin
     from vlaudit.reporting import log_json
@@ -120,7 +121,10 @@ def _run(
     batch_size = flags["batch_size"] or recorded.manifest.batch_size or 128
     folder = out.absolute()
     with contextlib.chdir(recorded.started_in()):
-        loader = Loader(device, allow_network=flags["allow_network"], allow_borrowed=flags["allow_network"])
+        loader = Loader(
+            device, Loading(recorded.manifest.request.dtype), allow_network=flags["allow_network"],
+            allow_borrowed=flags["allow_network"],
+        )  # fmt: skip
         (subject,), references = loader.subjects([recorded.spec])
         if subject.error is not None and recorded.info.error is None:
             raise subject.error

@@ -104,7 +104,11 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--budget", callback=_budget, metavar="30m|none",
               help="Time of work to divide among the probes; what it leaves out is named. [default: 30m quick, 4h standard, none thorough]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
-@click.option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N, or cuda:all to spread generators and pipelines over all GPUs. [default: auto]")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
+    help="Precision of the models. auto: fp32, but on a GPU 16 bits for generators and pipelines. [default: auto]",
+)
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]"
 )
@@ -190,11 +194,13 @@ def _plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.run import measured_speeds
     from vlaudit.audit.targets import Loader
-    from vlaudit.device import pick_device
+    from vlaudit.device import ALL, Loading, pick_device
 
     device = pick_device(asked.settings.device)
     allowed = asked.flags["allow_network"]
-    targets, references = Loader(device, allow_network=asked.trusted or allowed, allow_borrowed=allowed).subjects(asked.specs)
+    how = Loading(asked.settings.dtype, spread=asked.settings.device == ALL)
+    loader = Loader(device, how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    targets, references = loader.subjects(asked.specs)
     families = {target.info.family for target in targets}
     named = registry.named(asked.settings.probe)  # one by one; all others are those made for these targets
     made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]

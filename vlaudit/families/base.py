@@ -6,7 +6,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -66,6 +66,11 @@ class Speed:
     decoded: float = 0.0
     length: float = 0.0  # tokens that an answer has in the mean, where it may have CALIBRATED
 
+    def times(self, factor: float) -> Speed:
+        """Of a machine on which all takes so many times as long."""
+        prices = {name: value * factor for name, value in vars(self).items() if name != "length"}
+        return replace(self, **prices)
+
     def seconds(self, cost: Cost) -> float:
         """Estimated seconds of a cost: a gradient step is a forward and a backward pass."""
         steps = cost.gradient_steps - cost.text_steps
@@ -83,6 +88,10 @@ class Model(ABC):
     sha256: str  # fingerprint of the weight files, see `vlaudit.files.fingerprint`
     files: list[Path]  # what was read from disk
     device: torch.device
+    dtype: str | None = None  # what it computes in; null where it runs elsewhere. All that it returns is float32
+    revision: str | None = None  # the commit of the hub's repository that it was read from
+    remarks: Sequence[str] = ()  # sentences on how it was loaded that a reader of its findings should know
+    measured: object = True  # what loading it again need not find out: see ``vlaudit.device.Loading``
 
     @abstractmethod
     def preprocess(self, picture: Image) -> Tensor:
@@ -177,18 +186,28 @@ class Target(ABC):
     """A model under a prompt: what is audited."""
 
     family: ClassVar[Family]
+    model: Any
     capabilities: frozenset[Needs]
+    _again: Callable[[], Model]
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
         self.model = model
         self.prompt = prompt
+        self.device = model.device
         self.meter = Meter()
         self.speed: Speed | None = None  # once it has been calibrated
         self.remarks: list[str] = []  # sentences of ``check`` on labels or captions that are not read as they are written
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def release(self, again: Callable[[], Model]) -> None:
+        """Let go of the model. It is loaded ``again`` when it is next asked for."""
+        self._again = again
+        del self.model
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "model" or "_again" not in vars(self):
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        self.model = self.prompt.fitted(self._again())
+        return self.model
 
     @abstractmethod
     def check(self, on: Material) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlaudit.families.base import Target
     from vlaudit.scorer import Scorer
 
+SQUARE = 224  # the side that most vision towers were first trained for
 Effort = Literal["quick", "standard", "thorough"]
 T = TypeVar("T")
 
@@ -135,12 +136,15 @@ class Context:
         return [self._pixels[example.id].to(self.device) for example in examples]
 
     def images(self, examples: Sequence[Example]) -> Tensor:
-        """The same as one tensor (N, 3, H, W). Raises NotAssessed where their sizes differ."""
+        """The same as one tensor (N, 3, H, W). Where the model reads any size and theirs differ, the middle square of each, resized
+        to ``SQUARE`` pixels."""
         import torch
+        from torchvision.transforms import functional
 
         pictures = self.pictures(examples)
         if len({picture.shape for picture in pictures}) > 1:
-            raise NotAssessed("the model reads pictures of any size, and these differ in size")
+            squares = (functional.center_crop(picture, [min(picture.shape[1:])] * 2) for picture in pictures)
+            pictures = [functional.resize(square, [SQUARE, SQUARE], antialias=True).clamp(0, 1) for square in squares]
         return torch.stack(pictures)
 
     def questions(self, examples: Sequence[Example]) -> list[str]:
