@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.real_size import KINDS, Kind
 from vlaudit.audit.plan import make_plan
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
@@ -31,23 +32,23 @@ from vlaudit.registry import ProbeRegistry
 PAGE = Path(__file__).parents[1] / "docs" / "sizing.md"
 MARKS = "<!-- sizing -->", "<!-- /sizing -->"
 SPECIMENS = {Family.MATCHING: "zoo:clean", Family.GENERATION: "zoo:gen-clean", Family.TEXT_TO_IMAGE: "zoo:t2i-clean"}
-SUSTAINED = {4: 60e12, 2: 300e12}  # operations a second, by bytes a number: TF32 and bf16 with the losses of real passes
+SUSTAINED = {False: 60e12, True: 300e12}  # operations a second, in 32 and in 16 bits, with the losses of real passes
 BANDWIDTH = 2.5e12  # bytes a second that a device reads its weights with, at each token of a stack of answers
 ROWS = 32  # answers that are written together
 QUESTION = 40  # tokens of a question and its template
 
 
-@dataclass
-class Kind:
-    """A model of real size: how to build it, and its passes, each a call on the model and a batch size of one."""
+Pass = Callable[[Any, bool], Any]
+"""A call on a model for one example; whether gradients shall flow to its input."""
 
-    name: str
-    family: Family
-    size: int  # bytes a number
-    build: Callable[[], Any]
-    forward: Callable[[Any, bool], Any]  # model, and whether gradients shall flow to the input
-    text: Callable[[Any], Any] | None = None
-    decode: Callable[[Any], Any] | None = None
+
+@dataclass(frozen=True)
+class Passes:
+    """How to build a model of a configuration, and its passes: of the whole, and of the text encoder where it stands by itself."""
+
+    build: Callable[[Any], Any]
+    forward: Pass
+    text: Pass | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class Counted:
     bytes: float
 
 
-def counted(run: Callable[[], Any], backward: bool = False) -> Counted:
+def counted(run: Pass, model: Any, backward: bool = False) -> Counted:
     """What one call counts, and where asked for its gradient."""
     flops = FlopCounterMode(display=False)
     with Living() as living, flops, torch.set_grad_enabled(backward):
-        out = run()
+        out = run(model, backward)
         if backward:
             out.float().sum().backward()
     return Counted(float(flops.get_total_flops()), float(living.peak))
@@ -77,60 +78,7 @@ def ids(length: int) -> torch.Tensor:
     return torch.zeros(1, length, dtype=torch.long, device="meta")
 
 
-def clip_l() -> Kind:
-    from transformers import CLIPConfig, CLIPModel
-
-    config = CLIPConfig(
-        vision_config={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14},
-        text_config={"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-        projection_dim=768,
-    )
-    return Kind(
-        "CLIP ViT-L/14, 224 pixels", Family.MATCHING, 4, lambda: CLIPModel(config),
-        lambda m, g: m.visual_projection(m.vision_model(picture(224, torch.float32, g)).pooler_output),
-        lambda m: m.text_model(ids(77)).last_hidden_state,
-    )  # fmt: skip
-
-
-def so400m() -> Kind:
-    from transformers import SiglipConfig, SiglipModel
-
-    tower = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
-    config = SiglipConfig(
-        vision_config={**tower, "patch_size": 14, "image_size": 384}, text_config={**tower, "vocab_size": 256000}
-    )
-    return Kind(
-        "SigLIP 2 so400m/14, 384 pixels", Family.MATCHING, 4, lambda: SiglipModel(config),
-        lambda m, g: m.vision_model(picture(384, torch.float32, g)).pooler_output,
-        lambda m: m.text_model(ids(64)).last_hidden_state,
-    )  # fmt: skip
-
-
-def llava_7b() -> Kind:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    config = LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-                       "num_attention_heads": 16, "patch_size": 14, "image_size": 336, "projection_dim": 768},
-        text_config={"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-                     "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064},
-    )  # fmt: skip
-    return Kind("LLaVA-1.5-7B", Family.GENERATION, 2, lambda: LlavaForConditionalGeneration(config), _read(336, 576, 4096))
-
-
-def qwen_7b() -> Kind:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    config = Qwen2_5_VLConfig(
-        vision_config={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584},
-        text_config={"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-                     "num_key_value_heads": 4, "vocab_size": 152064, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
-    )  # fmt: skip
-    return Kind("Qwen2.5-VL-7B, 448 pixels", Family.GENERATION, 2, lambda: Qwen2_5_VLForConditionalGeneration(config),
-                _read(448, 256, 3584))  # fmt: skip
-
-
-def _read(side: int, tokens: int, width: int) -> Callable[[Any, bool], Any]:
+def _read(side: int, tokens: int, width: int) -> Pass:
     """The tower on one picture, and the language model on its tokens and a question. The way between them is small."""
 
     def run(model: Any, gradient: bool) -> Any:
@@ -160,39 +108,46 @@ def _read(side: int, tokens: int, width: int) -> Callable[[Any, bool], Any]:
     return run
 
 
-def sdxl() -> Kind:
-    from diffusers import UNet2DConditionModel
-
-    def build() -> Any:
-        return UNet2DConditionModel(
-            sample_size=128, block_out_channels=(320, 640, 1280), layers_per_block=2, transformer_layers_per_block=(1, 2, 10),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), use_linear_projection=True,
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(5, 10, 20), cross_attention_dim=2048,
-            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-        )  # fmt: skip
-
-    def denoise(model: Any, gradient: bool) -> Any:
-        kind = {"dtype": torch.bfloat16, "device": "meta"}
-        more = {"text_embeds": torch.zeros(1, 1280, **kind), "time_ids": torch.zeros(1, 6, **kind)}  # type: ignore[arg-type]
-        latents = torch.zeros(1, 4, 128, 128, **kind, requires_grad=gradient)  # type: ignore[arg-type]
-        states = torch.zeros(1, 77, 2048, **kind)  # type: ignore[arg-type]
-        return model(latents, torch.zeros(1, device="meta"), states, added_cond_kwargs=more).sample
-
-    return Kind("SDXL, 1024 pixels", Family.TEXT_TO_IMAGE, 2, build, denoise)
+def _denoise_sdxl(model: Any, gradient: bool) -> Any:
+    more = {"text_embeds": halves(1, 1280), "time_ids": halves(1, 6)}
+    return model(halves(1, 4, 128, 128).requires_grad_(gradient), torch.zeros(1, device="meta"), halves(1, 77, 2048), added_cond_kwargs=more).sample
 
 
-def flux() -> Kind:
-    from diffusers import FluxTransformer2DModel
+def _denoise_flux(model: Any, gradient: bool) -> Any:
+    places = (torch.zeros(length, 3, device="meta") for length in (4096, 512))
+    once = torch.zeros(1, device="meta")
+    return model(halves(1, 4096, 64).requires_grad_(gradient), halves(1, 512, 4096), halves(1, 768), once, *places, once).sample
 
-    def denoise(model: Any, gradient: bool) -> Any:
-        kind = {"dtype": torch.bfloat16, "device": "meta"}
-        latents = torch.zeros(1, 4096, 64, **kind, requires_grad=gradient)  # type: ignore[arg-type]
-        return model(
-            latents, torch.zeros(1, 512, 4096, **kind), torch.zeros(1, 768, **kind), torch.zeros(1, device="meta"),  # type: ignore[arg-type]
-            torch.zeros(4096, 3, device="meta"), torch.zeros(512, 3, device="meta"), torch.zeros(1, device="meta"),
-        ).sample  # fmt: skip
 
-    return Kind("Flux.1-dev, 1024 pixels", Family.TEXT_TO_IMAGE, 2, lambda: FluxTransformer2DModel(guidance_embeds=True), denoise)
+def halves(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.bfloat16, device="meta")
+
+
+def passes() -> dict[str, Passes]:
+    """How to build each kind's part that takes the time, and its passes."""
+    from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+    from transformers import (
+        CLIPModel,
+        LlavaForConditionalGeneration,
+        Qwen2_5_VLForConditionalGeneration,
+        SiglipModel,
+    )
+
+    plain = torch.float32
+    return {
+        "clip-l": Passes(
+            CLIPModel, lambda m, g: m.visual_projection(m.vision_model(picture(224, plain, g)).pooler_output),
+            lambda m, _: m.text_model(ids(77)).last_hidden_state,
+        ),
+        "so400m": Passes(
+            SiglipModel, lambda m, g: m.vision_model(picture(384, plain, g)).pooler_output,
+            lambda m, _: m.text_model(ids(64)).last_hidden_state,
+        ),
+        "llava-7b": Passes(LlavaForConditionalGeneration, _read(336, 576, 4096)),
+        "qwen-7b": Passes(Qwen2_5_VLForConditionalGeneration, _read(448, 256, 3584)),
+        "sdxl": Passes(lambda config: UNet2DConditionModel(**config), _denoise_sdxl),
+        "flux": Passes(lambda config: FluxTransformer2DModel(**config), _denoise_flux),
+    }  # fmt: skip
 
 
 def plans(efforts: Sequence[str]) -> Iterator[tuple[Family, str, int, int, Cost]]:
@@ -210,11 +165,10 @@ def plans(efforts: Sequence[str]) -> Iterator[tuple[Family, str, int, int, Cost]
 
 
 def seconds(kind: Kind, cost: Cost, weights: float, once: Counted, both: Counted, text: Counted | None) -> float:
-    rate = SUSTAINED[kind.size]
     steps = cost.gradient_steps - cost.text_steps
     work = max(cost.passes - steps, 0) * once.operations + steps * both.operations
     work += (cost.texts + 2 * cost.text_steps) * (text.operations if text else 0.0)
-    return work / rate + cost.tokens / ROWS * weights / BANDWIDTH
+    return work / SUSTAINED[kind.halves] + cost.tokens / ROWS * weights / BANDWIDTH
 
 
 def tables(efforts: Sequence[str]) -> str:
@@ -227,15 +181,15 @@ def tables(efforts: Sequence[str]) -> str:
         lines.append(f"| {family.value} | {effort} | {what} | {cost.passes:,} | {steps:,} | {cost.texts:,} | {cost.tokens:,} |")
     head = "| model | weights | a pass | with gradient | memory of a pass | with gradient | " + " | ".join(efforts) + " |"
     lines += ["", head, "|" + "---|" * (6 + len(efforts))]
-    for make in (clip_l, so400m, llava_7b, qwen_7b, sdxl, flux):
-        kind = make()
+    for name, how in passes().items():
+        kind = KINDS[name]
         with torch.device("meta"):
-            model = kind.build().eval().requires_grad_(False).to(torch.float32 if kind.size == 4 else torch.bfloat16)
-        weights = kind.size * float(sum(p.numel() for p in model.parameters()))
-        once, both = counted(lambda: kind.forward(model, False)), counted(lambda: kind.forward(model, True), True)
-        text = counted(lambda: kind.text(model)) if kind.text else None  # type: ignore[misc]
+            model = how.build(kind.config()).eval().requires_grad_(False).to(kind.dtype)
+        weights = float(sum(p.numel() * p.element_size() for p in model.parameters()))
+        once, both = (counted(how.forward, model, gradient) for gradient in (False, True))
+        text = counted(how.text, model) if how.text else None
         hours = [_time(seconds(kind, cost, weights, once, both, text)) for family, _, _, _, cost in planned if family is kind.family]
-        cells = [kind.name, _bytes(weights), *(f"{one.operations / 1e12:.2g} TFLOP" for one in (once, both)),
+        cells = [kind.title, _bytes(weights), *(f"{one.operations / 1e12:.2g} TFLOP" for one in (once, both)),
                  *(_bytes(one.bytes) for one in (once, both)), *hours]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
