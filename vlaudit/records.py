@@ -373,6 +373,9 @@ class Finding(Record):
 class ModelInfo(Record):
     spec: str
     sha256: str | None = None  # of the weights; null when the model could not be loaded
+    revision: str | None = None  # the commit of the hub's repository; null for what lies on disk
+    dtype: str | None = None  # the precision that it computes in; null where it runs elsewhere
+    notes: list[str] = Field(default_factory=list)  # sentences on how it was loaded
 
 
 class PromptInfo(Record):
@@ -416,6 +419,11 @@ class TargetInfo(Record):
     wordings: list[str] = Field(default_factory=list)  # the first texts that its prompt makes of the captions
     error: str | None = None  # why it could not be loaded
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how the model was loaded, and on what of the data was left out, cut or is not read as it is written."""
+        return [*self.model.notes, *(self.data.notes if self.data else [])]
+
 
 class ToolInfo(Record):
     name: str = "vlaudit"
@@ -429,6 +437,7 @@ class AuditInfo(Record):
     complete: bool = False
     seed: int = 0
     effort: str = "quick"
+    budget: float | None = None  # seconds of work that were divided among the probes; null for no end
     command: str = ""
     environment: dict[str, JsonValue] = Field(default_factory=dict)
     policy: dict[str, JsonValue] = Field(default_factory=dict)

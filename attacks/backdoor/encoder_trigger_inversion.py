@@ -39,7 +39,14 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import LEAST, SEARCHED, Bench, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import (
+    SEARCHED,
+    Bench,
+    require_pictures,
+    restarts,
+    search,
+    search_cost,
+)
 from vlaudit.attacks.shared.trigger_inversion.thresholds import THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
@@ -78,7 +85,7 @@ class EncoderTriggerInversion(TriggerInversion):
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
-        ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
+        require_pictures(ctx)
         names = self._names()
         count = ctx.afford(ctx.by_effort(2, 3, 4), "searches of each direction")
         return restarts(names, count, names[int(ctx.rng("planted").integers(len(names)))])

@@ -62,7 +62,7 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import LEAST, Bench, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import Bench, require_pictures, restarts, search, search_cost
 from vlaudit.attacks.shared.trigger_inversion.thresholds import PROMPT_THRESHOLDS, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
@@ -95,7 +95,7 @@ class PromptTriggerInversion(TriggerInversion):
     )
 
     def cases(self, ctx: Context) -> list[Case]:
-        ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
+        require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
         most = ctx.by_effort(2, 3, 4)

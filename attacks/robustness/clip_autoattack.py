@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 RADII = (1, 2, 4, 8)  # in 1/255
 _WATCHED = 16  # pictures of the unit test, which are also the ones shown
+_LEAST = 8  # pictures that a budget leaves: all of them lost is a finding
 _AVERAGED = 8  # passes averaged for a model that answers at random
 
 
@@ -106,7 +107,7 @@ class ClipAutoAttack(Probe):
     suite: Literal["quick", "autoattack"] = Field("quick", description="autoattack: AutoAttack's own attacks too, on what is left standing")
 
     def cases(self, ctx: Context) -> list[Case]:
-        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED, least=_WATCHED)
+        return picture_cases(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _WATCHED, _LEAST)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.gradient import BUDGETS

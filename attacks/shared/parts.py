@@ -12,9 +12,9 @@ ONE_PART = Threshold(
     source="our choice, because a part that is harmed in most cases is a way in, however small it is",
 )  # fmt: skip
 LEAST_PART = Threshold(
-    name="least-part", value=5, relaxed_by="raising",
+    name="least-part", value=2, relaxed_by="raising",
     meaning="cases that a part must have to be looked at by itself",
-    source="our choice, because fewer that are all harmed are met by chance, among many parts",
+    source="our choice, because a test for chance says of small parts whether they matter, and of one case nothing can be said",
 )  # fmt: skip
 THRESHOLDS = (ONE_PART, LEAST_PART)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vlaudit.records import Report, Severity
 from vlaudit.reports.terminal import TerminalReporter
-from vlaudit.reports.terminal.progress import LineProgress, LiveProgress, TimeLeft, scan_progress
+from vlaudit.reports.terminal.progress import LineProgress, LiveProgress, scan_progress
 
 
 def console(*, terminal: bool, width: int = 100) -> Console:
@@ -74,39 +74,21 @@ def test_no_plugin_module_needs_rich_to_be_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_time_left_moves_from_the_estimate_to_the_measured() -> None:
-    assert TimeLeft(10, None).seconds is None
-    left = TimeLeft(10, 100)
-    assert left.seconds == pytest.approx(100)
-    for _ in range(9):
-        left.add(1.0, 1.0)
-    assert left.seconds == pytest.approx((9 + 0.5 * 10) / 9.5)
-    left.add(1.0, 1.0)
-    assert left.seconds == 0
-
-
-def test_nothing_to_do_is_no_time_left() -> None:
-    assert TimeLeft(0, 0).seconds is None
-    target = console(terminal=True)
-    progress = scan_progress(target)
-    progress.start(0, 0)
+def test_nothing_to_do_is_shown_too() -> None:
+    progress = scan_progress(console(terminal=True))
+    progress.start(0)
+    progress.moved(1.0, 0)
     progress.stop()
-
-
-def test_a_heavy_unit_counts_by_its_weight() -> None:
-    left = TimeLeft(10, None)
-    left.add(8.0, 4.0)
-    assert left.seconds == pytest.approx(12)
 
 
 def test_a_log_gets_few_plain_lines(hostile: str) -> None:
     target = console(terminal=False)
     progress = scan_progress(target)
     assert isinstance(progress, LineProgress)
-    progress.start(1000, 60.0)
+    progress.start(60.0)
     for index in range(1000):
         progress.unit_started(f"zoo:flagship / probe {index} / target{hostile}")
-        progress.unit_done(0.06)
+        progress.moved((index + 1) / 1000, 60 - 0.06 * (index + 1))
     progress.note("batch halved " + hostile)
     progress.stop()
     lines = written(target).splitlines()
@@ -118,9 +100,9 @@ def test_a_terminal_gets_a_bar_with_the_time_left(hostile: str) -> None:
     target = console(terminal=True, width=180)
     progress = scan_progress(target)
     assert isinstance(progress, LiveProgress)
-    progress.start(4, 40.0)
+    progress.start(40.0)
     progress.unit_started("zoo:flagship / typographic / target " + hostile)
-    progress.unit_done(10.0)
+    progress.moved(0.25, 30.0)
     progress.note("a smaller batch")
     progress.stop()
     progress.stop()

@@ -14,23 +14,32 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.plan import Plan, context
-from vlaudit.cage import Phase, foreign_words, say
-from vlaudit.errors import VlauditError
+from vlaudit.cage import Phase, foreign_words, memory, say
+from vlaudit.errors import VlauditError, ran_out_of_memory
+from vlaudit.families.base import work_clock
 from vlaudit.files import disk_error
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Trial
+from vlaudit.records import Cost, Trial
+
+if TYPE_CHECKING:
+    from vlaudit.families.base import Speed, Target
 
 NextUnit = Callable[[], Unit | None]
 OnStart = Callable[[Unit], None]
+OnMove = Callable[[Mapping[str, float]], None]
+LOOK = 1.0  # seconds between two looks at how far the units are that run
 
+BATCH = 128  # cases that probes take at once; what passes at once is what fits
 UNIT_SECONDS, UNIT_FACTOR = 3600.0, 100.0  # a unit may take an hour, or so many times its estimate
 
 
@@ -41,10 +50,10 @@ class Executor(ABC):
 
     @abstractmethod
     def run(
-        self, next_unit: NextUnit, on_start: OnStart, deadline: float | None = None
+        self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
     ) -> Generator[UnitResult, None, None]:
         """Yield each unit's result as it closes, until ``next_unit`` has none left, or ``deadline`` (on the clock of
-        ``time.monotonic``) is past.
+        ``time.monotonic``) is past. ``on_move`` is told now and then what share of each running unit is done, by its id.
 
         ``next_unit`` also says None while what comes next depends on units that are running; it is asked again after
         each result.
@@ -54,67 +63,96 @@ class Executor(ABC):
 class LocalExecutor(Executor):
     """One process, one device."""
 
-    def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> None:
+    def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int | None, *, debug: bool = False) -> None:
         self._plan, self._artifacts, self._batch_size, self._debug = plan, artifacts, batch_size, debug
+        self._spent: Callable[[], float] = float
 
     def run(
-        self, next_unit: NextUnit, on_start: OnStart, deadline: float | None = None
+        self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
     ) -> Generator[UnitResult, None, None]:
         while unit := next_unit():
             on_start(unit)
             say(phase=Phase.RUN, what=f"{unit.probe} on {unit.subject}", limit=longest(unit))  # nothing here can end it
-            yield self.close(unit)
+            with _watched(partial(self._tell, unit.id, on_move)):
+                result = self.close(unit)
+            yield result
+
+    def _tell(self, unit: str, on_move: OnMove) -> None:
+        on_move({unit: self.share})
 
     def close(self, unit: Unit) -> UnitResult:
         """Run one unit."""
-        then = time.perf_counter()
+        target = self._plan.subject(unit).target
+        self._spent = partial(_spent, target, target.meter.cost() if target else Cost(), self._plan.speed(unit), unit.weight)
+        clock, then = work_clock(target.model if target else None), time.perf_counter()
+        begun = clock()
         trials, error = self._attempt(unit)
-        return UnitResult(unit=unit.id, trials=trials, seconds=round(time.perf_counter() - then, 3), error=error)
+        work, seconds = round(clock() - begun, 3), round(time.perf_counter() - then, 3)
+        return UnitResult(unit=unit.id, trials=trials, seconds=seconds, work=work, error=error)
+
+    @property
+    def share(self) -> float:
+        """Of the unit that runs, what is done: by the passes that its target has counted, against the estimate."""
+        return self._spent()
 
     def _attempt(self, unit: Unit) -> tuple[list[Trial], str | None]:
-        """Run a unit; when memory runs out, again with half the batch, down to one picture."""
-        batch_size = self._batch_size
-        while True:
-            try:
-                return self._trials(unit, batch_size), None
-            except MemoryError as error:
-                reason = f"out of memory with a batch of {batch_size}: {error}"
-            except VlauditError as error:
-                return [], str(error)
-            except ValidationError as error:
-                return [], error.errors()[0]["msg"].removeprefix("Value error, ")
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EROFS):
-                    raise disk_error(error, self._artifacts.folder) from error
-                return [], f"{type(error).__name__}: {error}"
-            except KeyboardInterrupt:
+        """Run a unit, and say why it failed where it did."""
+        try:
+            return self._trials(unit), None
+        except VlauditError as error:
+            return [], str(error)
+        except ValidationError as error:
+            return [], error.errors()[0]["msg"].removeprefix("Value error, ")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EROFS):
+                raise disk_error(error, self._artifacts.folder) from error
+            return [], f"{type(error).__name__}: {error}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a probe may raise anything, SystemExit too; it spoils only itself
+            if ran_out_of_memory(error):
+                return [], "out of memory beside the model's passes; give it a smaller --batch-size"
+            if self._debug:
                 raise
-            except BaseException as error:  # a probe may raise anything, SystemExit too; it spoils only itself
-                if not _is_out_of_memory(error):
-                    if self._debug:
-                        raise
-                    return [], foreign_words(error)
-                reason = f"out of memory with a batch of {batch_size}"
-            if batch_size == 1:
-                return [], reason
-            batch_size //= 2
+            return [], foreign_words(error)
 
-    def _trials(self, unit: Unit, batch_size: int) -> list[Trial]:
+    def _trials(self, unit: Unit) -> list[Trial]:
         subject = self._plan.subject(unit)
+        if subject.target is not None:
+            subject.target.model.cut.most = self._batch_size
         share = self._plan.shares.get(unit.id, 1.0)
-        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, batch_size, share)
+        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, self._batch_size or BATCH, share)
         ctx.start_clock()
         return list(self._plan.probes[unit.probe].attempt(ctx, self._plan.cases[unit.id]))
+
+
+def _spent(target: Target | None, before: Cost, speed: Speed | None, weight: float) -> float:
+    if target is None or speed is None or weight <= 0:
+        return 0.0
+    return min(speed.seconds(target.meter.cost() - before) / weight, 0.99)
+
+
+@contextlib.contextmanager
+def _watched(look: Callable[[], None]) -> Iterator[None]:
+    """Look every second, in a thread of its own, while a unit runs in this one."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def longest(unit: Unit) -> float:
     """Seconds after which a unit is taken to hang."""
     return max(UNIT_SECONDS, UNIT_FACTOR * unit.weight)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 class ProcessExecutor(Executor):
@@ -125,7 +163,7 @@ class ProcessExecutor(Executor):
         self._crew: list[_Worker] = []
 
     def run(
-        self, next_unit: NextUnit, on_start: OnStart, deadline: float | None = None
+        self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
     ) -> Generator[UnitResult, None, None]:
         say(phase=Phase.RUN)
         try:
@@ -138,8 +176,10 @@ class ProcessExecutor(Executor):
                 due = min(worker.until for worker in self._crew if worker.unit)
                 until = due if deadline is None else min(due, deadline)
                 ready = wait(
-                    [worker.connection for worker in self._crew if worker.unit], max(0.0, until - time.monotonic())
+                    [worker.connection for worker in self._crew if worker.unit], min(LOOK, max(0.0, until - time.monotonic()))
                 )
+                if not ready:
+                    on_move({worker.unit.id: worker.share.value for worker in self._crew if worker.unit})
                 if not ready and deadline is not None and time.monotonic() >= deadline:
                     return
                 for worker in self._crew:
@@ -168,7 +208,7 @@ class ProcessExecutor(Executor):
             if worker.unit is None and worker.process.is_alive():
                 return worker
         self._crew = [worker for worker in self._crew if worker.unit]
-        worker = _Worker(self._local, [other.connection for other in self._crew])
+        worker = _Worker(self._local, [other.connection for other in self._crew], self.workers)
         self._crew.append(worker)
         return worker
 
@@ -176,18 +216,19 @@ class ProcessExecutor(Executor):
 class _Worker:
     """The parent's end of one worker."""
 
-    def __init__(self, local: LocalExecutor, foreign: list[Connection]) -> None:
+    def __init__(self, local: LocalExecutor, foreign: list[Connection], sharers: int) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, end = context.Pipe()
         self.unit: Unit | None = None
         self.until = 0.0  # when its unit is taken to hang
-        target = (local, end, [*foreign, self.connection])
+        self.share = context.RawValue("d", 0.0)  # of its unit that is done
+        target = (local, end, [*foreign, self.connection], self.share, sharers)
         self.process: BaseProcess = context.Process(target=_work, args=target, daemon=True)
         self.process.start()
         end.close()  # so that a read ends when the worker does
 
     def begin(self, unit: Unit) -> None:
-        self.unit, self.until = unit, time.monotonic() + longest(unit)
+        self.unit, self.until, self.share.value = unit, time.monotonic() + longest(unit), 0.0
         with contextlib.suppress(OSError):  # it has died, as reading its result will tell
             self.connection.send(unit)
 
@@ -209,7 +250,7 @@ class _Worker:
         return said
 
 
-def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection]) -> None:
+def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection], share: Any, sharers: int) -> None:
     """A worker's life: units in, results out, until the parent has gone."""
     import torch
     from threadpoolctl import threadpool_limits
@@ -222,14 +263,22 @@ def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection
         other.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    memory.sharers = sharers
     with threadpool_limits(1):
         while True:
             try:
-                connection.send(local.close(connection.recv()))
+                unit = connection.recv()
+                with _watched(partial(_show, local, share)):
+                    result = local.close(unit)
+                connection.send(result)
             except VlauditError as error:  # a full disk
                 connection.send(error)
             except (EOFError, OSError):
                 return
+
+
+def _show(local: LocalExecutor, share: Any) -> None:
+    share.value = local.share
 
 
 def _end_with_parent() -> None:
@@ -240,7 +289,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> Executor:
+def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int | None, *, debug: bool = False) -> Executor:
     """Workers for small models on a CPU with several cores, where processes can be forked; else this process."""
     local = LocalExecutor(plan, artifacts, batch_size, debug=debug)
     workers = min(plan.workers, len(plan.units))

@@ -134,14 +134,18 @@ def make_plan(
 
 
 def _calibrate(plan: Plan, subject: Subject) -> None:
-    """Measure what passes of a model take, with as many threads as will run them, if that is not known."""
+    """Measure what passes of a model take, if that is not known. On a CPU with one thread, which other programs do not make wait for
+    its like; what several will take is then less by as many."""
     if subject.target is None:
         return
     model = subject.spec.model
     if model not in plan.speeds:
         try:
-            with foreign(f"'{model}' cannot be used", USELESS), _threads(1 if plan.workers > 1 else 0):
-                plan.speeds[model] = subject.target.calibrate(context(plan.request, subject, "calibration", TARGET, ArtifactStore(Path())))
+            on = context(plan.request, subject, "calibration", TARGET, ArtifactStore(Path()))
+            one = subject.target.device.type == "cpu" and bool(subject.target.model.files)
+            with foreign(f"'{model}' cannot be used", USELESS), _one_thread(one) as threads:
+                speed = subject.target.calibrate(on)
+            plan.speeds[model] = speed.times(1 / threads if one and plan.workers == 1 else 1)
         except ModelError as error:
             subject.lose(error)
             return
@@ -149,14 +153,14 @@ def _calibrate(plan: Plan, subject: Subject) -> None:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch; 0: as many as there are."""
+def _one_thread(one: bool) -> Iterator[int]:
+    """How many threads torch has; while open, one where that is asked for."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(1 if one else before)
     try:
-        yield
+        yield before
     finally:
         torch.set_num_threads(before)
 

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from vlaudit.audit.journal import (
 from vlaudit.audit.judge import is_done, judge_audit, rounds_needed
 from vlaudit.audit.plan import OVERHEAD, Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
+from vlaudit.audit.time_left import TimeLeft
 from vlaudit.cage import Phase, say
 from vlaudit.checksums import unsealed
 from vlaudit.config import Request
@@ -47,11 +49,11 @@ REPORT = "report.json"
 
 
 class Observer(Protocol):
-    """Told how the audit gets on; the command line shows it. Units weigh what they are estimated to take."""
+    """Told how the audit gets on; the command line shows it."""
 
-    def start(self, total_units: float, estimate_seconds: float | None) -> None: ...
+    def start(self, seconds_left: float) -> None: ...
     def unit_started(self, label: str) -> None: ...
-    def unit_done(self, seconds: float, weight: float = 1.0) -> None: ...
+    def moved(self, share: float, seconds_left: float) -> None: ...
     def note(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -170,7 +172,7 @@ def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> li
 
 def run_audit(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int = 128, deadline: float | None = None, debug: bool = False,
+    batch_size: int | None = None, deadline: float | None = None, debug: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
@@ -184,24 +186,31 @@ def run_audit(
 
 
 def _run(
-    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int,
+    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int | None,
     deadline: float | None, debug: bool,
 ) -> Outcome:  # fmt: skip
     results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
     executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
     left = [unit for unit in plan.units if unit.id not in results]
-    weights = {unit.id: unit.weight + OVERHEAD for unit in left}
-    observer.start(sum(weights.values()), sum(weights.values()) / executor.workers)
+    clock = TimeLeft(((unit.id, unit.probe, unit.weight + OVERHEAD) for unit in left), executor.workers)
+    begun = time.monotonic()
+    observer.start(clock.seconds())
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
-    due = _Due(plan, results, deadline)
+    due = _Due(plan, results, deadline, clock)
     interrupted = False
+
+    def moved(inside: Mapping[str, float]) -> None:
+        clock.inside = dict(inside)
+        observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
+
     try:
-        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)), deadline)) as closed:
+        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
             for result in closed:
                 journal.append(result)
                 results[result.unit] = result
-                observer.unit_done(result.seconds / executor.workers, weights[result.unit])
+                clock.add(result.unit, result.seconds if result.work is None else result.work)
+                observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
                 if result.error:
                     observer.note(f"a unit failed: {result.error}")
         if deadline is not None and time.monotonic() >= deadline:
@@ -219,9 +228,16 @@ def _run(
 class _Due:
     """Units still to run, in order: round after round of each probe, until it is decided or the time is up."""
 
-    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None) -> None:
-        self._plan, self._results, self._deadline = plan, results, deadline
-        self._left = list(plan.planned)
+    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
+        self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
+        models = {target.id: target.spec.model for target in plan.targets}
+        places, hurried = list(models.values()), deadline is not None
+
+        def turn(planned: PlannedProbe) -> tuple[int, float]:
+            """Model after model; where time may run out, what takes least first."""
+            return places.index(models[planned.target]), sum(unit.weight for unit in planned.units) * hurried
+
+        self._left = sorted(plan.planned, key=turn)
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:
@@ -231,6 +247,8 @@ class _Due:
             undone = [unit for batch in needed for unit in batch if unit.id not in self._results]
             if not undone:
                 self._left.remove(planned)
+                others = {unit.id for other in self._left for unit in other.units}
+                self._clock.drop({unit.id for unit in planned.units} - others)
             for unit in undone:
                 if unit.id not in self._handed:
                     return self._hand(unit)
@@ -251,7 +269,7 @@ def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: Pr
         tool=ToolInfo(version=__version__),
         audit=AuditInfo(
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
-            seed=manifest.request.seed, effort=manifest.request.effort, command=manifest.command,
+            seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
             fail_on=policy.fail_on, strict=policy.strict,
             errors=list(dict.fromkeys(judged.errors)),

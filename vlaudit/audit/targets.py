@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 from vlaudit import cage
 from vlaudit.audit.naming import digest, endings, grouped, last_part, steps, target_id, word
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning, foreign
 from vlaudit.families.base import HARD, Prompt, listed
 from vlaudit.families.text_to_image import TextToImagePrompt
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 USELESS = "Its files do not fit together, or are damaged."
 WORDINGS = 4  # texts of a prompt that a report shows
+KEPT = 1_000_000_000  # bytes of files up to which models stay in memory beside the one in use
 LOAD_SECONDS, LOAD_RATE = 600.0, 16e6  # a target of files may take so long, and a second for so many bytes
 
 
@@ -67,7 +71,7 @@ class Subject:
         """Whether both are the same model under the same prompt, on the same data: what one measures holds for the other."""
         assert self.target is not None and other.target is not None
         return (
-            self.target.model is other.target.model
+            resolve_zoo(self.spec).model == resolve_zoo(other.spec).model
             and self.info.prompt == other.info.prompt
             and self.data is other.data
             and self.labels == other.labels
@@ -75,14 +79,30 @@ class Subject:
         )
 
 
+@dataclass
+class Known:
+    """What stays of a model when it leaves the memory. ``size``: bytes of its files."""
+
+    sha256: str
+    size: int
+    measured: object
+    targets: list[Target] = field(default_factory=list)
+
+
 class Loader:
-    """Loads models, prompts and data once each. ``allow_network``: a spec may name a remote model, as those of an untrusted
+    """Loads prompts and data once each, and models when they are due: large ones leave the memory when another is asked for, and
+    come back when one of their targets needs them. ``allow_network``: a spec may name a remote model, as those of an untrusted
     config may not; ``allow_borrowed``: so may the files of a folder on this disk."""
 
-    def __init__(self, device: torch.device, *, allow_network: bool, allow_borrowed: bool = False) -> None:
-        self._device = device
+    def __init__(
+        self, device: torch.device, how: Loading = PLAIN, *, allow_network: bool, allow_borrowed: bool = False
+    ) -> None:
+        self._device, self._how = device, how
         self._allow_network, self._allow_borrowed = allow_network, allow_borrowed
-        self._models: dict[str, Model | VlauditError] = {}
+        self._models: dict[str, Model] = {}  # those kept in memory, the one that was asked for last at the end
+        self._living: WeakValueDictionary[str, Model] = WeakValueDictionary()
+        self._failed: dict[str, VlauditError] = {}
+        self._known: dict[str, Known] = {}
         self._pixels: dict[tuple[str, str], dict[str, Tensor]] = {}
         self._data: dict[str, Dataset] = {}
         self._scorers: dict[str, Scorer] = {}
@@ -94,12 +114,12 @@ class Loader:
                 raise UsageError(
                     f"The target '{spec.model}' with prompt {spec.prompt} is named twice.", "Name it once."
                 )
-        targets: list[Subject] = []
+        made: dict[int, Subject] = {}
         references: list[Subject] = []
         compared: list[tuple[Subject, Subject]] = []
-        for spec in specs:
-            subject = self._subject(spec)
-            targets.append(subject)
+        models = [spec.model for spec in specs]
+        for place in sorted(range(len(specs)), key=lambda place: models.index(models[place])):  # model after model
+            subject = made[place] = self._subject(specs[place])
             if reference := self._reference(subject):
                 shared = next((other for other in references if other.stands_for(reference)), None)
                 if shared is None:
@@ -107,6 +127,7 @@ class Loader:
                     _check_labels(reference)
                 reference = shared or reference
                 compared.append((subject, reference))
+        targets = [made[place] for place in range(len(specs))]
         tell_apart(targets, references)
         for subject, reference in compared:
             subject.info = subject.info.model_copy(update={"reference": reference.id})
@@ -125,7 +146,7 @@ class Loader:
         prompt_spec = resolved.prompt[0] if resolved.prompt else None
         files = [*backend.files(argument), *prompt_files(resolved.prompt)]
         cage.say(known={spec.model: family})
-        size = sum(path.stat().st_size for path in files if path.is_file())
+        size = _size(files)
         cage.say(phase=Phase.LOAD, what=spec.model, limit=LOAD_SECONDS + size / LOAD_RATE if files else None)
         try:
             if unreadable is not None:
@@ -135,7 +156,7 @@ class Loader:
                 prompt = parse_prompt(prompt_spec, family)
                 if not data.has_members and prompt.members:
                     data = data.with_member_hashes(prompt.members)
-                target = prompt.bind(model)
+                target = self._bind(prompt, resolved.model)
                 pixels = self._pixels.setdefault((resolved.model, data.source), {})
                 info = _info(spec, model, prompt, data, labels)
                 scorer = self._scorer(resolved, family)
@@ -145,7 +166,7 @@ class Loader:
                 if scorer is not None and resolved.scorer is None and not spec.model.startswith("zoo:"):
                     subject.scorer_doubt = cache(partial(doubt, scorer, data))
                 target.check(check_context(subject))
-            for remark in target.remarks:
+            for remark in (*model.remarks, *target.remarks):
                 warnings.warn(remark, VlauditWarning, stacklevel=2)
             assert info.data is not None
             noted = info.data.model_copy(update={"notes": [*info.data.notes, *target.remarks]})
@@ -168,15 +189,16 @@ class Loader:
         """The same model under the reference prompt, or None: where the target is that itself (noted), or did not load."""
         if subject.target is None:
             return None
-        own, model, resolved = subject.target.prompt, subject.target.model, resolve_zoo(subject.spec)
+        own, resolved = subject.target.prompt, resolve_zoo(subject.spec)
         spec = resolved.reference
-        prompt = parse_prompt(spec, model.family) if spec else own.reference()
+        prompt = parse_prompt(spec, subject.target.family) if spec else own.reference()
         if (prompt.method, prompt.text) == (own.method, own.text):
             note = f"the target is the reference: the prompt is '{prompt.text}' itself"
             subject.info = subject.info.model_copy(update={"reference_note": note})
             return None
-        info = _info(resolved, model, prompt, subject.data, subject.labels)
-        return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, prompt.bind(model),
+        target = self._bind(prompt, resolved.model)
+        info = _info(resolved, target.model, prompt, subject.data, subject.labels)
+        return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, target,
                        subject.scorer, subject.scorer_doubt, subject.pixels)  # fmt: skip
 
     def _scorer(self, spec: TargetSpec, family: Family) -> Callable[[], Scorer] | None:
@@ -217,30 +239,66 @@ class Loader:
                 "Add --allow-network, or name the config with --config.",
             )
 
+    def _bind(self, prompt: Prompt, spec: str) -> Target:
+        """The prompt on a model, which the target lets go of when the loader does."""
+        target = prompt.bind(self._model(spec))
+        self._known[spec].targets.append(target)
+        return target
+
     def _model(self, spec: str) -> Model:
-        if spec not in self._models:
+        """A model that is in memory, or comes there now: in the place of others, where all together are large."""
+        if spec in self._failed:
+            raise self._failed[spec]
+        model = self._living.get(spec)
+        if model is None:
             backend, argument = parse_model(spec)
+            known = self._known.get(spec)
+            self._make_room(known.size if known else _size(backend.files(argument)))
             try:
-                self._models[spec] = backend.load(argument, self._device)
+                model = backend.load(argument, self._device, replace(self._how, before=known.measured) if known else self._how)
             except ModelError as error:
-                self._models[spec] = error
-        loaded = self._models[spec]
-        if isinstance(loaded, VlauditError):
-            raise loaded
-        return loaded
+                self._failed[spec] = error
+                raise
+            known = known or self._known.setdefault(spec, Known(model.sha256, _size(model.files), model.measured))
+            if model.sha256 != known.sha256:
+                raise ModelError(f"The weights of '{spec}' changed while it was audited.", "Scan again.")
+            self._living[spec] = model
+        self._models[spec] = self._models.pop(spec, model)
+        return model
+
+    def _make_room(self, size: int) -> None:
+        """Let go of models, those first that were not asked for longest, until the others and ``size`` bytes are few."""
+        import torch
+
+        while self._models and size + sum(self._known[spec].size for spec in self._models) > KEPT:
+            spec = next(iter(self._models))
+            del self._models[spec]
+            for target in self._known[spec].targets:
+                if "model" in vars(target):
+                    target.release(partial(self._model, spec))
+            gc.collect()  # of what modules and their hooks hold in circles
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def load_data(self, spec: TargetSpec, family: Family) -> tuple[Dataset, list[str]]:
         """The data of a target and its labels in order. Raises UsageError for data that cannot be audited."""
-        from vlaudit.data.dataset import Dataset, load_dataset
+        from vlaudit.data.dataset import Dataset, is_remote, load_dataset
         from vlaudit.data.text_files import read_captions, read_labels
 
         draws = family is Family.TEXT_TO_IMAGE
         if spec.captions and not draws:
             raise UsageError("--prompts is for text-to-image targets.", f"Leave it out for '{spec.model}'.")
-        key = f"{spec.data}|{spec.groups}|{spec.members}|{spec.captions}"
+        if spec.columns and spec.data is None:
+            raise UsageError("--columns names columns of --data.", "Give --data too, or leave it out.")
+        key = f"{spec.data}|{spec.columns}|{spec.groups}|{spec.members}|{spec.captions}"
         if key not in self._data:
             if spec.data is not None:
-                data = load_dataset(spec.data, groups=spec.groups, members=spec.members)
+                if is_remote(spec.data) and not self._allow_network:
+                    raise UsageError(
+                        f"'{spec.data}' is a data set of the hub, named by a config that was found rather than given.",
+                        "Add --allow-network, or name the config with --config.",
+                    )
+                data = load_dataset(spec.data, groups=spec.groups, members=spec.members, columns=spec.columns)
             elif spec.captions is not None and not (spec.groups or spec.members):
                 data = Dataset(spec.captions, [])
             else:
@@ -264,6 +322,10 @@ class Loader:
         for note in unpictured(data, labels):
             warnings.warn(note, VlauditWarning, stacklevel=2)
         return data, labels
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def unpictured(data: Dataset, labels: Sequence[str]) -> list[str]:
@@ -316,7 +378,9 @@ def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels:
     return TargetInfo(
         id=target_id(spec.model, prompt.id),
         family=model.family,
-        model=ModelInfo(spec=spec.model, sha256=model.sha256 or None),
+        model=ModelInfo(
+            spec=spec.model, sha256=model.sha256 or None, revision=model.revision, dtype=model.dtype, notes=list(model.remarks)
+        ),
         declared=spec.declared,
         prompt=prompt.info(),
         data=_data_info(data, labels, model.family),
@@ -378,7 +442,8 @@ def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> Non
         ):  # by what it is, which a shared reference says in any order; then by how it was named
             for id_, alike in grouped(group, lambda subject: subject.id).items():
                 for subject in alike if len(alike) > 1 else ():
-                    info = subject.info.model_dump_json(exclude={"id", "declared", "reference"})
+                    measured = {"dtype": True, "notes": True}
+                    info = subject.info.model_dump_json(exclude={"id": True, "declared": True, "reference": True, "model": measured})
                     subject.rename(f"{id_}-{digest(subject.spec.model_dump_json() if last else info)}")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import ModelError, UsageError, foreign
+from vlaudit.cage import network
+from vlaudit.device import PLAIN, Loading, room
+from vlaudit.errors import ModelError, UsageError, first_line, foreign
 from vlaudit.inspection.folder import ModelFolder, find_folder
+from vlaudit.inspection.quantisation import refuse_lacking
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from vlaudit.families.base import Model
     from vlaudit.families.matching import SoftTokens, TokenSequence
 
+UNWANTED = ["*.h5", "*.msgpack", "*.onnx", "*.py"]
 SLACK = 10_000_000  # numbers that a model computes itself, such as positions and masks
 
 
@@ -43,8 +48,8 @@ class Backend(ABC):
         remote model."""
 
     @abstractmethod
-    def load(self, argument: str, device: torch.device) -> Model:
-        """Load the model in float32 for inference. Raises ModelError or UnsafeFileError with the cure."""
+    def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> Model:
+        """Load the model for inference. Raises ModelError or UnsafeFileError with the cure."""
 
 
 def local_folder(argument: str) -> Path | None:
@@ -53,9 +58,42 @@ def local_folder(argument: str) -> Path | None:
     Raises UsageError for a file, and for what can only be a path and does not exist.
     """
     folder = find_folder(argument)
-    if folder is None and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
+    if folder is None and (argument.startswith((".", "/", "~")) or hub_name(argument)[0].count("/") > 1):
         raise UsageError(f"The model folder '{argument}' does not exist.", "Give a folder, or a hub name ORG/NAME.")
     return folder
+
+
+def hub_name(argument: str) -> tuple[str, str | None]:
+    """``ORG/NAME@REVISION`` of the hub to the repository and the revision: a branch, a tag or a commit."""
+    name, at, revision = argument.partition("@")
+    if at and not revision:
+        raise UsageError(f"'{argument}' names no revision.", "Write ORG/NAME@REVISION: a branch, a tag or a commit.")
+    return name, revision or None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is a snapshot of."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def download(name: str, only: list[str] | None = None) -> Path:
+    """A repository of the hub, ``ORG/NAME@REVISION``, in its cache. Raises UsageError for what is no name, ModelError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, revision = hub_name(name)
+    try:
+        with network.hub():
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=only, ignore_patterns=UNWANTED))
+    except HFValidationError as error:
+        raise UsageError(
+            f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH, hf:ORG/NAME or hf:ORG/NAME@REVISION."
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"'{name}' could not be downloaded: {first_line(error)}.",
+            "Check the name and the network, or give a local folder.",
+        ) from error
 
 
 def reading(spec: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> AbstractContextManager[None]:
@@ -77,6 +115,26 @@ def refuse_oversized(folder: ModelFolder, build: Callable[[], torch.nn.Module]) 
             f"The config of '{folder.path}' describes a model of {wanted:,} numbers, but its weights hold {folder.elements:,}.",
             "Compare the config with the original's.",
         )
+
+
+def placed(model: Any, device: torch.device) -> Any:
+    """A model of transformers on its device, without gradients for its weights. One that is quantised, or spread over several
+    GPUs, is where its loader has put it."""
+    model = model.eval().requires_grad_(False)
+    return model if getattr(model, "hf_device_map", None) else model.to(device)
+
+
+def placing(folder: ModelFolder, device: torch.device, how: Loading, spec: str) -> dict[str, Any]:
+    """What transformers' loaders are told of where the weights go: over all GPUs where the user asks for it, or one does not
+    hold them. Raises ModelError for quantised weights whose package is not there."""
+    import torch
+
+    if folder.quantised:
+        refuse_lacking(spec, folder.quantised)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on every pass
+    if device.type == "cuda" and torch.cuda.device_count() > 1 and (how.spread or folder.bytes > room(device)):
+        return {"device_map": "auto"}
+    return {"device_map": {"": device}} if folder.quantised else {}
 
 
 def pad(

@@ -7,15 +7,19 @@ safetensors, or pickles that hold tensors only.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.backends.base import Backend, local_folder, refuse_oversized
+from vlaudit.backends.base import Backend, commit_of, hub_name, local_folder, placing, refuse_oversized
+from vlaudit.backends.precision import in_precision
 from vlaudit.cage import network
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, did_you_mean, first_line, foreign
 from vlaudit.files import fingerprint, folder_files
 from vlaudit.inspection.configs import SIDE, read_config
 from vlaudit.inspection.folder import INDEX, Part, inspect_pipeline, part_class, read_index
+from vlaudit.inspection.quantisation import refuse_lacking
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -37,19 +41,38 @@ class DiffusersBackend(Backend):
         folder = local_folder(argument)
         return folder_files(folder) if folder else []
 
-    def load(self, argument: str, device: torch.device) -> PipelineModel:
-        """Load in float32 on the CPU; on CUDA in the checkpoint's half precision, or float16."""
-        folder = local_folder(argument) or _download(argument, device)
-        kind = kind_of(folder)
-        parts = inspect_pipeline(folder, half=device.type == "cuda")
-        sampling = _sampling(folder)
-        weights = [path for part in parts.values() if part.folder for path in part.folder.weights]
-        pipe = _open(argument, folder, parts, device)
-        with foreign(
-            f"The parts of '{argument}' do not fit together",
-            f"Compare its {INDEX} and the parts' config.json with the original's.",
-        ):
-            return kind(f"diffusers:{argument}", pipe, folder_files(folder), fingerprint(weights), device, sampling)
+    def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> PipelineModel:
+        import torch
+
+        half, revision = how.precision(device) != torch.float32, None
+        folder = local_folder(argument)
+        if folder is None:
+            folder, revision = _download(argument, half)
+        path, kind, sampling = folder, kind_of(folder), _sampling(folder)
+        parts = inspect_pipeline(folder, half)
+        held = [part.folder for part in parts.values() if part.folder]
+        for part in held:
+            if part.quantised:
+                refuse_lacking(argument, part.quantised)
+        spread = placing(max(held, key=lambda part: part.bytes), device, how, argument).get("device_map") == "auto"
+        weights = [file for part in held for file in part.weights]
+
+        def build(dtype: torch.dtype) -> PipelineModel:
+            pipe = _open(argument, path, parts, dtype)
+            if spread:  # diffusers alone does not say whether weights are missing, and does not spread what it is given
+                pipe = _spread(argument, path, parts, dtype)
+            with foreign(
+                f"The parts of '{argument}' do not fit together",
+                f"Compare its {INDEX} and the parts' config.json with the original's.",
+            ):
+                model = kind(f"diffusers:{argument}", pipe, folder_files(path), fingerprint(weights), device, sampling)
+            model.revision = revision
+            return model
+
+        numbers = sum(part.elements for part in held)
+        method = next((part.quantised for part in held if part.quantised), None)
+        return in_precision(f"diffusers:{argument}", build, how.precision(device, _half(parts)), numbers, device,
+                            replace(how, spread=spread or bool(method)))  # fmt: skip
 
 
 def kind_of(folder: Path) -> type[PipelineModel]:
@@ -69,9 +92,8 @@ def kind_of(folder: Path) -> type[PipelineModel]:
     return KINDS[name]
 
 
-def _open(argument: str, folder: Path, parts: dict[str, Part], device: torch.device) -> Any:
+def _open(argument: str, folder: Path, parts: dict[str, Part], dtype: torch.dtype) -> Any:
     """The pipeline. Its models are loaded one by one, to see that no weights are missing (they would be random)."""
-    import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
     from transformers.utils import logging as transformers_logging
@@ -79,11 +101,6 @@ def _open(argument: str, folder: Path, parts: dict[str, Part], device: torch.dev
     for log in (logging, transformers_logging):
         log.set_verbosity_error()  # texts that are cut are told once, by the target
         log.disable_progress_bar()
-    dtype = torch.float32
-    if device.type == "cuda":
-        marked = {part.variant for part in parts.values()}
-        named = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = next((named[mark] for mark in named if mark in marked), None) or _half(parts)
     loaded: dict[str, Any] = {name: None for name, value in read_index(folder).items() if value == [None, None]}
     with foreign(
         f"The pipeline '{argument}' could not be loaded",
@@ -99,6 +116,18 @@ def _open(argument: str, folder: Path, parts: dict[str, Part], device: torch.dev
                 )  # fmt: skip
                 _check_complete(f"{argument}/{name}", report)
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **loaded)
+
+
+def _spread(argument: str, folder: Path, parts: dict[str, Part], dtype: torch.dtype) -> Any:
+    """The pipeline with its parts on several GPUs."""
+    from diffusers import DiffusionPipeline
+
+    marks = [part.variant for part in parts.values() if part.variant]
+    with foreign(f"The pipeline '{argument}' could not be spread over the GPUs", "Use --device cuda:N with one of them."):
+        return DiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, device_map="balanced", variant=marks[0] if marks else None,
+            use_safetensors=all(part.folder.safetensors for part in parts.values() if part.folder),
+        )  # fmt: skip
 
 
 def _empty(kind: Any, folder: Path) -> Any:
@@ -117,33 +146,31 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def _half(parts: dict[str, Part]) -> torch.dtype:
-    """bfloat16 where the checkpoint's weights are, else float16."""
-    import torch
-    from safetensors import safe_open
-
-    for name, part in parts.items():
-        if part.folder and part.folder.safetensors and "text" not in name:
-            with safe_open(str(part.folder.weights[0]), framework="pt") as file:
-                kinds = {file.get_slice(name).get_dtype() for name in list(file.keys())[:8]}
-            if "BF16" in kinds:
-                return torch.bfloat16
-    return torch.float16
+def _half(parts: dict[str, Part]) -> torch.dtype | None:
+    """The precision that the denoiser's weights are stored in."""
+    stored = [part.folder.stored for name, part in parts.items() if part.folder and name in ("unet", "transformer")]
+    return stored[0] if stored else None
 
 
-def _download(argument: str, device: torch.device) -> Path:
-    """A hub repository's pipeline, weights in safetensors only; its index is checked before anything else is fetched."""
+def _download(argument: str, half: bool) -> tuple[Path, str | None]:
+    """A hub repository's pipeline and its commit, weights in safetensors only; its index is checked before anything else is
+    fetched."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    name, revision = hub_name(argument)
     try:
         with network.hub():
-            kind_of(Path(hf_hub_download(argument, INDEX)).parent)
-            variants = ("fp16", None) if device.type == "cuda" else (None, "fp16")
+            index = Path(hf_hub_download(name, INDEX, revision=revision))
+            kind_of(index.parent)
+            variants = ("fp16", None) if half else (None, "fp16")
             for variant in variants:
                 try:
-                    return Path(DiffusionPipeline.download(argument, variant=variant, use_safetensors=True))
+                    folder = Path(DiffusionPipeline.download(
+                        name, variant=variant, use_safetensors=True, revision=commit_of(index.parent) or revision
+                    ))  # fmt: skip
+                    return folder, commit_of(folder)
                 except (OSError, ValueError) as error:
                     if variant == variants[-1]:
                         raise error

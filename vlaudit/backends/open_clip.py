@@ -1,19 +1,22 @@
-"""open_clip models: ``open_clip:ARCH/PRETRAINED`` from its hub, ``open_clip:local-dir:PATH`` from a folder."""
+"""open_clip models: ``open_clip:ARCH/PRETRAINED`` that it knows, ``open_clip:hf-hub:ORG/NAME`` with a config on the hub, at a
+``@REVISION`` if one is given, and ``open_clip:local-dir:PATH`` from a folder."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.backends.base import Backend, pad, reading, refuse_oversized, soft_tokens
+from vlaudit.backends.base import Backend, commit_of, download, pad, reading, refuse_oversized, soft_tokens
+from vlaudit.backends.precision import cast, in_precision
 from vlaudit.cage import network
+from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import CapabilityError, UsageError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 from vlaudit.files import fingerprint, folder_files
 from vlaudit.inspection.checkpoints import refuse_code
-from vlaudit.inspection.folder import find_folder, inspect_open_clip
+from vlaudit.inspection.folder import ModelFolder, find_folder, inspect_open_clip
 from vlaudit.records import Family
 
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-LOCAL = "local-dir:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
+WANTED = ["open_clip*", "*token*", "vocab.*", "merges.txt", "*.model"]  # not the same weights in other layouts
 
 
 class OpenCLIPModel(MatchingModel):
@@ -61,8 +65,8 @@ class OpenCLIPModel(MatchingModel):
             value = step(value)
         return value
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        return self._model.encode_image((images - self._mean) / self._std, normalize=True)
+    def _encode_images(self, images: Tensor) -> Tensor:
+        return _unit(self._model.encode_image(((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)))
 
     def tokenize(self, text: str) -> TokenSequence:
         inner = getattr(self._tokenizer, "tokenizer", None)
@@ -73,7 +77,7 @@ class OpenCLIPModel(MatchingModel):
         ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), self._tokenizer.eot_token_id]
         return TokenSequence(ids, 1, 1)
 
-    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         import torch
 
         table = self._table
@@ -83,7 +87,7 @@ class OpenCLIPModel(MatchingModel):
         pad_id = (inner.pad_token_id or 0) if inner is not None else 0
         rows, _ = pad(sequences, self.context_length, pad_id, to_limit=True)
         with soft_tokens(table, soft) if table is not None else soft_tokens(self._model, None):
-            return self._model.encode_text(torch.tensor(rows, device=self.device), normalize=True)
+            return _unit(self._model.encode_text(torch.tensor(rows, device=self.device)))
 
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
@@ -91,7 +95,13 @@ class OpenCLIPModel(MatchingModel):
         table = self._table
         if table is None:
             return super().token_embeddings(ids)
-        return table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)]
+        return table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)].float()
+
+
+def _unit(features: Tensor) -> Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def from_special_mask(ids: list[int], mask: list[int]) -> TokenSequence:
@@ -113,12 +123,25 @@ class OpenCLIPBackend(Backend):
     def files(self, argument: str) -> list[Path]:
         return [] if self.is_remote(argument) else folder_files(_folder(argument))
 
-    def load(self, argument: str, device: torch.device) -> OpenCLIPModel:
-        import open_clip
+    def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> OpenCLIPModel:
+        dtype, spec = how.precision(device, halves=False), f"open_clip:{argument}"
 
-        if self.is_remote(argument):
-            return self._load_remote(argument, device)
-        folder, config = inspect_open_clip(_folder(argument))
+        def rounded(model: OpenCLIPModel, dtype: torch.dtype) -> OpenCLIPModel:
+            cast(model._model, dtype)
+            return model
+
+        if self.is_remote(argument) and not argument.startswith(HUB):
+            weights, build = self._remote(argument, device)
+            elements = weights.stat().st_size // 4
+            return in_precision(spec, lambda dtype: rounded(build(), dtype), dtype, elements, device, how)
+        place = download(argument.removeprefix(HUB), WANTED) if argument.startswith(HUB) else _folder(argument)
+        folder, config = inspect_open_clip(place)
+        model = in_precision(spec, lambda dtype: rounded(self._load(argument, folder, config, device), dtype), dtype, folder, device, how)
+        model.revision = commit_of(place) if argument.startswith(HUB) else None
+        return model
+
+    def _load(self, argument: str, folder: ModelFolder, config: dict[str, Any], device: torch.device) -> OpenCLIPModel:
+        import open_clip
 
         def build(device: str = "cpu") -> Any:
             return open_clip.create_model(
@@ -139,7 +162,8 @@ class OpenCLIPBackend(Backend):
         finally:
             logging.disable(logging.NOTSET)
 
-    def _load_remote(self, argument: str, device: torch.device) -> OpenCLIPModel:
+    def _remote(self, argument: str, device: torch.device) -> tuple[Path, Callable[[], OpenCLIPModel]]:
+        """The downloaded weights of a model that open_clip knows, and how to load it."""
         import open_clip
         from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
@@ -147,16 +171,22 @@ class OpenCLIPBackend(Backend):
         if not architecture or (architecture, tag) not in open_clip.list_pretrained():
             raise UsageError(
                 f"open_clip knows no pretrained model '{argument}'.",
-                "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or open_clip:local-dir:PATH.",
+                "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, open_clip:hf-hub:ORG/NAME@REVISION or "
+                "open_clip:local-dir:PATH.",
             )
         problem = f"'{argument}' could not be downloaded or loaded"
         cure = "Check the network, or download it once and use open_clip:local-dir:PATH."
         with foreign(problem, cure), network.hub():
             weights = Path(download_pretrained(get_pretrained_cfg(architecture, tag)))
             refuse_code([weights])
-            model = open_clip.create_model(architecture, pretrained=str(weights))
-            tokenizer = _tokenizer(open_clip.get_model_config(architecture)["text_cfg"], None)
-            return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+
+        def build() -> OpenCLIPModel:
+            with foreign(problem, cure), network.hub():
+                model = open_clip.create_model(architecture, pretrained=str(weights))
+                tokenizer = _tokenizer(open_clip.get_model_config(architecture)["text_cfg"], None)
+                return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+
+        return weights, build
 
 
 def _tokenizer(text: dict[str, Any], folder: Path | None) -> Any:

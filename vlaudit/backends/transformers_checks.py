@@ -6,14 +6,17 @@ answer after a reused key-value cache; gradients must arrive and be finite.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.adapters import merge
-from vlaudit.backends.base import refuse_oversized
+from vlaudit.backends.base import placing, refuse_oversized
+from vlaudit.backends.precision import FP32, even_out, in_precision
 from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import FOREIGN, noise
-from vlaudit.errors import ModelError, foreign
+from vlaudit.device import PLAIN, Loading
+from vlaudit.errors import ModelError, foreign, ran_out_of_memory
 from vlaudit.families.generation import Conversation, Turn
 from vlaudit.families.matching import SoftTokens
 from vlaudit.inspection.folder import ModelFolder
@@ -24,13 +27,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS = 3  # generated to compare with
+ROUGH = 0.1  # of the spread of log probabilities: how far another order of summing moves them in 16 bits, or in quantised weights
 
 
 def load_generator(
-    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None, how: Loading = PLAIN
 ) -> TransformersGenerator:
     """Load an image-text-to-text model from a folder that was inspected, with an adapter in it where there is one. Raises
     ModelError."""
+    import torch
+
+    dtype, spec = how.precision(device, folder.stored), f"hf:{argument}"
+    where = placing(folder, device, how, spec)
+    before: list[Measured] = []
+
+    def build(dtype: torch.dtype) -> TransformersGenerator:
+        generator = _load(argument, folder, device, adapter, dtype, where)
+        if isinstance(how.before, Measured):
+            how.before.tell(generator)
+            return generator
+        with foreign(f"'{spec}' cannot answer", FP32 if dtype != torch.float32 else "Its files do not fit together."):
+            generator.capabilities = capabilities(generator)
+        measured = Measured.of(generator)
+        for exact in before:  # in float32, where equal numbers say more
+            measured = measured.both(exact)
+            if lost := sorted(need.value for need in exact.capabilities - measured.capabilities):
+                said = f"'{spec}' has no {' and no '.join(lost)} in this precision, and has in float32."
+                generator.remarks = [*generator.remarks, said]
+        measured.tell(generator)
+        before[:] = [measured]
+        return generator
+
+    return in_precision(spec, build, dtype, folder, device, replace(how, spread="auto" in where.values()))
+
+
+def _load(
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None, dtype: torch.dtype,
+    where: dict[str, Any],
+) -> TransformersGenerator:  # fmt: skip
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BlipForQuestionAnswering
     from transformers.utils import logging
 
@@ -46,16 +80,43 @@ def load_generator(
         kind: Any = BlipForQuestionAnswering if answers else AutoModelForImageTextToText
         refuse_oversized(folder, lambda: kind(config) if answers else kind.from_config(config, trust_remote_code=False))
         model, report = kind.from_pretrained(
-            folder.path, dtype="float32", output_loading_info=True, use_safetensors=folder.safetensors, **safe
+            folder.path, dtype=dtype, output_loading_info=True, use_safetensors=folder.safetensors, **where, **safe
         )
         refuse_random(argument, report)
+        if folder.quantised:
+            even_out(model, dtype)
         processor = AutoProcessor.from_pretrained(folder.path, **safe)
         weights, files = folder.weights, folder.files
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
-        generator = TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)
-        generator.capabilities = capabilities(generator)
-        return generator
+        return TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found that a model can do."""
+
+    capabilities: frozenset[Needs]
+    steps: bool
+    batches: dict[str, bool]
+
+    @classmethod
+    def of(cls, model: TransformersGenerator) -> Measured:
+        batches = {name: getattr(model.batcher, name) for name in ("several", "shares_cache", "shares_pictures", "pads")}
+        return cls(model.capabilities, model.steps, batches)
+
+    def both(self, other: Measured) -> Measured:
+        """What was found each time."""
+        capabilities = self.capabilities & other.capabilities
+        if self.steps != other.steps:
+            capabilities -= {Needs.TOKEN_LOGITS, Needs.PIXEL_GRADIENTS, Needs.EMBEDDING_GRADIENTS, Needs.ATTENTION}
+        batches = {name: found and other.batches[name] for name, found in self.batches.items()}
+        return Measured(capabilities, self.steps, batches)
+
+    def tell(self, model: TransformersGenerator) -> None:
+        model.capabilities, model.steps, model.measured = self.capabilities, self.steps, self
+        for name, found in self.batches.items():
+            setattr(model.batcher, name, found)
 
 
 def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
@@ -68,7 +129,8 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
     with torch.no_grad():
         written, logits = _truth(model, talk)
         if not torch.isfinite(logits).any(dim=-1).all() or torch.isnan(logits).any():
-            raise ModelError(f"'{model.spec}' yields NaN for a picture and a question.", "Its weights are damaged.")
+            cure = "Its weights are damaged." if model.exact else f"{FP32[:-1]}, or look for damage in its weights."
+            raise ModelError(f"'{model.spec}' yields NaN for a picture and a question.", cure)
         model.batcher.several = _reads_several(model, picture)
         for model.steps in (True, False):
             if _agrees(model, talk, written, logits):
@@ -99,8 +161,8 @@ def _reads_several(model: TransformersGenerator, picture: Tensor) -> bool:
         ids, _ = model._generate(next(iter(model.batcher.batches([talk, talk]))), 1, False)
     except ModelError:  # a template without such turns, which says so itself
         return True
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     return len(ids) == 2
 
 
@@ -117,17 +179,21 @@ def _agrees(model: TransformersGenerator, talk: Conversation, written: Tensor, l
     batch = next(iter(model.batcher.batches([talk])))
     try:
         found = model._log_probs(batch, written[:, None])[:, 0]
-    except FOREIGN:
-        return False
-    return close(found, logits)
+    except FOREIGN as error:
+        return _lacks(error)
+    return close(found, logits, model.exact)
 
 
-def close(found: Tensor, logits: Tensor) -> bool:
-    """Equal log distributions, up to what another order of summing does to floats."""
+def close(found: Tensor, logits: Tensor, exact: bool = True) -> bool:
+    """Equal log distributions, up to what another order of summing does to float32, or to fewer bits where it is not ``exact``."""
     import torch
 
     expected = logits.float().log_softmax(-1)
-    return found.shape == expected.shape and torch.allclose(found.float(), expected, atol=1e-3, rtol=1e-3)
+    if found.shape != expected.shape or exact:
+        return found.shape == expected.shape and torch.allclose(found.float(), expected, atol=1e-3, rtol=1e-3)
+    whole = torch.isfinite(expected)
+    off = (found.float() - expected)[whole].square().mean().sqrt()
+    return bool(off <= ROUGH * expected[whole].std()) and bool((torch.isfinite(found) == whole).all())
 
 
 def _reuses(model: TransformersGenerator, picture: Tensor, first: tuple[Tensor | str, ...]) -> bool:
@@ -143,14 +209,14 @@ def _reuses(model: TransformersGenerator, picture: Tensor, first: tuple[Tensor |
         _, reused = model._generate(batch, TOKENS, True, min_new_tokens=TOKENS)
         _truth(model, other)
         likely = model._log_probs(batch, written[:, None].repeat(2, 1, 1))[1:, 0]
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     finally:
         model.batcher.shares_cache = model.batcher.shares_pictures = False
         model.batcher._prefixes.clear()
     if batch.shared.length == 0 or reused is None:
         return False
-    return close(reused[1:].float().log_softmax(-1), plain) and close(likely, plain)
+    return close(reused[1:].float().log_softmax(-1), plain, model.exact) and close(likely, plain, model.exact)
 
 
 def _pads(model: TransformersGenerator, picture: Tensor) -> bool:
@@ -170,7 +236,7 @@ def _pads(model: TransformersGenerator, picture: Tensor) -> bool:
         finally:
             model.batcher.pads = False
             model.batcher._prefixes.clear()
-        if together is None or not all(close(together[place].float().log_softmax(-1), alone[row][0]) for place, row in enumerate(batch.rows)):
+        if together is None or not all(close(together[place].float().log_softmax(-1), alone[row][0], model.exact) for place, row in enumerate(batch.rows)):
             return False
     return True
 
@@ -196,8 +262,8 @@ def _embeddings_matter(model: TransformersGenerator, talk: Conversation, written
         same = torch.allclose(
             model._log_probs(batch, written[:, None]), model._log_probs(plain, written[:, None]), atol=1e-4
         )
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     return same and _arrives(model, batch, written, values)
 
 
@@ -208,15 +274,26 @@ def _arrives(model: TransformersGenerator, batch: object, written: Tensor, sourc
     try:
         table = model._log_probs(batch, written[:, None])  # type: ignore[arg-type]
         (gradient,) = torch.autograd.grad(table.gather(-1, written[:, None, :, None]).sum(), source)
-    except FOREIGN:
+    except FOREIGN as error:
+        return _lacks(error)
+    if not torch.isfinite(gradient).all():
+        said = f"Gradients of '{model.spec}' are not finite, so what searches by them is left out; weights that were never trained do this."
+        model.remarks = list(dict.fromkeys([*model.remarks, said]))
         return False
-    return bool(torch.isfinite(gradient).all()) and bool(gradient.abs().max() > 0)
+    return bool(gradient.abs().max() > 0)
+
+
+def _lacks(error: Exception) -> bool:
+    """False, of what a model cannot do; memory that ran out says nothing of that, and is raised again."""
+    if ran_out_of_memory(error):
+        raise error
+    return False
 
 
 def _attends(model: TransformersGenerator, talk: Conversation) -> bool:
     """Are attention weights to the picture given, each between 0 and 1?"""
     try:
         found = model.attention([talk], ["a b"])[0]
-    except FOREIGN:
-        return False
-    return found.shape[-1] > 0 and bool((found >= 0).all()) and bool((found.sum(-1) <= 1.001).all())
+    except FOREIGN as error:
+        return _lacks(error)
+    return found.shape[-1] > 0 and bool((found >= 0).all()) and bool((found.sum(-1) <= (1.001 if model.exact else 1.05)).all())

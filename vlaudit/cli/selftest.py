@@ -137,7 +137,7 @@ def _run(scan: Scan, folder: Path, effort: str, threads: int) -> list[Result]:
     out = folder / scan.name
     flags = [word for probe in scan.probes for word in ("--probe", probe)]
     targets = [specimen.target for specimen in scan.specimens]
-    command = [sys.executable, "-c", LAUNCH, "scan", *targets, *flags, "--effort", effort, "--out", str(out)]
+    command = [sys.executable, "-c", LAUNCH, "scan", *targets, *flags, "--effort", effort, "--budget", "none", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     expected = {(s.target, probe): s.expects[probe] for s in scan.specimens for probe in scan.probes}

@@ -6,7 +6,8 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaudit.data.example import Example
+    from vlaudit.families.passes import Cut
 
 HARD = {
     Family.MATCHING: ("template", "a photo of a {}"),
@@ -66,6 +68,11 @@ class Speed:
     decoded: float = 0.0
     length: float = 0.0  # tokens that an answer has in the mean, where it may have CALIBRATED
 
+    def times(self, factor: float) -> Speed:
+        """Of a machine on which all takes so many times as long."""
+        prices = {name: value * factor for name, value in vars(self).items() if name != "length"}
+        return replace(self, **prices)
+
     def seconds(self, cost: Cost) -> float:
         """Estimated seconds of a cost: a gradient step is a forward and a backward pass."""
         steps = cost.gradient_steps - cost.text_steps
@@ -83,6 +90,17 @@ class Model(ABC):
     sha256: str  # fingerprint of the weight files, see `vlaudit.files.fingerprint`
     files: list[Path]  # what was read from disk
     device: torch.device
+    dtype: str | None = None  # what it computes in; null where it runs elsewhere. All that it returns is float32
+    revision: str | None = None  # the commit of the hub's repository that it was read from
+    remarks: Sequence[str] = ()  # sentences on how it was loaded that a reader of its findings should know
+    measured: object = True  # what loading it again need not find out: see ``vlaudit.device.Loading``
+
+    @cached_property
+    def cut(self) -> Cut:
+        """Through which all passes go: it cuts them to what fits into memory."""
+        from vlaudit.families.passes import Cut
+
+        return Cut(self.device, self.spec)
 
     @abstractmethod
     def preprocess(self, picture: Image) -> Tensor:
@@ -177,18 +195,28 @@ class Target(ABC):
     """A model under a prompt: what is audited."""
 
     family: ClassVar[Family]
+    model: Any
     capabilities: frozenset[Needs]
+    _again: Callable[[], Model]
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
         self.model = model
         self.prompt = prompt
+        self.device = model.device
         self.meter = Meter()
         self.speed: Speed | None = None  # once it has been calibrated
         self.remarks: list[str] = []  # sentences of ``check`` on labels or captions that are not read as they are written
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def release(self, again: Callable[[], Model]) -> None:
+        """Let go of the model. It is loaded ``again`` when it is next asked for."""
+        self._again = again
+        del self.model
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "model" or "_again" not in vars(self):
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        self.model = self.prompt.fitted(self._again())
+        return self.model
 
     @abstractmethod
     def check(self, on: Material) -> None:
@@ -205,17 +233,19 @@ CALIBRATED = 16  # most tokens of the answers that are timed
 
 
 def seconds_of(run: Callable[[], object], model: Model, repeats: int = 3) -> float:
-    """The fastest of a few runs, in seconds of work; waits for the device. What takes long runs once."""
+    """The fastest of a few runs, in seconds of work; waits for the device. What takes long runs once. A run in which memory is
+    measured does not count."""
     import torch
 
     clock, best, begun = work_clock(model), float("inf"), time.perf_counter()
-    for _ in range(repeats):
-        then = clock()
+    for _ in range(repeats + 1):
+        then, known = clock(), model.cut.measured
         run()
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
-        best = min(best, clock() - then)
-        if time.perf_counter() - begun > LONG:
+        if model.cut.measured == known:
+            best = min(best, clock() - then)
+        if time.perf_counter() - begun > LONG and best < float("inf"):
             break
     return max(best, 1e-9)
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from vlaudit.errors import ModelError
 from vlaudit.files import Unreadable, read_json_object
+from vlaudit.inspection.patterns import pattern_problem
+from vlaudit.inspection.quantisation import quantisation_problem
 
 CODE = frozenset({
     "trust_remote_code", "custom_pipeline", "custom_pipelines", "custom_generate", "custom_modules", "megatron_config",
@@ -45,8 +47,6 @@ COUNTS = 1024  # layers and the like that any model may have
 PICTURE = re.compile(r"^(image_size|img_size|crop_size|size|height|width|resolution|sample_size)$")
 SIDE = 16_384  # pixels; the largest side of a picture that a model may want
 DEPTH = 200  # levels of nesting, far below where a library's own recursion ends
-QUANTIFIED = 5  # open-ended choices in a pattern: the steps of a match grow as the name's length to this power
-PATTERN = 4_000  # characters
 
 
 def read_config(path: Path, cure: str = "Save the model again with its own library.") -> dict[str, Any]:
@@ -125,55 +125,6 @@ def pattern_fault(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def pattern_problem(pattern: str) -> str:
-    """Why matching a regular expression of a config might not end, to complete "the pattern ..."; "" if it surely ends soon.
-
-    Time grows without bound only through choices that can be made in many ways: repeats inside repeats, and several
-    open-ended ones in a row.
-    """
-    if len(pattern) > PATTERN:
-        return f"is {len(pattern):,} characters long"
-    from re import _parser  # type: ignore[attr-defined]
-
-    try:
-        choices = _choices(_parser.parse(pattern))
-    except RecursionError:
-        return "is nested too deeply"
-    except (re.error, OverflowError, ValueError) as error:
-        return f"is no regular expression ({error})"
-    if choices is None:
-        return "repeats a group, which may take for ever to match"
-    return f"has {choices} open-ended repeats, which may take for ever to match" if choices > QUANTIFIED else ""
-
-
-def _choices(parsed: Any) -> int | None:
-    """The open-ended choices on the longest way through a parsed pattern; None where a group is repeated."""
-    total = 0
-    for operation, argument in parsed:
-        name = str(operation)
-        if name in {"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"}:
-            least, most, body = argument
-            inner = _choices(body)
-            single = len(body) == 1 and str(body[0][0]) in {"LITERAL", "NOT_LITERAL", "ANY", "IN", "CATEGORY"}
-            if inner is None or (int(most) > 1 and not single):
-                return None
-            total += inner + (1 if most != least else 0)
-        elif name == "BRANCH":
-            branches = [_choices(branch) for branch in argument[1]]
-            if None in branches:
-                return None
-            plain = all(len(branch) and str(branch[0][0]) == "LITERAL" for branch in argument[1])
-            total += max(count for count in branches if count is not None) + (0 if plain else 1)
-        elif name in {"SUBPATTERN", "ATOMIC_GROUP", "ASSERT", "ASSERT_NOT"}:
-            inner = _choices(argument if name == "ATOMIC_GROUP" else argument[-1])
-            if inner is None:
-                return None
-            total += inner
-        elif name.startswith("GROUPREF"):
-            return None
-    return total
-
-
 def _entries(content: object) -> Iterator[tuple[str, Any, Mapping[str, Any], int]]:
     """Every key of a parsed JSON value at any depth, with its value, the object that it stands in, and the depth."""
     stack: list[tuple[object, int]] = [(content, 1)]
@@ -212,7 +163,7 @@ def _elsewhere(path: Path, key: str, value: Any, owner: Mapping[str, Any]) -> st
     if key in {"use_pretrained_backbone", "backbone_kwargs", "audio_tokenizer", "audio_tokenizer_name_or_path"} and value:
         return f"takes a part of the model from elsewhere ({key})"
     if key == "quantization_config" and value:
-        return "is quantised (quantization_config), which other packages would have to load; vlaudit reads plain weights"
+        return quantisation_problem(value)
     if key == "model_args" and value:
         foreign = sorted(set(value) - TIMM_ARGUMENTS) if isinstance(value, dict) else ["a list"]
         return f"hands unknown options to timm (model_args: {', '.join(map(str, foreign[:3]))})" if foreign else ""

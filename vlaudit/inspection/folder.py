@@ -10,15 +10,21 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import ModelError, UsageError, first_line
 from vlaudit.files import folder_files
 from vlaudit.inspection.checkpoints import refuse_code
 from vlaudit.inspection.configs import pattern_fault, read_config, refuse_counts, refuse_requests
+from vlaudit.inspection.quantisation import quantisation_of
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -36,6 +42,8 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.saf
                      "model.pth")  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "reduction_mask"}  # of open_clip's own tokenizers, all harmless
+FLOATS = {"F32", "F16", "BF16"}
+PACKED = 2  # numbers that a byte of quantised weights may hold, at 4 bits each; of fewer, building checks are lenient enough
 LAYER_OPTIONS = {"eps", "elementwise_affine", "bias", "approximate"}
 
 
@@ -47,6 +55,8 @@ class ModelFolder:
     weights: list[Path]
     tensors: int
     elements: int
+    precision: str | None = None  # that most of its numbers are stored in, as safetensors says it: F32, F16, BF16
+    quantised: str | None = None  # the way in which its weights are, if they are
 
     @property
     def safetensors(self) -> bool:
@@ -55,6 +65,24 @@ class ModelFolder:
     @property
     def files(self) -> list[Path]:
         return folder_files(self.path)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.weights)
+
+    @property
+    def stored(self) -> torch.dtype | None:
+        """The precision of its weights, where they are no pickle and none of few bits."""
+        import torch
+
+        return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(self.precision or "")
+
+    def names_begin(self, start: str) -> bool:
+        """Whether a tensor of its first file of safetensors has such a name."""
+        from safetensors import safe_open
+
+        with safe_open(str(self.weights[0]), framework="np") as file:
+            return any(name.startswith(start) for name in file.keys())  # noqa: SIM118 (not a mapping)
 
     def has_tokenizer(self) -> bool:
         return any((self.path / name).is_file() for name in TOKENIZER_FILES)
@@ -137,6 +165,8 @@ def inspect_open_clip(path: Path) -> tuple[ModelFolder, dict[str, Any]]:
                              f"Call the one that is meant {OPEN_CLIP_WEIGHTS[0]}.")  # fmt: skip
     folder = _inspected(path, names or [OPEN_CLIP_WEIGHTS[0]])
     refuse_counts(file, config, folder.tensors)
+    if folder.safetensors and folder.names_begin("text_model.") and os.path.lexists(path / "config.json"):
+        raise ModelError(f"The weights in '{path}' are laid out for transformers.", f"Write hf:{path}.")
     tokenizer = text.get("hf_tokenizer_name")
     if tokenizer and not folder.has_tokenizer():
         raise ModelError(
@@ -277,15 +307,22 @@ def _inspected(path: Path, names: Sequence[str]) -> ModelFolder:
     _check_opened(path)
     name = next((name for name in names if os.path.lexists(path / name)), None)
     if name is None:
-        raise ModelError(f"The folder '{path}' holds no weights that its loader reads.", f"It needs {names[0]} beside its config.")
+        theirs = any(os.path.lexists(path / name) for name in OPEN_CLIP_WEIGHTS[:4])
+        cure = f"They are open_clip's: write open_clip:local-dir:{path}." if theirs else f"It needs {names[0]} beside its config."
+        raise ModelError(f"The folder '{path}' holds no weights that its loader reads.", cure)
     weights = _shards(path / name) if name.endswith(".json") else [path / name]
     for file in weights:
         _check_regular(file)
     refuse_code(weights)
     sizes = [_size(file) for file in weights]
-    tensors, elements = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
+    tensors, kinds = sum(size[0] for size in sizes), sum((size[1] for size in sizes), Counter())
     _check_configs(path, tensors)
-    return ModelFolder(path, weights, tensors, elements)
+    elements, precision = kinds.total(), max(FLOATS & kinds.keys(), key=lambda kind: kinds[kind], default=None)
+    config = read_config(path / "config.json") if os.path.lexists(path / "config.json") else {}
+    quantised = quantisation_of(config.get("quantization_config"))
+    if quantised:
+        elements = PACKED * sum(file.stat().st_size for file in weights)
+    return ModelFolder(path, weights, tensors, elements, precision, quantised)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -334,24 +371,28 @@ def _root(folder: Path) -> Path:
     return folder
 
 
-def _size(weights: Path) -> tuple[int, int]:
-    """The tensors and numbers in a file of weights; of a pickle the most that it can hold. Raises ModelError."""
+def _size(weights: Path) -> tuple[int, Counter[str]]:
+    """The tensors in a file of weights, and the numbers of each precision; of a pickle the most that it can hold. Raises
+    ModelError."""
     if weights.suffix != ".safetensors":
-        try:
-            with zipfile.ZipFile(weights) as archive:
-                return len(archive.namelist()), weights.stat().st_size
-        except zipfile.BadZipFile:
-            return 0, weights.stat().st_size
+        tensors = 0
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(weights) as archive:
+            tensors = len(archive.namelist())
+        return tensors, Counter({"": weights.stat().st_size})
     from math import prod
 
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(weights), framework="np") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 (not a mapping)
+            shapes = [(part.get_dtype(), prod(part.get_shape())) for part in slices]
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"'{weights}' is not a readable safetensors file ({first_line(error)}).", "Download it again.") from error
-    return len(shapes), sum(prod(shape) for shape in shapes)
+    numbers: Counter[str] = Counter()
+    for kind, count in shapes:
+        numbers[kind] += count
+    return len(shapes), numbers
 
 
 def _check_configs(path: Path, tensors: int) -> None:

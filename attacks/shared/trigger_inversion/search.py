@@ -107,6 +107,11 @@ class Bench:
         return planted(self.classifier, planted_triggers(ctx, images), label, self.confidence, images)
 
 
+def require_pictures(ctx: Context) -> None:
+    """Raise NotAssessed where there are too few to search on and to hold out."""
+    ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
+
+
 def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
     for case in cases:

@@ -40,9 +40,11 @@ def trials(
             made.append(groups)
         return made
 
-    made = []
-    for number in range(draws):
-        one, two = (int(label) for label in rng.choice(labels, 2, replace=False))
+    made, turns = [], list[tuple[int, int]]()
+    while len(turns) < draws:  # as the probe draws them: each label as often as any other
+        mixed = rng.permutation(labels).tolist()
+        turns += zip(mixed[::2], mixed[1::2], strict=False)
+    for number, (one, two) in enumerate(turns[:draws]):
         about = {"labels": [f"role {one:02}", f"role {two:02}"], "groups": ["man", "woman"], "column": "gender"}
         lost = rng.random() < unread
         for arm in (TARGET, REFERENCE)[: 1 + reference]:
