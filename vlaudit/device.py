@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vlaudit.cage import memory
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +57,6 @@ def pick_device(name: str) -> torch.device:
 
 def room(device: torch.device) -> int:
     """Bytes that are free there."""
-    import psutil
     import torch
 
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else memory.room()

@@ -437,6 +437,7 @@ class AuditInfo(Record):
     complete: bool = False
     seed: int = 0
     effort: str = "quick"
+    budget: float | None = None  # seconds of work that were divided among the probes; null for no end
     command: str = ""
     environment: dict[str, JsonValue] = Field(default_factory=dict)
     policy: dict[str, JsonValue] = Field(default_factory=dict)

@@ -25,6 +25,7 @@ from vlaudit.reporting import (
     plural,
     risk_order,
     suppression_text,
+    time_text,
     worst_first,
 )
 
@@ -71,7 +72,8 @@ class TerminalReporter:
 
 def _header(report: Report) -> Iterator[RenderableType]:
     yield _text((_flat(f"{report.tool.name} {report.tool.version}"), "bold"), f", audit {_flat(report.audit.id)}")
-    run = f"seed {report.audit.seed}, {_flat(report.audit.effort)} effort, {_flat(report.audit.started)}"
+    budget = f", budget {time_text(report.audit.budget)}" if report.audit.budget else ""
+    run = f"seed {report.audit.seed}, {_flat(report.audit.effort)} effort{budget}, {_flat(report.audit.started)}"
     yield _text((run, "dim"))
     for target in report.targets:
         yield _text("")

@@ -111,8 +111,14 @@ def test_weights_that_change_meanwhile_are_refused(
     loads: Loads, tmp_path: Path, mirror_plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "KEPT", 0)
-    first, *_ = Loader(torch.device("cpu"), allow_network=False).subjects(specs(tmp_path))[0]
+    loader = Loader(torch.device("cpu"), allow_network=False)
+    first, *_ = loader.subjects(specs(tmp_path))[0]
+    assert first.target is not None and "model" not in vars(first.target)
+    cut = first.target.model.cut
+    loader._make_room(0)
+    assert "model" not in vars(first.target) and first.target.model.cut is cut  # how much fits is not measured again
+    loader._make_room(0)
     shutil.copytree(WEIGHTS / "tiny-backdoor", tmp_path / "a", dirs_exist_ok=True)
-    assert first.target is not None and first.target.capabilities  # known without the model
+    assert first.target.capabilities  # known without the model
     with pytest.raises(ModelError, match="changed while it was audited"):
         _ = first.target.model

@@ -65,7 +65,7 @@ class OpenCLIPModel(MatchingModel):
             value = step(value)
         return value
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def _encode_images(self, images: Tensor) -> Tensor:
         return _unit(self._model.encode_image(((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)))
 
     def tokenize(self, text: str) -> TokenSequence:
@@ -77,7 +77,7 @@ class OpenCLIPModel(MatchingModel):
         ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), self._tokenizer.eot_token_id]
         return TokenSequence(ids, 1, 1)
 
-    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         import torch
 
         table = self._table

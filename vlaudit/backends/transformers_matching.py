@@ -64,7 +64,7 @@ class TransformersModel(MatchingModel):
     def preprocess(self, picture: Image.Image) -> Tensor:
         return ((self._official(picture) - self._black) / self._range).clamp(0, 1)
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def _encode_images(self, images: Tensor) -> Tensor:
         pixels = images * self._range.to(images) + self._black.to(images)
         return _unit(self._model.get_image_features(**self._inputs(pixels.to(self._model.dtype))))
 
@@ -77,7 +77,7 @@ class TransformersModel(MatchingModel):
             coded = self._tokenizer(text, return_special_tokens_mask=True)
         return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
 
-    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         import torch
 
         pad_id = self._tokenizer.pad_token_id
