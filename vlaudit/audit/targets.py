@@ -279,7 +279,7 @@ class Loader:
             spec = next(iter(self._models))
             del self._models[spec]
             for target in self._known[spec].targets:
-                if "model" in vars(target):
+                if target.loaded:
                     target.release(partial(self._model, spec))
             gc.collect()  # of what modules and their hooks hold in circles
             if self._device.type == "cuda":
