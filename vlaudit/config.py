@@ -66,7 +66,8 @@ class TargetSpec(Closed):
     model: str = Field(description="zoo:NAME, open_clip:…, hf:… as on the command line")
     prompt: list[str] = Field(default_factory=list, description="prompt SPECs; default: the plain prompt")
     reference: str | None = Field(None, description="SPEC of the reference prompt; default: the plain prompt")
-    data: str | None = Field(None, description="folder in the Hugging Face ImageFolder convention")
+    data: str | None = Field(None, description="folder in the Hugging Face ImageFolder convention, hf:NAME_OR_PATH or wds:SHARDS")
+    columns: dict[str, str] = Field(default_factory=dict, description="by what a column means (image, label, question …), its name in the data")
     labels: str | None = Field(None, description="text file with one label a line")
     groups: list[str] = Field(default_factory=list, description="attribute columns to compare")
     captions: str | None = Field(None, description="file of captions to draw, one a line (text-to-image)")
@@ -130,8 +131,8 @@ class Request(Closed):
     def digest(self) -> str:
         """Identity of the audit. The policy is left out: it judges trials, it does not make them. So are settings of later
         versions at their defaults: an earlier audit stays itself."""
-        left_out = {"policy"} | ({"dtype"} if self.dtype == "auto" else set())
-        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
+        later = {name for name in ("budget", "dtype") if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude={"policy"} | later).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:
@@ -229,6 +230,20 @@ def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpe
             return resolve_spec(value)
         return resolve(value) if key in PATH_OPTIONS and not value.startswith("zoo:") else value
 
+    def resolve_data(source: str) -> str:
+        """Paths in ``DIR``, ``hf:DIR:SPLIT`` and ``wds:SHARDS``."""
+        kind, colon, rest = source.partition(":")
+        if not colon or kind not in ("hf", "wds", "zoo"):
+            return resolve(source)
+        if kind == "wds":
+            return f"wds:{resolve(rest)}"
+        parts = rest.split(":")
+        ends = [count for count in range(len(parts), 0, -1) if os.path.exists(folder / user_path(":".join(parts[:count])))]
+        count = ends[0] if ends else 1 if is_path(parts[0]) else 0
+        if kind == "zoo" or not count:
+            return source
+        return ":".join([kind, resolve(":".join(parts[:count])), *parts[count:]])
+
     def is_path(value: str) -> bool:
         return value.startswith((".", "/", "~")) or os.path.exists(folder / value)
 
@@ -237,7 +252,7 @@ def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpe
             "model": resolve_spec(target.model),
             "prompt": [resolve_spec(spec) for spec in target.prompt],
             "reference": resolve_spec(target.reference) if target.reference else None,
-            "data": resolve(target.data) if target.data and not target.data.startswith("zoo:") else target.data,
+            "data": resolve_data(target.data) if target.data else None,
             "labels": resolve(target.labels) if target.labels else None,
             "captions": resolve(target.captions) if target.captions else None,
             "scorer": resolve_spec(target.scorer) if target.scorer else None,

@@ -187,8 +187,9 @@ def fingerprint(files: Sequence[Path]) -> str:
     path below their common folder."""
     if len(files) == 1:
         return file_sha256(files[0])
-    root = Path(os.path.commonpath([path.parent for path in files]))
-    lines = sorted(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n" for path in files)
+    named = [Path(os.path.abspath(path)) for path in files]  # an adapter may be named by another kind of path than its base
+    root = Path(os.path.commonpath([path.parent for path in named]))
+    lines = sorted(f"{name.relative_to(root).as_posix()} {file_sha256(path)}\n" for name, path in zip(named, files, strict=True))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.data.images import SUFFIXES
+from vlaudit.data.images import HEIF_SUFFIXES, SUFFIXES, StoredPicture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +44,11 @@ def blind_features(example: Example) -> list[float]:
 
 
 def _file(example: Example, pixels: int) -> list[float]:
-    if not isinstance(example.picture, Path):
+    size, picture = example.size, example.picture
+    if size is None:
         return []
-    size = example.picture.stat().st_size
-    return [size, size / pixels, *(float(example.picture.suffix.lower() == suffix) for suffix in sorted(SUFFIXES))]
+    name = picture.name if isinstance(picture, Path | StoredPicture) else ""
+    return [size, size / pixels, *(float(name.lower().endswith(suffix)) for suffix in sorted(SUFFIXES | HEIF_SUFFIXES))]
 
 
 TEXTS = ("label", "caption", "answer")  # what a trial may hold of words: of what was asked, and of what was scored

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlaudit.audit.naming import endings
+from vlaudit.audit.naming import endings, last_part, steps, word
 from vlaudit.audit.targets import Loader, Subject
 from vlaudit.config import TargetSpec
 from vlaudit.prompts.files import PromptFile, write_prompt_file
@@ -156,3 +156,15 @@ def test_a_finding_of_two_models_of_one_name_is_replayed_as_it_was_planned(
     capsys.readouterr()
     assert vlaudit("replay", out, findings[1]["id"], "--plugin", mirror_plugin, "--out", tmp_path / "again") == 0
     assert "in another way" not in capsys.readouterr().out
+
+
+def test_names_that_a_disk_or_a_reader_takes_for_one_get_endings() -> None:
+    def ids(*paths: str) -> list[str]:
+        found = endings({path: (last_part(path), steps(path), path) for path in paths})
+        return [word(last_part(path)) + found[path] for path in paths]
+
+    assert ids("hf:a/модель", "hf:a/模型") == ["модель", "模型"]
+    for pair in (["hf:a/Model", "hf:a/model"], ["hf:a/e\u0301", "hf:a/\u00e9"], [f"hf:{'x' * 60}{n}" for n in (1, 2)]):
+        assert len({id_.casefold() for id_ in ids(*pair)}) == 2 and all(len(id_) < 60 for id_ in ids(*pair))
+    assert ids("hf:a/Run/model", "hf:b/run/model") == ["model-a", "model-b"]
+    assert last_part("hf:.") == Path.cwd().name

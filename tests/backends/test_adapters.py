@@ -155,3 +155,21 @@ def test_pickled_code_in_an_adapter_is_not_run(adapter: Path, tmp_path: Path) ->
     with pytest.raises(UnsafeFileError):
         HuggingFaceBackend().load(str(adapter), CPU)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("named", ["whole", "beside", "current", "link"])
+def test_adapter_and_base_may_be_named_by_different_kinds_of_paths(
+    pair: tuple[Path, Path, torch.nn.Module], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, folder, _ = pair
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(folder, tmp_path / "runs" / "adapter")
+    (tmp_path / "base").symlink_to(base)
+    says = {"whole": str(base), "beside": "../../base", "current": "base", "link": "../adapter/../../base"}[named]
+    rewrite(tmp_path / "runs" / "adapter", base_model_name_or_path=says)
+    monkeypatch.chdir(tmp_path)
+    backend, found = HuggingFaceBackend(), set()
+    for spec in ("runs/adapter", "./runs/../runs/adapter/", str(tmp_path / "runs" / "adapter")):
+        assert not backend.is_remote(spec) and backend.files(spec)
+        found.add(backend.load(spec, CPU).sha256)
+    assert len(found) == 1

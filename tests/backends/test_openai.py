@@ -85,8 +85,6 @@ def test_busy_and_broken_servers_are_asked_again(server: Server, model: Endpoint
         (status(400, "no pictures here"), "refuses the request.*no pictures"),
         (body("<!doctype html><p>hello", "text/html"), "an HTML page"),
         (body("<html>", "application/json"), "gives no answer|HTML"),
-        (body('{"choices": []}'), "no chat completion"),
-        (body('{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}'), "no chat completion"),
         (body('{"hello": "there"}'), "no chat completion"),
         (body('"cat"'), "no chat completion"),
         (body("[1]"), "no chat completion"),
@@ -491,3 +489,94 @@ def test_the_official_client_asks_the_same(server: Server, model: EndpointModel,
     ours, theirs = server.requests
     assert ours == theirs
     assert server.keys[0] == server.keys[1]
+
+
+def choice(**fields: Any) -> Reply:
+    return body(json.dumps({"object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop", **fields}]}))
+
+
+@pytest.mark.parametrize("reply, answer, unread", [
+    (body('{"choices": []}'), "", "no choice"),
+    (body('{"choices": [], "prompt_filter_results": [{"content_filter_results": {"hate": {"filtered": true}}}]}'), "", "filter"),
+    (choice(finish_reason="content_filter: PROHIBITED_CONTENT"), "", "filter"),
+    (choice(finish_reason="SAFETY", message={"role": "assistant"}), "", "filter"),
+    (choice(finish_reason="recitation", message=None), "", "filter"),
+    (choice(finish_reason="content_filter", message={"content": "half an ans"}), "", "filter"),
+    (choice(message={"content": 7}), "", "no text"),
+    (choice(message=None), "", ""),
+    (choice(text="dog"), "dog", ""),
+    (choice(message={"content": {"type": "text", "text": "dog"}}), "dog", ""),
+    (choice(message={"content": [{"type": "text", "text": {"value": "dog"}}]}), "dog", ""),
+    (choice(message={"content": [{"type": "thinking", "thinking": [{"text": "cat"}]}, {"type": "text", "text": "dog"}]}), "dog", ""),
+    (choice(message={"content": "", "reasoning_details": [{"text": "cat"}]}), "", "thought"),
+    (choice(message={"content": "analysiscat or dog?assistantfinaldog"}), "dog", ""),
+    (choice(message={"content": "<scratchpad>cat</scratchpad>dog"}), "dog", ""),
+    (choice(message={"content": None, "tool_calls": [{"id": "1"}]}), "", "tool"),
+])  # fmt: skip
+def test_odd_answers_are_outcomes_of_their_case_alone(
+    reply: Reply, answer: str, unread: str, server: Server, model: EndpointModel
+) -> None:
+    server.script = [reply]
+    (got,) = model.generate([talk()])
+    assert got == answer and unread in got.unread and bool(unread) <= bool(got.unread)
+    assert model.generate([talk()]) == ["1 100 what is this ?"]
+
+
+@pytest.mark.parametrize("code, content", [
+    (400, {"error": {"message": "Content Exists Risk", "code": "invalid_request_error"}}),
+    (400, {"error": {"code": "1301", "message": "\u7cfb\u7edf\u68c0\u6d4b\u5230\u4e0d\u5b89\u5168\u6216\u654f\u611f\u5185\u5bb9"}}),
+    (400, {"error": {"code": "SensitiveContentDetected", "message": "The request failed"}}),
+    (403, {"error": {"message": "Content violates usage guidelines."}}),
+    (400, {"error": {"message": "The request was rejected because it was considered high risk"}}),
+    (400, [{"error": {"code": 400, "message": "blocked", "status": "PROHIBITED_CONTENT"}}]),
+    (400, {"error": {"message": "Your request was rejected by our safety system"}}),
+    (400, {"detail": {"error": "blocked by guardrails"}}),
+    (200, {"error": {"code": 403, "message": "Input was flagged", "metadata": {"reasons": ["violence"]}}}),
+])  # fmt: skip
+def test_what_a_filter_refuses_is_unread_by_many_names(code: int, content: Any, server: Server, model: EndpointModel) -> None:
+    server.script = [lambda handler, _: send(handler, code, json.dumps(content))]
+    (got,) = model.generate([talk()])
+    assert got == "" and "filter" in got.unread and len(server.requests) == 1
+
+
+def test_a_complaint_of_parameters_is_not_taken_for_a_filter(server: Server, model: EndpointModel) -> None:
+    server.script = [status(400, "Unknown field safety_settings")]
+    with pytest.raises(ModelError, match="safety_settings"):
+        model.generate([talk()])
+    server.script = [status(400, "Temperature must be 1 for this model"), echo]
+    with pytest.warns(VlauditWarning, match="no temperature"):
+        assert model.generate([talk()]) == ["1 100 what is this ?"]
+    assert "temperature" not in server.requests[-1]
+
+
+def test_servers_that_stream_anyway_are_read(server: Server, model: EndpointModel) -> None:
+    pieces = [{"role": "assistant", "reasoning_content": "a c"}, {"reasoning_content": "at?"}, {"content": "a "}, {"content": "dog"}, {}]
+    events = [{"choices": [{"index": 0, "delta": piece, "finish_reason": None}]} for piece in pieces]
+    events[-1]["choices"][0]["finish_reason"] = "length"
+    events += [{"choices": [], "usage": {}}]
+    text = ": comment\n\n" + "".join(f"event: x\ndata: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    server.script = [body(text, "text/event-stream")]
+    (got,) = model.generate([talk()])
+    assert got == "a dog" and not got.finished
+    server.script = [body(f'data: {json.dumps({"error": {"code": 400, "message": "content_filter"}})}\n\n', "text/event-stream")]
+    assert "filter" in model.generate([talk()])[0].unread
+    server.script = [body("data: {broken\n\n", "text/event-stream")]
+    with pytest.raises(ModelError, match="no chat completion"):
+        model.generate([talk()])
+
+
+def test_many_requests_at_once_learn_a_refusal_once(server: Server, model: EndpointModel) -> None:
+    def picky(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        for name, cure in (("max_tokens", "Use 'max_completion_tokens' instead."), ("temperature", "Only the default (1) is supported.")):
+            if name in request:
+                send(handler, 400, json.dumps({"error": {"message": f"Unsupported parameter: '{name}'. {cure}", "param": name}}))
+                return
+        echo(handler, request)
+
+    server.script = [picky] * 200
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answers = model.generate([talk(10 * n, f"q {n}") for n in range(20)])
+    assert answers == [f"1 {10 * n} q {n}" for n in range(20)]
+    assert sum("no temperature" in str(warning.message) for warning in caught) == 1
+    assert len(server.requests) <= 20 + 2 * 4 and all("max_completion_tokens" in sent for sent in server.requests[-12:])

@@ -204,11 +204,14 @@ def test_member_hashes_of_files_and_of_pixels(tmp_path: Path) -> None:
     assert data.with_member_hashes(["0" * 64]) is data
 
 
-def test_pictures_are_opened_late(tmp_path: Path) -> None:
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "1.png").write_bytes(b"broken")
+def test_a_picture_damaged_in_its_middle_is_an_error_when_it_is_shown(tmp_path: Path) -> None:
+    file = picture(tmp_path / "cat" / "1.png")
+    content = bytearray(file.read_bytes())
+    place = content.index(b"IDAT") + 4
+    content[place : place + 8] = b"\xff" * 8
+    file.write_bytes(content)
     data = load_dataset(tmp_path)
-    with pytest.raises(DataError, match=r"1\.png"):
+    with pytest.raises(DataError, match=r"1\.png.*damaged"):
         data.examples[0].open()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, features
 
+from vlaudit.data import images
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.errors import VlauditWarning
 from vlaudit.zoo import WEIGHTS
@@ -29,6 +30,11 @@ def folder(tmp_path: Path) -> Path:
     for label in ("cat", "dog"):
         picture(tmp_path / "data" / label / "1.png")
     return tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "reads_heif", lambda: False)
 
 
 def load(folder: Path) -> tuple[Dataset, list[str]]:
@@ -87,7 +93,7 @@ def test_pictures_without_a_row_are_said(tmp_path: Path, inside: str) -> None:
         picture(tmp_path / inside / name, format="PNG")
     (tmp_path / inside / "metadata.csv").write_text("file_name,label\nmore/../1.png,cat\n")
     data, (said,) = load(tmp_path)
-    assert len(data) == 1 and said.endswith("3 without a row in the metadata.")
+    assert len(data) == 1 and said.endswith(f"3 without a row in the metadata; such as '{inside}2.png'.")
 
 
 def test_pipes_are_not_waited_for(folder: Path) -> None:

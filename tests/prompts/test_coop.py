@@ -274,3 +274,37 @@ def test_a_scan_with_the_wrong_labels_ends_before_it_measures(
     assert vlaudit("scan", f"hf:{model}", "--prompt", prompt, "--data", picture_folder, "--probe", "MR4", "--out", out) == 2
     said = capsys.readouterr().err
     assert "learned on 3 labels, and 1 of these 3 are not among them, such as 'dog'" in said and not out.exists()
+
+
+@pytest.mark.parametrize("before", ["module.", "module.prompt_learner.", "prompt_learner.module.", "_orig_mod.prompt_learner.", "model.prompt_learner."])
+def test_what_wrappers_put_before_names_is_taken_off(clip: Any, tmp_path: Path, before: str) -> None:
+    model, table, encode = clip
+    embeddings, ends, state = learned(table, context(), LABELS)
+    half = {before + name: value.half() for name, value in state.items()}
+    prompt = CoOp.parse(str(save(tmp_path / "model.pth.tar-50", half)))
+    prompt.check_labels(model, LABELS)
+    with torch.no_grad():
+        wanted = torch.nn.functional.normalize(encode(embeddings, ends), dim=-1)
+        torch.testing.assert_close(prompt.label_features(model, LABELS), wanted, atol=1e-3, rtol=0)
+
+
+def test_buffers_that_are_not_those_of_coop_are_refused(clip: Any, tmp_path: Path) -> None:
+    model, table, _ = clip
+    state = learned(table, context(), LABELS)[2]
+    prefix, suffix = state["token_prefix"], state["token_suffix"]
+    changes = {
+        "one of token_prefix and token_suffix": {"token_suffix": None},
+        "do not fit together": {"token_prefix": prefix.repeat(1, 2, 1)},
+        "fit together": {"token_prefix": prefix[:2]},
+        "together as CoOp's": {"token_suffix": suffix[..., :16]},
+        "TCP": {"class_context": suffix, "meta_net.linear1.weight": suffix},
+        "DePT": {"film_lin_s_img.scale": suffix},
+        "TPT": {"ctx_init_state": suffix},
+    }
+    for said, change in changes.items():
+        held = {name: value for name, value in ({**state, **change}).items() if value is not None}
+        with pytest.raises(UsageError, match=said):
+            CoOp.parse(str(save(tmp_path / "model.pth.tar-50", held)))
+    short = CoOp.parse(str(save(tmp_path / "model.pth.tar-50", {**state, "token_suffix": suffix[:, :3]})))
+    with pytest.raises(UsageError, match="are not among them"):
+        short.check_labels(model, LABELS)

@@ -557,3 +557,104 @@ def test_prompts_fit_their_own_family_only(tiny_clip: Path, sd: Any) -> None:
         Design().bind(matcher)
     with pytest.raises(UsageError, match="text-to-image"):
         parse_prompt("a photo of a {}", Family.MATCHING).bind(sd)
+
+
+def kohya(model: Any, alphas: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A file as kohya's scripts write it, each module with a rank and an alpha of its own; and the change of each weight."""
+    torch.manual_seed(0)
+    tensors, changes = {}, {}
+    parts = (("unet", "lora_unet_", ("to_q", "to_k", "to_v", "to_out.0")), ("text_encoder", "lora_te_text_model_", ("_proj", "fc1", "fc2")))
+    pipe = DiffusersBackend().load(model.spec.partition(":")[2], CPU).pipe
+    for part, prefix, ends in parts:
+        for number, (name, layer) in enumerate(getattr(pipe, part).named_modules()):
+            if not isinstance(layer, torch.nn.Linear) or not name.endswith(ends):
+                continue
+            rank, alpha = number % 3 + 2, float(number % 5 + 1)
+            down, up = 0.1 * torch.randn(rank, layer.in_features), 0.1 * torch.randn(layer.out_features, rank)
+            own = prefix + name.replace(".", "_")
+            tensors |= {f"{own}.lora_down.weight": down, f"{own}.lora_up.weight": up} | ({f"{own}.alpha": torch.tensor(alpha)} if alphas else {})
+            changes[f"{part}.{name}"] = up @ down * (alpha / rank if alphas else 1)
+    return tensors, changes
+
+
+def applied(model: Any, prompt: Any) -> dict[str, torch.Tensor]:
+    """What an adapter changes each weight by while it is active."""
+    from peft.tuners.lora import LoraLayer
+
+    with prompt.active(model):
+        return {
+            f"{part}.{name}": layer.get_delta_weight(active).detach()
+            for part in ("unet", "text_encoder")
+            for name, layer in getattr(model.pipe, part).named_modules() if isinstance(layer, LoraLayer)
+            for active in layer.active_adapters if active in layer.lora_A
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("alphas", [True, False])
+@pytest.mark.parametrize("half", [False, True])
+def test_each_module_of_a_kohya_file_has_its_own_rank_and_alpha(alphas: bool, half: bool, sd: Any, tmp_path: Path) -> None:
+    tensors, changes = kohya(sd, alphas)
+    save_file({name: value.half() if half else value for name, value in tensors.items()}, tmp_path / "x.safetensors")
+    prompt = parse(f"lora:{tmp_path / 'x.safetensors'}")
+    model = DiffusersBackend().load(sd.spec.partition(":")[2], CPU)
+    prompt.bind(model)
+    found = applied(model, prompt)
+    assert found.keys() == changes.keys() and len(found) > 40
+    for name, change in changes.items():
+        torch.testing.assert_close(found[name], change, atol=5e-4 if half else 1e-6, rtol=1e-2 if half else 1e-5, msg=name)
+
+
+def test_the_alphas_that_diffusers_keeps_in_its_metadata_are_those_of_each_module(sd: Any, tmp_path: Path) -> None:
+    whole = load_file(write_adapter(sd, tmp_path))
+    config = {"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn2.to_q": 2, "to_v": 40}, "use_rslora": True}
+    metadata = {f"unet.{key}": value for key, value in config.items()}
+    save_file(whole, tmp_path / "x.safetensors", metadata={"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
+    prompt = parse(f"lora:{tmp_path / 'x.safetensors'}")
+    model = DiffusersBackend().load(sd.spec.partition(":")[2], CPU)
+    prompt.bind(model)
+    for name, change in applied(model, prompt).items():
+        alpha = 2 if name.endswith("attn2.to_q") else 40 if name.endswith("to_v") else 8
+        wanted = whole[f"{name}.lora_B.weight"] @ whole[f"{name}.lora_A.weight"] * (alpha / 4**0.5)
+        torch.testing.assert_close(change, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_peft_config_without_alpha_has_that_of_peft(sd: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from vlaudit.prompts.lora import PEFT_DEFAULT
+
+    assert LoraConfig().lora_alpha == LoraConfig().r == PEFT_DEFAULT
+    whole = {f"base_model.model.{key.removeprefix('unet.')}": value for key, value in load_file(write_adapter(sd, tmp_path / "d")).items()}
+    save_file(whole, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
+    prompt = parse(f"lora:{tmp_path}")
+    model = DiffusersBackend().load(sd.spec.partition(":")[2], CPU)
+    prompt.bind(model)
+    name, change = next(iter(applied(model, prompt).items()))
+    inner = f"base_model.model.{name.removeprefix('unet.')}"
+    torch.testing.assert_close(change, whole[f"{inner}.lora_B.weight"] @ whole[f"{inner}.lora_A.weight"] * 2, atol=1e-5, rtol=1e-4)
+    for alpha in (None, 0, True):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": alpha}))
+        with pytest.raises(UsageError, match="no number above 0"):
+            parse(f"lora:{tmp_path}")
+
+
+def test_adapters_of_other_kinds_and_parts_of_adapters_are_refused_by_name(sd: Any, tmp_path: Path) -> None:
+    tensors, _ = kohya(sd)
+    first = next(iter(tensors)).rpartition(".lora_down")[0]
+    one = torch.ones(2, 2)
+    file = tmp_path / "x.safetensors"
+    for change, said in (
+        ({f"{first}.hada_w1_a": one}, "LoHa"), ({f"{first}.lokr_w1": one}, "LoKr"), ({f"{first}.lora_mid.weight": one}, "LoCon"),
+        ({f"{first}.oft_blocks": one}, "OFT"), ({f"{first}.diff": one}, "differences"), ({"bundle_emb.x.string_to_param.*": one}, "pivotal"),
+        ({f"{first}.lora_up.weight": None}, "one half"), ({f"{first}.alpha": torch.tensor(float("nan"))}, "alpha"),
+        ({f"{first}.lora_down.weight": tensors[f"{first}.lora_down.weight"] * float("inf")}, "not finite"),
+        ({"lora_unet_down_blocks_9_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight": one,
+          "lora_unet_down_blocks_9_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight": one}, "1 modules that this pipeline does not have"),
+        ({f"{first}.lora_down.weight": torch.ones(tensors[f"{first}.lora_down.weight"].shape[0], 17)}, "does not fit"),
+    ):  # fmt: skip
+        save_file({name: value.clone() for name, value in (tensors | change).items() if value is not None}, file)
+        with pytest.raises(UsageError, match=said):
+            parse(f"lora:{file}").bind(sd)
+    save_file({f"diffusion_model.{first}.lora_A.weight": one, f"diffusion_model.{first}.lora_B.weight": one.clone()}, file)
+    parse(f"lora:{file}")  # "diffusion" is no whole weight difference

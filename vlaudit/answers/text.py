@@ -21,13 +21,13 @@ _SPELLED = re.compile(r"(?<!\w)\w(?:[\s.\-_*·,]+\w)+(?!\w)")  # b-l-u-e, 4 7 1 
 # How models mark what they think before they answer: tags (Qwen, DeepSeek, GLM, Seed, Gemma), brackets (Mistral), triangles
 # (Kimi), tokens (Cohere, OpenThinker), and the channels of gpt-oss, also where a server has stripped their special tokens.
 _THOUGHT = re.compile(
-    r"<(?P<end>/)?(?:\w+:)?(?:think|thinking|thoughts?|reasoning)>|\[(?P<end2>/)?think\]|◁(?P<end3>/)?think▷"
+    r"<(?P<end>/)?(?:\w+:)?(?:think|thinking|thoughts?|reasoning|scratchpad|reflection|inner_monologue)\s*>|\[(?P<end2>/)?think\]|◁(?P<end3>/)?think▷"
     r"|<\|(?:begin_of_thought|start_thinking|channel>thought)\b\|?>?|(?P<end4><\|(?:end_of_thought|end_thinking)\|>|<channel\|>)",
     re.IGNORECASE,
 )
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _TURN_END = re.compile(r"<\|(?:end|return|call|start)\|>")
-_STRIPPED = re.compile(r"\s*analysis(?=[A-Z])")
+_STRIPPED = re.compile(r"\s*(?:analysis(?=[A-Z])|(?:analysis.*)?assistantfinal)", re.DOTALL)
 _FRAME = re.compile(r"<answer>|<\|begin_of_(?:box|solution)\|>", re.IGNORECASE)
 _FRAME_END = re.compile(r"</answer>|<\|end_of_(?:box|solution)\|>", re.IGNORECASE)
 

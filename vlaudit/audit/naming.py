@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,37 +18,53 @@ def target_id(model: str, prompt: str) -> str:
 
 
 def last_part(model: str) -> str:
-    """What a model spec ends with, as people call it."""
-    return model.rstrip("/").rpartition("/")[2] if "/" in model else model.rpartition(":")[2]
+    """What a model spec ends with, as people call it; a folder named by dots alone is called by its own name."""
+    last = model.rstrip("/").rpartition("/")[2] if "/" in model.rstrip("/") else model.rstrip("/").rpartition(":")[2]
+    return os.path.basename(os.path.abspath(model.partition(":")[2])) if last in (".", "..") else last
 
 
 def word(text: str) -> str:
-    """A text as one word of an id."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")[:48] or "plain"
+    """A text as one word of an id: letters and digits of any script, composed."""
+    return re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", text)).strip("-")[:48] or "plain"
+
+
+def alike(text: str) -> str:
+    """Equal for what would be one word of an id to a reader, or to a disk that knows no case."""
+    return word(text).casefold()
 
 
 def endings(named: Mapping[K, tuple[str, Sequence[str], str]]) -> dict[K, str]:
     """What to put behind the name of each thing, from its name, the steps of its path, and a text: nothing, or for those of
     one name the nearest step that tells all apart, else as few as do, else a digest of the text."""
     found = dict.fromkeys(named, "")
-    for alike in grouped(list(named), lambda key: named[key][0]).values():
-        if len(alike) == 1:
+    for group in grouped(list(named), lambda key: alike(named[key][0])).values():
+        if len(group) == 1:
             continue
-        rows = {key: named[key][1][::-1] for key in alike}
-        columns = [[row[i] if i < len(row) else "" for row in rows.values()] for i in range(max(map(len, rows.values())))]
-        chosen = [column for column in columns if len(set(column)) == len(alike)][:1]
+        rows = [named[key][1][::-1] for key in group]
+        columns = [[word(row[i]) if i < len(row) else "" for row in rows] for i in range(max(map(len, rows)))]
+        chosen = [column for column in columns if _kinds(column) == len(group)][:1]
         for column in columns if not chosen else ():
-            if len(set(zip(*chosen, column, strict=True))) > len(set(zip(*chosen, strict=True)) or {()}):
+            if _kinds(*chosen, column) > _kinds(*chosen):
                 chosen.append(column)
-        told = ["-".join(word(step) for step in told_by[::-1] if step) for told_by in zip(*chosen, strict=True)] or [""] * len(alike)
-        for key, step in zip(alike, told, strict=True):
-            same = told.count(step) > 1
-            found[key] = "".join(f"-{part}" for part in (step, digest(named[key][2]) if same else "") if part)
+        told = ["-".join(step for step in told_by[::-1] if step) for told_by in zip(*chosen, strict=True)] or [""] * len(group)
+        folded, texts = [step.casefold() for step in told], [named[key][2] for key in group]
+        for key, step, text in zip(group, told, texts, strict=True):
+            same = folded.count(step.casefold()) > 1
+            more = digest(text if texts.count(text) == 1 else f"{text} {'/'.join(named[key][1])}") if same else ""
+            found[key] = "".join(f"-{part}" for part in (step, more) if part)
     return found
 
 
+def _kinds(*columns: Sequence[str]) -> int:
+    """How many rows of these columns differ by more than case."""
+    return len({tuple(map(str.casefold, row)) for row in zip(*columns, strict=True)}) or 1
+
+
 def steps(path: str) -> list[str]:
-    """The folders of a path or spec, the outermost first."""
+    """The folders of a path or spec, the outermost first; those of a path on this disk from its root."""
+    start, colon, end = path.rpartition(":")
+    if end and os.path.exists(end):
+        path = start + colon + os.path.abspath(end)
     return re.split(r"[:/\\]+", path.rstrip("/"))
 
 

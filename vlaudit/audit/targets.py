@@ -282,16 +282,23 @@ class Loader:
 
     def load_data(self, spec: TargetSpec, family: Family) -> tuple[Dataset, list[str]]:
         """The data of a target and its labels in order. Raises UsageError for data that cannot be audited."""
-        from vlaudit.data.dataset import Dataset, load_dataset
+        from vlaudit.data.dataset import Dataset, is_remote, load_dataset
         from vlaudit.data.text_files import read_captions, read_labels
 
         draws = family is Family.TEXT_TO_IMAGE
         if spec.captions and not draws:
             raise UsageError("--prompts is for text-to-image targets.", f"Leave it out for '{spec.model}'.")
-        key = f"{spec.data}|{spec.groups}|{spec.members}|{spec.captions}"
+        if spec.columns and spec.data is None:
+            raise UsageError("--columns names columns of --data.", "Give --data too, or leave it out.")
+        key = f"{spec.data}|{spec.columns}|{spec.groups}|{spec.members}|{spec.captions}"
         if key not in self._data:
             if spec.data is not None:
-                data = load_dataset(spec.data, groups=spec.groups, members=spec.members)
+                if is_remote(spec.data) and not self._allow_network:
+                    raise UsageError(
+                        f"'{spec.data}' is a data set of the hub, named by a config that was found rather than given.",
+                        "Add --allow-network, or name the config with --config.",
+                    )
+                data = load_dataset(spec.data, groups=spec.groups, members=spec.members, columns=spec.columns)
             elif spec.captions is not None and not (spec.groups or spec.members):
                 data = Dataset(spec.captions, [])
             else:

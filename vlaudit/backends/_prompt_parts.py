@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vlaudit.families.text_to_image import AttentionControl
+
+_DOWN = re.compile(r"(lora_A|lora_down|lora\.down|_lora\.down|lora_linear_layer\.down)\.weight$")
 
 
 def unknown_token(tokenizer: Any, token: str) -> bool:
@@ -93,8 +96,8 @@ class Adapters:
         self._loaded: set[str] = set()
         self._stack: list[tuple[str, float]] = []
 
-    def load(self, name: str, source: Path | dict[str, Tensor], path: Path) -> None:
-        """Load a file in diffusers' or kohya's format, or tensors already in diffusers' naming, switched off.
+    def load(self, name: str, source: dict[str, Tensor], path: Path) -> None:
+        """Load tensors in diffusers' or kohya's naming, switched off.
 
         ``path``: what an error names. Raises UsageError for what does not fit the pipeline.
         """
@@ -103,13 +106,7 @@ class Adapters:
         if not hasattr(self._pipe, "load_lora_weights"):
             raise UsageError(f"The pipeline class {type(self._pipe).__name__} takes no LoRA adapters.", "Leave it out.")
         try:
-            if isinstance(source, dict):
-                self._pipe.load_lora_weights(source, adapter_name=name)
-            else:
-                self._pipe.load_lora_weights(
-                    str(source.parent), weight_name=source.name, adapter_name=name, use_safetensors=True,
-                    local_files_only=True,
-                )  # fmt: skip
+            self._pipe.load_lora_weights(dict(source), adapter_name=name)
         except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError, IndexError) as error:
             self._forget(name)
             raise UsageError(
@@ -120,8 +117,23 @@ class Adapters:
             raise UsageError(
                 f"The adapter '{path}' names no part of this pipeline.", "It was made for another kind of model."
             )
+        lost = len({key for key in source if _DOWN.search(key)}) - self._modules(name)
+        if lost > 0:
+            self._forget(name)
+            raise UsageError(
+                f"The adapter '{path}' changes {lost} modules that this pipeline does not have, or has under other names.",
+                "It was made for another model; without them another adapter would be audited.",
+            )
         self._loaded.add(name)
         self._apply()
+
+    def _modules(self, name: str) -> int:
+        """How many modules an adapter changes; one that was split is several."""
+        import torch
+        from peft.tuners.lora import LoraLayer
+
+        parts = [part for part in self._pipe.components.values() if isinstance(part, torch.nn.Module)]
+        return sum(isinstance(module, LoraLayer) and name in module.lora_A for part in parts for module in part.modules())
 
     def _forget(self, name: str) -> None:
         """Take a half-loaded adapter out again."""

@@ -258,7 +258,7 @@ class PipelineModel(TextToImageModel):
     def added_token(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
         return self._tokens.on(token, vectors)
 
-    def load_adapter(self, name: str, source: Path | dict[str, Tensor], path: Path) -> None:
+    def load_adapter(self, name: str, source: dict[str, Tensor], path: Path) -> None:
         self._adapters.load(name, source, path)
 
     def adapter(self, name: str, scale: float = 1.0) -> AbstractContextManager[None]:

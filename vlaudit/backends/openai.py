@@ -52,9 +52,15 @@ PARAMETERS = {
 
 FILTERED = "a content filter refused it"
 CALLED = "it called a tool instead of answering"
+NONE = "the server sent no choice"
+ODD = "its content is no text"
 _FILTER = re.compile(
-    r"content.?filter|content.{0,12}polic|responsible.?ai|data.?inspection|moderation_blocked|flagged", re.IGNORECASE
+    r"content.?filter|content.{0,12}(polic|risk)|content violates|responsible.?ai|data.?inspection|moderation|flagged|guardrail|blocklist"
+    r"|prohibited.?content|sensitive.?(content|information|words?)|(usage|safety) (guideline|polic|system|filter)|high risk|recitation|spii"
+    r"|\bsafety\b(?!_)|image_safety|不安全|敏感|风险",
+    re.IGNORECASE,
 )
+"""What servers call a request or an answer that a filter of theirs stopped: in a refusal, or as the reason why an answer ended."""
 
 
 class EndpointModel(GenerationModel):
@@ -136,6 +142,7 @@ class EndpointModel(GenerationModel):
     def _learn(self, sent: set[str], complaint: str) -> bool:
         """Note which of the parameters that a request had sent its refusal names. True where the request would be another now;
         several requests may learn the same at once."""
+        complaint = complaint.lower()
         named = {name for name in sent if any(word in complaint for word in PARAMETERS[name])}
         with self._lock:
             if "temperature" in named - self._refused:
@@ -185,32 +192,76 @@ class EndpointModel(GenerationModel):
 
 def read_completion(data: Any, max_new_tokens: int, log_probs: bool = False) -> Answer | None:
     """The answer in a completion, as JSON; None where there is no completion in it."""
-    choice = _first_choice(data)
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else 0
-    said = _text(content)
-    if said is None:
+    if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
         return None
-    assert isinstance(message, dict)
+    choice = _first_choice(data)
+    message = choice.get("message") or choice.get("delta")
+    message = message if isinstance(message, dict) else {"content": choice.get("text")}
     finish = str(choice.get("finish_reason")).lower()
     finished = finish not in ("length", "max_tokens")
-    if _FILTER.search(finish):
+    if _FILTER.search(finish) or (not choice and _filtered(data.get("prompt_filter_results"))):
         return Answer("", unread=FILTERED)
+    if not choice:
+        return Answer("", unread=NONE)
+    content = message.get("content")
+    said = _text(content)
+    if said is None:
+        return Answer("", finished, unread=ODD)
     said = said if said.strip() else _text([{"text": message.get("refusal")}]) or ""
     if said.strip():
         return Answer.read(said, max_new_tokens, finished, _log_prob(choice) if log_probs else None)
-    thought = content or message.get("reasoning_content") or message.get("reasoning")
+    thought = content or any(message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking"))
     called = message.get("tool_calls") or message.get("function_call")
     return Answer("", finished, unread=SPENT if not finished else OPEN_THOUGHT if thought else CALLED if called else "")
+
+
+def _filtered(results: Any) -> bool:
+    """Whether one of a server's filters says that it stopped the request."""
+    return '"filtered": true' in json.dumps(results)
 
 
 def _parsed(body: bytes) -> Any:
     """The JSON value of a body, or its text where it is none."""
     text = body.decode("utf-8-sig", "replace")
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):  # no JSON; nested without end
-        return text
+        return _streamed(text) or text
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _streamed(text: str) -> dict[str, Any] | None:
+    """The completion in a stream of events, which some servers send unasked: its pieces joined, or the error that ends it."""
+    whole: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
+    tokens: list[Any] = []
+    for line in text.splitlines():
+        field, _, content = line.partition(":")
+        if field != "data" or content.strip() == "[DONE]":
+            continue
+        try:
+            event = json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(event, dict) or event.get("error"):
+            return event if isinstance(event, dict) else None
+        whole.setdefault("choices", [])
+        piece = _first_choice(event)
+        if piece.get("index") not in (None, 0):
+            continue
+        delta = piece.get("delta") or piece.get("message") or {"content": piece.get("text")}
+        message = choice.setdefault("message", {})
+        for name, value in delta.items() if isinstance(delta, dict) else ():
+            if isinstance(value, str | list) and value:
+                known: Any = message.get(name)
+                more: Any = value
+                message[name] = known + more if type(known) is type(more) else more
+        choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
+        given = piece.get("logprobs")
+        tokens += given["content"] if isinstance(given, dict) and isinstance(given.get("content"), list) else []
+    if choice:
+        whole["choices"] = [choice | ({"logprobs": {"content": tokens}} if tokens else {})]
+    return whole or None
 
 
 def _first_choice(data: Any) -> dict[str, Any]:
@@ -224,11 +275,14 @@ def _text(content: Any) -> str | None:
     content."""
     if content is None or isinstance(content, str):
         return content or ""
+    if isinstance(content, dict):
+        content = [content]
     if not isinstance(content, list):
         return None
     parts = [{"text": part} if isinstance(part, str) else part for part in content]
     spoken = [part for part in parts if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text", "refusal")]
     texts = [part.get("refusal" if part.get("type") == "refusal" else "text") for part in spoken]
+    texts = [text.get("value") if isinstance(text, dict) else text for text in texts]
     return "".join(text for text in texts if isinstance(text, str))
 
 
@@ -261,7 +315,7 @@ def _complaint(data: Any) -> str:
     words: list[Any] = []
     for fault in _faults(data):
         inner, place = fault.get("innererror"), fault.get("loc")
-        words += [fault.get(name) for name in ("message", "msg", "code", "type", "param")]
+        words += [fault.get(name) for name in ("message", "msg", "code", "type", "param", "status", "error")]
         words += [inner.get("code")] if isinstance(inner, dict) else []
         words += place if isinstance(place, list) else []
     return " ".join(word for word in words if isinstance(word, str))

@@ -52,7 +52,8 @@ def load_generator(
         for exact in before:  # in float32, where equal numbers say more
             measured = measured.both(exact)
             if lost := sorted(need.value for need in exact.capabilities - measured.capabilities):
-                generator.remarks = [f"'{spec}' has no {' and no '.join(lost)} in this precision, and has in float32."]
+                said = f"'{spec}' has no {' and no '.join(lost)} in this precision, and has in float32."
+                generator.remarks = [*generator.remarks, said]
         measured.tell(generator)
         before[:] = [measured]
         return generator
@@ -275,7 +276,11 @@ def _arrives(model: TransformersGenerator, batch: object, written: Tensor, sourc
         (gradient,) = torch.autograd.grad(table.gather(-1, written[:, None, :, None]).sum(), source)
     except FOREIGN as error:
         return _lacks(error)
-    return bool(torch.isfinite(gradient).all()) and bool(gradient.abs().max() > 0)
+    if not torch.isfinite(gradient).all():
+        said = f"Gradients of '{model.spec}' are not finite, so what searches by them is left out; weights that were never trained do this."
+        model.remarks = list(dict.fromkeys([*model.remarks, said]))
+        return False
+    return bool(gradient.abs().max() > 0)
 
 
 def _lacks(error: Exception) -> bool:

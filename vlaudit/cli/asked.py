@@ -91,6 +91,8 @@ class Asked:
             said.append(f"The {FILE_NAME} found here leaves out {len(left_out)} of {len(asked)} probes: {names}.")
         if request.seed != ScanSettings().seed and self.flags["seed"] is None:
             said.append(f"The {FILE_NAME} found here sets the seed {request.seed}.")
+        if request.dtype != ScanSettings().dtype and self.flags["dtype"] is None:
+            said.append(f"The {FILE_NAME} found here sets the precision {request.dtype}.")
         for name, params in request.params.items():
             found = self.config.probes.get(name, {})
             values = ", ".join(f"{key} = {value!r}" for key, value in params.items() if key in found and found[key] == value)
@@ -168,7 +170,8 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
     is_default = not specs
     given: dict[str, Any] = {
         "reference": flags["reference"],
-        "data": flags["data"] and str(flags["data"]),
+        "data": flags["data"],
+        "columns": _columns(flags["columns"]) if flags["columns"] else None,
         "labels": flags["labels"] and str(flags["labels"]),
         "groups": list(flags["groups"]) or None,
         "captions": flags["captions"] and str(flags["captions"]),
@@ -186,6 +189,18 @@ def _targets(config: Config, flags: dict[str, Any]) -> tuple[list[TargetSpec], b
         for spec in merged
         for prompt in (prompts or spec.prompt or [None])
     ], is_default
+
+
+def _columns(texts: Sequence[str]) -> dict[str, str]:
+    """``image=img,label=category`` by what a column means here. Raises UsageError."""
+    found: dict[str, str] = {}
+    for pair in (pair for text in texts for pair in text.split(",")):
+        ours, equals, theirs = (part.strip() for part in pair.partition("="))
+        if not (equals and ours and theirs) or ours in found:
+            what = f"names '{ours}' twice" if ours in found else f"cannot read '{pair}'"
+            raise UsageError(f"--columns {what}.", "Write NAME=COLUMN,…, such as image=img,label=category.")
+        found[ours] = theirs
+    return found
 
 
 def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:

@@ -81,11 +81,29 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
     help='Template such as "a photo of a {}", or METHOD:FILE. Repeat it: one target each.',
 )
 @click.option("--reference", metavar="SPEC", help="Reference prompt. Default: the plain prompt.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of labelled pictures (ImageFolder convention).")
+@click.option(
+    "--data",
+    metavar="DIR|hf:…|wds:…",
+    help="Labelled pictures: a folder with a folder for each label, or with a metadata.csv (file_name, label, question, answer, choices, "
+    "text, pair, and columns of your own); hf:NAME[@REVISION][:SPLIT] or hf:PATH for the package datasets; wds:SHARDS, such as "
+    "wds:shards/{000..003}.tar.",
+)
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="NAME=COLUMN,…",
+    help="What the data's own columns are, such as image=img,label=category,answer=reply. NAME is image, label, text (a caption), question, "
+    "answer, choices, pair, or a name of your own to group by.",
+)
 @click.option("--labels", type=FILE, help="Text file with one label a line.")
 @click.option("--prompts", "captions", type=FILE, help="Captions to audit, one a line (text-to-image targets).")
-@click.option("--group", "groups", multiple=True, metavar="COLUMN", help="Attribute column to compare. Repeatable.")
-@click.option("--members", metavar="train|COLUMN", help="Which pictures the prompt was learned on.")
+@click.option("--group", "groups", multiple=True, metavar="COLUMN", help="Column whose groups are compared, such as gender. Repeatable.")
+@click.option(
+    "--members",
+    metavar="train|COLUMN",
+    help="Which pictures the prompt (or model) was trained on: train, for the split of that name, or a column that says yes (also true, 1, "
+    "member) for those, no (false, 0, non-member) for those it never saw, and nothing where that is not known.",
+)
 @click.option(
     "--probe",
     "probes",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,12 @@ from pathlib import Path
 from vlaudit.data.bundled import read_bundled
 from vlaudit.data.example import Example
 from vlaudit.data.folder import METADATA, read_folder
-from vlaudit.data.images import DataError
+from vlaudit.data.hub import local_part, read_hub
+from vlaudit.data.images import DataError, StoredPicture
 from vlaudit.data.left_out import left_out
+from vlaudit.data.shards import read_shards
+from vlaudit.data.sifting import sift
+from vlaudit.data.text_files import look_alikes
 from vlaudit.errors import VlauditWarning, did_you_mean
 
 _YES, _NO = {"1", "true", "yes", "member"}, {"0", "false", "no", "non-member", "nonmember"}
@@ -112,46 +116,64 @@ class Dataset:
         """Fingerprint of names, labels, attributes and file sizes; it opens no picture."""
         digest = hashlib.sha256()
         for e in self.examples:
-            size = (
-                e.picture.stat().st_size
-                if isinstance(e.picture, Path)
-                else hashlib.sha256(e.picture.tobytes()).hexdigest()
-            )
+            size = e.size if isinstance(e.picture, Path | StoredPicture) else hashlib.sha256(e.picture.tobytes()).hexdigest()
             digest.update(json.dumps([e.id, e.label, e.split, e.attributes, e.texts, e.member, size]).encode())
         if self.own_captions is not None:
             digest.update(json.dumps(self.own_captions).encode())
         return digest.hexdigest()
 
 
-def load_dataset(source: str | Path, groups: Sequence[str] = (), members: str | None = None) -> Dataset:
-    """Read a data set: a folder, or a bundled set ``zoo:NAME``.
+def load_dataset(
+    source: str | Path, groups: Sequence[str] = (), members: str | None = None, columns: Mapping[str, str] | None = None
+) -> Dataset:
+    """Read a data set: a folder, a bundled set ``zoo:NAME``, one of the package datasets ``hf:…``, or shards ``wds:…``.
 
     ``groups``: attribute columns to compare. ``members``: ``train`` (that split against the others) or a column of
-    yes and no. Raises DataError, one sentence for whatever is wrong.
+    yes and no. ``columns``: by the name that it has here (``image``, ``label`` …), the data's own name of a column. Raises
+    DataError, one sentence for whatever is wrong.
     """
-
     name = str(source)
-    bundled = name.startswith("zoo:")
-    examples = list(read_bundled(name) if bundled else read_folder(Path(source)))
-    pictures = (example.picture for example in examples if isinstance(example.picture, Path))
-    notes = [] if bundled else left_out(Path(source), METADATA, pictures)
+    examples, notes = _read(name, columns or {})
+    notes += look_alikes(sorted({example.label for example in examples if example.label is not None}), name)
     for note in notes:
         warnings.warn(note, VlauditWarning, stacklevel=2)
-    columns = sorted({column for example in examples for column in example.attributes})
+    known = sorted({column for example in examples for column in example.attributes})
     for group in groups:
-        if group not in columns:
+        if group not in known:
             raise DataError(
                 f"The data '{name}' have no column '{group}' to group by.",
-                did_you_mean(group, columns) if columns else "They have no attribute columns: add a metadata.csv.",
+                did_you_mean(group, known) if known else "They have no attribute columns: add a metadata.csv.",
             )
     if members is not None:
-        examples = [replace(example, member=_is_member(example, members, columns, name)) for example in examples]
+        examples = [replace(example, member=_is_member(example, members, known, name)) for example in examples]
         if not {True, False} <= {example.member for example in examples}:
             raise DataError(
                 f"--members {members} does not divide the data '{name}' into members and non-members.",
                 "Both are needed to compare.",
             )
     return Dataset(name, examples, tuple(groups), notes=tuple(notes))
+
+
+def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], list[str]]:
+    """The examples whose pictures can be read, and sentences on what was left out."""
+    if name.startswith("zoo:"):
+        if columns:
+            raise DataError(f"--columns is for your own data, not for '{name}'.", "Leave it out.")
+        return list(read_bundled(name)), []
+    if name.startswith("hf:"):
+        examples, notes = read_hub(name, columns)
+    elif name.startswith("wds:"):
+        examples, notes = read_shards(name, columns)
+    else:
+        examples = list(read_folder(Path(name), columns))
+        notes = left_out(Path(name), METADATA, [e.picture for e in examples if isinstance(e.picture, Path)])
+    kept, more = sift(examples, name)
+    return kept, [*notes, *more]
+
+
+def is_remote(source: str) -> bool:
+    """Whether reading a data set may ask the network: of the hub, not on this disk."""
+    return source.startswith("hf:") and local_part(source) is None
 
 
 def _is_member(example: Example, members: str, columns: list[str], name: str) -> bool | None:

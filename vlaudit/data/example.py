@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlaudit.data.images import DataError, open_picture, picture_of
+from vlaudit.data.images import DataError, StoredPicture, decode_picture, open_picture, picture_of
 from vlaudit.files import file_sha256
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Example:
     """One picture with what is known of it. ``id`` is unique in its data set and the same on every machine."""
 
     id: str
-    picture: Path | NDArray[np.uint8]  # a file, or (H, W, 3) RGB
+    picture: Path | StoredPicture | NDArray[np.uint8]  # a file, one within another, or (H, W, 3) RGB
     label: str | None = None
     split: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
@@ -34,7 +34,16 @@ class Example:
 
     def open(self) -> Image:
         """The picture as 8-bit RGB. Raises DataError."""
+        if isinstance(self.picture, StoredPicture):
+            return decode_picture(self.picture.read(), self.picture.name)
         return open_picture(self.picture) if isinstance(self.picture, Path) else picture_of(self.picture)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the picture's file; None where it is none. Raises OSError."""
+        if isinstance(self.picture, StoredPicture):
+            return self.picture.size
+        return self.picture.stat().st_size if isinstance(self.picture, Path) else None
 
     @property
     def identity(self) -> str:
@@ -71,11 +80,15 @@ class Example:
     @property
     def picture_key(self) -> str:
         """Equal for all questions about one picture: the path of its file, or the hash of its pixels."""
+        if isinstance(self.picture, StoredPicture):
+            return self.picture.name
         return str(self.picture) if isinstance(self.picture, Path) else self.pixel_sha256()
 
     def sha256(self) -> str:
         """The hash by which a prompt file declares its members: of the file's bytes (as ``sha256sum`` prints it), or
         of the pixels for a picture that is no file."""
+        if isinstance(self.picture, StoredPicture):
+            return hashlib.sha256(self.picture.read()).hexdigest()
         return _file_sha256(self.picture) if isinstance(self.picture, Path) else self.pixel_sha256()
 
     def pixel_sha256(self) -> str:

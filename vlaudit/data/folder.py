@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from vlaudit.data.example import TEXT_COLUMNS, Example
-from vlaudit.data.images import SUFFIXES, DataError
+from vlaudit.data.images import DataError, known_suffixes
+from vlaudit.data.rows import IMAGE, MAX_ROWS, check_columns, renamed
 from vlaudit.data.text_files import check_label, metadata_rows
 from vlaudit.files import is_unicode, walk
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-MAX_ROWS = 1_000_000
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
-def read_folder(root: Path) -> Iterator[Example]:
+def read_folder(root: Path, columns: Mapping[str, str] | None = None) -> Iterator[Example]:
     if not os.path.isdir(root):
         raise DataError(
             f"The data folder '{root}' does not exist." if not os.path.lexists(root) else f"'{root}' is not a folder.",
@@ -27,7 +27,7 @@ def read_folder(root: Path) -> Iterator[Example]:
     children = _subfolders(root)
     splits = [child for child in children if child.name in SPLITS]
     if _metadata_file(root):
-        yield from _from_metadata(root, root, "")
+        yield from _from_metadata(root, root, "", columns)
     elif splits:
         others = [child.name for child in children if child not in splits]
         if others:
@@ -36,16 +36,18 @@ def read_folder(root: Path) -> Iterator[Example]:
                 "Put every class folder into a split, or none.",
             )
         for split in splits:
-            yield from _split(root, split, SPLITS[split.name])
+            yield from _split(root, split, SPLITS[split.name], columns)
     else:
-        yield from _split(root, root, "")
+        yield from _split(root, root, "", columns)
 
 
-def _split(root: Path, folder: Path, split: str) -> Iterator[Example]:
+def _split(root: Path, folder: Path, split: str, columns: Mapping[str, str] | None) -> Iterator[Example]:
     """One split: its metadata, or a folder a label."""
     if _metadata_file(folder):
-        yield from _from_metadata(root, folder, split)
+        yield from _from_metadata(root, folder, split, columns)
         return
+    if columns:
+        raise DataError(f"--columns names columns, and '{folder}' has no metadata.csv.", "Leave it out for folders named by label.")
     classes = _subfolders(folder)
     if not classes:
         loose = "its pictures lie loose in it" if _pictures(folder) else "it holds no pictures"
@@ -59,20 +61,24 @@ def _split(root: Path, folder: Path, split: str) -> Iterator[Example]:
         if not pictures:
             raise DataError(
                 f"The class folder '{child}' holds no pictures.",
-                f"Add some ({', '.join(sorted(SUFFIXES))}), or remove the folder.",
+                f"Add some ({', '.join(sorted(known_suffixes()))}), or remove the folder.",
             )
         for path in pictures:
-            yield Example(path.relative_to(root).as_posix(), _inside(root, path), label, split)
+            yield Example(path.relative_to(root).as_posix(), inside(root, path), label, split)
 
 
-def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
+def _from_metadata(root: Path, folder: Path, split: str, columns: Mapping[str, str] | None) -> Iterator[Example]:
     file = _metadata_file(folder)
     assert file is not None
-    rows = list(islice(metadata_rows(file), MAX_ROWS + 1))
+    columns = {"file_name" if ours == IMAGE else ours: theirs for ours, theirs in (columns or {}).items()}
+    rows = list(islice(metadata_rows(file, columns.get("file_name", "file_name")), MAX_ROWS + 1))
     if len(rows) > MAX_ROWS:
         raise DataError(f"'{file}' has more than {MAX_ROWS:,} rows.", "Audit on a sample of them.")
     if not rows:
         raise DataError(f"'{file}' lists no pictures.", "Add rows, or remove the file to use class folders.")
+    if columns:
+        check_columns(str(file), columns, list(dict.fromkeys(key for _, row in rows for key in row)))
+        rows = [(line, renamed(row, columns)) for line, row in rows]
     any_labelled = any(row.get("label") for _, row in rows)
     seen: Counter[str] = Counter()
     for line, row in rows:
@@ -80,7 +86,7 @@ def _from_metadata(root: Path, folder: Path, split: str) -> Iterator[Example]:
         name = row.pop("file_name", "")
         if not name:
             raise DataError(f"{where} has no file_name.", "Every row needs the path of its picture.")
-        path = _inside(root, folder / name, where)
+        path = inside(root, folder / name, where)
         if not os.path.isfile(path):
             raise DataError(
                 f"The picture '{folder / name}' of {where} does not exist.", "Restore it, or take its row out."
@@ -118,12 +124,13 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     """All picture files below a folder, sorted by their path."""
+    suffixes = known_suffixes()
     return sorted(
-        p for p in walk(folder) if p.suffix.lower() in SUFFIXES and os.path.isfile(p) and not p.name.startswith(".")
+        p for p in walk(folder) if p.suffix.lower() in suffixes and os.path.isfile(p) and not p.name.startswith(".")
     )
 
 
-def _inside(root: Path, path: Path, where: str = "") -> Path:
+def inside(root: Path, path: Path, where: str = "") -> Path:
     """The path itself, if neither ``..`` nor a link leads out of the data folder, and its name is text."""
     if not is_unicode(str(path)):
         raise DataError(f"The name of '{path}' is not UTF-8.", "Rename the file or its folder.")

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vlaudit.data.images import SUFFIXES
+from vlaudit.data.images import HEIF_CURE, HEIF_SUFFIXES, known_suffixes
 from vlaudit.files import open_flags, walk
 
 UNREAD = frozenset({
-    ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd", ".xcf", ".tga", ".dds",
-    ".exr", ".hdr", ".ico", ".icns", ".pcx", ".qoi", ".wmf", ".emf", ".eps", ".dib", ".raw", ".dng", ".cr2", ".cr3",
+    ".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".xcf", ".tga", ".dds",
+    ".exr", ".hdr", ".ico", ".icns", ".pcx", ".qoi", ".wmf", ".emf", ".eps", ".raw", ".dng", ".cr2", ".cr3",
     ".nef", ".arw", ".orf", ".rw2", ".raf", ".avifs", ".jxr", ".wdp",
 })  # fmt: skip
 """Suffixes of pictures that are not opened."""
@@ -23,6 +23,7 @@ OTHER = frozenset({
     ".mp4", ".mp3", ".wav", ".pdf",
 })  # fmt: skip
 """Suffixes of files that are not looked into."""
+SHOWN = 3  # examples
 LOOKED_INTO = 10_000  # files of unknown suffixes, at most
 BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 
@@ -31,7 +32,8 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list
     """Sentences on the pictures below ``root`` that are not among those ``taken``. ``metadata``: names of the tables that
     list pictures; where one lies, only what it lists is taken."""
     names, known = set(metadata), {os.path.normpath(path) for path in taken}
-    reasons: Counter[str] = Counter()
+    suffixes, reasons = known_suffixes(), Counter[str]()
+    such: dict[str, str] = {}
     listed: dict[str, bool] = {}
     for folder, path in _others(root, known):
         top = os.path.relpath(folder, root).split(os.sep)[0]
@@ -39,33 +41,37 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list
             listed[top] = any((place / name).is_file() for place in (root, root / top) for name in names)
         suffix = os.path.splitext(path)[1].lower()
         if listed[top]:
-            reasons["without a row in the metadata"] += 1
+            reason = "without a row in the metadata"
         elif os.path.basename(path).startswith("."):
-            reasons["hidden (their names begin with a dot)"] += 1
-        elif suffix in SUFFIXES:
-            reasons["outside the folders of the labels"] += 1
+            reason = "hidden (their names begin with a dot)"
+        elif suffix in suffixes:
+            reason = "outside the folders of the labels"
         elif suffix[1:].isalnum() and suffix.isascii():
-            reasons[f"{suffix[:12]} (not read)"] += 1
+            reason = f"{suffix[:12]} (not read)"
         else:
-            reasons["without the suffix of a picture"] += 1
+            reason = "without the suffix of a picture"
+        reasons[reason] += 1
+        such.setdefault(reason, Path(path).relative_to(root).as_posix())
     if not reasons:
         return []
     said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     total = reasons.total()
     found = f"{total:,} files in '{root}' look like pictures and are" if total > 1 else f"1 file in '{root}' looks like a picture and is"
-    return [f"{found} left out: {said}."]
+    shown = ", ".join(f"'{such[reason]}'" for reason, _ in reasons.most_common(SHOWN))
+    heif = any(os.path.splitext(path)[1].lower() in HEIF_SUFFIXES for path in such.values()) and not HEIF_SUFFIXES & suffixes
+    return [f"{found} left out: {said}; such as {shown}.{' Of .heic: ' + HEIF_CURE if heif else ''}"]
 
 
 def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:
     """Folder and path of what looks like a picture and is not known, in a fixed order."""
-    looked = 0
+    looked, suffixes = 0, known_suffixes()
     for path in sorted(map(str, walk(root))):
         folder, name = os.path.split(path)
         hidden = any(part.startswith(".") for part in os.path.relpath(folder, root).split(os.sep) if part != ".")
         suffix = os.path.splitext(name)[1].lower()
         if os.path.normpath(path) in known:
             continue
-        if name.startswith(".") or (suffix not in SUFFIXES and suffix not in UNREAD):  # "._1.png" is no picture
+        if name.startswith(".") or (suffix not in suffixes and suffix not in UNREAD):  # "._1.png" is no picture
             if hidden or suffix in OTHER or looked >= LOOKED_INTO:
                 continue
             looked += 1

@@ -167,8 +167,8 @@ class TextToImageModel(Model):
         embeddings in a row; they may require gradients."""
 
     @abstractmethod
-    def load_adapter(self, name: str, source: Path | dict[str, Tensor], path: Path) -> None:
-        """Load a LoRA adapter (a file, or tensors in diffusers' naming), switched off. Raises UsageError that names
+    def load_adapter(self, name: str, source: dict[str, Tensor], path: Path) -> None:
+        """Load a LoRA adapter (tensors in diffusers' or kohya's naming), switched off. Raises UsageError that names
         ``path`` for one that does not fit."""
 
     @abstractmethod

@@ -12,6 +12,7 @@ whether model and labels are those that it was learned on.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,10 @@ POSITIONS = ("end", "middle", "front")
 OPTIONS = ("file", "position", "labels")
 PLAIN, OFFICIAL = "plain", "official"  # label styles: the label as it is; "hot_dog" as "hot dog" and a full stop
 OWN_NAMES = ("ctx", "token_prefix", "token_suffix")
+WRAPPERS = re.compile(r"((module|_orig_mod|model|prompt_learner)\.)+")  # what data parallelism, compilation and trainers put before names
 OTHERS = {  # what the checkpoints of other methods hold beside a context, by parts of tensors' names
+    "weight_for_k": "TCP",
+    "class_context": "TCP",
     "meta_net.": "CoCoOp (or another method with a meta network)",
     "compound_prompt": "MaPLe",
     "ZS_image_encoder": "PromptSRC",
@@ -50,6 +54,13 @@ OTHERS = {  # what the checkpoints of other methods hold beside a context, by pa
     "image_encoder.": "a method that changes the image tower",
     "text_encoder.": "a method that changes the text tower",
     "proj.": "MaPLe",
+    "film_lin": "DePT",
+    "text_feature_residuals": "TaskRes",
+    "ctx_init_state": "TPT",
+    "ctx_global": "a method with several contexts",
+    "ctx_local": "a method with several contexts",
+    "adapter.": "an adapter behind the towers (CLIP-Adapter, CoPrompt)",
+    "lora_": "LoRA",
 }
 DASSL = ("state_dict", "epoch", "optimizer", "scheduler", "val_result")  # what its training loop saves
 CLOSE = 0.01  # relative distance of an embedding to its copy in half precision; other tokens are 1 apart or more
@@ -148,6 +159,19 @@ class CoOp(MatchingPrompt):
         content = PromptFile(cls.method, tensors)
         ctx = tensor(content, "ctx", (2, 3), path)
         prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in OWN_NAMES[1:])
+        if (prefix is None) != (suffix is None):
+            raise UsageError(
+                f"'{path}' holds one of token_prefix and token_suffix, and CoOp's code saves both or, stripped, none.",
+                "Give the checkpoint as the training code saved it.",
+            )
+        if prefix is not None and suffix is not None and (
+            prefix.shape[1] != 1 or len(prefix) != len(suffix) or {prefix.shape[2], suffix.shape[2]} != {ctx.shape[-1]}
+        ):
+            raise UsageError(
+                f"In '{path}', token_prefix {tuple(prefix.shape)}, token_suffix {tuple(suffix.shape)} and ctx {tuple(ctx.shape)} "
+                "do not fit together as CoOp's do (one start token and one text for each label, all of one width).",
+                "It is another method's file, or was changed after training.",
+            )
         if ctx.dim() == 3 and suffix is not None and len(suffix) != len(ctx):
             raise UsageError(
                 f"The context in '{path}' has {len(ctx)} rows and its labels {len(suffix)}, which CoOp has as many of.",
@@ -244,7 +268,9 @@ class CoOp(MatchingPrompt):
         assert self._suffix is not None
         name, rest, tail = self._parts(model, label)
         wanted = self._embeddings(model, [*name, *rest, *tail[:1]])
-        rows = list(range(len(self._suffix))) if len(wanted) <= self._suffix.shape[1] else []
+        if len(wanted) > self._suffix.shape[1]:
+            return None
+        rows = list(range(len(self._suffix)))
         for place, embedding in enumerate(wanted):
             same = _same(self._suffix[rows, place], embedding).tolist()
             rows = [row for row, hit in zip(rows, same, strict=True) if hit]
@@ -357,7 +383,8 @@ def _lines(text: str | None) -> list[str] | None:
 
 def _own_name(name: str) -> str:
     """A tensor's name in the prompt learner itself."""
-    return name.removeprefix("module.").removeprefix("prompt_learner.")
+    found = WRAPPERS.match(name)
+    return name[found.end() :] if found else name
 
 
 def _same(copies: Tensor, wanted: Tensor) -> Tensor:

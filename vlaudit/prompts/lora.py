@@ -40,6 +40,14 @@ UNDERSTOOD = {
     "qalora_group_size", "ensure_weight_tying",  # of training, or of what is off
 }  # fmt: skip
 HARMLESS: dict[str, list[object]] = {"bias": ["none"], "init_lora_weights": [True, "gaussian", "eva", "orthogonal"]}  # others change the base model
+OTHERS = {  # adapters of other kinds, by patterns in their tensors' names
+    r"[._]hada_": "LoHa", r"[._]lokr_": "LoKr", r"\.lora_mid\.": "LoCon with a core tensor (Tucker)", r"\.on_input$|\.ia3_": "IA3",
+    r"\.boft_": "BOFT", r"\.oft_": "OFT", r"\.[ab]1\.weight$": "GLoRA", r"^bundle_emb": "LoRA with token embeddings (pivotal tuning)",
+    r"\.lora_embedding_": "LoRA with token embeddings", r"\.diff(_b)?$": "LoRA with whole weight differences", r"\.hra_": "HRA", r"\.vera_": "VeRA",
+}  # fmt: skip
+DOWN = re.compile(r"(lora_A|lora_down|lora\.down|_lora\.down|lora_linear_layer\.down)(?=\.weight$)")
+UP = {"lora_A": "lora_B", "lora_down": "lora_up", "lora.down": "lora.up", "_lora.down": "_lora.up", "lora_linear_layer.down": "lora_linear_layer.up"}
+PEFT_DEFAULT = 8  # of r and lora_alpha, where a config leaves them out
 PARTS = {  # how the names of a part's modules begin, for adapters that name modules without their part
     "unet": ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding"),
     "transformer": ("transformer_blocks", "single_transformer_blocks", "x_embedder", "context_embedder", "proj_out"),
@@ -67,7 +75,7 @@ class LoRA(TextToImagePrompt):
         self.scale = scale
         self.token, self.noun = token, noun
         self.concept = Concept(token, noun, before_noun=True, template=text) if token else None
-        self._source: Path | dict[str, Tensor] | None = None
+        self._source: dict[str, Tensor] | None = None
         metadata: dict[str, str] = {}
         if path is not None:
             self._source, metadata = read_adapter(path)
@@ -155,9 +163,9 @@ class LoRA(TextToImagePrompt):
         return cls(path, token=token, noun=noun)
 
 
-def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
-    """What the loaders take of an adapter (a safetensors file in diffusers' or kohya's format, or tensors in diffusers'
-    naming) and its metadata. Raises UsageError."""
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """An adapter's tensors in diffusers' or kohya's naming, each module's alpha multiplied in, and its metadata. Raises
+    UsageError."""
     if not os.path.exists(path):
         raise UsageError(f"The adapter '{path}' does not exist.", "Check the path after 'lora:'.")
     if not path.is_dir():
@@ -178,31 +186,62 @@ def read_adapter(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
     return _read_file(named[0])
 
 
-def _read_file(path: Path) -> tuple[Path | dict[str, Tensor], dict[str, str]]:
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """An adapter's tensors, the alpha of each module multiplied in, so that no loader has to know it; and its metadata."""
     import torch
 
+    metadata: dict[str, str] = {}
     if path.suffix in PICKLE_SUFFIXES and os.path.isfile(path):
         content = load_torch_checkpoint(path)
         if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
             raise UsageError(f"'{path}' is not an adapter's state dict.", "See docs/prompt-files.md.")
-        _check_names(list(content), path)
-        return content, {}
-    tensors, metadata = read_safetensors(path)
-    _check_names(list(tensors), path)
+        tensors = {str(name): value for name, value in content.items()}
+    else:
+        tensors, metadata = read_safetensors(path)
+    _check_names(tensors, path)
     try:
         own = parse_json(metadata.get("lora_adapter_metadata") or "{}")  # the peft config of each part, as diffusers keeps it
     except Unreadable as error:
         raise UsageError(f"The metadata of '{path}' {error}.", "Save the adapter again with diffusers.") from error
     if not isinstance(own, dict):
         raise UsageError(f"The metadata of '{path}' is no object.", "Save the adapter again with diffusers.")
-    for part in {name.partition(".")[0] for name in own}:
-        _check_config(path, {name.partition(".")[2]: value for name, value in own.items() if name.startswith(f"{part}.")})
-    return path.resolve(), metadata
+    configs: dict[str, dict[str, Any]] = {}
+    for name, value in own.items():
+        configs.setdefault(name.partition(".")[0], {})[name.partition(".")[2]] = value
+    for config in configs.values():
+        _check_config(path, config)
+        _check_numbers(path, config)
+    alphas = {name.removesuffix(".alpha"): float(tensors.pop(name)) for name in [*tensors] if name.endswith(".alpha")}
+    for name, found in [(name, DOWN.search(name)) for name in tensors]:
+        if found is None:
+            continue
+        module = name[: found.start()].rstrip(".")
+        up, rank = name[: found.start()] + UP[found[1]] + name[found.end() :], tensors[name].shape[0]
+        part, _, within = module.partition(".")
+        if module in alphas:
+            tensors[up] = tensors[up].float() * (alphas[module] / rank)
+        elif part in configs:
+            tensors[up] = tensors[up].float() * _strength(configs[part], within, rank, path)
+    return tensors, metadata
 
 
-def _check_names(names: list[str], path: Path) -> None:
-    if not names or not all("lora" in name.lower() or name.endswith(".alpha") for name in names):
+def _check_names(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise UsageError for what is no LoRA adapter, by its kind where it is known, or a part of one."""
+    import torch
+
+    for mark, kind in OTHERS.items():
+        if other := next((name for name in tensors if re.search(mark, name)), None):
+            raise UsageError(f"'{path}' is an adapter of the kind {kind}, of which '{other}' is a part; only LoRA is read.",
+                             "Merge the adapter into its pipeline.")  # fmt: skip
+    if not tensors or not all("lora" in name.lower() or name.endswith((".alpha", ".dora_scale")) for name in tensors):
         raise UsageError(f"'{path}' holds weights that are not a LoRA adapter's.", "See docs/prompt-files.md.")
+    for name, value in tensors.items():
+        if value.numel() == 0 or not bool(torch.isfinite(value).all()) or (name.endswith(".alpha") and (value.numel() != 1 or float(value) <= 0)):
+            raise UsageError(f"'{name}' in '{path}' is empty, not finite or no alpha above 0.", "The adapter is damaged: save it again.")
+    downs = {name[: found.start()] + UP[found[1]] + name[found.end() :] for name in tensors if (found := DOWN.search(name))}
+    ups = {name for name in tensors if re.search(r"(lora_B|lora_up|lora\.up|_lora\.up|lora_linear_layer\.up)\.weight$", name)}
+    if lone := sorted(downs ^ ups):
+        raise UsageError(f"'{path}' holds one half of '{lone[0]}' and not the other.", "The adapter is damaged: save it again.")
 
 
 def _read_peft(folder: Path, part: str | None) -> dict[str, Tensor]:
@@ -213,23 +252,18 @@ def _read_peft(folder: Path, part: str | None) -> dict[str, Tensor]:
     if found is None:
         raise UsageError(f"The adapter '{folder}' lacks {ADAPTER_WEIGHTS[0]}.", "Save the adapter again with peft.")
     source, _ = _read_file(found)
-    if isinstance(source, Path):
-        from safetensors.torch import load_file
-
-        source = load_file(source)
     tensors = {}
     for name, value in source.items():
         module = name.removeprefix("base_model.model.")
         owner, _, kind = module.partition(".lora_")
         if not kind.startswith(("A.", "B.", "magnitude_vector")) or (kind[1:] == ".weight" and value.dim() < 2):
             raise UsageError(f"'{found}' holds '{name}', which vlaudit cannot apply.", "Merge the adapter into its pipeline.")
-        rank = _own(config.get("rank_pattern"), owner, config["r"])
+        rank = _own(config.get("rank_pattern"), owner, config.get("r", PEFT_DEFAULT))
         if value.dim() > 1 and value.shape[0 if kind == "A.weight" else 1] != rank and kind in {"A.weight", "B.weight"}:
             raise UsageError(f"'{found}' gives '{owner}' another rank than {rank:g}, which its {ADAPTER_CONFIG} says.",
                              "Save the adapter again with peft.")  # fmt: skip
-        alpha = _own(config.get("alpha_pattern"), owner, config.get("lora_alpha") or config["r"])
         if kind.startswith("B."):
-            value = value * (alpha / (rank**0.5 if config.get("use_rslora") else rank))
+            value = value * _strength(config, owner, rank, path)
         home = part or next((key for key, starts in PARTS.items() if module.startswith(starts)), "unet")
         tensors[f"{home}.{module}"] = value
     return tensors
@@ -243,11 +277,24 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"'{path}' is damaged: it {error}.", "Save the adapter again with peft.") from error
     if config.get("peft_type") != "LORA":
         raise UsageError(f"'{path}' is of the kind {str(config.get('peft_type'))[:40]!r}, not LORA.", "Only LoRA adapters are read.")
-    for number in (config.get("r"), config.get("lora_alpha") or 1):
-        if not isinstance(number, int | float) or not 0 < number < float("inf"):
-            raise UsageError(f"'{path}' is damaged: its r or lora_alpha is no number above 0.", "Save the adapter again with peft.")
+    _check_numbers(path, config)
     _check_config(path, config)
     return config
+
+
+def _check_numbers(path: Path, config: dict[str, Any]) -> None:
+    for number in (config.get("r", PEFT_DEFAULT), config.get("lora_alpha", PEFT_DEFAULT)):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+            raise UsageError(f"'{path}' is damaged: its r or lora_alpha is no number above 0.", "Save the adapter again with peft.")
+
+
+def _strength(config: dict[str, Any], module: str, rank: float, path: Path) -> float:
+    """What a module's product is multiplied by, as peft does. Raises UsageError where its tensor has another rank than the config says."""
+    said = _own(config.get("rank_pattern"), module, config.get("r", PEFT_DEFAULT))
+    if said != rank:
+        raise UsageError(f"'{path}' gives '{module}' another rank than its config, which says {said:g}.", "Save the adapter again.")
+    alpha = _own(config.get("alpha_pattern"), module, config.get("lora_alpha", PEFT_DEFAULT))
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

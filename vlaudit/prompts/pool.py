@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from vlaudit.data.dataset import Dataset, load_dataset
+from vlaudit.data.dataset import Dataset, is_remote, load_dataset
 from vlaudit.data.example import Example
 from vlaudit.errors import UsageError
 from vlaudit.families.generation import GenerationPrompt
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 
 def load_pool(source: str) -> Dataset:
-    """The pool that a folder or ``zoo:NAME`` holds: its train split, where it has one. Raises UsageError."""
-    data = load_dataset(source if source.startswith("zoo:") else user_path(source))
+    """The pool that a folder (also ``hf:PATH``, ``wds:SHARDS``) or ``zoo:NAME`` holds: its train split, where it has one. Raises UsageError."""
+    if is_remote(source):
+        raise UsageError(f"The pool '{source}' is not on this disk.", "Save it with save_to_disk, and give hf:PATH.")
+    data = load_dataset(source if source.startswith(("zoo:", "hf:", "wds:")) else user_path(source))
     train = [example for example in data.examples if example.split == "train"]
     usable = [e for e in train or data.examples if e.answer or e.texts.get("text")]
     if not usable:
