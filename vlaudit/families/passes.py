@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vlaudit.cage import memory
+from vlaudit.device import room
 from vlaudit.errors import OutOfMemory, ran_out_of_memory
 
 SHARE = 0.7  # of the room that one pass may take; the rest is for what its caller makes of it
@@ -94,10 +95,10 @@ class Cut:
             each = cost.each * one.weight
             if each == 0 or cost.base + limit * each <= SMALL:
                 return limit
-            fitting = int((SHARE * self._room() - cost.base) / each)
+            fitting = int((SHARE * room(self._device) - cost.base) / each)
             if fitting < limit and self._device.type != "cuda":
                 memory.trim()
-                fitting = int((SHARE * self._room() - cost.base) / each)
+                fitting = int((SHARE * room(self._device) - cost.base) / each)
             if fitting >= 1 or one.thrift is None or not one.thrift():
                 return max(1, min(limit, fitting))
             one.thrift = None
@@ -125,13 +126,6 @@ class Cut:
             torch.cuda.empty_cache()
         else:
             memory.trim()
-
-    def _room(self) -> int:
-        """Bytes that passes may still take."""
-        if self._device.type != "cuda":
-            return memory.room()
-        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return torch.cuda.mem_get_info(self._device)[0] + unused
 
     def _measured(self, one: _Pass, grad: bool) -> _Cost:
         self.measuring, self.measured = True, self.measured + 1
