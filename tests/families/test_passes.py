@@ -89,6 +89,19 @@ def test_the_last_part_keeps_its_graph_and_the_others_pass_twice() -> None:
     assert run.sizes[3:] == [2, 2]
 
 
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize(("most", "passed"), [(None, [4, 3]), (6, [4, 3, 4]), (2, [2, 2, 1, 2, 1, 2, 2])])
+def test_graphs_that_do_not_fit_beside_each_other_are_not_kept(most: int | None, passed: list[int]) -> None:
+    """Of two passes that one backward pass goes through, the first leaves no graph where both do not fit."""
+    run, (first, second), (mine, shared), sizes = Counted(), pair(), pair(), cut(most)
+    run.layers(first + second).square().sum().backward()
+    parts = [sizes("k", run, mine[rows], shared.expand(7, -1)[rows], following=more) for rows, more in ((slice(4), 3), (slice(4, 7), 0))]
+    torch.cat(parts).square().sum().backward()
+    assert run.sizes == passed
+    torch.testing.assert_close(mine.grad, first.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.grad, second.grad, rtol=1e-5, atol=1e-4)
+
+
 def test_what_fits_passes_once_and_to_the_bit() -> None:
     run, (first, second), (mine, shared) = Counted(), pair(), pair()
     sizes = cut()
@@ -156,6 +169,18 @@ def test_more_room_later_is_used(short: Callable[[float], None]) -> None:
             run.sizes.clear()
             sizes("k", run, first, second.expand(64, -1))
             assert least <= run.sizes[-1] <= most
+
+
+@pytest.mark.parametrize(("before", "after"), [(9_000, 2_000), (2_000, 9_000), (1e9, 2_000)])
+def test_room_may_change_between_the_passes(short: Callable[[float], None], before: float, after: float) -> None:
+    run, (first, second), (mine, shared), sizes = Counted(), pair(24), pair(24), cut()
+    run.layers(first + second).square().sum().backward()
+    short(before)
+    out = sizes("k", run, mine, shared.expand(24, -1))
+    short(after)
+    out.square().sum().backward()
+    torch.testing.assert_close(mine.grad, first.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.grad, second.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_longer_examples_are_measured_anew_and_shorter_ones_take_less(short: Callable[[float], None]) -> None:

@@ -61,7 +61,7 @@ class Cut:
         self._halved: dict[_Key, list[int]] = {}  # the size that held last, and how often in a row
 
     def __call__(self, kind: str, run: Run, *inputs: Tensor, count: int | None = None, weight: int | None = None,
-                 trial: Run | None = None, tried: int | None = None,
+                 trial: Run | None = None, tried: int | None = None, following: int = 0,
                  thrift: Callable[[], bool] | None = None) -> Any:  # fmt: skip
         """What ``run`` gives for all ``count`` examples (default: the rows of the first input).
 
@@ -69,12 +69,13 @@ class Cut:
         parts' gradients are computed when ``backward`` is called, so ``run`` opens for itself what it needs open.
         kind: names passes whose cost is alike but for ``weight``, a number to which it is about proportional (default: the numbers
         that the first input has of each example). trial: what is measured in place of ``run``, and tried: of what weight that is.
+        following: examples whose graphs are made after this one, before any is used; where not all of them fit, this pass leaves none.
         thrift: called once where a single example does not seem to fit; says whether it made passes cheaper. Raises OutOfMemory
         where one does not.
         """
         count = len(inputs[0]) if count is None else count
         weight = weight or (max(1, inputs[0].numel() // max(1, count)) if inputs else 1)
-        one = _Pass(self, kind, run, inputs, count, weight, trial or run, tried or weight, thrift)
+        one = _Pass(self, kind, run, inputs, count, weight, trial or run, tried or weight, following, thrift)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             outputs = _Function.apply(one, *inputs)
             return outputs if one.several else outputs[0]
@@ -86,7 +87,7 @@ class Cut:
         """How many of so many examples to pass at once."""
         key = (one.kind, grad, one.weight.bit_length())
         limit = min(count, self.most or count, self._halved.get(key, [count])[0])
-        if limit <= 1 or one.count <= UNMEASURED:
+        if limit <= 1 or (one.count <= UNMEASURED and key not in self._costs):
             return max(1, limit)
         while True:
             if key not in self._costs:
@@ -158,26 +159,31 @@ class _Pass:
     """One call: what is passed, and how it is put together again. ``several``: whether ``run`` gives several tensors."""
 
     def __init__(self, cut: Cut, kind: str, run: Run, inputs: Sequence[Tensor], count: int, weight: int, trial: Run,
-                 tried: int, thrift: Callable[[], bool] | None) -> None:  # fmt: skip
+                 tried: int, following: int, thrift: Callable[[], bool] | None) -> None:  # fmt: skip
         self._cut, self.kind, self._run, self._trial, self.trial_weight = cut, kind, run, trial, tried
-        self._inputs, self.count, self.weight, self.thrift = inputs, count, weight, thrift
+        self._inputs, self.count, self.weight, self.thrift, self._whole = inputs, count, weight, thrift, count + following
         self.several = False
 
     def plain(self) -> Any:
         """What ``run`` gives, in as many parts as it takes."""
         return _joined(list(self._parts(0, self.count)))
 
-    def forward(self) -> tuple[tuple[Tensor, ...], _Graph]:
-        """Outputs without a graph, and the graph of the last part, which is the whole where that fits."""
+    def forward(self) -> tuple[tuple[Tensor, ...], _Graph | None]:
+        """Outputs without a graph, and the graph of the last part, which is the whole where that fits; of no part where more is to
+        come than fits."""
         parts: list[Any] = []
-        start = 0
-        while True:
+        start, graph = 0, None
+        if self._whole > self.count and self._cut.size(self, self._whole, True) < self._whole:
+            parts += self._parts(0, self.count)
+            start = self.count
+        while start < self.count or not parts:
             kept = slice(max(start, self.count - self._even(self.count, True)), self.count)
             parts += self._parts(start, kept.start)
             start = kept.start
             if graph := self._attempt(partial(self._graph, kept), kept, True):
+                outputs = tuple(output.detach() for output in graph.outputs)
+                parts.append(outputs if self.several else outputs[0])
                 break
-        parts.append(tuple(output.detach() for output in graph.outputs) if self.several else graph.outputs[0].detach())
         joined = _joined(parts)
         return joined if self.several else (joined,), graph
 
@@ -228,7 +234,9 @@ class _Pass:
                 return
 
     def _once(self, rows: slice) -> list[Any]:
-        return [self._run(rows, *self._rows(rows))]
+        outputs = self._run(rows, *self._rows(rows))
+        self.several = not isinstance(outputs, Tensor)
+        return [outputs]
 
     def _graph(self, rows: slice) -> _Graph:
         with torch.enable_grad():
