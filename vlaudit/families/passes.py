@@ -150,7 +150,7 @@ class Cut:
             torch.cuda.reset_peak_memory_stats(self._device)
             run()
             return torch.cuda.max_memory_allocated(self._device) - before
-        with _Living() as living:
+        with Living() as living:
             run()
         return living.peak
 
@@ -317,7 +317,7 @@ def _joined(parts: list[Any]) -> Any:
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-class _Living(TorchDispatchMode):
+class Living(TorchDispatchMode):
     """While open, follows the bytes of the tensors that operations make, for as long as these live."""
 
     def __init__(self) -> None:
