@@ -234,6 +234,17 @@ def test_a_part_is_halved_within_the_pass_and_the_size_remembered(late: bool, er
     assert sizes._halved["k", True, (6).bit_length()][0] == 2
 
 
+def test_what_runs_out_while_it_is_measured_begins_with_one() -> None:
+    run, (first, second), sizes = Hungry(1), pair(16), cut()
+    with torch.no_grad():
+        sizes("k", run, first, second.expand(16, -1))
+        assert run.sizes == [1, 2, *[1] * 16]
+        run.most = 100
+        for _ in range(passes.HELD):
+            sizes("k", run, first, second.expand(16, -1))
+    assert max(run.sizes) == 16
+
+
 def test_a_size_that_was_halved_grows_again() -> None:
     run, (first, second), sizes = Hungry(3), pair(16), cut()
     with torch.no_grad():

@@ -92,6 +92,7 @@ class Cut:
         while True:
             if key not in self._costs:
                 self._costs[key] = self._measured(one, grad)
+                limit = min(limit, self._halved.get(key, [limit])[0])
             cost = self._costs[key]
             each = cost.each * one.weight
             if each == 0 or cost.base + limit * each <= SMALL:
@@ -140,8 +141,9 @@ class Cut:
             return _Cost(max(first - each, 0), each / one.trial_weight)
         finally:
             self.measuring = False
+        self._halved[one.kind, grad, one.weight.bit_length()] = [1, 0]
         self._tidy()
-        return _Cost(0, math.inf)
+        return _Cost(0, 0)
 
     def _peak(self, run: Callable[[], object]) -> int:
         """The most bytes of tensors that are alive at once during a call, besides those that were before."""
