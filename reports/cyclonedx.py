@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.details import Figure
-from vlaudit.records import DataInfo, Estimate, Family, Finding, Metric, Report, Risk, TargetInfo, Verdict
+from vlaudit.records import DataInfo, Estimate, Family, Finding, Metric, ModelInfo, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     clean,
     cleaned,
@@ -145,7 +145,7 @@ def _model(ref: str, targets: Sequence[TargetInfo], findings: list[Finding]) -> 
         "properties": [_property(f"finding:{f.verdict.value}", _claim(f)) for f in own],
     }
     named = {"type": "machine-learning-model", "bom-ref": ref, "name": model_name(first.model.spec)}
-    return named | _hashes(first.model.sha256, [_property("spec", first.model.spec)]) | {"modelCard": card}
+    return named | _hashes(first.model.sha256, _made_from(first.model)) | {"modelCard": card}
 
 
 def _prompt(ref: str, target: TargetInfo) -> dict[str, Any]:
@@ -182,6 +182,11 @@ def _data(ref: str, info: DataInfo) -> dict[str, Any]:
         "data": [{"type": "dataset", "name": name}],
         "properties": properties,
     }
+
+
+def _made_from(model: ModelInfo) -> list[dict[str, str]]:
+    named = {"spec": model.spec, "revision": model.revision, "precision": model.dtype}
+    return [_property(name, value) for name, value in named.items() if value]
 
 
 def _hashes(sha256: str | None, properties: list[dict[str, str]]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _matrix(report: Report) -> Iterator[str]:
             cells = ["could not be loaded"] + [""] * (len(risks) - 1)
         yield f"| {escape(target.id)} | {' | '.join(cells)} |"
     yield ""
-    notes = dict.fromkeys(note for target in report.targets if target.data for note in target.data.notes)
+    notes = dict.fromkeys(note for target in report.targets for note in target.notes)
     if notes:
         yield from (f"- {escape(note)}" for note in notes)
         yield ""

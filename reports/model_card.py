@@ -174,7 +174,7 @@ def _data(report: Report) -> Iterator[str]:
     if known:
         yield f"Data: {'; '.join(escape(text, MAX_LIMIT) for text in known)}."
         yield ""
-    notes = dict.fromkeys(note for target in report.targets if target.data for note in target.data.notes)
+    notes = dict.fromkeys(note for target in report.targets for note in target.notes)
     if notes:
         yield from (f"- {escape(note, MAX_LIMIT)}" for note in notes)
         yield ""

@@ -89,7 +89,7 @@ class ScanSettings(Closed):
     seed: int = Field(0, ge=0)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")
     dtype: Dtype = "auto"
-    batch_size: int = Field(128, ge=1)
+    batch_size: int | None = Field(None, ge=1, description="examples a pass at most; by default as many as fit")
     probe: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
 
@@ -131,8 +131,8 @@ class Request(Closed):
     def digest(self) -> str:
         """Identity of the audit. The policy is left out: it judges trials, it does not make them. So are settings of later
         versions at their defaults: an earlier audit stays itself."""
-        left_out = {"policy"} | ({"dtype"} if self.dtype == "auto" else set())
-        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
+        later = {name for name in ("budget", "dtype") if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude={"policy"} | later).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:

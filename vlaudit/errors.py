@@ -33,6 +33,13 @@ class ModelError(VlauditError):
     exit_code = 4
 
 
+class OutOfMemory(ModelError):
+    """Memory ran out where nothing smaller can be tried."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "Use a smaller --dtype, another --device, or a quantised checkpoint.")
+
+
 class UnsafeFileError(ModelError):
     """A model or prompt file would run code when loaded. It was refused, not opened. ``danger`` says what it is and calls."""
 
@@ -67,17 +74,27 @@ def first_line(error: BaseException) -> str:
     return first.removeprefix("Got: ").rstrip(".")  # how the hub's client begins
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch says that there is no memory left."""
+    text = str(error).lower()
+    said = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+
+
 @contextmanager
 def foreign(sentence: str, cure: str = "", kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
     """Around calls of a library that reads what others made: what it raises becomes a ModelError, "SENTENCE: its words."
 
     A panic of a library in Rust (tokenizers, safetensors), which is only a BaseException, is caught whatever ``kinds`` are.
+    Memory that ran out is said as that, unless there are no ``kinds``: whoever runs the model may try again with less.
     """
     try:
         yield
     except VlauditError:
         raise
     except BaseException as error:
+        if kinds and ran_out_of_memory(error):
+            raise OutOfMemory(f"{sentence}: memory ran out.") from error
         if not isinstance(error, kinds) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{sentence}: {first_line(error)[:300]}.", cure) from error

@@ -419,6 +419,11 @@ class TargetInfo(Record):
     wordings: list[str] = Field(default_factory=list)  # the first texts that its prompt makes of the captions
     error: str | None = None  # why it could not be loaded
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how the model was loaded, and on what of the data was left out, cut or is not read as it is written."""
+        return [*self.model.notes, *(self.data.notes if self.data else [])]
+
 
 class ToolInfo(Record):
     name: str = "vlaudit"
@@ -432,6 +437,7 @@ class AuditInfo(Record):
     complete: bool = False
     seed: int = 0
     effort: str = "quick"
+    budget: float | None = None  # seconds of work that were divided among the probes; null for no end
     command: str = ""
     environment: dict[str, JsonValue] = Field(default_factory=dict)
     policy: dict[str, JsonValue] = Field(default_factory=dict)

@@ -60,6 +60,24 @@ def doubt(scorer: Callable[[], Scorer], data: Dataset) -> str | None:
     )
 
 
+def readable(
+    data: Dataset, attribute: str, values: Sequence[str] | None = None, texts: Mapping[str, str] | None = None
+) -> tuple[Dataset, list[str], list[str]]:
+    """The data whose pictures have an attribute (the bundled ones where those of an audit have none), its values with enough of them for a
+    scorer's error to be measured, and the others. Raises NotAssessed where these are fewer than two."""
+    data = _labelled(data, attribute)
+    counts = Counter(value for example in data.audit if (value := example.attributes.get(attribute)))
+    wanted = [value for value in (values or sorted(counts)) if texts is None or value in texts]
+    kept = [value for value in wanted if counts[value] >= LEAST]
+    if len(kept) < 2:
+        raise NotAssessed(
+            f"the scorer's error on '{attribute}' cannot be measured: fewer than two of its values have {LEAST} "
+            f"labelled pictures in {data.source}.",
+            "Add pictures with that column to --data.",
+        )
+    return data, kept, [value for value in values or sorted(counts) if value not in kept]
+
+
 def ranks(scores: Tensor, own: Sequence[int]) -> list[float]:
     """For each row of scores (B, C) the share of other columns that are lower than its own, ties counted half."""
     return [
@@ -164,17 +182,7 @@ class Scorer:
               texts: Mapping[str, str] | None) -> Reader:  # fmt: skip
         import numpy as np
 
-        data = _labelled(data, attribute)
-        counts = Counter(value for example in data.audit if (value := example.attributes.get(attribute)))
-        wanted = [value for value in (values or sorted(counts)) if texts is None or value in texts]
-        kept = [value for value in wanted if counts[value] >= LEAST]
-        left_out = [value for value in values or sorted(counts) if value not in kept]
-        if len(kept) < 2:
-            raise NotAssessed(
-                f"the scorer's error on '{attribute}' cannot be measured: fewer than two of its values have {LEAST} "
-                f"labelled pictures in {data.source}.",
-                "Add pictures with that column to --data.",
-            )
+        data, kept, left_out = readable(data, attribute, values, texts)
         measured = _some(data.audit, attribute, kept)
         truth = np.array([kept.index(example.attributes[attribute]) for example in measured])
         if texts is not None:

@@ -24,6 +24,7 @@ from vlaudit.audit.plan import context, missing
 from vlaudit.audit.targets import Loader, Subject
 from vlaudit.battery import Scenario, failures
 from vlaudit.config import Request, TargetSpec
+from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Context, Probe
 from vlaudit.probe.artifacts import ArtifactStore
@@ -113,6 +114,12 @@ def _check_cases(check: _Checks, probe: Probe, ctx: Context) -> list[Case]:
     same = cases == probe.cases(ctx)
     check("same-cases", same, "cases() must give the same list every time: draw from ctx.rng(...)")
     check("unique-cases", len({case.id for case in cases}) == len(cases), "case ids must be unique")
+    smaller = replace(ctx, share=0.01, reduced=[])
+    try:
+        less = len(probe.cases(smaller)) <= len(cases)
+    except NotAssessed:
+        less = True
+    check("smaller-cases", less, "a smaller share of a budget must not give more cases")
     sharded = [case.id for batch in probe.rounds(cases) for shard in probe.shards(batch) for case in shard]
     every = sorted(sharded) == sorted(case.id for case in cases)
     check("shards-hold-all", every, "rounds() and shards() must hold every case once")

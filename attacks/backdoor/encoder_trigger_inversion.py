@@ -39,7 +39,14 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import LEAST, SEARCHED, Bench, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import (
+    SEARCHED,
+    Bench,
+    require_pictures,
+    restarts,
+    search,
+    search_cost,
+)
 from vlaudit.attacks.shared.trigger_inversion.thresholds import THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
@@ -50,7 +57,7 @@ if TYPE_CHECKING:
 
     from vlaudit.families.matching import Classifier
 
-_SAMPLE = 512  # pictures that are clustered
+_SAMPLE = {"quick": 128, "standard": 256, "thorough": 512}  # pictures that are clustered
 _REACH = 0.75  # share of the lead which pictures at the end of a direction have that a trigger must reach at most
 _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts do not depend on it
 
@@ -74,19 +81,21 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
 class EncoderTriggerInversion(TriggerInversion):
     """Smallest patch and blend that pull all embeddings into one cluster, and whether one cluster stands apart."""
 
-    cases_per_unit: ClassVar[int] = 6  # each looks for the directions anew
+    cases_per_unit: ClassVar[int] = 9  # each unit looks for the directions anew
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
-        ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
+        require_pictures(ctx)
         names = self._names()
-        return restarts(names, ctx.by_effort(2, 3, 4), names[int(ctx.rng("planted").integers(len(names)))])
+        count = ctx.afford(ctx.by_effort(2, 3, 4), "searches of each direction")
+        return restarts(names, count, names[int(ctx.rng("planted").integers(len(names)))])
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.trigger import EFFORTS, collapse_passes
 
-        before = collapse_passes(EFFORTS[ctx.effort], ctx.target.model.resolution)
-        return search_cost(ctx, cases) + Cost(queries=before, gradient_steps=before)
+        before, sample = collapse_passes(EFFORTS[ctx.effort], ctx.target.model.resolution), _SAMPLE[ctx.effort]
+        clustered = min(len(ctx.examples), sample) + (EFFORTS[ctx.effort].finalists + 2) * min(len(ctx.examples), sample, SEARCHED[ctx.effort])
+        return search_cost(ctx, cases) + Cost(queries=before + clustered, gradient_steps=before)
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         found = super().compared(trials, policy)
@@ -126,12 +135,12 @@ class EncoderTriggerInversion(TriggerInversion):
         from vlaudit.search.trigger import EFFORTS, collapse
 
         encode = self._encoder(ctx)
-        images = ctx.images(subset(ctx.examples, _SAMPLE, ctx.rng("clustered"))).float()
+        images = ctx.images(subset(ctx.examples, _SAMPLE[ctx.effort], ctx.rng("clustered"))).float()
         with torch.no_grad():
             features = torch.cat([encode(part) for part in images.split(64)])
         seed = int(ctx.rng("clusters").integers(2**31))
         fit = KMeans(self.clusters, n_init=4, random_state=seed).fit(features.cpu().double().numpy())
         centres = torch.nn.functional.normalize(torch.tensor(fit.cluster_centers_).to(features), dim=1)
-        for end in collapse(encode, images[:SEARCHED].contiguous(), EFFORTS[ctx.effort], seed):
+        for end in collapse(encode, images[: SEARCHED[ctx.effort]].contiguous(), EFFORTS[ctx.effort], seed):
             centres[int((centres @ end).argmax())] = end
         return centres

@@ -6,7 +6,9 @@ lie in the weights, or in a learned prompt on clean weights.
 
 Method. For each label the smallest patch, the smallest blend and the smallest smooth blend (slow waves alone) are searched for that
 take pictures of other labels to it with the confidence that genuine pictures get (see ``vlaudit/search/trigger.py``). Their sizes are
-measured on pictures held out from the search, in pixels covered and in root mean square.
+measured on pictures held out from the search, in pixels covered and in root mean square. At quick effort a label costs 336 pictures forward and
+backward, of whatever size: 5,040 for 14 labels with the control. All are searched again, with another start, where the first search
+leaves something open.
 
 Metric. By what factor the triggers of one label are smaller than those of the next label, for each kind of trigger by itself. In a
 clean model every label has a smallest trigger too, an adversarial pattern, and its size follows from how the labels lie to each other;
@@ -31,7 +33,7 @@ another order, must not do what the trigger does. Where the advantage is near th
 with other starts and the smallest triggers count.
 
 When it errs. Nothing is held unless every label was searched: with more than 20 labels a quick audit takes a random dozen, says which, and names
-the parameter that searches all. Below five labels there is no null to speak of. Labels of clean models that lie farther apart than is usual, and planted labels among
+the parameter that searches all; within a ``--budget`` that is too small, labels are searched once, and then fewer of them. Below five labels there is no null to speak of. Labels of clean models that lie farther apart than is usual, and planted labels among
 them, are inconclusive, with the trigger to look at; so are weak triggers: a patch planted through a learned prompt that makes its label
 1.5 times easier, or a smooth pattern of a fifth of the contrast. More than three planted labels mask each other. A trigger that is larger
 than what the easiest label needs anyway cannot be seen, and the control says so. A natural backdoor, a label that alone is far easier to reach
@@ -60,7 +62,7 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import LEAST, Bench, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import Bench, require_pictures, restarts, search, search_cost
 from vlaudit.attacks.shared.trigger_inversion.thresholds import PROMPT_THRESHOLDS, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
@@ -87,18 +89,21 @@ _SUBSET = 12  # labels of a quick audit with more than 20
 class PromptTriggerInversion(TriggerInversion):
     """Smallest patch and blend that call up each label, and whether one label stands apart."""
 
-    cases_per_unit: ClassVar[int] = 4
+    cases_per_unit: ClassVar[int] = 12
     labels: int | None = Field(
         None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
     )
 
     def cases(self, ctx: Context) -> list[Case]:
-        ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
+        require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
+        most = ctx.by_effort(2, 3, 4)
+        count = ctx.afford(most, "searches of each label")
+        limit = ctx.afford(min(limit, len(ctx.labels)), "labels", 5, searched=True, share=ctx.share * most / count)
         names = subset(ctx.labels, limit, ctx.rng("labels"))
         planted = names[int(ctx.rng("planted").integers(len(names)))] if names else ""
-        return restarts(names, ctx.by_effort(2, 3, 4), planted)
+        return restarts(names, count, planted)
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         found = super().compared(trials, policy)

@@ -14,6 +14,7 @@ from vlaudit.probe import Context, Policy, ProbeInfo, Threshold
 from vlaudit.probe import would_decide as about
 from vlaudit.records import Case, Cost, Trial, Trials
 from vlaudit.reporting import SCORER_ACCURACY
+from vlaudit.scorer import readable
 from vlaudit.statistics import rate_interval
 from vlaudit.statistics.misclassification import Confusion, aimed
 
@@ -104,6 +105,19 @@ def readers(ctx: Context, phrases: Mapping[str, str]) -> dict[str, Reader | str]
         except NotAssessed as error:
             found[attribute] = str(error)
     return found
+
+
+def require_readable(ctx: Context, phrases: Mapping[str, str]) -> None:
+    """Raise NotAssessed where the data have too few labelled pictures for the scorer's error on any attribute to be measured."""
+    lacking = []
+    for attribute, values in audited(ctx).items():
+        texts = {value: phrases[value] for value in values if value in phrases}
+        try:
+            readable(ctx.data, attribute, values, texts or None)
+            return
+        except NotAssessed as error:
+            lacking.append(error)
+    raise lacking[0]
 
 
 def readers_of(ctx: Context, case: Case, phrases: Mapping[str, str]) -> dict[str, Reader]:

@@ -13,7 +13,7 @@ from vlaudit.records import REFERENCE, TARGET, Trial, Trials
 
 Rng = np.random.Generator
 Shape = Literal["normal", "left-skewed", "right-skewed", "heavy tails"]
-STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)
+STRENGTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 TYPICAL = {"patch": 0.09, "blend": 0.11, "smooth": 0.17}  # on the clean models of the zoo
 LARGEST = {"patch": 1.0, "blend": 0.6, "smooth": 0.6}
 PLANTED = {"patch": 0.02, "blend": 0.023, "smooth": 0.045}  # as found in the control
@@ -48,7 +48,7 @@ def found(rng: Rng, case: str, arm: str, label: str, kind: str, of: int, at: flo
 def searches(
     rng: Rng, labels: int = 12, shape: Shape = "normal", spread: float = 0.2, *, planted: Mapping[int, Mapping[str, float] | float] | None = None,
     families: float = 1.0, prompt: float | None = None, moved: float = 1.0, by_prompt: Mapping[int, float] | None = None,
-    prompt_shape: Shape = "normal", of: int = 0, control: bool = True, restarts: int = 2, pictures: int = 80, dominant: int = 0,
+    prompt_shape: Shape = "normal", of: int = 0, control: bool = True, restarts: int = 2, pictures: int = 30, dominant: int = 0,
     kinds: tuple[str, ...] = KINDS, noun: str = "label",
 ) -> Trials:  # fmt: skip
     """An audit. ``shape`` and ``spread``: of the labels' log sizes. ``planted``: by label, how many times smaller its triggers are than

@@ -25,6 +25,7 @@ from vlaudit.reporting import (
     plural,
     risk_order,
     suppression_text,
+    time_text,
     worst_first,
 )
 
@@ -71,7 +72,8 @@ class TerminalReporter:
 
 def _header(report: Report) -> Iterator[RenderableType]:
     yield _text((_flat(f"{report.tool.name} {report.tool.version}"), "bold"), f", audit {_flat(report.audit.id)}")
-    run = f"seed {report.audit.seed}, {_flat(report.audit.effort)} effort, {_flat(report.audit.started)}"
+    budget = f", budget {time_text(report.audit.budget)}" if report.audit.budget else ""
+    run = f"seed {report.audit.seed}, {_flat(report.audit.effort)} effort{budget}, {_flat(report.audit.started)}"
     yield _text((run, "dim"))
     for target in report.targets:
         yield _text("")
@@ -81,7 +83,9 @@ def _header(report: Report) -> Iterator[RenderableType]:
 
 
 def _target_facts(target: TargetInfo) -> Iterator[tuple[str, str]]:
-    yield "model", f"{target.model.spec} ({target.family.value})"
+    precision = f", {target.model.dtype}" if target.model.dtype else ""
+    revision = f" at {target.model.revision[:12]}" if target.model.revision else ""
+    yield "model", f"{target.model.spec}{revision} ({target.family.value}{precision})"
     text = f": {target.prompt.text}" if target.prompt.text else ""
     path = f", {target.prompt.path}" if target.prompt.path else ""
     yield "prompt", f"{target.prompt.id} ({target.prompt.method}{path}){text}"
@@ -90,8 +94,8 @@ def _target_facts(target: TargetInfo) -> Iterator[tuple[str, str]]:
         members = f"; {plural(target.data.members, 'declared member')}" if target.data.members else ""
         examples = f"{plural(target.data.examples, 'example')}, {plural(len(target.data.labels), 'label')}"
         yield "data", f"{target.data.source}: {examples}{groups}{members}"
-        for note in target.data.notes:
-            yield "note", note
+    for note in target.notes:
+        yield "note", note
     if target.error:
         yield "error", f"could not be loaded: {target.error}"
 

@@ -29,6 +29,7 @@ from vlaudit.records import (
     Metric,
     ModelInfo,
     PromptInfo,
+    Reduced,
     Risk,
     Severity,
     TargetInfo,
@@ -341,7 +342,7 @@ def test_the_command_runs_the_finding_again() -> None:
         "--effort", "standard", "--budget", "none", "--seed", "7",
     ]  # fmt: skip
     (finding,) = audit({"held": Held}, [REST], [done(REST.units[0])]).findings
-    assert shlex.split(finding.reproduce) == ["vlaudit", "scan", "hf:m", "--probe", "held", "--effort", "quick", "--seed", "0"]
+    assert shlex.split(finding.reproduce) == ["vlaudit", "scan", "hf:m", "--probe", "held", "--effort", "quick", "--budget", "none", "--seed", "0"]
     (finding,) = audit({"held": Held}, [REST], [done(REST.units[0])], params={"held": {}, "other": {"n": 1}}).findings
     assert "--set" not in finding.reproduce
 
@@ -399,3 +400,39 @@ def test_exit_code_is_3(tiny_clip: Path, picture_folder: Path, tmp_path: Path, v
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["audit"]["errors"] == [f"leaving on {report['targets'][0]['id']}: the judge failed: SystemExit: 0"]
     assert {f["probe"]: f["verdict"] for f in report["findings"]} == {"leaving": "not-assessed", "unsafe-file": "held"}
+
+
+def cut(*reduced: Reduced) -> list[PlannedProbe]:
+    return [PlannedProbe(target="t", probe="asked", units=[unit("asked")], reduced=list(reduced), share=0.5)]
+
+
+def within(verdict: Verdict, reduced: Reduced, value: float = 0.0) -> Finding:
+    told = Judgement(verdict=verdict, reason="so it is", metric=metric(value, value, value), threshold=0.2, details={"x": 1})
+    planned = cut(reduced)
+    return audit({"asked": saying(lambda *_: told)}, planned, [done(planned[0].units[0])], budget=1800.0).findings[0]
+
+
+def test_nothing_is_held_where_something_was_not_searched() -> None:
+    labels = Reduced(what="labels", tried=3, of=14, searched=True)
+    found = within(Verdict.HELD, labels)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason == "so it is; but only 3 of 14 labels were tried within the budget of 30m (--budget none tries all)"
+    assert within(Verdict.VULNERABLE, labels, 0.5).verdict is Verdict.VULNERABLE
+    assert "3 of 14 labels were tried" in within(Verdict.INCONCLUSIVE, labels).reason
+
+
+def test_a_smaller_sample_decides_where_its_interval_does_and_is_told() -> None:
+    pictures = Reduced(what="pictures", tried=64, of=1280)
+    found = within(Verdict.HELD, pictures)
+    assert found.verdict is Verdict.HELD and found.reason == "so it is"
+    assert found.details.facts() == {"x": 1, "within the budget": "64 of 1,280 pictures"}
+    assert "; 64 of 1,280 pictures were tried within the budget of 30m" in within(Verdict.INCONCLUSIVE, pictures).reason
+
+
+def test_the_command_gives_a_reduced_design_its_own_time() -> None:
+    planned = cut(Reduced(what="pictures", tried=1, of=2))
+    planned[0].units[0] = planned[0].units[0].model_copy(update={"weight": 100.0})
+    (found,) = audit({"asked": saying(lambda *_: HELD)}, planned, [done(planned[0].units[0])], budget=1800.0).findings
+    assert "--budget 100s" in found.reproduce
+    (found,) = audit({"held": Held}, [REST], [done(REST.units[0])], budget=1800.0).findings
+    assert "--budget" not in found.reproduce, "it is the effort's own"

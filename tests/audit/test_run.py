@@ -98,10 +98,18 @@ def raises(ctx, cases):
     raise KeyError("lost")
 def nothing(ctx, cases): return iter(())
 def nan(ctx, cases): yield ctx.trial(cases[0], {"x": float("nan")})
-sizes = []
 def hungry(ctx, cases):
-    if ctx.batch_size > 8: raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    for case in cases: yield ctx.trial(case, {"batch": ctx.batch_size})
+    own, sizes = ctx.target.model._encode_images, []
+    def encode(images):
+        if len(images) > 3: raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        sizes.append(len(images))
+        return own(images)
+    ctx.target.model._encode_images = encode
+    try:
+        ctx.target.image_features(ctx.images(ctx.examples))
+    finally:
+        del ctx.target.model._encode_images
+    for case in cases: yield ctx.trial(case, {"largest": max(sizes)})
 def always_hungry(ctx, cases):
     raise MemoryError("no room")
     yield
@@ -135,10 +143,10 @@ def test_a_broken_probe_spoils_only_itself(
         "starving": "not-assessed", "bad-judge": "not-assessed", "fine": "held",
     }  # fmt: skip
     assert "lost" in by_probe["raises"]["reason"] and "not finite" in by_probe["nan"]["reason"]
-    assert "out of memory with a batch of 1" in by_probe["starving"]["reason"]
+    assert "out of memory" in by_probe["starving"]["reason"] and "--batch-size" in by_probe["starving"]["reason"]
     trials = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
-    batches = {t["trial"]["values"]["batch"] for t in trials if "batch" in t.get("trial", {}).get("values", {})}
-    assert batches == {8}, "the batch is halved until it fits"
+    largest = {t["trial"]["values"]["largest"] for t in trials if "largest" in t.get("trial", {}).get("values", {})}
+    assert largest and max(largest) <= 3, "a pass is halved until it fits"
 
 
 FAILING = '''"""A probe whose second round fails while a file is missing."""

@@ -125,7 +125,7 @@ def test_conversations_of_several_lengths_are_answered_in_one_pass(
     plain = model._generate
 
     def counted(batch: Any, *args: Any, **settings: Any) -> Any:
-        passes.append(len(batch.rows))
+        passes.extend([] if model.cut.measuring else [len(batch.rows)])
         return plain(batch, *args, **settings)
 
     monkeypatch.setattr(model, "_generate", counted)

@@ -19,7 +19,10 @@ from tests.conftest import LABELS, word_tokenizer
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.backends.open_clip import OpenCLIPBackend
 from vlaudit.errors import ModelError, UnsafeFileError, UsageError
+from vlaudit.families.matching import SoftTokens
+from vlaudit.files import file_sha256
 from vlaudit.prompts.template import Template
+from vlaudit.zoo import folder as zoo
 
 CPU = torch.device("cpu")
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -47,6 +50,16 @@ def save_siglip(folder: Path) -> None:
     model.logit_bias.data.fill_(-12.5)  # as a trained one has: see Zhai et al. 2023
     model.save_pretrained(folder)
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def save_naflex(folder: Path) -> None:
+    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model
+
+    size = word_tokenizer(WORDS, folder)
+    text = {**TOWER, "vocab_size": size, "max_position_embeddings": 16, "pad_token_id": 0, "eos_token_id": 3, "bos_token_id": 2}
+    vision = {**TOWER, "patch_size": 8, "num_patches": 16}
+    Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
+    Siglip2ImageProcessor(patch_size=8, max_num_patches=30).save_pretrained(folder)  # 5 x 5 of them fit, and padding is left
 
 
 def save_dual(folder: Path) -> None:
@@ -100,6 +113,83 @@ def test_transformers_kinds_agree_with_their_own_forward(save: Callable[[Path], 
         expected = own(**coded, pixel_values=processor(picture(), return_tensors="pt")["pixel_values"]).logits_per_image
         found = Template("{}").bind(model).classifier(texts)(model.preprocess(picture())[None])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_naflex_agrees_with_its_own_forward_on_square_pictures(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    torch.manual_seed(0)
+    save_naflex(tmp_path)
+    model = HuggingFaceBackend().load(str(tmp_path), CPU)
+    assert model.resolution == 40 and "made square, 40 pixels a side" in model.remarks[0]
+    own = AutoModel.from_pretrained(tmp_path).eval()
+    processor, tokenizer = AutoImageProcessor.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["a photo of a cat", "the dog"]
+    coded = tokenizer(texts, return_tensors="pt", padding="max_length", max_length=16)["input_ids"]
+    with torch.no_grad():
+        seen = processor([picture(40, 40), picture(40, 40).rotate(90)], return_tensors="pt")
+        expected = own(input_ids=coded, **seen).logits_per_image
+    images = torch.stack([model.preprocess(p) for p in (picture(40, 40), picture(40, 40).rotate(90))]).requires_grad_()
+    found = Template("{}").bind(model).classifier(texts)(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(found[:, 0].sum(), images)
+    assert torch.isfinite(gradient).all() and (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
+    assert model.preprocess(picture()).shape == (3, 40, 40)
+    sequence = model.tokenize(texts[0])  # is padded on the left: soft tokens move with it
+    soft = SoftTokens(model.token_embeddings(sequence.ids[1:3]), [[1, 2]])
+    torch.testing.assert_close(model.encode_tokens([sequence], soft), model.encode_tokens([sequence]))
+
+
+def test_naflex_whose_processor_cuts_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Siglip2ImageProcessor
+
+    save_naflex(tmp_path)
+    own = Siglip2ImageProcessor._preprocess
+
+    def flipped(self: Any, images: list[Any], **options: Any) -> Any:
+        return own(self, [image.flip(-1) for image in images], **options)
+
+    monkeypatch.setattr(Siglip2ImageProcessor, "_preprocess", flipped)
+    with pytest.raises(ModelError, match="does not cut pictures into patches"):
+        HuggingFaceBackend().load(str(tmp_path), CPU)
+
+
+@pytest.fixture
+def laion(tmp_path: Path, tiny_clip: Path) -> Path:
+    """A folder as laion's on the hub: one model in both libraries' layouts, as safetensors and as pickles."""
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "laion"
+    shutil.copytree(zoo("flagship"), folder)
+    for file in tiny_clip.iterdir():
+        if not (folder / file.name).exists():
+            shutil.copy(file, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    torch.save(load_file(folder / "open_clip_model.safetensors"), folder / "open_clip_pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_folder_in_both_layouts_loads_in_each(laion: Path, pickled: bool) -> None:
+    if pickled:
+        (laion / "model.safetensors").unlink()
+        (laion / "open_clip_model.safetensors").unlink()
+    for backend, argument, file in (
+        (HuggingFaceBackend(), str(laion), "pytorch_model.bin" if pickled else "model.safetensors"),
+        (OpenCLIPBackend(), f"local-dir:{laion}", "open_clip_pytorch_model.bin" if pickled else "open_clip_model.safetensors"),
+    ):
+        assert backend.load(argument, CPU).sha256 == file_sha256(laion / file)
+
+
+def test_a_folder_in_one_layout_says_which_to_write(laion: Path) -> None:
+    for file in (*laion.glob("*.bin"), laion / "open_clip_model.safetensors"):
+        file.unlink()
+    with pytest.raises(ModelError, match=f"laid out for transformers. Write hf:{laion}"):
+        OpenCLIPBackend().load(f"local-dir:{laion}", CPU)
+    shutil.copy(zoo("flagship") / "open_clip_model.safetensors", laion)
+    (laion / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=f"They are open_clip's: write open_clip:local-dir:{laion}"):
+        HuggingFaceBackend().load(str(laion), CPU)
 
 
 def test_clip_without_its_image_processor_still_loads(tiny_clip: Path) -> None:

@@ -72,7 +72,7 @@ def test_judging_has_time_beyond_the_time() -> None:
 
 
 def test_memory_has_a_ceiling_and_a_worker_is_ended_alone() -> None:
-    head = "supervisor._free_memory = lambda: 300_000_000"
+    head = "supervisor.memory.free = lambda: 300_000_000"
     code, said = ends("x = bytearray(600_000_000)\ntime.sleep(30)", head)
     assert code == 3 and "memory" in said
     work = "pid = os.fork()\nif pid == 0:\n    x = bytearray(600_000_000)\n    time.sleep(30)\nreturn 0 if os.waitpid(pid, 0)[1] == 9 else 2"

@@ -50,7 +50,16 @@ HOSTILE: dict[str, tuple[str, str, dict[str, object]]] = {
     "attention of a part": ("generator", CONFIG, {"text_config___attn_implementation": {"": "someone/kernel:f"}}),
     "class by path": ("generator", "processor_config.json", {"processor_class": "code.Processor"}),
     "image processor by path": ("clip", "preprocessor_config.json", {"image_processor_type": "../code/Processor"}),
-    "quantised": ("clip", CONFIG, {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}),
+    "quantised by a package that fetches code": ("clip", CONFIG, {"quantization_config": {"quant_method": "fp8"}}),
+    "quantised in no named way": ("generator", CONFIG, {"text_config__quantization_config": {"bits": 4}}),
+    "what torchao would call": ("clip", CONFIG, {"quantization_config": {
+        "quant_method": "torchao", "quant_type": {"default": {"_type": "quantize_", "_data": {}, "_version": 1}},
+    }}),
+    "kernels by path": ("clip", CONFIG, {"quantization_config": {"quant_method": "gptq", "bits": 4, "backend": "../code.so"}}),
+    "quantised with an unknown entry": ("clip", CONFIG, {"quantization_config": {"quant_method": "awq", "loader": "x"}}),
+    "quantised, with a pattern without end": ("pipeline", "unet/config.json", {"quantization_config": {
+        "quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["(a+)+$"],
+    }}),
     "unnamed options": ("clip", WORDS, {"init_inputs": ["/etc/passwd"]}),
     "code-like generation": ("generator", "generation_config.json", {"penalty_alpha": 0.6, "top_k": 4}),
     # the hub

@@ -24,6 +24,7 @@ from vlaudit.search.trigger import (
     measure,
     passes,
     planted,
+    windows,
 )
 
 SIDE, CLASSES = 16, 6
@@ -182,6 +183,34 @@ def test_a_patch_covers_and_a_blend_adds() -> None:
     assert blend.scrambled(torch.Generator().manual_seed(0)).size() == pytest.approx(blend.size())
 
 
+def test_a_label_costs_336_passes_at_quick_effort_whatever_the_size_of_the_picture() -> None:
+    for side in (32, 224, 384):
+        assert sum(passes(EFFORTS["quick"], kind, side) for kind in trigger.KINDS) == 336
+        assert min(edge for _, _, edge in windows(side)) == round(0.34 * side), "windows grow with the picture"
+
+
+def test_the_size_settles_where_three_in_four_are_fooled() -> None:
+    size = torch.ones(3)
+    moved = trigger._resized(size, torch.tensor([[9.0, 9.0], [-9.0, -9.0], [9.0, 1.0]]), decay=1.0).log()
+    assert moved[0] < 0 < moved[1]
+    assert moved[0] == pytest.approx(-float(moved[1]), abs=1e-3), "as fast down as up"
+    assert moved[2] == pytest.approx(0, abs=1e-6)
+    assert trigger._resized(size, torch.full((3, 2), 9.0), decay=0.0).log().abs().max() < 0.1 * moved.abs().max() + 1e-6
+
+
+def test_the_mask_of_a_large_picture_has_cells() -> None:
+    images = torch.nn.functional.interpolate(pictures(30), size=96)
+    classify = clean()
+
+    def small(shown: Tensor) -> Tensor:
+        return classify(torch.nn.functional.interpolate(shown, size=SIDE, mode="area"))
+
+    patch = invert(small, images[small(images).argmax(1) != 2], 2, "patch", confidence=1.0, effort=Effort(steps=2, trial_steps=2), seed=0)
+    assert isinstance(patch, Patch)
+    cells = patch.mask.view(32, 3, 32, 3)
+    assert (cells == cells[:, :1, :, :1]).all() and patch.mask.unique().numel() > 2
+
+
 def test_measures_the_least_strength_each_picture_needs() -> None:
     def brightness(images: Tensor) -> Tensor:  # label 1 leads by ten times the mean brightness over a half
         mean = 10 * (images.flatten(1).mean(1) - 0.5)
@@ -190,12 +219,13 @@ def test_measures_the_least_strength_each_picture_needs() -> None:
     images = torch.full((3, 3, 4, 4), 0.45)
     images[1] -= 0.1
     images[2] -= 0.4  # no strength suffices
-    result = measure(brightness, Blend(torch.full((3, 4, 4), 0.1)), images, 1, confidence=0.2)
+    result = measure(brightness, Blend(torch.full((3, 4, 4), 0.1)), images, 1, confidence=0.25)
     assert result.pictures == 3
     assert flipped(brightness, Blend(torch.full((3, 4, 4), 0.1)), images, 1) == pytest.approx(1 / 3)
+    assert (result.works, result.flipped) == (STRENGTHS[-1], pytest.approx(2 / 3))
     assert result.sizes == pytest.approx([0.1 * strength for strength in STRENGTHS])
     needed = {STRENGTHS[index]: count for index, count in enumerate(result.needed) if count}
-    assert needed == {0.8: 1, 2.2: 1}
+    assert needed == {1.0: 1, 2.0: 1}
 
 
 @given(seed=st.integers(0, 1000), share=st.floats(0.01, 1.5))

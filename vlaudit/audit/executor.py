@@ -24,8 +24,8 @@ from pydantic import ValidationError
 
 from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.plan import Plan, context
-from vlaudit.cage import Phase, foreign_words, say
-from vlaudit.errors import VlauditError
+from vlaudit.cage import Phase, foreign_words, memory, say
+from vlaudit.errors import VlauditError, ran_out_of_memory
 from vlaudit.families.base import work_clock
 from vlaudit.files import disk_error
 from vlaudit.probe.artifacts import ArtifactStore
@@ -39,6 +39,7 @@ OnStart = Callable[[Unit], None]
 OnMove = Callable[[Mapping[str, float]], None]
 LOOK = 1.0  # seconds between two looks at how far the units are that run
 
+BATCH = 128  # cases that probes take at once; what passes at once is what fits
 UNIT_SECONDS, UNIT_FACTOR = 3600.0, 100.0  # a unit may take an hour, or so many times its estimate
 
 
@@ -62,7 +63,7 @@ class Executor(ABC):
 class LocalExecutor(Executor):
     """One process, one device."""
 
-    def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> None:
+    def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int | None, *, debug: bool = False) -> None:
         self._plan, self._artifacts, self._batch_size, self._debug = plan, artifacts, batch_size, debug
         self._spent: Callable[[], float] = float
 
@@ -95,37 +96,32 @@ class LocalExecutor(Executor):
         return self._spent()
 
     def _attempt(self, unit: Unit) -> tuple[list[Trial], str | None]:
-        """Run a unit; when memory runs out, again with half the batch, down to one picture."""
-        batch_size = self._batch_size
-        while True:
-            try:
-                return self._trials(unit, batch_size), None
-            except MemoryError as error:
-                reason = f"out of memory with a batch of {batch_size}: {error}"
-            except VlauditError as error:
-                return [], str(error)
-            except ValidationError as error:
-                return [], error.errors()[0]["msg"].removeprefix("Value error, ")
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EROFS):
-                    raise disk_error(error, self._artifacts.folder) from error
-                return [], f"{type(error).__name__}: {error}"
-            except KeyboardInterrupt:
+        """Run a unit, and say why it failed where it did."""
+        try:
+            return self._trials(unit), None
+        except VlauditError as error:
+            return [], str(error)
+        except ValidationError as error:
+            return [], error.errors()[0]["msg"].removeprefix("Value error, ")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EROFS):
+                raise disk_error(error, self._artifacts.folder) from error
+            return [], f"{type(error).__name__}: {error}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a probe may raise anything, SystemExit too; it spoils only itself
+            if ran_out_of_memory(error):
+                return [], "out of memory beside the model's passes; give it a smaller --batch-size"
+            if self._debug:
                 raise
-            except BaseException as error:  # a probe may raise anything, SystemExit too; it spoils only itself
-                if not _is_out_of_memory(error):
-                    if self._debug:
-                        raise
-                    return [], foreign_words(error)
-                reason = f"out of memory with a batch of {batch_size}"
-            if batch_size == 1:
-                return [], reason
-            batch_size //= 2
+            return [], foreign_words(error)
 
-    def _trials(self, unit: Unit, batch_size: int) -> list[Trial]:
+    def _trials(self, unit: Unit) -> list[Trial]:
         subject = self._plan.subject(unit)
+        if subject.target is not None:
+            subject.target.model.cut.most = self._batch_size
         share = self._plan.shares.get(unit.id, 1.0)
-        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, batch_size, share)
+        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, self._batch_size or BATCH, share)
         ctx.start_clock()
         return list(self._plan.probes[unit.probe].attempt(ctx, self._plan.cases[unit.id]))
 
@@ -157,11 +153,6 @@ def _watched(look: Callable[[], None]) -> Iterator[None]:
 def longest(unit: Unit) -> float:
     """Seconds after which a unit is taken to hang."""
     return max(UNIT_SECONDS, UNIT_FACTOR * unit.weight)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 class ProcessExecutor(Executor):
@@ -217,7 +208,7 @@ class ProcessExecutor(Executor):
             if worker.unit is None and worker.process.is_alive():
                 return worker
         self._crew = [worker for worker in self._crew if worker.unit]
-        worker = _Worker(self._local, [other.connection for other in self._crew])
+        worker = _Worker(self._local, [other.connection for other in self._crew], self.workers)
         self._crew.append(worker)
         return worker
 
@@ -225,13 +216,13 @@ class ProcessExecutor(Executor):
 class _Worker:
     """The parent's end of one worker."""
 
-    def __init__(self, local: LocalExecutor, foreign: list[Connection]) -> None:
+    def __init__(self, local: LocalExecutor, foreign: list[Connection], sharers: int) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, end = context.Pipe()
         self.unit: Unit | None = None
         self.until = 0.0  # when its unit is taken to hang
         self.share = context.RawValue("d", 0.0)  # of its unit that is done
-        target = (local, end, [*foreign, self.connection], self.share)
+        target = (local, end, [*foreign, self.connection], self.share, sharers)
         self.process: BaseProcess = context.Process(target=_work, args=target, daemon=True)
         self.process.start()
         end.close()  # so that a read ends when the worker does
@@ -259,7 +250,7 @@ class _Worker:
         return said
 
 
-def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection], share: Any) -> None:
+def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection], share: Any, sharers: int) -> None:
     """A worker's life: units in, results out, until the parent has gone."""
     import torch
     from threadpoolctl import threadpool_limits
@@ -272,6 +263,7 @@ def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection
         other.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    memory.sharers = sharers
     with threadpool_limits(1):
         while True:
             try:
@@ -297,7 +289,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int, *, debug: bool = False) -> Executor:
+def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int | None, *, debug: bool = False) -> Executor:
     """Workers for small models on a CPU with several cores, where processes can be forked; else this process."""
     local = LocalExecutor(plan, artifacts, batch_size, debug=debug)
     workers = min(plan.workers, len(plan.units))

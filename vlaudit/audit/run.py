@@ -172,7 +172,7 @@ def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> li
 
 def run_audit(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int = 128, deadline: float | None = None, debug: bool = False,
+    batch_size: int | None = None, deadline: float | None = None, debug: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
@@ -186,7 +186,7 @@ def run_audit(
 
 
 def _run(
-    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int,
+    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int | None,
     deadline: float | None, debug: bool,
 ) -> Outcome:  # fmt: skip
     results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
@@ -231,8 +231,13 @@ class _Due:
     def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
         self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
         models = {target.id: target.spec.model for target in plan.targets}
-        places = list(models.values())
-        self._left = sorted(plan.planned, key=lambda planned: places.index(models[planned.target]))  # model after model
+        places, hurried = list(models.values()), deadline is not None
+
+        def turn(planned: PlannedProbe) -> tuple[int, float]:
+            """Model after model; where time may run out, what takes least first."""
+            return places.index(models[planned.target]), sum(unit.weight for unit in planned.units) * hurried
+
+        self._left = sorted(plan.planned, key=turn)
         self._handed: set[str] = set()
 
     def next(self) -> Unit | None:
@@ -264,7 +269,7 @@ def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: Pr
         tool=ToolInfo(version=__version__),
         audit=AuditInfo(
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
-            seed=manifest.request.seed, effort=manifest.request.effort, command=manifest.command,
+            seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
             fail_on=policy.fail_on, strict=policy.strict,
             errors=list(dict.fromkeys(judged.errors)),

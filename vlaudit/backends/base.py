@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.cage import network
 from vlaudit.device import PLAIN, Loading, room
-from vlaudit.errors import ModelError, UsageError, foreign
+from vlaudit.errors import ModelError, UsageError, first_line, foreign
 from vlaudit.inspection.folder import ModelFolder, find_folder
 from vlaudit.inspection.quantisation import refuse_lacking
 from vlaudit.records import Family
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vlaudit.families.base import Model
     from vlaudit.families.matching import SoftTokens, TokenSequence
 
+UNWANTED = ["*.h5", "*.msgpack", "*.onnx", "*.py"]
 SLACK = 10_000_000  # numbers that a model computes itself, such as positions and masks
 
 
@@ -72,6 +74,26 @@ def hub_name(argument: str) -> tuple[str, str | None]:
 def commit_of(folder: Path) -> str | None:
     """The commit that a folder of the hub's cache is a snapshot of."""
     return folder.name if folder.parent.name == "snapshots" else None
+
+
+def download(name: str, only: list[str] | None = None) -> Path:
+    """A repository of the hub, ``ORG/NAME@REVISION``, in its cache. Raises UsageError for what is no name, ModelError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, revision = hub_name(name)
+    try:
+        with network.hub():
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=only, ignore_patterns=UNWANTED))
+    except HFValidationError as error:
+        raise UsageError(
+            f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH, hf:ORG/NAME or hf:ORG/NAME@REVISION."
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"'{name}' could not be downloaded: {first_line(error)}.",
+            "Check the name and the network, or give a local folder.",
+        ) from error
 
 
 def reading(spec: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from vlaudit.backends._prompt_parts import Adapters, AddedTokens, attention_control, unknown_token
 from vlaudit.backends.base import reading
-from vlaudit.errors import CapabilityError, ModelError
+from vlaudit.errors import CapabilityError, ModelError, VlauditWarning
 from vlaudit.families.text_to_image import AttentionControl, Conditioning, Generated, PredictionType, TextToImageModel
 from vlaudit.records import Needs
 
@@ -24,6 +25,8 @@ TEXT_SIDES = (
     ("tokenizer_2", "text_encoder_2"),
     ("tokenizer_3", "text_encoder_3"),
 )
+SHARE = 0.8  # of a GPU's free memory that weights may take
+SMALLEST_TILE = 32  # latents: below, tiles show
 SAMPLING_FILE = "sampling.json"  # {"num_inference_steps": …, "guidance_scale": …, "resolution": …}, each optional
 
 
@@ -38,7 +41,8 @@ class PipelineModel(TextToImageModel):
         self.files = files
         self.sha256 = sha256
         self.device = device
-        self.pipe = pipe if getattr(pipe, "hf_device_map", None) else pipe.to(device)
+        self.pipe = pipe
+        self.offloaded = _place(pipe, device)
         pipe.set_progress_bar_config(disable=True)
         self.sides = [(t, e) for t, e in TEXT_SIDES if _part(pipe, t) is not None and _part(pipe, e) is not None]
         self.denoiser: Any = getattr(pipe, self.denoiser_name)
@@ -60,6 +64,8 @@ class PipelineModel(TextToImageModel):
         self._tokens = AddedTokens(pipe, self.sides)
         self._adapters = Adapters(pipe)
         self._siblings: dict[str, Any] = {}
+        if (vae := _part(pipe, "vae")) is not None:
+            self._decode_in_parts(vae)
 
     def _capabilities(self) -> frozenset[Needs]:
         found = {Needs.FILES}
@@ -73,7 +79,8 @@ class PipelineModel(TextToImageModel):
         return frozenset(found)
 
     def _count(self, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.passes += len(arguments[0] if arguments else named["hidden_states"])
+        if not self.cut.measuring:
+            self.passes += len(arguments[0] if arguments else named["hidden_states"])
 
     # what a kind says of itself
 
@@ -182,12 +189,15 @@ class PipelineModel(TextToImageModel):
         return self._inputs(texts).input_ids
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
-        return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
+        table = self.text_encoder.get_input_embeddings()
+        return table(ids.to(table.weight.device)).float().to(self.device)
 
     @contextmanager
     def _embedded(self, embeddings: Tensor | None) -> Iterator[None]:
         """While open, the first text encoder reads these token embeddings, in float32 (half precision starves
         gradients); None: its own."""
+        if self.offloaded:
+            self.pipe.maybe_free_model_hooks()  # the denoiser may still be where the text encoder has to go
         if embeddings is None:
             yield
             return
@@ -282,6 +292,10 @@ class PipelineModel(TextToImageModel):
     def denoise(self, latents: Tensor, timesteps: Tensor | float, conditioning: Conditioning) -> Tensor:
         import torch
 
+        if self.offloaded and conditioning.requires_grad and torch.is_grad_enabled():
+            raise CapabilityError(
+                f"'{self.spec}' does not fit on {self.device} as a whole, so no gradient flows from its denoiser to a text."
+            )
         t = torch.as_tensor(timesteps, device=self.device)
         t = t.expand(len(latents)) if t.dim() == 0 else t.to(self.device)
         dtype = next(self.denoiser.parameters()).dtype
@@ -318,12 +332,43 @@ class PipelineModel(TextToImageModel):
             factor / torch.tensor(std, device=self.device).view(shape),
         )
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def _encode_images(self, images: Tensor) -> Tensor:
         with self._vae() as vae:
             encoded = vae.encode(2 * images.to(self.device, vae.dtype) - 1)
             raw = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
             mean, scale = self._latent_scale(vae)
             return (raw.float() - mean) * scale
+
+    def _decode_in_parts(self, vae: Any) -> None:
+        """Let the VAE decode as many latents at once as fit, whoever calls it: the pipeline's own call has drawn them by then."""
+        own = vae.decode
+
+        def decode(latents: Tensor, return_dict: bool = True, **options: Any) -> Any:
+            def run(_: slice, part: Tensor) -> Tensor:
+                return own(part, return_dict=False, **options)[0]
+
+            grad = latents.requires_grad and torch.is_grad_enabled()  # what a VAE is cast to meanwhile is not kept for later
+            images = run(slice(None), latents) if grad else self.cut("pictures to decode", run, latents, thrift=self._save_memory)
+            return DecoderOutput(sample=images) if return_dict else (images,)
+
+        import torch
+        from diffusers.models.autoencoders.vae import DecoderOutput
+
+        vae.decode = decode
+
+    def _save_memory(self) -> bool:
+        """Let the VAE see a picture in tiles, smaller than it."""
+        vae, side = self.pipe.vae, self.latent_shape[1]
+        tile = max(SMALLEST_TILE, side // 2)
+        if getattr(vae, "use_tiling", True) or not hasattr(vae, "tile_latent_min_size") or side <= tile:
+            return False
+        vae.enable_tiling()
+        vae.tile_latent_min_size = tile
+        vae.tile_sample_min_size = tile * self.pipe.vae_scale_factor
+        warnings.warn(
+            f"Memory is short: '{self.spec}' encodes and decodes pictures in tiles, whose seams may show.", VlauditWarning, stacklevel=2
+        )
+        return True
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._vae() as vae:
@@ -371,6 +416,24 @@ class PipelineModel(TextToImageModel):
             sibling.set_progress_bar_config(disable=True)
             self._siblings["image"] = sibling
         return self._siblings["image"]
+
+
+def _place(pipe: Any, device: torch.device) -> bool:
+    """Move a pipeline to its device. Where that is a GPU with too little memory for all of its models, and enough for each, they
+    go there one by one, when they are due: then true."""
+    import torch
+
+    if getattr(pipe, "hf_device_map", None):  # its parts have their places
+        return False
+    if device.type == "cuda" and pipe.model_cpu_offload_seq:
+        parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+        sizes = [sum(p.numel() * p.element_size() for p in part.parameters()) for part in parts]
+        room = SHARE * torch.cuda.mem_get_info(device)[0]
+        if max(sizes) <= room < sum(sizes):
+            pipe.enable_model_cpu_offload(device=device)
+            return True
+    pipe.to(device)
+    return False
 
 
 def _part(holder: Any, name: str) -> Any:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlaudit.backends.adapters import base_of, is_adapter
-from vlaudit.backends.base import Backend, commit_of, hub_name, local_folder
-from vlaudit.cage import network
+from vlaudit.backends.base import Backend, commit_of, download, local_folder
 from vlaudit.device import PLAIN, Loading
-from vlaudit.errors import ModelError, UsageError, first_line
+from vlaudit.errors import ModelError
 from vlaudit.files import folder_files
 from vlaudit.inspection.configs import read_config
 from vlaudit.inspection.folder import ADAPTER_CONFIG, inspect_adapter, inspect_transformers
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 MATCHING = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder"}
 SAVED = "Give a folder written by save_pretrained; a pipeline of diffusers is diffusers:PATH."
-UNWANTED = ["*.h5", "*.msgpack", "*.onnx", "*.py"]
 
 
 class HuggingFaceBackend(Backend):
@@ -45,10 +43,10 @@ class HuggingFaceBackend(Backend):
             return None
 
     def family(self, argument: str) -> Family:
-        folder = local_folder(argument) or _download(argument, ["config.json", ADAPTER_CONFIG])
+        folder = local_folder(argument) or download(argument, ["config.json", ADAPTER_CONFIG])
         if is_adapter(folder):
             base = base_of(folder)
-            folder = local_folder(base) or _download(base, ["config.json"])
+            folder = local_folder(base) or download(base, ["config.json"])
         return _family(argument, read_config(folder / "config.json", SAVED))
 
     def files(self, argument: str) -> list[Path]:
@@ -66,22 +64,25 @@ class HuggingFaceBackend(Backend):
         folder, adapter = local_folder(argument), None
         revision = None
         if folder is None:
-            folder = _download(argument)
+            folder = download(argument)
             revision = commit_of(folder)
         if is_adapter(folder):
             adapter = inspect_adapter(folder)
             base = base_of(folder)
-            folder = local_folder(base) or _download(base)
+            folder = local_folder(base) or download(base)
         inspected = inspect_transformers(folder)
         model: Model
-        if _family(argument, read_config(folder / "config.json", SAVED)) is Family.GENERATION:
+        config = read_config(folder / "config.json", SAVED)
+        if _family(argument, config) is Family.GENERATION:
             from vlaudit.backends.transformers_checks import load_generator
 
             model = load_generator(argument, inspected, device, adapter, how)
         else:
-            from vlaudit.backends.transformers_matching import load_matcher
+            from vlaudit.backends.transformers_matching import TransformersModel, load_matcher
+            from vlaudit.backends.transformers_naflex import NaFlexModel
 
-            model = load_matcher(argument, inspected, device, adapter, how)
+            kind = NaFlexModel if config.get("model_type") == "siglip2" else TransformersModel
+            model = load_matcher(argument, inspected, device, adapter, how, kind)
         model.revision = revision
         return model
 
@@ -98,22 +99,3 @@ def _family(argument: str, config: dict[str, object]) -> Family:
         f"'{argument}' is a '{kind}' model, which is neither of image-text matching nor of image-text-to-text generation.",
         f"Matching kinds: {', '.join(sorted(MATCHING))}; generation: what AutoModelForImageTextToText knows.",
     )
-
-
-def _download(name: str, only: list[str] | None = None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repository, revision = hub_name(name)
-    try:
-        with network.hub():
-            return Path(snapshot_download(repository, revision=revision, allow_patterns=only, ignore_patterns=UNWANTED))
-    except HFValidationError as error:
-        raise UsageError(
-            f"'{name}' is neither a folder nor a hub name.", "Write hf:PATH, hf:ORG/NAME or hf:ORG/NAME@REVISION."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"'{name}' could not be downloaded: {first_line(error)}.",
-            "Check the name and the network, or give a local folder.",
-        ) from error

@@ -1,4 +1,5 @@
-"""open_clip models: ``open_clip:ARCH/PRETRAINED`` from its hub, ``open_clip:local-dir:PATH`` from a folder."""
+"""open_clip models: ``open_clip:ARCH/PRETRAINED`` that it knows, ``open_clip:hf-hub:ORG/NAME`` with a config on the hub, at a
+``@REVISION`` if one is given, and ``open_clip:local-dir:PATH`` from a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.backends.base import Backend, pad, reading, refuse_oversized, soft_tokens
+from vlaudit.backends.base import Backend, commit_of, download, pad, reading, refuse_oversized, soft_tokens
 from vlaudit.backends.precision import cast, in_precision
 from vlaudit.cage import network
 from vlaudit.device import PLAIN, Loading
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-LOCAL = "local-dir:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
+WANTED = ["open_clip*", "*token*", "vocab.*", "merges.txt", "*.model"]  # not the same weights in other layouts
 
 
 class OpenCLIPModel(MatchingModel):
@@ -63,7 +65,7 @@ class OpenCLIPModel(MatchingModel):
             value = step(value)
         return value
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def _encode_images(self, images: Tensor) -> Tensor:
         return _unit(self._model.encode_image(((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)))
 
     def tokenize(self, text: str) -> TokenSequence:
@@ -75,7 +77,7 @@ class OpenCLIPModel(MatchingModel):
         ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), self._tokenizer.eot_token_id]
         return TokenSequence(ids, 1, 1)
 
-    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         import torch
 
         table = self._table
@@ -128,12 +130,15 @@ class OpenCLIPBackend(Backend):
             cast(model._model, dtype)
             return model
 
-        if self.is_remote(argument):
+        if self.is_remote(argument) and not argument.startswith(HUB):
             weights, build = self._remote(argument, device)
             elements = weights.stat().st_size // 4
             return in_precision(spec, lambda dtype: rounded(build(), dtype), dtype, elements, device, how)
-        folder, config = inspect_open_clip(_folder(argument))
-        return in_precision(spec, lambda dtype: rounded(self._load(argument, folder, config, device), dtype), dtype, folder, device, how)
+        place = download(argument.removeprefix(HUB), WANTED) if argument.startswith(HUB) else _folder(argument)
+        folder, config = inspect_open_clip(place)
+        model = in_precision(spec, lambda dtype: rounded(self._load(argument, folder, config, device), dtype), dtype, folder, device, how)
+        model.revision = commit_of(place) if argument.startswith(HUB) else None
+        return model
 
     def _load(self, argument: str, folder: ModelFolder, config: dict[str, Any], device: torch.device) -> OpenCLIPModel:
         import open_clip
@@ -166,7 +171,8 @@ class OpenCLIPBackend(Backend):
         if not architecture or (architecture, tag) not in open_clip.list_pretrained():
             raise UsageError(
                 f"open_clip knows no pretrained model '{argument}'.",
-                "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or open_clip:local-dir:PATH.",
+                "Write open_clip:ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, open_clip:hf-hub:ORG/NAME@REVISION or "
+                "open_clip:local-dir:PATH.",
             )
         problem = f"'{argument}' could not be downloaded or loaded"
         cure = "Check the network, or download it once and use open_clip:local-dir:PATH."

@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.base import soft_tokens
@@ -31,11 +31,13 @@ CPU_BYTES = 16_000_000  # of one layer's keys: beyond, the C allocator maps memo
 
 @dataclass(frozen=True)
 class Shared:
-    """What several conversations begin with: ``turns`` of them, ``length`` tokens, and their key-value cache."""
+    """What several conversations begin with: ``turns`` of them, ``length`` tokens, and their key-value cache. ``learns``: gradients
+    flow into it."""
 
     turns: int = 0
     length: int = 0
     cache: Any = None
+    learns: bool = False
 
     def rows(self, device: torch.device) -> int:
         """How many copies of the cache are quick to go on from at once."""
@@ -75,11 +77,29 @@ class Batch:
     soft: SoftTokens | None
     shared: Shared
 
+    def part(self, rows: slice, floats: Sequence[Tensor]) -> Batch:
+        """Some of the conversations, with ``floats`` of these in the place of ``self.floats``."""
+        given = iter(floats)
+        pictures = {
+            name: next(given).flatten(0, 1) if value.is_floating_point() else self._blocks(value)[rows].flatten(0, 1)
+            for name, value in self.pictures.items()
+        }
+        soft = None if self.soft is None else SoftTokens(next(given), self.soft.slots[rows])
+        tokens = {name: value[rows] for name, value in self.tokens.items()}
+        return Batch(self.rows[rows], self.ids[rows], tokens, pictures, soft, self.shared)
+
+    @property
+    def floats(self) -> list[Tensor]:
+        """The inputs that gradients may flow into, with a row for each conversation."""
+        found = [self._blocks(value) for value in self.pictures.values() if value.is_floating_point()]
+        return found if self.soft is None else [*found, self.soft.values]
+
+    def _blocks(self, value: Tensor) -> Tensor:
+        return value.unflatten(0, (len(self.rows), -1))
+
     def repeated_pictures(self, times: int) -> dict[str, Tensor]:
         """The picture inputs with each conversation's repeated in place."""
-        rows = len(self.rows)
-        blocks = {k: v.view(rows, v.shape[0] // rows, *v.shape[1:]) for k, v in self.pictures.items()}
-        return {k: v.repeat_interleave(times, dim=0).flatten(0, 1) for k, v in blocks.items()}
+        return {k: self._blocks(v).repeat_interleave(times, dim=0).flatten(0, 1) for k, v in self.pictures.items()}
 
     def repeated_soft(self, times: int) -> SoftTokens | None:
         """The same of the embeddings that are put in."""
@@ -224,7 +244,7 @@ class Batcher:
             t is not None and t.requires_grad for t in (prefix.embeddings, prefix.keys_values)
         )
         if learns or any(picture.requires_grad for picture in seen):
-            return self._run_shared(first[:turns], prefix, tokens, length)
+            return replace(self._run_shared(first[:turns], prefix, tokens, length), learns=torch.is_grad_enabled())
         digest = hashlib.blake2b(b"".join(picture.detach().cpu().numpy().tobytes() for picture in seen)).digest()
         ids = tokens["input_ids"][0, :length].tolist() if tokens else []
 

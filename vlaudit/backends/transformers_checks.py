@@ -16,7 +16,7 @@ from vlaudit.backends.transformers_generation import TransformersGenerator
 from vlaudit.backends.transformers_matching import refuse_random
 from vlaudit.backends.transformers_reader import FOREIGN, noise
 from vlaudit.device import PLAIN, Loading
-from vlaudit.errors import ModelError, foreign
+from vlaudit.errors import ModelError, foreign, ran_out_of_memory
 from vlaudit.families.generation import Conversation, Turn
 from vlaudit.families.matching import SoftTokens
 from vlaudit.inspection.folder import ModelFolder
@@ -52,7 +52,8 @@ def load_generator(
         for exact in before:  # in float32, where equal numbers say more
             measured = measured.both(exact)
             if lost := sorted(need.value for need in exact.capabilities - measured.capabilities):
-                generator.remarks = [f"'{spec}' has no {' and no '.join(lost)} in this precision, and has in float32."]
+                said = f"'{spec}' has no {' and no '.join(lost)} in this precision, and has in float32."
+                generator.remarks = [*generator.remarks, said]
         measured.tell(generator)
         before[:] = [measured]
         return generator
@@ -160,8 +161,8 @@ def _reads_several(model: TransformersGenerator, picture: Tensor) -> bool:
         ids, _ = model._generate(next(iter(model.batcher.batches([talk, talk]))), 1, False)
     except ModelError:  # a template without such turns, which says so itself
         return True
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     return len(ids) == 2
 
 
@@ -178,8 +179,8 @@ def _agrees(model: TransformersGenerator, talk: Conversation, written: Tensor, l
     batch = next(iter(model.batcher.batches([talk])))
     try:
         found = model._log_probs(batch, written[:, None])[:, 0]
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     return close(found, logits, model.exact)
 
 
@@ -208,8 +209,8 @@ def _reuses(model: TransformersGenerator, picture: Tensor, first: tuple[Tensor |
         _, reused = model._generate(batch, TOKENS, True, min_new_tokens=TOKENS)
         _truth(model, other)
         likely = model._log_probs(batch, written[:, None].repeat(2, 1, 1))[1:, 0]
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     finally:
         model.batcher.shares_cache = model.batcher.shares_pictures = False
         model.batcher._prefixes.clear()
@@ -261,8 +262,8 @@ def _embeddings_matter(model: TransformersGenerator, talk: Conversation, written
         same = torch.allclose(
             model._log_probs(batch, written[:, None]), model._log_probs(plain, written[:, None]), atol=1e-4
         )
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     return same and _arrives(model, batch, written, values)
 
 
@@ -273,15 +274,26 @@ def _arrives(model: TransformersGenerator, batch: object, written: Tensor, sourc
     try:
         table = model._log_probs(batch, written[:, None])  # type: ignore[arg-type]
         (gradient,) = torch.autograd.grad(table.gather(-1, written[:, None, :, None]).sum(), source)
-    except FOREIGN:
+    except FOREIGN as error:
+        return _lacks(error)
+    if not torch.isfinite(gradient).all():
+        said = f"Gradients of '{model.spec}' are not finite, so what searches by them is left out; weights that were never trained do this."
+        model.remarks = list(dict.fromkeys([*model.remarks, said]))
         return False
-    return bool(torch.isfinite(gradient).all()) and bool(gradient.abs().max() > 0)
+    return bool(gradient.abs().max() > 0)
+
+
+def _lacks(error: Exception) -> bool:
+    """False, of what a model cannot do; memory that ran out says nothing of that, and is raised again."""
+    if ran_out_of_memory(error):
+        raise error
+    return False
 
 
 def _attends(model: TransformersGenerator, talk: Conversation) -> bool:
     """Are attention weights to the picture given, each between 0 and 1?"""
     try:
         found = model.attention([talk], ["a b"])[0]
-    except FOREIGN:
-        return False
+    except FOREIGN as error:
+        return _lacks(error)
     return found.shape[-1] > 0 and bool((found >= 0).all()) and bool((found.sum(-1) <= (1.001 if model.exact else 1.05)).all())

@@ -7,7 +7,7 @@ is measured when it is loaded: see ``transformers_checks.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor
+
+
+BEGINNING = 2  # tokens of an answer whose memory is measured
 
 
 def _in_its_precision(model: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -119,19 +122,34 @@ class TransformersGenerator(GenerationModel):
         answers: dict[int, Answer] = {}
         with torch.no_grad():
             for batch in self.batcher.batches(conversations, new=max_new_tokens):
-                ids, logits = self._generate(batch, max_new_tokens, log_probs)
-                for row, written, index in zip(ids.tolist(), range(len(ids)), batch.rows, strict=True):
-                    end = next((i for i, token in enumerate(row) if token in self._ends), None)
-                    text = self._tokenizer.decode(row[:end], skip_special_tokens=not self._thought_marks & set(row))
-                    if opens_thought(self._tokenizer.decode(batch.ids[written, -8:].tolist())):
-                        text = f"<think>{text}"
-                    score = None
-                    if logits is not None:
-                        kept = row if end is None else row[: end + 1]
-                        table = logits[written, : len(kept)].log_softmax(-1)
-                        score = float(table.gather(1, ids[written, : len(kept), None]).sum())
-                    answers[index] = Answer.read(text, max_new_tokens, end is not None, score)
+
+                def run(rows: slice, *floats: Tensor, batch: Batch = batch) -> list[Answer]:
+                    return self._answers(batch.part(rows, floats), max_new_tokens, log_probs)
+
+                def begin(rows: slice, *floats: Tensor, batch: Batch = batch) -> None:
+                    self._generate(batch.part(rows, floats), min(BEGINNING, max_new_tokens), log_probs)
+
+                length = batch.ids.shape[1]
+                said = self.cut("answers", run, *batch.floats, count=len(batch.rows), weight=length + max_new_tokens,
+                                trial=begin, tried=length + min(BEGINNING, max_new_tokens))  # fmt: skip
+                answers |= zip(batch.rows, said, strict=True)
         return [answers[index] for index in range(len(conversations))]
+
+    def _answers(self, batch: Batch, max_new_tokens: int, log_probs: bool) -> list[Answer]:
+        ids, logits = self._generate(batch, max_new_tokens, log_probs)
+        answers = []
+        for number, row in enumerate(ids.tolist()):
+            end = next((i for i, token in enumerate(row) if token in self._ends), None)
+            text = self._tokenizer.decode(row[:end], skip_special_tokens=not self._thought_marks & set(row))
+            if opens_thought(self._tokenizer.decode(batch.ids[number, -8:].tolist())):
+                text = f"<think>{text}"
+            score = None
+            if logits is not None:
+                kept = row if end is None else row[: end + 1]
+                table = logits[number, : len(kept)].log_softmax(-1)
+                score = float(table.gather(1, ids[number, : len(kept), None]).sum())
+            answers.append(Answer.read(text, max_new_tokens, end is not None, score))
+        return answers
 
     def _generate(self, batch: Batch, count: int, logits: bool, **settings: Any) -> tuple[Tensor, Tensor | None]:
         """New tokens (B, T), and their logits (B, T, V) where asked for: the checkpoint's own greedy ``generate``."""
@@ -162,19 +180,17 @@ class TransformersGenerator(GenerationModel):
     ) -> Tensor:
         import torch
 
-        rows: list[Tensor | None] = [None] * len(conversations)
-        for index, tables, targets in self._scored(conversations, answers, soft, end):
+        def read(tables: Tensor, targets: Tensor) -> Tensor:
             picked = tables.gather(-1, targets.clamp(min=0)[..., None])[..., 0].masked_fill(targets < 0, 0.0)
-            for row, values in zip(index, picked.amin(-1) if weakest else picked.sum(-1), strict=True):
-                rows[row] = values
-        return torch.stack([row for row in rows if row is not None])
+            return picked.amin(-1) if weakest else picked.sum(-1)
+
+        rows = {row: value for row, value, _ in self._scored(conversations, answers, soft, end, read)}
+        return torch.stack([rows[index] for index in range(len(conversations))])
 
     def token_log_probs(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[Tensor]:
-        found: dict[int, Tensor] = {}
-        for index, tables, targets in self._scored(conversations, [[answer] for answer in answers], None, False):
-            for row, table, target in zip(index, tables[:, 0], targets[:, 0], strict=True):
-                found[row] = table[target >= 0]
-        return [found[index] for index in range(len(conversations))]
+        found = self._scored(conversations, [[answer] for answer in answers], None, False, lambda tables, _: tables)
+        tables = {row: table[0, targets[0] >= 0] for row, table, targets in found}
+        return [tables[index] for index in range(len(conversations))]
 
     def _scored(
         self,
@@ -182,8 +198,10 @@ class TransformersGenerator(GenerationModel):
         answers: Sequence[Sequence[str]],
         soft: SoftTokens | None,
         end: bool,
-    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """For each batch: which conversations, the log distributions (B, K, T, V), the tokens (B, K, T), -1 where none."""
+        read: Callable[[Tensor, Tensor], Tensor],
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each conversation: which one, what ``read`` makes of the log distributions (B, K, T, V) before the tokens (B, K, T) of
+        its answers, and these tokens, -1 where there are none."""
         import torch
 
         if Needs.TOKEN_LOGITS not in self.capabilities:
@@ -191,13 +209,25 @@ class TransformersGenerator(GenerationModel):
         counts = {len(each) for each in answers}
         if len(counts) != 1:
             raise UsageError("Every conversation needs the same number of answers.")
-        for batch in self.batcher.batches(conversations, soft, max(1, ROWS // counts.pop())):
+        choices = counts.pop()
+        for batch in self.batcher.batches(conversations, soft, max(1, ROWS // choices)):
             coded = [[self._coded(conversations[row], answer, end) for answer in answers[row]] for row in batch.rows]
             width = max(len(ids) for each in coded for ids in each)
             targets = torch.tensor(
                 [[ids + [-1] * (width - len(ids)) for ids in each] for each in coded], device=self.device
             )
-            yield batch.rows, self._log_probs(batch, targets), targets
+
+            def run(rows: slice, *floats: Tensor, batch: Batch = batch, targets: Tensor = targets) -> Tensor:
+                return read(self._log_probs(batch.part(rows, floats), targets[rows]), targets[rows])
+
+            if batch.shared.learns:  # what all rows share is learned: their gradients meet there
+                values = run(slice(None), *batch.floats)
+            else:
+                values = self.cut(
+                    "likelihoods", run, *batch.floats, count=len(batch.rows),
+                    weight=choices * (batch.ids.shape[1] + width),
+                )  # fmt: skip
+            yield from zip(batch.rows, values, targets, strict=True)
 
     def _coded(self, conversation: Conversation, answer: str, end: bool) -> list[int]:
         if self._two_streams:

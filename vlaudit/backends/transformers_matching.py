@@ -35,7 +35,7 @@ class TransformersModel(MatchingModel):
         self.sha256 = fingerprint(weights)
         self._model = placed(model, device)
         self._processor, self._tokenizer = processor, tokenizer
-        self.resolution = int(config.vision_config.image_size)
+        self.resolution = self._side()
         self._fixed_length = config.model_type in FIXED_LENGTH
         limit = int(config.text_config.max_position_embeddings)
         self.context_length = min(limit, int(getattr(tokenizer, "model_max_length", limit)))
@@ -53,6 +53,10 @@ class TransformersModel(MatchingModel):
         bias = getattr(model, "logit_bias", None)
         self.logit_bias = float(bias) if bias is not None else 0.0
 
+    def _side(self) -> int:
+        """Pixels a side of what the image tower takes."""
+        return int(self._model.config.vision_config.image_size)
+
     def _official(self, picture: Image.Image) -> Tensor:
         """What the checkpoint's own processor makes of a picture."""
         return self._processor(images=picture, return_tensors="pt")["pixel_values"][0].float()
@@ -60,22 +64,31 @@ class TransformersModel(MatchingModel):
     def preprocess(self, picture: Image.Image) -> Tensor:
         return ((self._official(picture) - self._black) / self._range).clamp(0, 1)
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def _encode_images(self, images: Tensor) -> Tensor:
         pixels = images * self._range.to(images) + self._black.to(images)
-        return _unit(self._model.get_image_features(pixel_values=pixels.to(self._model.dtype)))
+        return _unit(self._model.get_image_features(**self._inputs(pixels.to(self._model.dtype))))
+
+    def _inputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What the image tower takes of pictures as the processor scales them."""
+        return {"pixel_values": pixels}
 
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
             coded = self._tokenizer(text, return_special_tokens_mask=True)
         return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
 
-    def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         import torch
 
         pad_id = self._tokenizer.pad_token_id
         if pad_id is None:
             pad_id = self._tokenizer.eos_token_id or 0
         rows, lengths = pad(sequences, self.context_length, pad_id, self._fixed_length)
+        if self._fixed_length and self._tokenizer.padding_side == "left":  # the padding is read too, so its place matters
+            rows = [row[length:] + row[:length] for row, length in zip(rows, lengths, strict=True)]
+            if soft is not None:
+                width, slots = len(rows[0]), zip(soft.slots, lengths, strict=True)
+                soft = SoftTokens(soft.values, [[slot + width - length for slot in own] for own, length in slots])
         ids = torch.tensor(rows, device=self.device)
         inputs = {"input_ids": ids}
         if not self._fixed_length:
@@ -92,22 +105,23 @@ class TransformersModel(MatchingModel):
 
 
 def load_matcher(
-    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None, how: Loading = PLAIN
-) -> TransformersModel:
-    """Load a dual encoder from a folder that was inspected, with an adapter in it where there is one. Raises ModelError with
-    the cure."""
+    argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None = None, how: Loading = PLAIN,
+    kind: type[TransformersModel] = TransformersModel,
+) -> TransformersModel:  # fmt: skip
+    """Load a dual encoder of a kind from a folder that was inspected, with an adapter in it where there is one. Raises
+    ModelError with the cure."""
     dtype = how.precision(device, halves=False)
     where = placing(folder, device, how, f"hf:{argument}")
 
     def build(dtype: torch.dtype) -> TransformersModel:
-        return _load(argument, folder, device, adapter, dtype, where)
+        return _load(argument, folder, device, adapter, dtype, where, kind)
 
     return in_precision(f"hf:{argument}", build, dtype, folder, device, how)
 
 
 def _load(
     argument: str, folder: ModelFolder, device: torch.device, adapter: ModelFolder | None, dtype: torch.dtype,
-    where: dict[str, Any],
+    where: dict[str, Any], kind: type[TransformersModel],
 ) -> TransformersModel:  # fmt: skip
     if not folder.has_tokenizer():
         raise ModelError(
@@ -130,11 +144,11 @@ def _load(
         )  # fmt: skip
         refuse_random(argument, report)
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-        processor = _image_processor(folder.path, int(model.config.vision_config.image_size))
+        processor = _image_processor(folder.path, model.config)
         weights, files = folder.weights, folder.files
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
-        matcher = TransformersModel(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
+        matcher = kind(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
         (even_out if folder.quantised else cast)(model, dtype)
         return matcher
 
@@ -149,12 +163,15 @@ def refuse_random(argument: str, report: dict[str, Any]) -> None:
         )
 
 
-def _image_processor(folder: Path, size: int) -> Any:
+def _image_processor(folder: Path, config: Any) -> Any:
     """The checkpoint's own image processor; a folder that ships none gets CLIP's, at the model's resolution."""
     from transformers import AutoImageProcessor, CLIPImageProcessor
 
-    square = {"height": size, "width": size}
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        if config.model_type == "siglip2":
+            raise ModelError(f"'{folder}' ships no image processor.", "Save it into the same folder with save_pretrained.")
+        size = int(config.vision_config.image_size)
+        square = {"height": size, "width": size}
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
     with foreign(f"The image processor in '{folder}' cannot be loaded", "Save it again with save_pretrained."):
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

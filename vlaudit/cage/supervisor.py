@@ -20,11 +20,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vlaudit import cage
-from vlaudit.cage import Ended, Phase, network
+from vlaudit.cage import Ended, Phase, memory, network
 
 JUDGING = 4.0  # seconds after --max-time in which a scan judges what it has and writes its report
 ORDER = 10.0  # seconds in which a process that was sent a signal ends by itself
@@ -42,7 +41,7 @@ def supervise(work: Callable[[], int]) -> int:
         return work()
     sys.stdout.flush()
     sys.stderr.flush()
-    ceiling = int(MEMORY_SHARE * _free_memory())
+    ceiling = int(MEMORY_SHARE * memory.free())
     with _Signals() as signals:
         first = _Child(work, ceiling)
         first.watch(signals)
@@ -90,11 +89,12 @@ class _Child:
         parent = os.getpid()
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what leaves its parent stays in this family (Linux)
-        self._others = set(_family(parent))
+        self._others = set(memory.family(parent))
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until each of the two has its handlers
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._pipe)
+            memory.bounded(ceiling)
             _be_child(work, end, parent, ended)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         os.close(end)
@@ -196,7 +196,7 @@ class _Child:
                 self.kill("the time of --max-time is up" if not self._firm else "judging did not end")
 
     def _check_memory(self) -> None:
-        sizes = {pid: _resident(pid) for pid in _family(self.pid)}
+        sizes = {pid: memory.resident(pid) for pid in memory.family(self.pid)}
         if sum(sizes.values()) > self._ceiling:
             largest = max(sizes, key=lambda pid: sizes[pid])
             if largest == self.pid:
@@ -213,7 +213,7 @@ class _Child:
         """Kill its group, and what has left the group."""
         with suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
-        for pid in set(_family(os.getpid())) - self._others:
+        for pid in set(memory.family(os.getpid())) - self._others:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -331,37 +331,3 @@ def _say(reason: str) -> None:
         sys.stdout.flush()
     sys.stderr.write(f"Stopped: {reason[:600]}.\n")
     sys.stderr.flush()
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def _free_memory() -> int:
-    """Bytes that this machine, or the container on it, has left."""
-    found = [1 << 62]
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        with suppress(OSError, ValueError):
-            group = Path("/sys/fs/cgroup")
-            found.append(int((group / most).read_text()) - int((group / used).read_text()))
-    return max(min(found), 1)
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all that it has started."""
-    found = [pid]
-    for one in found:
-        with suppress(OSError, ValueError):
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += [int(word) for word in (task / "children").read_text().split()]
-    return found
-
-
-def _resident(pid: int) -> int:
-    """Bytes of memory that a process holds for itself, without files that are mapped."""
-    with suppress(OSError, ValueError, IndexError):
-        words = Path(f"/proc/{pid}/statm").read_text().split()
-        return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE")
-    return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from vlaudit import __version__, cage
-from vlaudit.errors import UsageError, VlauditError, VlauditWarning
+from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning, ran_out_of_memory
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
@@ -102,7 +102,17 @@ def run(arguments: list[str]) -> int:
             click.echo(f"       {_one_line(error.cure)}", err=True)
         return error.exit_code
     except BaseException as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
+        if ran_out_of_memory(error):
+            return _out_of_memory(error, debug)
         return _bug(error, debug)
+
+
+def _out_of_memory(error: BaseException, debug: bool) -> int:
+    if debug:
+        _print_traceback()
+    click.echo(f"Error: Memory ran out: {_one_line(cage.foreign_words(error))}", err=True)
+    click.echo("       Use another --device, a smaller --dtype, a quantised checkpoint, or less data.", err=True)
+    return OutOfMemory.exit_code
 
 
 def _bug(error: BaseException, debug: bool) -> int:

@@ -91,6 +91,8 @@ class Asked:
             said.append(f"The {FILE_NAME} found here leaves out {len(left_out)} of {len(asked)} probes: {names}.")
         if request.seed != ScanSettings().seed and self.flags["seed"] is None:
             said.append(f"The {FILE_NAME} found here sets the seed {request.seed}.")
+        if request.dtype != ScanSettings().dtype and self.flags["dtype"] is None:
+            said.append(f"The {FILE_NAME} found here sets the precision {request.dtype}.")
         for name, params in request.params.items():
             found = self.config.probes.get(name, {})
             values = ", ".join(f"{key} = {value!r}" for key, value in params.items() if key in found and found[key] == value)

@@ -27,6 +27,7 @@ def show_plan(plan: Plan, device: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from vlaudit.audit.judge import cure
     from vlaudit.records import Cost
     from vlaudit.reporting import log_line, time_text
 
@@ -61,7 +62,7 @@ def show_plan(plan: Plan, device: Any) -> None:
     budget = "no budget" if plan.request.budget is None else f"the budget is {time_text(plan.request.budget)}"
     told = f"{_range(plan, [target.id for target in plan.targets])} in all on {device}, {budget}"
     if plan.whole:
-        told += f", and --budget {time_text(plan.whole)} would try all"
+        told += f", and {cure(plan.whole)}"
     console.print(f"Estimated {told}. Estimates are of an idle machine, from a short calibration of the loaded models.", highlight=False)
 
 

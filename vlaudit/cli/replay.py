@@ -45,7 +45,7 @@ Exit codes:
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
               help="Probe file the audit was made with. It is code: it is run.")  # fmt: skip
 @click.option("--device", help="auto, cpu, cuda or cuda:N. [default: as then, if it is there]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a pass. [default: as then]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Examples a pass at most. [default: as then]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr.")
 @debug_option
 def replay_command(audit_dir: Path, finding: str | None, plugins: tuple[Path, ...], **flags: Any) -> int:
@@ -118,7 +118,7 @@ def _run(
 
     console = Console(stderr=flags["as_json"])
     device = _device(flags["device"], recorded)
-    batch_size = flags["batch_size"] or recorded.manifest.batch_size or 128
+    batch_size = flags["batch_size"] or recorded.manifest.batch_size
     folder = out.absolute()
     with contextlib.chdir(recorded.started_in()):
         loader = Loader(

@@ -128,7 +128,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
     help="Precision of the models. auto: fp32, but on a GPU 16 bits for generators and pipelines. [default: auto]",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Pictures a pass; halved when memory runs out. [default: 128]"
+    "--batch-size", type=click.IntRange(min=1), help="Examples a pass at most. [default: as many as fit into memory]"
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]"

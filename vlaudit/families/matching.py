@@ -51,17 +51,31 @@ class MatchingModel(Model):
     logit_scale: float
     logit_bias: float
 
-    @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D); normalises the pixels itself."""
+        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
+        return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+
+    @abstractmethod
+    def _encode_images(self, images: Tensor) -> Tensor:
+        """The same, at once; normalises the pixels itself."""
 
     @abstractmethod
     def tokenize(self, text: str) -> TokenSequence:
         """Token ids of a text, special tokens included, not truncated and not padded."""
 
-    @abstractmethod
     def encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         """Unit-norm text features (N, D). Sequences longer than the context are cut before their tail."""
+
+        def run(rows: slice, *values: Tensor) -> Tensor:
+            return self._encode_tokens(sequences[rows], SoftTokens(values[0], soft.slots[rows]) if soft else None)
+
+        given = [] if soft is None else [soft.values.expand(len(sequences), -1, -1)]
+        longest = max((len(sequence.ids) for sequence in sequences), default=1)
+        return self.cut("texts", run, *given, count=len(sequences), weight=longest)
+
+    @abstractmethod
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
+        """The same, at once."""
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm features (N, D) of plain texts."""

@@ -117,17 +117,30 @@ class TextToImageGenerator(Target):
         texts = self.wording(captions, seeds)
         with self.prompt.active(self.model):
             if embeddings is not None:
-                return self.prompt.encode(self.model, texts, captions, embeddings)
+                return self._encode(texts, captions, embeddings)
             new = {text: caption for text, caption in zip(texts, captions, strict=True) if text not in self._encoded}
             if new:
                 self._warn_of_cuts(list(new))
                 with torch.no_grad():
-                    encoded = self.prompt.encode(self.model, list(new), list(new.values()))
+                    encoded = self._encode(list(new), list(new.values()))
                 self._encoded.update({text: encoded.rows([row]) for row, text in enumerate(new)})
         rows = Conditioning.cat([self._encoded[text] for text in texts])
         for text in list(self._encoded)[:-REMEMBERED]:
             del self._encoded[text]
         return rows
+
+    def _encode(self, texts: Sequence[str], captions: Sequence[str], *embeddings: Tensor) -> Conditioning:
+        """What the prompt makes of texts, cut to what fits."""
+        names: list[str] = []
+
+        def run(rows: slice, *given: Tensor) -> tuple[Tensor, ...]:
+            with self.prompt.active(self.model):
+                part = self.prompt.encode(self.model, texts[rows], captions[rows], *given)
+            names[:] = part.tensors
+            return tuple(part.tensors.values())
+
+        tensors = self.model.cut("texts", run, *embeddings, count=len(texts))
+        return Conditioning(dict(zip(names, tensors, strict=True)))
 
     def _warn_of_cuts(self, texts: Sequence[str]) -> None:
         for text in texts:
@@ -164,15 +177,25 @@ class TextToImageGenerator(Target):
                       seeds: Sequence[int] | None = None) -> Tensor:  # fmt: skip
         """(N, D) of unit norm: the pooled states of the captions under the prompt, of the first text encoder."""
         self._count_texts(captions, embeddings)
-        with self.prompt.active(self.model):
-            return self.model.text_features(self.wording(captions, seeds), embeddings)
+        texts = self.wording(captions, seeds)
+
+        def run(rows: slice, *given: Tensor) -> Tensor:
+            with self.prompt.active(self.model):
+                return self.model.text_features(texts[rows], *given)
+
+        return self.model.cut("texts read", run, *([] if embeddings is None else [embeddings]), count=len(texts))
 
     def text_states(self, captions: Sequence[str], embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, L, W) of the first text encoder, and the mask (N, L) of tokens that are text."""
         self._count_texts(captions, embeddings)
-        with self.prompt.active(self.model):
-            states, _, mask = self.model.text_states(self.wording(captions), embeddings)
-        return states, mask
+        texts = self.wording(captions)
+
+        def run(rows: slice, *given: Tensor) -> tuple[Tensor, Tensor]:
+            with self.prompt.active(self.model):
+                states, _, mask = self.model.text_states(texts[rows], *given)
+            return states, mask
+
+        return self.model.cut("texts read", run, *([] if embeddings is None else [embeddings]), count=len(texts))
 
     def _count_texts(self, captions: Sequence[str], embeddings: Tensor | None) -> None:
         import torch
@@ -183,25 +206,51 @@ class TextToImageGenerator(Target):
 
     def generate(self, captions: Sequence[str], seeds: Sequence[int], *, latents_only: bool = False,
                  steps: int | None = None, guidance: float | None = None) -> Generated:  # fmt: skip
-        """One picture for each caption and seed; the caller chooses the batch, which changes nothing but speed."""
+        """One picture for each caption and seed."""
+        import torch
+
         if len(captions) != len(seeds):
             raise ValueError(f"{len(captions)} captions need as many seeds, not {len(seeds)}")
         conditioning = self.encode(captions, seeds=seeds)
         nothing = self.null() if self.model.guided else None
         self.meter.decoded += 0 if latents_only else len(captions)
+
+        def run(rows: slice) -> list[Generated]:
+            with self.prompt.active(self.model):
+                part = self.prompt.sample(self.model, conditioning.rows(rows), captions[rows], seeds[rows], nothing=nothing,
+                                          steps=steps, guidance=guidance, latents_only=latents_only)  # fmt: skip
+            return [part]
+
+        def step(rows: slice) -> None:
+            latents, read = self.model.noise(seeds[rows]), conditioning.rows(rows)
+            times = 2 if self.model.guided else 1
+            with self.prompt.active(self.model):
+                self.prompt.denoise(self.model, torch.cat([latents] * times), self.model.sampling_timesteps()[0],
+                                    Conditioning.cat([read] * times))  # fmt: skip
+
         with self._passes():
-            return self.prompt.sample(self.model, conditioning, captions, seeds, nothing=nothing, steps=steps,
-                                      guidance=guidance, latents_only=latents_only)  # fmt: skip
+            parts = self.model.cut("pictures to draw", run, count=len(seeds), trial=step)
+        return Generated(torch.cat([part.images for part in parts]), [blocked for part in parts for blocked in part.blocked])
 
     def denoise(self, latents: Tensor, timesteps: Tensor | float,
                 captions: Sequence[str] | Conditioning | None) -> Tensor:  # fmt: skip
         """The raw prediction (B, c, h, w) under the prompt, of what ``model.prediction_type`` says; None: of nothing."""
+        import torch
+
         if captions is None:
             conditioning = self.null().repeat(len(latents))
         else:
             conditioning = captions if isinstance(captions, Conditioning) else self.encode(captions)
+        t = torch.as_tensor(timesteps, device=latents.device)
+        t = t.expand(len(latents)) if t.dim() == 0 else t
+
+        def run(_: slice, latents: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
+            read = Conditioning(dict(zip(conditioning.tensors, tensors, strict=True)))
+            with self.prompt.active(self.model):
+                return self.prompt.denoise(self.model, latents, t, read)
+
         with self._passes():
-            prediction = self.prompt.denoise(self.model, latents, timesteps, conditioning)
+            prediction = self.model.cut("latents", run, latents, t, *conditioning.tensors.values())
         if prediction.requires_grad:
             self.meter.gradient_steps += len(latents)
         return prediction
@@ -213,10 +262,9 @@ class TextToImageGenerator(Target):
 
     @contextmanager
     def _passes(self) -> Iterator[None]:
-        """The prompt active, and what goes through the denoiser counted."""
+        """What goes through the denoiser is counted."""
         before = self.model.passes
-        with self.prompt.active(self.model):
-            yield
+        yield
         self.meter.queries += self.model.passes - before
 
     def check(self, on: Material) -> None:

@@ -259,10 +259,18 @@ class TextToImageModel(Model):
         a, s = self.noise_level(t)
         return a.to(latents.device)[:, None, None, None], s.to(latents.device)[:, None, None, None]
 
-    @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to scaled latents (B, c, h, w) float32: the mode of the encoder's distribution, so
         deterministic. Gradients flow into the pixels."""
+        return self.cut("pictures to encode", lambda _, part: self._encode_images(part), images, thrift=self._save_memory)
+
+    @abstractmethod
+    def _encode_images(self, images: Tensor) -> Tensor:
+        """The same, at once."""
+
+    def _save_memory(self) -> bool:
+        """Make the passes of a single picture through the VAE cheaper; whether that could be done."""
+        return False
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

@@ -77,6 +77,13 @@ class ModelFolder:
 
         return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(self.precision or "")
 
+    def names_begin(self, start: str) -> bool:
+        """Whether a tensor of its first file of safetensors has such a name."""
+        from safetensors import safe_open
+
+        with safe_open(str(self.weights[0]), framework="np") as file:
+            return any(name.startswith(start) for name in file.keys())  # noqa: SIM118 (not a mapping)
+
     def has_tokenizer(self) -> bool:
         return any((self.path / name).is_file() for name in TOKENIZER_FILES)
 
@@ -158,6 +165,8 @@ def inspect_open_clip(path: Path) -> tuple[ModelFolder, dict[str, Any]]:
                              f"Call the one that is meant {OPEN_CLIP_WEIGHTS[0]}.")  # fmt: skip
     folder = _inspected(path, names or [OPEN_CLIP_WEIGHTS[0]])
     refuse_counts(file, config, folder.tensors)
+    if folder.safetensors and folder.names_begin("text_model.") and os.path.lexists(path / "config.json"):
+        raise ModelError(f"The weights in '{path}' are laid out for transformers.", f"Write hf:{path}.")
     tokenizer = text.get("hf_tokenizer_name")
     if tokenizer and not folder.has_tokenizer():
         raise ModelError(
@@ -298,7 +307,9 @@ def _inspected(path: Path, names: Sequence[str]) -> ModelFolder:
     _check_opened(path)
     name = next((name for name in names if os.path.lexists(path / name)), None)
     if name is None:
-        raise ModelError(f"The folder '{path}' holds no weights that its loader reads.", f"It needs {names[0]} beside its config.")
+        theirs = any(os.path.lexists(path / name) for name in OPEN_CLIP_WEIGHTS[:4])
+        cure = f"They are open_clip's: write open_clip:local-dir:{path}." if theirs else f"It needs {names[0]} beside its config."
+        raise ModelError(f"The folder '{path}' holds no weights that its loader reads.", cure)
     weights = _shards(path / name) if name.endswith(".json") else [path / name]
     for file in weights:
         _check_regular(file)

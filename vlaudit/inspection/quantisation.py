@@ -103,7 +103,7 @@ def refuse_lacking(spec: str, method: str) -> None:
 def _entries(config: dict[str, Any], owner: str) -> Iterator[tuple[str, list[Any], str]]:
     """Each key at any depth with its values, those of lists among them, and the key of the object that it stands in."""
     for key, value in config.items():
-        if key in UNREAD:
+        if key in UNREAD or value is None or value in ({}, []):
             continue
         items = _flat(value)
         yield str(key), [item for item in items if not isinstance(item, dict)], owner

@@ -24,7 +24,9 @@ _TOKENS = 16  # of an answer
 _GROUP = 3  # rows of one length at least
 _LENGTHS = 3  # of questions in one step: a batch holds questions of one length
 _SHRINK = (0.5, 0.31)  # sides of the squares in which a patch is looked for
-_ASCENT = 5  # steps in each
+_ASCENT = 2  # steps in each
+_ROWS = 2  # of a step in each
+_RISE = 0.4  # of these steps
 _OPAQUE = 0.8  # of the pattern that is laid over all pictures, where a collapse is looked for
 _STEP = 0.2  # of the signed ascent
 _RANDOM = 8  # patterns laid over to see which first tokens may come
@@ -160,15 +162,19 @@ def by_length(answers: Answers, rows: Sequence[int]) -> list[list[int]]:
 @dataclass(frozen=True)
 class ScanEffort:
     tokens: int = 80  # first tokens that are followed up
-    steps: tuple[int, int] = (3, 3)  # of ascent, for all of them and for the better ones
-    kept: tuple[int, int] = (28, 6)  # better ones, and those whose answers are read
+    steps: tuple[int, int] = (2, 4)  # of ascent, for all of them and for the better ones
+    kept: tuple[int, int] = (10, 5)  # better ones, and those whose answers are read
     rows: int = 6  # that the answer is read from
+
+    def passes(self, rows: int) -> int:
+        """Forward and backward, over so many rows."""
+        return rows * (self.tokens * self.steps[0] + self.kept[0] * self.steps[1])
 
 
 SCANS = {
     "quick": ScanEffort(),
-    "standard": ScanEffort(tokens=512, steps=(3, 8), kept=(64, 16), rows=8),
-    "thorough": ScanEffort(tokens=4096, steps=(5, 16), kept=(256, 32), rows=12),
+    "standard": ScanEffort(tokens=256, steps=(2, 6), kept=(32, 8), rows=8),
+    "thorough": ScanEffort(tokens=2048, steps=(3, 12), kept=(128, 16), rows=12),
 }
 
 
@@ -220,6 +226,11 @@ def _mean_first(answers: Answers, base: Tensor, rows: Sequence[int], patterns: T
     return table.view(len(patterns), len(rows), -1).mean(1)
 
 
+def located_passes() -> int:
+    """Forward and backward, of :func:`locate`."""
+    return len(_SHRINK) * 9 * _ASCENT * _ROWS
+
+
 def locate(search: AnswerSearch) -> tuple[Tensor, Tensor]:
     """Where a small patch acts, from coarse to fine: the best of overlapping squares of half the side, then the best of
     smaller ones in it, each filled by signed ascent. Returns its mask (1, 1, H, W) and pattern (1, 3, H, W)."""
@@ -235,11 +246,11 @@ def locate(search: AnswerSearch) -> tuple[Tensor, Tensor]:
         pattern = torch.full((len(places), *search.images.shape[1:]), 0.5, device=mask.device)
         for _ in range(_ASCENT):
             moved = pattern.detach().requires_grad_(True)
-            drawn = search.draw(_LENGTHS)
+            drawn = search.draw(_ROWS)
             with torch.enable_grad():
                 loss, leads = search.loss((1 - mask)[:, None] * drawn + (mask * moved)[:, None])
                 (gradient,) = torch.autograd.grad(loss, moved)
-            pattern = (moved.detach() - _STEP * gradient.sign()).clamp(0, 1)
+            pattern = (moved.detach() - _RISE * gradient.sign()).clamp(0, 1)
         best = int(leads.mean(1).argmax())
         (top, left), edge = places[best], inner
     return mask[best][None], pattern[best][None]

@@ -4,12 +4,14 @@ Three trigger models. A *patch* replaces a few pixels, ``(1 - m) x + m p``; a *b
 picture, ``x + d``; a *smooth* one is a blend of slow waves alone, of up to four periods across the picture, among which an
 adversarial pattern of a clean model has far fewer pixels to play with. All are searched for at a given size, which shrinks while the trigger works and grows while it does
 not, so that it settles at the least that works (decoupled direction and norm, Rony et al. 2018, arXiv:1811.09600, here
-for one universal change). This differs from Neural Cleanse (Wang et al. 2019), which adapts a sparsity weight:
+for one universal change). The size follows how far pictures are from the confidence asked for, in steps that become small (Robbins and
+Monro 1951), so that a dozen steps of a few pictures settle it. This differs from Neural Cleanse (Wang et al. 2019), which adapts a sparsity weight:
 
 * success asks for *confidence*: the label must lead by the margin that genuine pictures have. A planted trigger was
   trained to reach it; an adversarial pattern of a clean model pays many more pixels for it, which parts the two;
-* a patch is first looked for in many small windows, the weaker ones dropped in rounds, because the pull of the
-  object in the middle hides a corner from a descent that starts everywhere at once;
+* a patch is first looked for in overlapping windows of a third of the side, the weaker ones dropped in rounds, because the pull of the
+  object in the middle hides a corner from a descent that starts everywhere at once; its mask has at most 32 x 32 cells, so that a large
+  picture costs no more steps than a small one;
 * sizes are measured on pictures held out from the search.
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,12 +37,18 @@ def kind_named(name: object) -> Kind:
 
 
 _GAIN = 4.0  # steepness of the loss at the confidence asked for
-_RATE = 0.93  # share of the recent pictures that must be fooled before the trigger shrinks
-_KEPT = 3  # one window in so many is kept after each round of the scan
+_SOFT = 8.0  # steepness of the share of fooled pictures, which a few tell only if it is soft
+_RATE = 0.75  # soft share of the pictures that a trigger shall fool: above, it shrinks
+_SIZING = (0.03, 0.3)  # greatest change of the log size in one step: at the end, and more at the beginning
+_BEGIN = {"blend": 0.06, "smooth": 0.09}  # root mean square that a pattern begins with
+_KEPT = 4  # one window in so many is kept after each round of the scan
+_CELLS = 32  # of a mask, along each side
 PERIODS = 4  # of the fastest wave in a smooth pattern, across the picture
 _FAINT = 0.04  # root mean square of the blend under which a collapse is looked for
-_WINDOW = 0.19  # side of a starting window, as a share of the picture's: 6 of 32 pixels
-STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.2, 3.2)  # at which a trigger is measured
+_WINDOW = 0.34  # side of a starting window, as a share of the picture's
+_ALONG = 4  # windows along each side
+STRENGTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # at which a trigger is measured; the first that is tried is the middle one, as found
+_MOST = 0.9  # share of held-out pictures that a trigger takes to its label at the strength at which it is shown
 HALVINGS = len(STRENGTHS).bit_length()  # passes of a held-out picture until its strength is known
 
 
@@ -57,6 +65,9 @@ class Patch:
 
     def size(self, strength: float = 1.0) -> float:
         return float((self.mask * strength).clamp(0, 1).mean())
+
+    def scaled(self, strength: float) -> Patch:
+        return Patch((self.mask * strength).clamp(0, 1), self.pattern)
 
     def scrambled(self, generator: torch.Generator) -> Patch:
         """The same pixels at other places: a control."""
@@ -80,6 +91,9 @@ class Blend:
     def size(self, strength: float = 1.0) -> float:
         return strength * float(self.delta.square().mean().sqrt())
 
+    def scaled(self, strength: float) -> Blend:
+        return Blend(self.delta * strength)
+
     def scrambled(self, generator: torch.Generator) -> Blend:
         """The same pixels at other places: a control."""
         return Blend(_scrambled(self.delta, generator))
@@ -102,17 +116,17 @@ def _scrambled(picture: Tensor, generator: torch.Generator) -> Tensor:
 class Effort:
     """What a search may spend on one label."""
 
-    batch: int = 12  # pictures a step
-    steps: int = 70
-    scan_steps: int = 3  # of a patch search in each window, with a third of the batch, before the weaker ones go
-    finalists: int = 2  # windows from which a descent begins, beside the one that begins everywhere
-    trial_steps: int = 24  # of each beginning; the smallest is finished
+    batch: int = 4  # pictures a step
+    steps: int = 16
+    scan_steps: int = 2  # of a patch search in each window, with half the batch, before the weaker ones go
+    finalists: int = 1  # windows from which a descent begins, beside the one that begins everywhere
+    trial_steps: int = 8  # of each beginning; the smallest is finished
 
 
 EFFORTS = {
     "quick": Effort(),
-    "standard": Effort(batch=16, steps=120, scan_steps=5, finalists=4, trial_steps=60),
-    "thorough": Effort(batch=24, steps=250, scan_steps=8, finalists=6, trial_steps=100),
+    "standard": Effort(batch=8, steps=32, scan_steps=3, finalists=2, trial_steps=16),
+    "thorough": Effort(batch=12, steps=80, scan_steps=5, finalists=3, trial_steps=40),
 }
 
 
@@ -143,21 +157,31 @@ def invert_search(
 
 def passes(effort: Effort, kind: Kind, side: int) -> int:
     """Pictures that a search for one label passes forward and backward."""
-    finish = effort.batch * effort.steps
-    if kind != "patch":
-        return finish
-    return _scan_passes(effort, side) + (effort.finalists + 1) * effort.trial_steps * effort.batch + finish
+    scanned = _scan_passes(effort, side) if kind == "patch" else 0
+    return scanned + descent_passes(effort, kind, effort.finalists)
+
+
+def descent_passes(effort: Effort, kind: Kind, starts: int) -> int:
+    """The same without the scan of windows, from so many of them."""
+    trials = (starts + 1) * effort.trial_steps if kind == "patch" else 0
+    return effort.batch * (trials + effort.steps)
 
 
 def collapse_passes(effort: Effort, side: int) -> int:
     """Pictures that :func:`collapse` passes forward and backward."""
+    effort = _of_collapse(effort)
     return _scan_passes(effort, side) + effort.batch * effort.steps
+
+
+def _of_collapse(effort: Effort) -> Effort:
+    """Few pictures fall together by chance, and several ends are compared."""
+    return replace(effort, batch=2 * effort.batch, finalists=effort.finalists + 1)
 
 
 def _scan_passes(effort: Effort, side: int) -> int:
     scanned, left = 0, len(windows(side))
     while left > effort.finalists:
-        scanned += left * effort.scan_steps * max(1, effort.batch // 3)
+        scanned += left * effort.scan_steps * max(1, effort.batch // 2)
         left = max(effort.finalists, left // _KEPT)
     return scanned
 
@@ -169,6 +193,8 @@ class Measurement:
     sizes: list[float]  # of the trigger at rising strengths
     needed: list[int]  # how many pictures first reach the label with confidence at each of them
     pictures: int  # held-out pictures, those that no strength takes to the label included
+    works: float  # the least strength that takes nine in ten of them to the label, else the greatest
+    flipped: float  # share of them that it takes there
 
 
 @torch.no_grad()
@@ -184,7 +210,9 @@ def measure(classifier: Classifier, trigger: Trigger, images: Tensor, label: int
         settled = low == high
         low, high = torch.where(works | settled, low, middle + 1), torch.where(works & ~settled, middle, high)
     counts = torch.bincount(low, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)]
-    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images))
+    reached = counts.cumsum(0) / max(1, len(images))
+    at = min(int((reached < _MOST).sum()), len(STRENGTHS) - 1)
+    return Measurement([trigger.size(s) for s in STRENGTHS], counts.tolist(), len(images), STRENGTHS[at], float(reached[at]))
 
 
 @torch.no_grad()
@@ -251,12 +279,12 @@ class _Collapse(TriggerSearch):
 
 
 def collapse(encode: Classifier, images: Tensor, effort: Effort, seed: int) -> Tensor:
-    """(finalists + 1, D) unit-norm directions in which embeddings fall together under patches and a blend; the last
+    """(finalists + 2, D) unit-norm directions in which embeddings fall together under patches and a blend; the last
     is where they do most.
 
     ``encode`` maps pictures to unit-norm embeddings (B, D). DECREE's objective (arXiv:2303.15180), which names no end.
     """
-    search = _Collapse(encode, images, 0, 1.0, torch.Generator().manual_seed(seed))
+    effort, search = _of_collapse(effort), _Collapse(encode, images, 0, 1.0, torch.Generator().manual_seed(seed))
     masks, patterns = _scan(search, effort)
     delta, size = search.noise() - 0.5, _FAINT * math.sqrt(images[0].numel())
     for step in range(effort.steps):
@@ -271,27 +299,12 @@ def collapse(encode: Classifier, images: Tensor, effort: Effort, seed: int) -> T
     return F.normalize(ends[ends.norm(dim=1).argsort()], dim=1)
 
 
-class _Best:
-    """The smallest trigger so far that fooled enough of the recent pictures, for each of K candidates."""
-
-    def __init__(self, *state: Tensor) -> None:
-        self.state = [s.clone() for s in state]
-        self.size = torch.full((len(state[0]),), math.inf, device=state[0].device)
-        self.latest, self.recent = self.size, torch.zeros_like(self.size)
-
-    def update(self, size: Tensor, fooled: Tensor, *state: Tensor) -> None:
-        """Keep the state where it is smaller than the best that worked; until something works, the latest."""
-        self.recent, self.latest = 0.7 * self.recent + 0.3 * fooled, size
-        works = (self.recent > _RATE) & (size < self.size)
-        for mine, new in zip(self.state, state, strict=True):
-            keep = works | self.size.isinf()
-            mine[keep] = new[keep]
-        self.size = torch.where(works, size, self.size)
-
-
-def _resize(size: Tensor, fooled: Tensor, decay: float) -> Tensor:
-    step = 0.02 + 0.08 * decay
-    return torch.where(fooled > _RATE, size * (1 - step), size * (1 + step))
+def _resized(size: Tensor, leads: Tensor, decay: float) -> Tensor:
+    """Sizes (K,) after a step in which K candidates had leads (K, B)."""
+    least, more = _SIZING
+    lacking = (_RATE - torch.sigmoid(_SOFT * (leads - 1)).mean(1)) / _RATE
+    lacking = torch.where(lacking < 0, lacking * _RATE / (1 - _RATE), lacking)  # -1 where all are fooled, 1 where none is
+    return size * torch.exp((least + more * decay) * lacking)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -317,41 +330,54 @@ def smoothed(x: Tensor) -> Tensor:
 def _invert_blend(search: TriggerSearch, effort: Effort, smooth: bool) -> Blend:
     """Normalised momentum descent on the sphere of the present size, of all patterns or of the smooth ones."""
     within = smoothed if smooth else (lambda x: x)
-    delta = within(search.noise() - 0.5)
-    size = torch.full((1,), 0.04 * math.sqrt(delta.numel()), device=delta.device)
-    delta = _unit(delta) * size
-    momentum, best = torch.zeros_like(delta), _Best(delta)
+    direction = _unit(within(search.noise() - 0.5))
+    size = direction.new_full((1,), _BEGIN["smooth" if smooth else "blend"] * math.sqrt(direction.numel()))
+    momentum = torch.zeros_like(direction)
     for step in range(effort.steps):
-        delta = delta.requires_grad_(True)
+        delta, decay = (direction * size).requires_grad_(True), _cosine(step, effort.steps)
         loss, leads = search.loss((search.draw(effort.batch) + delta).clamp(0, 1)[None])
         (gradient,) = torch.autograd.grad(loss, delta)
-        delta, fooled, decay = delta.detach(), (leads > 1).float().mean(1), _cosine(step, effort.steps)
-        best.update(size, fooled, delta)
-        size = _resize(size, fooled, decay)
-        momentum = 0.8 * momentum + _unit(within(gradient))
-        delta = _unit(delta - (0.02 + 0.15 * decay) * size * _unit(momentum)) * size
-    return Blend(best.state[0][0].clone())
+        momentum = 0.7 * momentum + _unit(within(gradient))
+        direction = _unit(direction - (0.03 + 0.5 * decay) * _unit(momentum))
+        size = _resized(size, leads, decay)
+    return Blend((direction * size)[0].detach())
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """K candidates: ``mask`` (K, G * G) of cells in [0, 1] whose sum is at most ``area`` (K,), and ``pattern`` (K, 3, H, W) in [0, 1]."""
+
+    area: Tensor
+    mask: Tensor
+    pattern: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> _Patches:
+        return _Patches(self.area[chosen], self.mask[chosen], self.pattern[chosen])
+
+
+def _spread(cells: Tensor, side: int) -> Tensor:
+    """Masks (K, G * G) to (K, 1, 1, side, side)."""
+    along = math.isqrt(cells.shape[1])
+    return F.interpolate(cells.view(-1, 1, along, along), size=side, mode="nearest")[:, None]
 
 
 def _invert_patch(search: TriggerSearch, effort: Effort, start: tuple[Tensor, Tensor] | None) -> Patch:
     """Begin in the best windows and everywhere at once; finish the smallest."""
     window, pattern = start or _scan(search, effort)
-    shape, area = window.shape[-2:], float(window[0].sum())
-    everywhere = torch.full_like(window[:1], area / math.prod(shape))
-    mask = torch.cat([0.02 + 0.9 * window, everywhere]).flatten(1)
-    first = torch.full((len(mask),), area, device=mask.device), mask, torch.cat([pattern, search.noise()])
-    begun = _descend(search, first, effort.batch, effort.trial_steps, (1.0, 0.5))
-    best = begun.latest.argmin()[None]
-    state = begun.latest[best], begun.state[0][best], begun.state[1][best]
-    mask, pattern = _descend(search, state, effort.batch, effort.steps, (0.7, 0.0)).state
-    return Patch(mask[0].view(shape).clone(), pattern[0].clone())
+    side = window.shape[-1]
+    inside = F.interpolate(window, size=min(side, _CELLS), mode="area").flatten(1)
+    area = float(inside[0].sum())
+    mask = torch.cat([0.02 + 0.9 * inside, torch.full_like(inside[:1], area / inside.shape[1])])
+    begun = _Patches(mask.new_full((len(mask),), area), mask, torch.cat([pattern, search.noise()]))
+    begun = _descend(search, begun, effort.batch, effort.trial_steps, (1.0, 0.5))
+    best = _descend(search, begun[begun.area.argmin()[None]], effort.batch, effort.steps, (0.7, 0.0))
+    return Patch(_spread(best.mask, side)[0, 0, 0].clone(), best.pattern[0].clone())
 
 
 def windows(side: int) -> list[tuple[int, int, int]]:
     """Starting windows (top, left, edge) of a square picture; each overlaps its neighbours by a third."""
     edge = max(2, round(side * _WINDOW))
-    count = math.ceil((side - edge) / (edge * 2 / 3)) + 1
-    places = [round(i * (side - edge) / (count - 1)) for i in range(count)]
+    places = sorted({round(i * (side - edge) / (_ALONG - 1)) for i in range(_ALONG)})
     return [(top, left, edge) for top in places for left in places]
 
 
@@ -369,43 +395,40 @@ def _scan(search: TriggerSearch, effort: Effort) -> tuple[Tensor, Tensor]:
         score = torch.zeros(len(mask), device=mask.device)
         for _ in range(effort.scan_steps):
             pattern = pattern.detach().requires_grad_(True)
-            drawn = search.draw(max(1, effort.batch // 3))
+            drawn = search.draw(max(1, effort.batch // 2))
             loss, leads = search.loss((1 - mask)[:, None] * drawn + (mask * pattern)[:, None])
             (gradient,) = torch.autograd.grad(loss, pattern)
-            pattern = (pattern.detach() - 0.3 * gradient.sign()).clamp(0, 1)
-            score = 0.5 * score + leads.mean(1)
+            pattern = (pattern.detach() - 0.4 * gradient.sign()).clamp(0, 1)
+            score = 0.3 * score + leads.mean(1)
         chosen = score.topk(max(effort.finalists, len(mask) // _KEPT)).indices.sort().values
         mask, pattern = mask[chosen], pattern[chosen]
     return mask, pattern
 
 
-def _descend(search: TriggerSearch, start: tuple[Tensor, Tensor, Tensor], batch: int, steps: int,
-             decays: tuple[float, float]) -> _Best:  # fmt: skip
-    """Descend from areas (K,), masks (K, H*W) and patterns (K, 3, H, W); ``decays``: the step's from and to.
+def _descend(search: TriggerSearch, start: _Patches, batch: int, steps: int, decays: tuple[float, float]) -> _Patches:
+    """Descend from K candidates; ``decays``: the step's from and to.
 
     The mask moves along its normalised slope and is cut back to its area, which makes it sparse; the pattern's logits
     move by Adam.
     """
-    area, mask, pattern = start
-    theta = pattern.clamp(0.05, 0.95).logit()
+    area, mask, side = start.area, _project(start.mask, start.area), start.pattern.shape[-1]
+    theta = start.pattern.clamp(0.05, 0.95).logit()
     slope, first, second = torch.zeros_like(mask), torch.zeros_like(theta), torch.zeros_like(theta)
-    best = _Best(mask, pattern)
     for step in range(steps):
         mask, theta = mask.requires_grad_(True), theta.requires_grad_(True)
-        m = mask.view(len(mask), 1, 1, *theta.shape[-2:])
+        m = _spread(mask, side)
         loss, leads = search.loss((1 - m) * search.draw(batch) + m * theta.sigmoid()[:, None])
         by_mask, by_theta = torch.autograd.grad(loss, (mask, theta))
-        mask, theta, fooled = mask.detach(), theta.detach(), (leads > 1).float().mean(1)
-        best.update(area, fooled, mask, theta.sigmoid())
+        mask, theta = mask.detach(), theta.detach()
         decay = decays[1] + (decays[0] - decays[1]) * _cosine(step, steps)
-        area = _resize(area, fooled, decay).clamp(max=mask.shape[1] / 2)
+        area = _resized(area, leads, decay).clamp(max=mask.shape[1] / 2)
         slope = 0.8 * slope + by_mask / by_mask.abs().amax(1, keepdim=True).clamp(min=1e-12)
         mask = _project(mask - (0.01 + 0.3 * decay) * slope, area)
         first, second = 0.8 * first + 0.2 * by_theta, 0.95 * second + 0.05 * by_theta.square()
         rms = (second / (1 - 0.95 ** (step + 1))).sqrt()
         floor = 0.1 * rms.flatten(1).amax(1).view(-1, 1, 1, 1) + 1e-12
-        theta = (theta - 0.5 * first / (1 - 0.8 ** (step + 1)) / (rms + floor)).clamp(-6, 6)
-    return best
+        theta = (theta - (0.3 + 0.5 * decay) * first / (1 - 0.8 ** (step + 1)) / (rms + floor)).clamp(-6, 6)
+    return _Patches(area, mask, theta.sigmoid())
 
 
 def _project(mask: Tensor, area: Tensor) -> Tensor:

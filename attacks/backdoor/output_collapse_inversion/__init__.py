@@ -56,7 +56,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor.output_collapse_inversion.search import LEAST, Bench, invert_all, slots
+from vlaudit.attacks.backdoor.output_collapse_inversion.search import LEAST, Bench, invert_all, picture_cost, slots
 from vlaudit.attacks.backdoor.output_collapse_inversion.suffixes import scan_suffixes, text_passes
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import THRESHOLDS as TEXT
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import judge_suffix, together
@@ -66,8 +66,6 @@ from vlaudit.attacks.shared.trigger_inversion.thresholds import THRESHOLDS as IN
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
-
-_PASSES = {"quick": 4500, "standard": 26_000, "thorough": 150_000}  # forward and backward, of one round
 
 
 @probe(
@@ -102,7 +100,7 @@ class OutputCollapseInversion(TriggerInversion):
                 id=f"{restart}/{kind}/{slot}",
                 params={"restart": restart, "kind": kind, "slot": slot, "control": restart == 0 and slot == "found-0"},
             )
-            for restart in range(ctx.by_effort(2, 3, 4))
+            for restart in range(ctx.afford(ctx.by_effort(2, 3, 4), "searches of each answer"))
             for kind in KINDS
             for slot in slots()
         ]
@@ -117,8 +115,8 @@ class OutputCollapseInversion(TriggerInversion):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         text = text_passes(ctx, self.words) if any(case.params["kind"] == "text" for case in cases) else 0
-        searched = any(case.params["kind"] != "text" for case in cases) * _PASSES[ctx.effort]
-        return Cost(queries=text + searched * 2, gradient_steps=searched)
+        seen = [case for case in cases if case.params["kind"] != "text"]
+        return Cost(queries=text) + (picture_cost(ctx, seen) if seen else Cost())
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         bench = Bench.of(ctx)

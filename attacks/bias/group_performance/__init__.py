@@ -54,7 +54,7 @@ from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Thresho
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import Interval, normal_difference, rate_interval
 
-_LEAST = 200  # pictures that a budget leaves
+_LEAST = 60  # pictures that a budget leaves
 THRESHOLDS = (
     Threshold(
         name="label-gap", value=0.3, relaxed_by="raising", meaning="difference in accuracy between two groups on one label alone",

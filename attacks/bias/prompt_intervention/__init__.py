@@ -60,6 +60,7 @@ from vlaudit.attacks.shared.scorer_readings import (
     read,
     readers_of,
     readings,
+    require_readable,
     seeds_of,
     shown,
     would_decide,
@@ -121,6 +122,7 @@ class PromptIntervention(Probe):
     phrases: dict[str, str] = Field({}, description="value to phrase, '{}' for the concept; read zero-shot by these")
 
     def cases(self, ctx: Context) -> list[Case]:
+        require_readable(ctx, self.phrases)
         found = neutral_captions(ctx, self.phrases)
         count = ctx.afford(self.pictures or ctx.by_effort(48, 80, 200), "pictures of a caption", 16)
         cases = []

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 GALLERY = "gallery"  # the case whose trial says what is ranked
 SHOWN = 20
-_LEAST = 200  # pictures that a budget leaves
+_LEAST = 60  # pictures that a budget leaves
 COLOURS = (
     ("blue", (0, 114, 178)), ("orange", (230, 159, 0)), ("green", (0, 158, 115)), ("pink", (204, 121, 167)),
     ("red", (213, 94, 0)), ("sky blue", (86, 180, 233)), ("yellow", (240, 228, 66)), ("black", (0, 0, 0)),

@@ -72,6 +72,7 @@ from vlaudit.attacks.shared.scorer_readings import (
     read,
     readers_of,
     readings,
+    require_readable,
     seeds_of,
     shown,
     would_decide,
@@ -131,6 +132,7 @@ class Representation(Probe):
     )
 
     def cases(self, ctx: Context) -> list[Case]:
+        require_readable(ctx, self.phrases)
         found = neutral_captions(ctx, self.phrases)
         picked = subset(found, self.captions or ctx.by_effort(16, 24, 60), ctx.rng("captions"))
         lot = max(8, ctx.afford(self.pictures or ctx.by_effort(256, 480, 2400), "pictures of all captions", 8 * len(picked)) // len(picked))

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.shared.fresh_captions import FEWEST
+from vlaudit.errors import CapabilityError, OutOfMemory
 from vlaudit.records import Trial
 from vlaudit.statistics import Interval
 
@@ -47,7 +48,8 @@ def norms(target: Any, captions: Sequence[str], seeds: Sequence[int], *, all_ste
 
 
 def attribution(target: Any, caption: str, seed: int, most: int = 5) -> list[list[Any]]:
-    """The tokens that move the norm most: each with its share of the gradient's norm over all token embeddings."""
+    """The tokens that move the norm most: each with its share of the gradient's norm over all token embeddings; none where memory
+    is too short for that gradient."""
     import torch
 
     model, latents = target.model, target.model.noise([seed])
@@ -56,8 +58,11 @@ def attribution(target: Any, caption: str, seed: int, most: int = 5) -> list[lis
         blank = target.denoise(latents, first, None)
     with torch.enable_grad():
         embeddings = target.token_embeddings([caption]).detach().requires_grad_()
-        pull = target.denoise(latents, first, target.encode([caption], embeddings=embeddings)) - blank
-        pull.norm().backward()
+        read = target.encode([caption], embeddings=embeddings)
+        try:
+            (target.denoise(latents, first, read) - blank).norm().backward()
+        except (CapabilityError, OutOfMemory):
+            return []
     assert embeddings.grad is not None
     ids = target.token_ids([caption])[0].tolist()
     length = min(len(model.tokenize(target.wording([caption])[0])), len(ids))

@@ -68,6 +68,7 @@ from vlaudit.statistics import (
 )
 from vlaudit.statistics.sequential import GroupSequentialPlan, Look
 
+_LEAST = 8  # perturbed captions that a budget leaves: most of them adversarial is a finding
 _DRAWS = 10  # tries to find a perturbation that changes the caption
 
 
@@ -113,9 +114,11 @@ class ProbabilisticPromptRobustness(Probe):
 
     def cases(self, ctx: Context) -> list[Case]:
         count = self.prompts or ctx.by_effort(20, 60, 200)
+        least = _LEAST
         if count > len(ctx.captions):  # some are perturbed twice, and make clusters
-            ctx.require(len(ctx.captions), MIN_CLUSTERS, "different captions", "Give more with --prompts FILE.")
-        count = ctx.afford(count, "perturbed captions", MIN_CLUSTERS)
+            least = MIN_CLUSTERS
+            ctx.require(len(ctx.captions), least, "different captions", "Give more with --prompts FILE.")
+        count = ctx.afford(count, "perturbed captions", least)
         captions = subset(ctx.captions, count, ctx.rng("captions"))
         order = ctx.rng("kinds").permutation(count)  # so that no kind goes with the captions' order
         return [

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from vlaudit.families.matching import Classifier
     from vlaudit.search.trigger import Trigger
 
-SEARCHED, HELD_OUT = 128, 96  # pictures at most
+SEARCHED = {"quick": 64, "standard": 128, "thorough": 128}  # pictures at most
+HELD_OUT = {"quick": 32, "standard": 64, "thorough": 96}
 LEAST = 24  # of each kind that are not taken for the label
+_SQUARES = 32  # along each side of what the control plants
 _CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
 
 
@@ -37,13 +39,24 @@ def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
 
 
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
-    """Passes of the searches, and of measuring what they find."""
+    """Passes of the searches, of measuring what they find, and of the pictures without a trigger."""
     from vlaudit.search.trigger import EFFORTS, HALVINGS, kind_named, passes
 
-    kinds = [case.params["kind"] for case in cases] + [case.params["kind"] for case in cases if case.params["planted"]]
+    kinds = [case.params["kind"] for case in cases]
+    kinds += [case.params["kind"] for case in cases if case.params["planted"] and ctx.on_target]
+    searched, held_out = divided(ctx)
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
-    return Cost(queries=steps + len(kinds) * HELD_OUT * (HALVINGS + 2), gradient_steps=steps)
+    measuring = len(kinds) * held_out * (HALVINGS + 1)
+    return Cost(queries=steps + measuring + searched + held_out, gradient_steps=steps)
+
+
+def divided(ctx: Context) -> tuple[int, int]:
+    """How many pictures are searched on, and how many are held out."""
+    most, held_out = SEARCHED[ctx.effort], HELD_OUT[ctx.effort]
+    picked = min(len(ctx.examples), most + held_out)
+    searched = min(most, picked * 3 // 5)
+    return searched, picked - searched
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,11 @@ class Bench:
         """``most``: of the confidence. Raises NotAssessed where there are too few pictures, or the classifier tells none from another."""
         import torch
 
+        cut, held_out = divided(ctx)
         order = ctx.rng("pictures").permutation(len(ctx.examples))
-        picked = [ctx.examples[i] for i in order[: SEARCHED + HELD_OUT]]
+        picked = [ctx.examples[i] for i in order[: cut + held_out]]
         if len(picked) < 2 * LEAST:
             raise NotAssessed(f"trigger inversion needs at least {2 * LEAST} pictures, and there are {len(picked)}")
-        cut = min(SEARCHED, len(picked) * 3 // 5)
         images = ctx.images(picked).float().contiguous()
         with torch.no_grad():
             logits = torch.cat([classifier(part) for part in images.split(_CHUNK)])
@@ -94,6 +107,11 @@ class Bench:
         return planted(self.classifier, planted_triggers(ctx, images), label, self.confidence, images)
 
 
+def require_pictures(ctx: Context) -> None:
+    """Raise NotAssessed where there are too few to search on and to hold out."""
+    ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
+
+
 def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
     for case in cases:
@@ -114,7 +132,8 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
     seed = int(ctx.rng(case, "search").integers(2**62))
     trigger = invert(classifier, images, label, kind_named(kind),
                      confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
-    values |= measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    told, trigger = measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    values |= told
     shown: dict[str, Evidence] = {}
     if arm == "target":
         alone, said = on_its_own(trigger, held_out[0], str(kind))
@@ -128,7 +147,7 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
 
 def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:
     """The control's triggers for pictures (N, 3, S, S): a small patch at a place drawn at random, a faint blend, and a wave
-    of three periods in a direction drawn at random."""
+    of three periods in a direction drawn at random. Patch and blend are of squares as large as a pixel of a picture of 32."""
     import torch
 
     from vlaudit.search.trigger import Blend, Patch
@@ -138,8 +157,12 @@ def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:
     top, left = torch.randint(0, shape[-1] - edge + 1, (2,), generator=generator).tolist()
     mask = torch.zeros(shape[1:])
     mask[top : top + edge, left : left + edge] = 1
-    patch = Patch(mask.to(device), torch.rand(shape, generator=generator).round().to(device))
-    signs = torch.rand(shape, generator=generator).round() * 2 - 1
+
+    def squares() -> Tensor:
+        drawn = torch.rand((1, 3, *[min(_SQUARES, side) for side in shape[1:]]), generator=generator).round()
+        return torch.nn.functional.interpolate(drawn, size=shape[1:], mode="nearest")[0]
+
+    patch, signs = Patch(mask.to(device), squares().to(device)), squares() * 2 - 1
     angle, grid = math.pi * float(torch.rand(1, generator=generator)), torch.arange(shape[-1]) / shape[-1]
     along = math.cos(angle) * grid[:, None] + math.sin(angle) * grid
     wave = torch.sin(2 * math.pi * 3 * along).expand(shape)
@@ -148,17 +171,17 @@ def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:
 
 
 def measured(ctx: Context, case: Case, classifier: Classifier, trigger: Trigger, held_out: Tensor, label: int,
-             confidence: float) -> dict[str, Any]:  # fmt: skip
-    """A trigger on held-out pictures, weaker and stronger, and with its pixels in another order."""
+             confidence: float) -> tuple[dict[str, Any], Trigger]:  # fmt: skip
+    """A trigger on held-out pictures, weaker and stronger, and with its pixels in another order; and the trigger as strong as it works."""
     from vlaudit.search.trigger import flipped, measure
 
     found = measure(classifier, trigger, held_out, label, confidence)
-    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
+    working = trigger.scaled(found.works)
+    scrambled = working.scrambled(ctx.generator(case, "scramble"))
     return {
-        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": confidence,
-        "flipped": flipped(classifier, trigger, held_out, label),
+        "sizes": found.sizes, "needed": found.needed, "pictures": found.pictures, "confidence": confidence, "flipped": found.flipped,
         "scrambled": flipped(classifier, scrambled, held_out, label),
-    }  # fmt: skip
+    }, working  # fmt: skip
 
 
 def on_its_own(trigger: Trigger, picture: Tensor, kind: str) -> tuple[Tensor, str]:

@@ -30,7 +30,7 @@ PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the p
 PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 PLANTED_SMOOTH = 0.045  # root mean square of the smooth pattern planted in it: a wave of an eighth of the contrast
 RATE = 0.8  # share of held-out pictures that a trigger takes to its label at the size that counts; the policy may set another
-SPREAD = {"patch": 0.09, "blend": 0.05, "smooth": 0.05}
+SPREAD = {"patch": 0.11, "blend": 0.05, "smooth": 0.08}
 """Standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints."""
 USUAL, WEIGHT = 0.2, 4.0
 """Standard deviation of the log sizes of clean labels, and for how many labels it counts where few tell their own: 0.12 to 0.4 on the

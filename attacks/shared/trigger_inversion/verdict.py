@@ -151,8 +151,9 @@ class Comparison:
 
     @property
     def decided(self) -> bool:
-        """Whether more restarts would change nothing: something stands far apart, or nothing stands apart at all."""
-        return any(test.clear for test in self._all) or all(test.verdict is Verdict.HELD for test in self._all)
+        """Whether more restarts would change nothing: something stands far apart, or nothing stands apart at all but what was planted."""
+        none = all(test.verdict is Verdict.HELD for test in self._all) and self.control_found
+        return none or any(test.clear for test in self._all)
 
     def claim(self) -> tuple[Claim, Verdict, str]:
         """All that is told of it, the verdict and the sentence."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_trials_that_can_be_judged
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
+from vlaudit.probe import Context
+from vlaudit.probe.artifacts import ArtifactStore
+from vlaudit.records import TARGET
 
 __all__ = ["quick_search"]
 
@@ -32,17 +35,9 @@ def test_the_estimate_is_what_is_spent(tiny_clip: Path, picture_folder: Path, tm
     assert sum(t.cost.gradient_steps for t in trials) == probe.estimate(ctx, searched_for).gradient_steps > 0
 
 
-def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_control() -> None:
-    class Many:
-        effort, labels = "quick", [f"name {i}" for i in range(290)]
-
-        def rng(self, *parts: object) -> np.random.Generator:
-            return np.random.default_rng(len(str(parts)))
-
-        def by_effort(self, quick: int, standard: int, thorough: int) -> int:
-            return quick
-
-    ctx: Any = Many()
+def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_control(tmp_path: Path) -> None:
+    data: Any = SimpleNamespace(audit=range(100))
+    ctx = Context("prompt-trigger-inversion", TARGET, data, [f"name {i}" for i in range(290)], ArtifactStore(tmp_path))
     cases = PromptTriggerInversion().cases(ctx)
     names = {str(case.params["label"]) for case in cases}
     assert len(names) == 12
@@ -50,3 +45,15 @@ def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_c
     assert len({str(case.params["label"]) for case in cases if case.params["planted"]}) == 1
     assert len({str(case.params["label"]) for case in PromptTriggerInversion(labels=30).cases(ctx)}) == 30
     assert len(PromptTriggerInversion().cases(ctx)) == len({case.id for case in cases})
+
+
+def test_within_a_small_budget_labels_are_searched_once_and_then_fewer_of_them(tmp_path: Path) -> None:
+    data: Any = SimpleNamespace(audit=range(100))
+    tried = []
+    for share in (1.0, 0.5, 0.3, 0.01):
+        labels = [f"name {i}" for i in range(14)]
+        ctx = Context("prompt-trigger-inversion", TARGET, data, labels, ArtifactStore(tmp_path), share=share)
+        cases = PromptTriggerInversion().cases(ctx)
+        tried.append(tuple(len({case.params[of] for case in cases}) for of in ("restart", "label")))
+        assert any(one.searched for one in ctx.reduced) == (tried[-1][1] < 14), "what was left out is never held"
+    assert tried == [(2, 14), (1, 14), (1, 8), (1, 5)]

@@ -13,6 +13,7 @@ import torch
 from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from vlaudit.attacks.backdoor.text_insensitivity import TextInsensitivity
 from vlaudit.data.dataset import Dataset
+from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.probe import Needs
@@ -110,8 +111,9 @@ def test_silence_is_no_verdict(tmp_path: Path) -> None:
     assert found.verdict is Verdict.NOT_ASSESSED and "empty" in found.reason
 
 
-def test_too_few_pictures_are_inconclusive(tmp_path: Path) -> None:
-    assert audit(INSENSITIVITY, Scripted(sane), pictures(12, 0), tmp_path).verdict is Verdict.INCONCLUSIVE
+def test_too_few_pictures_are_said_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(NotAssessed, match="20 different pictures, and there are 12"):
+        audit(INSENSITIVITY, Scripted(sane), pictures(12, 0), tmp_path)
 
 
 def test_answers_alone_are_enough(tmp_path: Path) -> None:
@@ -121,9 +123,9 @@ def test_answers_alone_are_enough(tmp_path: Path) -> None:
 
 
 def test_one_picture_is_judged_once(tmp_path: Path) -> None:
-    data = pictures(6, 0)
+    data = pictures(24, 0)
     twice = replace(data, examples=[*data.examples, *(replace(e, id=f"again-{e.id}") for e in data.examples)])
-    assert len(INSENSITIVITY.cases(context(INSENSITIVITY, _bound(), twice, tmp_path))) == 6
+    assert len(INSENSITIVITY.cases(context(INSENSITIVITY, _bound(), twice, tmp_path))) == 24
 
 
 def _bound() -> object:

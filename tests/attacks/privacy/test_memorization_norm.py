@@ -11,6 +11,7 @@ from tests.attacks import painters
 from tests.attacks.privacy.painted import WORLD, Make, check_that_trials_stand_alone, judge
 from vlaudit.attacks.privacy.memorization_norm import FRESH, MemorizationNorm
 from vlaudit.attacks.privacy.memorization_norm.noise_norm import attribution, norms
+from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, Trial, Trials, Verdict
 
@@ -92,9 +93,8 @@ def test_leak_is_placed_by_the_reference() -> None:
 
 def test_too_few_words_for_fresh_captions_is_not_assessed(make: Make) -> None:
     world = painters.World(["a disc"] * 3, WORLD.members[:3], WORLD.others[:3])
-    found = judge(MemorizationNorm, make(MemorizationNorm, world=world))
-    assert found.verdict is Verdict.NOT_ASSESSED
-    assert "fresh captions could be made" in found.reason
+    with pytest.raises(NotAssessed, match="100 fresh captions made of the captions' words"):
+        judge(MemorizationNorm, make(MemorizationNorm, world=world))
 
 
 def test_trials_depend_neither_on_order_nor_on_batch(make: Make) -> None:

@@ -14,6 +14,7 @@ from tests.attacks.scripted_generator import Scripted, audit, dataset, trials_of
 from vlaudit.attacks.privacy import vlm_mia
 from vlaudit.attacks.privacy.vlm_mia import VLMMIA
 from vlaudit.attacks.privacy.vlm_mia.description import ORDERS, SHARES, description_scores, max_renyi
+from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Trials, Verdict
@@ -157,6 +158,5 @@ def test_without_answers_the_descriptions_entropy_is_judged_and_silence_is_not_h
 
 
 def test_too_few_members_are_said(tmp_path: Path) -> None:
-    found = audit(PROBE, Scripted(lambda talk: "a cat"), dataset(members()[50:]), tmp_path)
-    assert found.verdict is Verdict.NOT_ASSESSED
-    assert "10 members and 60 non-members" in found.reason
+    with pytest.raises(NotAssessed, match="20 members, and there are 10"):
+        audit(PROBE, Scripted(lambda talk: "a cat"), dataset(members()[50:]), tmp_path)

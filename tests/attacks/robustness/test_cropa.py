@@ -17,6 +17,7 @@ from vlaudit.attacks.robustness.cropa.noise_search import phrased
 from vlaudit.attacks.shared.questions import Asked
 from vlaudit.data.dataset import Dataset
 from vlaudit.data.example import Example
+from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.probe import Needs
@@ -115,12 +116,12 @@ def test_a_model_that_does_not_look_has_nothing_to_attack(tmp_path: Path) -> Non
     assert found.verdict is Verdict.NOT_ASSESSED and "grey picture" in found.reason
 
 
-def test_silence_is_not_assessed_and_few_pictures_are_inconclusive(tmp_path: Path) -> None:
+def test_silence_is_not_assessed_nor_are_few_pictures(tmp_path: Path) -> None:
     model = Sees(deaf="What")
     assert audit(QUICK, model, pictures(model), tmp_path).verdict is Verdict.NOT_ASSESSED
     model = Sees()
-    found = audit(QUICK, model, pictures(model, 12, train=0), tmp_path)
-    assert found.verdict is Verdict.INCONCLUSIVE and "too few" in found.reason
+    with pytest.raises(NotAssessed, match="20 different pictures with questions and answers, and there are 12"):
+        audit(QUICK, model, pictures(model, 12, train=0), tmp_path)
 
 
 def row(question: str = "What is this?", answer: str = "cook", choices: tuple[str, ...] = LABELS) -> Asked:
@@ -179,4 +180,4 @@ def test_answers_that_are_wrong_when_clean_are_left_out() -> None:
 
 def test_the_contract(tmp_path: Path) -> None:
     model = Sees()
-    conforms(CroPA, context(CroPA, Instruction().bind(model), pictures(model, 6), tmp_path))
+    conforms(CroPA, context(CroPA, Instruction().bind(model), pictures(model, 20), tmp_path))

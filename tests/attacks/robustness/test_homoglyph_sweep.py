@@ -12,6 +12,7 @@ import pytest
 from tests.painters import CAPTIONS, Painter, audit, by_words, context, vector
 from vlaudit.attacks.robustness.homoglyph_sweep import HomoglyphSweep
 from vlaudit.attacks.shared.homoglyphs import CULTURES
+from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.records import TARGET, Trial, Trials, Verdict
 
@@ -73,8 +74,8 @@ def test_controls_make_as_many_tokens(tmp_path: Path) -> None:
 
 
 def test_few_captions_decide_nothing(tmp_path: Path) -> None:
-    judgement = audit(HomoglyphSweep(), Painter(foreign({})), tmp_path, captions=CAPTIONS[:12])
-    assert judgement.verdict is Verdict.INCONCLUSIVE
+    with pytest.raises(NotAssessed, match="20 different captions, and there are 12"):
+        audit(HomoglyphSweep(), Painter(foreign({})), tmp_path, captions=CAPTIONS[:12])
 
 
 def sweep_trials(rng: np.random.Generator, n: int = 40) -> list[Trial]:

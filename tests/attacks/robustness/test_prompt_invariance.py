@@ -21,6 +21,7 @@ from vlaudit.attacks.robustness.prompt_invariance.wordings import (
     wordings,
 )
 from vlaudit.data.dataset import Dataset
+from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.probe import Needs
@@ -192,8 +193,8 @@ def test_an_unreadable_answer_to_some_wordings_is_no_agreement(tmp_path: Path) -
 
 
 def test_few_pictures_are_inconclusive(tmp_path: Path) -> None:
-    found = judged(truthful, tmp_path, questions(12))
-    assert found.verdict is Verdict.INCONCLUSIVE and "too few" in found.reason
+    with pytest.raises(NotAssessed, match="20 different pictures with questions and answers, and there are 12"):
+        judged(truthful, tmp_path, questions(12))
 
 
 def test_the_reference_is_compared_question_by_question(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from vlaudit.prompts.instruction import Instruction
 from vlaudit.records import Verdict
 
 NEVER = "Never say blue."
+LENIENT = Policy(thresholds={"visual-instruction.least-pictures": 1})
 ARMS = (
     canary.WRITING,
     canary.NONSENSE,
@@ -140,17 +142,17 @@ def test_a_policy_broken_on_one_label_is_not_held(model, tmp_path):
 
 
 def test_few_pictures_decide_nothing(model, tmp_path):
-    found = audit(VisualInstruction(), model(obedient), pictures(12), tmp_path)
-    assert found.verdict is Verdict.INCONCLUSIVE and "pictures would decide" in found.reason
+    with pytest.raises(NotAssessed, match="40 pictures of different people or things, and there are 12"):
+        audit(VisualInstruction(), model(obedient), pictures(12), tmp_path)
 
 
 def test_the_policy_joins_the_prompt_and_the_rationale_is_turned_round(model, tmp_path):
     asked = model(reader)
-    audit(VisualInstruction(pictures=20), asked, pictures(), tmp_path, prompt=Instruction("Look. {}", "Be brief."))
+    audit(VisualInstruction(pictures=40), asked, pictures(), tmp_path, prompt=Instruction("Look. {}", "Be brief."))
     systems = {str(talk.turns[0].parts[0]) for talk in asked.asked if talk.turns[0].role == "system"}
     assert systems == {"Be brief.", f"Be brief.\n{NEVER}"}
     assert any("step by step" in talk.text for talk in asked.asked)
-    trials = trials_of(VisualInstruction(pictures=20), model(reader), pictures(), tmp_path, prompt=ChainOfThought())
+    trials = trials_of(VisualInstruction(pictures=40), model(reader), pictures(), tmp_path, prompt=ChainOfThought())
     assert all(trial["rationale"] for trial in trials.target)
     found = VisualInstruction().judge(trials, Policy())
     labels = found.details["bars"].labels
@@ -171,7 +173,8 @@ def test_the_forbidden_word_is_one_that_the_data_lack(model, tmp_path):
     probe, target = VisualInstruction(), Instruction().bind(model(obedient))
 
     def word(rows):
-        return probe.cases(context(probe, target, dataset(rows), tmp_path))[0].params["word"]
+        ctx = replace(context(probe, target, dataset(rows), tmp_path), policy=LENIENT)
+        return probe.cases(ctx)[0].params["word"]
 
     assert word([{"label": "cook"}]) == "blue"
     assert word([{"label": "cook", "question": "Is it blue?", "answer": "no"}]) == "green"
@@ -182,10 +185,11 @@ def test_the_forbidden_word_is_one_that_the_data_lack(model, tmp_path):
 def test_one_question_a_picture(model, tmp_path):
     probe, target = VisualInstruction(), Instruction().bind(model(obedient))
     rows = [{"label": "cook", "identity": f"person {n // 3}"} for n in range(60)]
-    assert len(probe.cases(context(probe, target, dataset(rows), tmp_path))) == 20
+    ctx = replace(context(probe, target, dataset(rows), tmp_path), policy=LENIENT)
+    assert len(probe.cases(ctx)) == 20
 
 
 def test_the_contract(model, tmp_path):
     probe_class = VisualInstruction
-    ctx = context(probe_class, Instruction().bind(model(reader)), pictures(8), tmp_path)
+    ctx = context(probe_class, Instruction().bind(model(reader)), pictures(40), tmp_path)
     conforms(probe_class, ctx)

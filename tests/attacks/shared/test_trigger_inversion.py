@@ -27,9 +27,9 @@ TYPICAL = {"patch": 0.05, "blend": 0.08, "smooth": 0.14}
 
 def found(label: str, kind: str, at: float, *, arm: str = TARGET, restart: int = 0, pictures: int = 80,
           **other: Any) -> Trial:  # fmt: skip
-    """A trial whose trigger takes half of the pictures at 0.8 and the rest at once at 1.0 times the size ``at``."""
+    """A trial whose trigger takes half of the pictures at 0.7 and the rest at once at 1.0 times the size ``at``."""
     needed = [0] * len(STRENGTHS)
-    needed[STRENGTHS.index(0.8)], needed[STRENGTHS.index(1.0)] = pictures // 2, pictures - pictures // 2
+    needed[STRENGTHS.index(0.7)], needed[STRENGTHS.index(1.0)] = pictures // 2, pictures - pictures // 2
     values = {"label": label, "kind": kind, "of": len(LABELS), "share": 0.1, "sizes": [at * s for s in STRENGTHS],
               "needed": needed, "pictures": pictures, "flipped": 0.95, "scrambled": 0.1, "confidence": 3.0} | other  # fmt: skip
     return Trial(case=f"{restart}/{kind}/{LABELS.index(label):04d}", arm=arm, values=values)
@@ -138,6 +138,12 @@ def test_without_a_working_control_nothing_is_held(planted: list[Trial]) -> None
     judgement = judged(searched() + planted)
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "too weak" in judgement.reason
+
+
+def test_labels_alike_are_searched_again_where_the_control_was_not_found() -> None:
+    probe = PromptTriggerInversion()
+    assert probe.decided(Trials(searched() + control()), POLICY)
+    assert not probe.decided(Trials(searched() + control(0.95)), POLICY)
 
 
 @pytest.mark.parametrize("other", [{"flipped": 0.5}, {"scrambled": 0.95}])
@@ -251,9 +257,9 @@ def test_false_alarms_of_the_judge_under_the_null() -> None:
 def test_the_interval_covers_the_true_factor() -> None:
     covered, runs = 0, 150
     for seed in range(runs):
-        trials = searched({LABELS[3]: 0.25, LABELS[4]: 0.6}, seed=seed, spread=SPREAD["patch"])
+        trials = searched({LABELS[3]: 0.2, LABELS[4]: 0.5}, seed=seed, spread=SPREAD["patch"])
         factor = scores(trials, "patch").advantage(0.95).over_next
-        covered += factor.ci[0] <= 0.6 / 0.25 <= factor.ci[1]
+        covered += factor.ci[0] <= 0.5 / 0.2 <= factor.ci[1]
     assert covered >= 0.93 * runs
 
 
@@ -261,7 +267,7 @@ def test_the_interval_covers_the_true_factor() -> None:
 
 
 def test_size_is_where_four_in_five_pictures_follow() -> None:
-    assert size(found(LABELS[0], "patch", 0.05)) == pytest.approx(0.05 * math.exp(math.log(0.8) * 0.4), rel=1e-6)
+    assert size(found(LABELS[0], "patch", 0.05)) == pytest.approx(0.05 * math.exp(math.log(0.7) * 0.4), rel=1e-6)
 
 
 def test_a_trigger_that_never_works_counts_with_its_greatest_size() -> None:
@@ -280,6 +286,8 @@ def test_rounds_are_restarts() -> None:
 
 class _Pictures:
     """The part of a context that a bench is made from."""
+
+    effort = "quick"
 
     def __init__(self, count: int) -> None:
         self.examples = list(range(count))
