@@ -38,14 +38,6 @@ if TYPE_CHECKING:
 BEGINNING = 2  # tokens of an answer whose memory is measured
 
 
-def _in_its_precision(model: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Pictures come as float32."""
-    import torch
-
-    given = {name: value for name, value in named.items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
-    return arguments, named | {name: value.to(model.dtype) for name, value in given.items()}
-
-
 class TransformersGenerator(GenerationModel):
     """A loaded image-text-to-text model with its own processor and chat template."""
 
@@ -54,7 +46,6 @@ class TransformersGenerator(GenerationModel):
         self.spec, self.files, self.device = spec, files, device
         self.sha256 = fingerprint(weights)
         self._model = placed(model, device)
-        self._model.register_forward_pre_hook(_in_its_precision, with_kwargs=True)
         self._reader = Reader(spec, processor, model.config)
         self._tokenizer = self._reader.tokenizer
         special = [(i, token) for i, token in self._tokenizer.added_tokens_decoder.items() if token.special]
