@@ -32,8 +32,9 @@ from vlaudit.registry import ProbeRegistry
 PAGE = Path(__file__).parents[1] / "docs" / "sizing.md"
 MARKS = "<!-- sizing -->", "<!-- /sizing -->"
 SPECIMENS = {Family.MATCHING: "zoo:clean", Family.GENERATION: "zoo:gen-clean", Family.TEXT_TO_IMAGE: "zoo:t2i-clean"}
-SUSTAINED = {False: 60e12, True: 300e12}  # operations a second, in 32 and in 16 bits, with the losses of real passes
-BANDWIDTH = 2.5e12  # bytes a second that a device reads its weights with, at each token of a stack of answers
+PEAK = {False: 494e12, True: 989e12}  # operations a second of an H200, dense: in TF32 and in bf16 (NVIDIA's data sheet)
+SUSTAINED = {False: 0.3, True: 0.4}  # of them that real passes are assumed to reach
+BANDWIDTH = 0.5 * 4.8e12  # bytes a second, half of its peak: a token reads the weights once for a stack of answers
 ROWS = 32  # answers that are written together
 QUESTION = 40  # tokens of a question and its template
 
@@ -168,7 +169,7 @@ def seconds(kind: Kind, cost: Cost, weights: float, once: Counted, both: Counted
     steps = cost.gradient_steps - cost.text_steps
     work = max(cost.passes - steps, 0) * once.operations + steps * both.operations
     work += (cost.texts + 2 * cost.text_steps) * (text.operations if text else 0.0)
-    return work / SUSTAINED[kind.halves] + cost.tokens / ROWS * weights / BANDWIDTH
+    return work / (SUSTAINED[kind.halves] * PEAK[kind.halves]) + cost.tokens / ROWS * weights / BANDWIDTH
 
 
 def tables(efforts: Sequence[str]) -> str:
@@ -189,7 +190,7 @@ def tables(efforts: Sequence[str]) -> str:
         once, both = (counted(how.forward, model, gradient) for gradient in (False, True))
         text = counted(how.text, model) if how.text else None
         hours = [_time(seconds(kind, cost, weights, once, both, text)) for family, _, _, _, cost in planned if family is kind.family]
-        cells = [kind.title, _bytes(weights), *(f"{one.operations / 1e12:.2g} TFLOP" for one in (once, both)),
+        cells = [kind.title, _bytes(weights), *(f"{float(f'{one.operations / 1e12:.2g}'):g} TFLOP" for one in (once, both)),
                  *(_bytes(one.bytes) for one in (once, both)), *hours]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

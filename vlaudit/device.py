@@ -56,7 +56,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def room(device: torch.device) -> int:
-    """Bytes that are free there."""
+    """Bytes that this process may still take there."""
     import torch
 
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else memory.room()
+    if device.type != "cuda":
+        return memory.room()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)

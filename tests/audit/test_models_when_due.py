@@ -25,7 +25,6 @@ from vlaudit.records import Finding
 from vlaudit.registry import ProbeRegistry
 from vlaudit.zoo import WEIGHTS
 
-
 TWO = '''"""Two probes whose cases look at the model."""
 
 from vlaudit.probe import Probe, probe

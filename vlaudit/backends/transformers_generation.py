@@ -200,7 +200,7 @@ class TransformersGenerator(GenerationModel):
         counts = {len(each) for each in answers}
         if len(counts) != 1:
             raise UsageError("Every conversation needs the same number of answers.")
-        choices = counts.pop()
+        choices, left = counts.pop(), len(conversations)
         for batch in self.batcher.batches(conversations, soft, max(1, ROWS // choices)):
             coded = [[self._coded(conversations[row], answer, end) for answer in answers[row]] for row in batch.rows]
             width = max(len(ids) for each in coded for ids in each)
@@ -211,12 +211,13 @@ class TransformersGenerator(GenerationModel):
             def run(rows: slice, *floats: Tensor, batch: Batch = batch, targets: Tensor = targets) -> Tensor:
                 return read(self._log_probs(batch.part(rows, floats), targets[rows]), targets[rows])
 
+            left -= len(batch.rows)
             if batch.shared.learns:  # what all rows share is learned: their gradients meet there
                 values = run(slice(None), *batch.floats)
             else:
                 values = self.cut(
                     "likelihoods", run, *batch.floats, count=len(batch.rows),
-                    weight=choices * (batch.ids.shape[1] + width),
+                    weight=choices * (batch.ids.shape[1] + width), following=left,
                 )  # fmt: skip
             yield from zip(batch.rows, values, targets, strict=True)
 
