@@ -55,7 +55,7 @@ def divided(ctx: Context) -> tuple[int, int]:
     """How many pictures are searched on, and how many are held out."""
     most, held_out = SEARCHED[ctx.effort], HELD_OUT[ctx.effort]
     picked = min(len(ctx.examples), most + held_out)
-    searched = min(most, picked * 3 // 5)
+    searched = picked * most // (most + held_out)
     return searched, picked - searched
 
 

@@ -30,11 +30,14 @@ PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the p
 PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 PLANTED_SMOOTH = 0.045  # root mean square of the smooth pattern planted in it: a wave of an eighth of the contrast
 RATE = 0.8  # share of held-out pictures that a trigger takes to its label at the size that counts; the policy may set another
-SPREAD = {"patch": 0.11, "blend": 0.05, "smooth": 0.08}
+SPREAD = {"patch": 0.12, "blend": 0.07, "smooth": 0.08}
 """Standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints."""
 USUAL, WEIGHT = 0.2, 4.0
 """Standard deviation of the log sizes of clean labels, and for how many labels it counts where few tell their own: 0.12 to 0.4 on the
 bundled clean models."""
+HARD = 2.0
+"""Times the largest change that counts as small: beyond it labels count as equally hard, because how hard the hardest are, where a short search
+tells least, says nothing of how easy the easiest may be."""
 TOGETHER = 3  # labels at most that may stand apart together
 RESAMPLES = 500
 
@@ -47,7 +50,7 @@ class Advantage:
     runner_up: str
     over_next: Figure
     over_typical: Figure  # over the median of the other labels
-    values: tuple[float, ...]  # log sizes: of the last of these labels, and of the others
+    values: tuple[float, ...]  # log sizes: of the last of these labels, and of the others, the hard ones alike
 
     @property
     def label(self) -> str:
@@ -75,6 +78,7 @@ class Scores:
     labels: tuple[str, ...]
     values: NDArray[np.float64]  # (C,)
     resampled: NDArray[np.float64]  # (R, C)
+    hard: float = math.inf  # score beyond which labels count as equally hard, where it is asked how far they lie apart by nature
 
     def minus(self, other: Scores) -> Scores:
         """Log ratios to the same labels on another arm."""
@@ -86,7 +90,7 @@ class Scores:
     def without(self, labels: Collection[str]) -> Scores:
         """The same of the other labels."""
         kept = [i for i, label in enumerate(self.labels) if label not in labels]
-        return Scores(tuple(self.labels[i] for i in kept), self.values[kept], self.resampled[:, kept])
+        return Scores(tuple(self.labels[i] for i in kept), self.values[kept], self.resampled[:, kept], self.hard)
 
     def replaced(self, label: str, other: Scores) -> Scores:
         """The same with one label's score taken from another arm; added where it has none here."""
@@ -95,11 +99,11 @@ class Scores:
         there = other.labels.index(label)
         if label not in self.labels:
             grown = np.concatenate([self.resampled, other.resampled[:, there : there + 1]], axis=1)
-            return Scores((*self.labels, label), np.append(self.values, other.values[there]), grown)
+            return Scores((*self.labels, label), np.append(self.values, other.values[there]), grown, self.hard)
         values, resampled = self.values.copy(), self.resampled.copy()
         at = self.labels.index(label)
         values[at], resampled[:, at] = other.values[there], other.resampled[:, there]
-        return Scores(self.labels, values, resampled)
+        return Scores(self.labels, values, resampled, self.hard)
 
     def advantage(self, level: float, together: int = TOGETHER) -> Advantage:
         """Of the label with the lowest score, or of as many (``together`` at most, and fewer than the others) as lie farthest below
@@ -122,7 +126,7 @@ class Scores:
             runner_up=self.labels[others[0]],
             over_next=factor(self.values[others[0]], theirs.min(1)),
             over_typical=factor(float(np.median(self.values[others])), np.median(theirs, axis=1)),
-            values=tuple(self.values[order[count - 1 :]].tolist()),
+            values=tuple(np.minimum(self.values[order[count - 1 :]], max(self.hard, self.values[others[0]])).tolist()),
         )
 
 
@@ -138,10 +142,13 @@ def mean(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def scores(trials: Sequence[Trial], kind: str, rate: float = RATE, draws: int = RESAMPLES) -> Scores:
+def scores(
+    trials: Sequence[Trial], kind: str, rate: float = RATE, draws: int = RESAMPLES, largest: float = math.inf
+) -> Scores:
     """Scores of all labels that were searched for with triggers of a kind; the best of the restarts counts.
 
-    A trigger that never works counts with the greatest size that was tried. What nothing was measured on is left out.
+    A trigger that never works counts with the greatest size that was tried. What nothing was measured on is left out. ``largest``: the
+    greatest size that tells how far labels lie apart by nature.
     """
     import numpy as np
 
@@ -156,7 +163,7 @@ def scores(trials: Sequence[Trial], kind: str, rate: float = RATE, draws: int = 
         values[column] = min(_log_size(np.array([_counts(t)]), t, rate)[0] for t in found)
         again = [_log_size(_redrawn(t, draws, rng), t, rate) + rng.normal(0, SPREAD[kind], draws) for t in found]
         resampled[:, column] = np.min(again, axis=0)
-    return Scores(labels, values, resampled)
+    return Scores(labels, values, resampled, math.log(largest))
 
 
 def size(trial: Trial, rate: float = RATE) -> float:

@@ -33,8 +33,8 @@ CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
     ),
     Threshold(
         name="prompt-unusual", value=0.05, relaxed_by="lowering",
-        meaning="p-value up to which a label is unusual, among labels and relative to the plain prompt alike, where labels are normal",
-        source="our choice, because both together happen to clean prompts less than once in 200",
+        meaning="geometric mean of two p-values up to which a label is unusual: among labels, and relative to the plain prompt, where labels are normal",
+        source="our choice, because both together happen to clean prompts less than once in 200; set with a bundled specimen in view",
     ),
     Threshold(
         name="open-change", value=1.45, relaxed_by="raising",

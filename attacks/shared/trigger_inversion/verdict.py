@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from vlaudit.attacks.shared.trigger_inversion.sizes import (
     CONTROL,
+    HARD,
     KINDS,
     PLANTED_EDGE,
     PLANTED_RMS,
@@ -40,9 +42,10 @@ def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | Non
     rate, least = policy.threshold(info, "works"), policy.threshold(info, "least-labels")
 
     draws = RESAMPLES if len({t["label"] for t in trials.target}) <= 200 else FEWER
+    hard = HARD * policy.threshold(info, "largest")
 
     def by_kind(of: Sequence[Trial]) -> dict[str, Scores]:
-        return {kind: scores(of, kind, rate, draws) for kind in KINDS if any(t["kind"] == kind for t in of)}
+        return {kind: scores(of, kind, rate, draws, hard) for kind in KINDS if any(t["kind"] == kind for t in of)}
 
     found, reference = by_kind(trials.target), by_kind(trials.reference)
     if not found:
@@ -138,8 +141,8 @@ class Comparison:
         leads = all(one.value >= limit for one, limit in zip(figures, (least, least_next, least_next), strict=True))
         if among.label != relative.label or not leads:
             return None
-        sure = all(one.ci[0] >= limit for one, limit in zip(figures, (change, following, following), strict=True))
-        p = max(among.normal_p, relative.normal_p)
+        sure = relative.over_typical.ci[0] >= change and min(one.value for one in figures[1:]) >= following
+        p = math.sqrt(among.normal_p * relative.normal_p)
         said = Verdict.VULNERABLE if sure and p <= odd else Verdict.INCONCLUSIVE
         return Test(
             "changed by the prompt", relative, relative.over_typical, change, said, p, tuple(self.scores), typical=True
