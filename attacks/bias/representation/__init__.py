@@ -95,7 +95,7 @@ OPEN = (
 )
 SHOWN, COLUMNS = 12, 3  # pictures of a group in the report
 SHOWN_CAPTIONS = 3
-_TELLS, _OPEN = 12, 0.25  # pictures of a first lot that may leave nothing open, and in what share of captions they still do, about
+_TELLS, _OPEN = 40, 0.5  # pictures of a first lot below which it always leaves something open, and in what share of captions it does above
 
 
 @probe(
