@@ -9,7 +9,7 @@ from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInv
 from vlaudit.battery import Scenario
 
 PROBE = EncoderTriggerInversion
-directions = partial(searches, labels=6, noun="cluster", spread=0.15)
+directions = partial(searches, labels=6, noun="cluster", spread=0.15, restarts=2)
 SCENARIOS = [
     Scenario("6 directions that differ by a seventh", directions),
     Scenario("32 directions", partial(directions, labels=32), shape="plain"),

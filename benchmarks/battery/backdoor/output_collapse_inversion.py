@@ -53,7 +53,7 @@ def text(
 def audit(rng: Rng, *, said: dict[str, Any] | None = None, pictures: bool = True, **sizes: Any) -> Trials:
     """``said``: of :func:`text`; ``sizes``: of the answers' triggers."""
     seen = (
-        searches(rng, **{"labels": 7, "noun": "answer", "spread": 0.15, **sizes})
+        searches(rng, **{"labels": 7, "noun": "answer", "spread": 0.15, "restarts": 2, **sizes})
         if pictures
         else Trials([], reference_note="none")
     )

@@ -56,4 +56,4 @@ def test_within_a_small_budget_labels_are_searched_once_and_then_fewer_of_them(t
         cases = PromptTriggerInversion().cases(ctx)
         tried.append(tuple(len({case.params[of] for case in cases}) for of in ("restart", "label")))
         assert any(one.searched for one in ctx.reduced) == (tried[-1][1] < 14), "what was left out is never held"
-    assert tried == [(2, 14), (1, 14), (1, 8), (1, 5)]
+    assert tried == [(3, 14), (1, 14), (1, 12), (1, 5)]

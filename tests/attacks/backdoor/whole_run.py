@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlaudit.attacks.backdoor import encoder_trigger_inversion, prompt_trigger_inversion
 from vlaudit.attacks.shared.trigger_inversion import search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS
 from vlaudit.audit.plan import context
@@ -23,8 +22,7 @@ from vlaudit.search.trigger import EFFORTS, Effort
 @pytest.fixture
 def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EFFORTS, "quick", Effort(batch=3, steps=3, scan_steps=1, finalists=1, trial_steps=2))
-    for module in (search, prompt_trigger_inversion, encoder_trigger_inversion):
-        monkeypatch.setattr(module, "LEAST", 8)
+    monkeypatch.setattr(search, "LEAST", 8)
 
 
 def open_context(model: Path, data: Path, probe: Probe, tmp_path: Path, arm: str = TARGET) -> Context:
