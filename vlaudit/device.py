@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vlaudit.cage import memory
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def room(device: torch.device) -> int:
-    """Bytes that are free there."""
-    import psutil
+    """Bytes that this process may still take there."""
     import torch
 
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    if device.type != "cuda":
+        return memory.room()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)

@@ -22,6 +22,7 @@ import os
 import signal
 import time
 
+from vlaudit.cage import memory
 from vlaudit.probe import Probe, probe
 from vlaudit.records import Case, Family, Judgement, Metric, Risk, Verdict
 
@@ -39,7 +40,8 @@ class Rounds(Probe):
         for case in cases:
             time.sleep(float(os.environ.get("WORK", "0.02")))
             yield ctx.trial(case, {"round": case.params["round"], "draw": int(ctx.rng(case).integers(1000)),
-                                   "process": os.getpid() if "PROCESS" in os.environ else 0})
+                                   "process": os.getpid() if "PROCESS" in os.environ else 0,
+                                   "sharers": memory.sharers if "PROCESS" in os.environ else 0})
     def judge(self, trials, policy):
         return Judgement(verdict=Verdict.HELD, reason=f"{sum(t['draw'] for t in trials.target)}", metric=Metric(name="m", value=0.0, ci=(0.0, 0.0), n=4), threshold=0.1)
 
@@ -99,6 +101,8 @@ def test_rounds_follow_one_another_and_end_where_decided(
     assert set(rounds) == {0, 1}, "the third round is not needed"
     assert len(processes(tmp_path / "out")) == 3
     assert os.getpid() not in processes(tmp_path / "out")
+    sharers = {trial.values["sharers"] for result in Journal(tmp_path / "out").results().values() for trial in result.trials}
+    assert sharers == {3}, "each takes a third of the memory that is left"
 
 
 def test_a_worker_that_is_killed_spoils_only_its_unit(

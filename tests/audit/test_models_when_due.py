@@ -25,6 +25,37 @@ from vlaudit.records import Finding
 from vlaudit.registry import ProbeRegistry
 from vlaudit.zoo import WEIGHTS
 
+TWO = '''"""Two probes whose cases look at the model."""
+
+from vlaudit.probe import Probe, probe
+from vlaudit.records import Case, Family, Judgement, Risk
+
+
+class Looking(Probe):
+    def cases(self, ctx):
+        assert ctx.target.model.resolution
+        return [Case(id=str(number)) for number in range(ctx.afford(self.many, "cases"))]
+
+    def shards(self, cases):
+        return [[case] for case in cases]
+
+    def attempt(self, ctx, cases):
+        return [ctx.trial(case) for case in cases]
+
+    def judge(self, trials, policy):
+        return Judgement.inconclusive("it only looks")
+
+
+@probe(id="one", code="X1", risk=Risk.ROBUSTNESS, families={Family.MATCHING})
+class One(Looking):
+    many: int = 8
+
+
+@probe(id="two", code="X2", risk=Risk.ROBUSTNESS, families={Family.MATCHING})
+class Two(Looking):
+    many: int = 40
+'''
+
 
 class Loads:
     """Counts the loads of each model, and the most that were alive at once."""
@@ -67,9 +98,9 @@ def specs(folder: Path) -> list[TargetSpec]:
     ]
 
 
-def planned(folder: Path, mirror: Path) -> tuple[Plan, ProbeRegistry]:
-    registry = ProbeRegistry.load([mirror])
-    request = Request(targets=specs(folder), probes=["mirror"])
+def planned(folder: Path, plugin: Path, budget: float | None = None) -> tuple[Plan, ProbeRegistry]:
+    registry = ProbeRegistry.load([plugin])
+    request = Request(targets=specs(folder), probes=sorted(set(registry.classes) & {"mirror", "one", "two"}), budget=budget)
     subjects, references = Loader(torch.device("cpu"), allow_network=False).subjects(request.targets)
     return make_plan(request, registry, subjects, references), registry
 
@@ -101,18 +132,34 @@ def test_large_models_are_in_memory_one_at_a_time(
     assert [finding.metric for finding in one] == [finding.metric for finding in together]
 
 
+def test_a_budget_is_divided_without_loading_each_model_again_and_again(
+    loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "KEPT", 0)
+    (tmp_path / "two.py").write_text(TWO)
+    plan, _ = planned(tmp_path, tmp_path / "two.py", budget=5.0)
+    assert plan.whole is not None and plan.whole > 5 and 0.1 < min(plan.shares.values()) < 1
+    assert len(loads.names) == 9  # to be checked, timed, and planned
+
+
 def test_forked_workers_share_what_their_parent_loaded(loads: Loads, tmp_path: Path, mirror_plugin: Path) -> None:
     """Loads in workers would not be counted here, so each model has to be whole before the fork."""
     plan, _ = planned(tmp_path, mirror_plugin)
-    assert all("model" in vars(subject.target) for subject in [*plan.targets, *plan.references.values()])
+    assert all(subject.target and subject.target.loaded for subject in [*plan.targets, *plan.references.values()])
 
 
 def test_weights_that_change_meanwhile_are_refused(
     loads: Loads, tmp_path: Path, mirror_plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "KEPT", 0)
-    first, *_ = Loader(torch.device("cpu"), allow_network=False).subjects(specs(tmp_path))[0]
+    loader = Loader(torch.device("cpu"), allow_network=False)
+    first, *_ = loader.subjects(specs(tmp_path))[0]
+    assert first.target is not None and not first.target.loaded
+    cut = first.target.model.cut
+    loader._make_room(0)
+    assert not first.target.loaded and first.target.model.cut is cut  # how much fits is not measured again
+    loader._make_room(0)
     shutil.copytree(WEIGHTS / "tiny-backdoor", tmp_path / "a", dirs_exist_ok=True)
-    assert first.target is not None and first.target.capabilities  # known without the model
+    assert first.target.capabilities  # known without the model
     with pytest.raises(ModelError, match="changed while it was audited"):
         _ = first.target.model

@@ -47,7 +47,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_auto_halves_generators_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     how = Loading()
     assert how.precision(CPU, torch.bfloat16) == torch.float32
-    assert how.precision(CUDA, torch.float16) == torch.float16
+    assert [how.precision(CUDA, stored) for stored in (torch.float16, torch.bfloat16)] == [torch.float16, torch.bfloat16]
     assert how.precision(CUDA, torch.bfloat16, halves=False) == torch.float32
     for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported, **_: supported)

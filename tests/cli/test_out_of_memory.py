@@ -44,7 +44,7 @@ def test_of_a_matcher(
     said = capsys.readouterr()
     text = " ".join((said.out + said.err).split())
     assert code == 4, text
-    assert "out of memory" in text or "memory ran out" in text
+    assert "out of memory" in text or "emory ran out" in text
     assert "--dtype" in text and "bug" not in text and "Traceback" not in text
 
 

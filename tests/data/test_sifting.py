@@ -58,6 +58,8 @@ def cut(kind: str, keep: float = 0.7) -> bytes:
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "1 a pointer of git LFS"),
     (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
     (b"%PDF-1.7", "1 not a picture in a known format"),
+    (struct.pack("<2sHIH", b"II", 42, 8, 5) + b"".join(struct.pack("<HHII", *tag) for tag in (
+        (256, 4, 1, 2), (257, 4, 1, 2), (258, 3, 1, 16), (262, 3, 1, 2), (277, 3, 1, 3))) + bytes(64), "1 a TIFF of a kind that is not read"),
     (bomb(), "1 larger than 89,478,485 pixels"),
     *((cut(kind), "1 damaged or cut off") for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")),
 ])  # fmt: skip

@@ -89,6 +89,19 @@ def test_the_last_part_keeps_its_graph_and_the_others_pass_twice() -> None:
     assert run.sizes[3:] == [2, 2]
 
 
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize(("most", "passed"), [(None, [4, 3]), (6, [4, 3, 4]), (2, [2, 2, 1, 2, 1, 2, 2])])
+def test_graphs_that_do_not_fit_beside_each_other_are_not_kept(most: int | None, passed: list[int]) -> None:
+    """Of two passes that one backward pass goes through, the first leaves no graph where both do not fit."""
+    run, (first, second), (mine, shared), sizes = Counted(), pair(), pair(), cut(most)
+    run.layers(first + second).square().sum().backward()
+    parts = [sizes("k", run, mine[rows], shared.expand(7, -1)[rows], following=more) for rows, more in ((slice(4), 3), (slice(4, 7), 0))]
+    torch.cat(parts).square().sum().backward()
+    assert run.sizes == passed
+    torch.testing.assert_close(mine.grad, first.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.grad, second.grad, rtol=1e-5, atol=1e-4)
+
+
 def test_what_fits_passes_once_and_to_the_bit() -> None:
     run, (first, second), (mine, shared) = Counted(), pair(), pair()
     sizes = cut()
@@ -158,6 +171,18 @@ def test_more_room_later_is_used(short: Callable[[float], None]) -> None:
             assert least <= run.sizes[-1] <= most
 
 
+@pytest.mark.parametrize(("before", "after"), [(9_000, 2_000), (2_000, 9_000), (1e9, 2_000)])
+def test_room_may_change_between_the_passes(short: Callable[[float], None], before: float, after: float) -> None:
+    run, (first, second), (mine, shared), sizes = Counted(), pair(24), pair(24), cut()
+    run.layers(first + second).square().sum().backward()
+    short(before)
+    out = sizes("k", run, mine, shared.expand(24, -1))
+    short(after)
+    out.square().sum().backward()
+    torch.testing.assert_close(mine.grad, first.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.grad, second.grad, rtol=1e-5, atol=1e-4)
+
+
 def test_longer_examples_are_measured_anew_and_shorter_ones_take_less(short: Callable[[float], None]) -> None:
     short(40_000)
     sizes, largest = cut(), dict[int, int]()
@@ -207,6 +232,17 @@ def test_a_part_is_halved_within_the_pass_and_the_size_remembered(late: bool, er
     sizes("k", run, mine, shared.expand(16, -1)).square().sum().backward()
     assert run.sizes and (max(run.sizes) <= 3 or late)
     assert sizes._halved["k", True, (6).bit_length()][0] == 2
+
+
+def test_what_runs_out_while_it_is_measured_begins_with_one() -> None:
+    run, (first, second), sizes = Hungry(1), pair(16), cut()
+    with torch.no_grad():
+        sizes("k", run, first, second.expand(16, -1))
+        assert run.sizes == [1, 2, *[1] * 16]
+        run.most = 100
+        for _ in range(passes.HELD):
+            sizes("k", run, first, second.expand(16, -1))
+    assert max(run.sizes) == 16
 
 
 def test_a_size_that_was_halved_grows_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -91,6 +92,51 @@ def test_data_folders(picture_folder: Path, seed: int) -> None:
         data = load_dataset(place, groups=random.choice(((), ("gender",))), members=random.choice((None, "gender", "train")))
         assert data.labels is not None and data.sha256 and data.pairs is not None and data.captions is not None
         assert all(example.choices is not None and example.sha256() for example in data.examples)
+
+
+@pytest.fixture(scope="module")
+def shard(picture_folder: Path) -> bytes:
+    content, buffer = (picture_folder / "test" / "cat" / "0.png").read_bytes(), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for key in ("a", "b"):
+            for field, held in (("png", content), ("cls", b"1"), ("txt", b"a cat"), ("json", b'{"gender": "f", "n": [1, 2], "label": 0}')):
+                member = tarfile.TarInfo(f"{key}.{field}")
+                member.size = len(held)
+                archive.addfile(member, io.BytesIO(held))
+    return buffer.getvalue()
+
+
+@share(0.1)
+@given(SEEDS)
+def test_shards(shard: bytes, seed: int) -> None:
+    with hostile(seed) as (random, place), reading():
+        put(place / "0.tar", mutate(shard, random), random)
+        put(place / "classnames.txt", mutate(b"cat\ndog\n", random) if random.random() < 0.3 else b"cat\ndog\n", random)
+        columns = random.choice(({}, {"label": "gender"}, {"image": "png"}))
+        data = load_dataset(f"wds:{place}{random.choice(('', '/0.tar', '/{0..0}.tar'))}", columns=columns)
+        assert data.sha256 and all(example.sha256() and example.size is not None for example in data.examples)
+
+
+@pytest.fixture(scope="module")
+def saved(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    datasets = pytest.importorskip("datasets")
+    place = tmp_path_factory.mktemp("saved")
+    content = (picture_folder / "test" / "cat" / "0.png").read_bytes()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]), "n": datasets.Value("int64")})
+    rows = {"image": [{"bytes": content, "path": "x.png"}] * 3, "label": [0, 1, 0], "n": [1, 2, 3]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(place / "a"))
+    return place / "a"
+
+
+@share(0.06)
+@given(SEEDS)
+def test_saved_datasets(saved: Path, seed: int) -> None:
+    with hostile(seed) as (random, place), reading():
+        shutil.copytree(saved, place / "a")
+        file = random.choice(sorted((place / "a").iterdir()))
+        put(file, mutate(file.read_bytes(), random), random)
+        data = load_dataset(f"hf:{place / 'a'}")
+        assert data.sha256 and all(example.sha256() for example in data.examples)
 
 
 @share(0.05)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from vlaudit import cage
@@ -170,6 +171,9 @@ def _share_out(plan: Plan, drafts: list[_Draft], shares: Mapping[str, float]) ->
     keys, budget = [(draft.name, draft.subjects[0].spec.model) for draft in drafts], plan.request.budget
     if shares or budget is None:
         return {key: shares.get(key[0], 1.0) for key in keys}
+    if any(subject.target is not None and not subject.target.loaded for subject in plan.targets):
+        for draft, share in product(drafts, SHARES):  # while its model is in memory, which makes room for the next draft's
+            draft.takes(share)
     whole = sum(draft.takes(1.0) or 0.0 for draft in drafts)
     plan.whole = whole if whole > budget else None
     return dict(zip(keys, divide([draft.takes for draft in drafts], budget), strict=True))

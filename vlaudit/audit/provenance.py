@@ -15,7 +15,7 @@ from pathlib import Path
 from vlaudit.audit.journal import ProbeSource
 from vlaudit.audit.targets import Subject, parse_model, resolve_zoo
 from vlaudit.config import TargetSpec
-from vlaudit.data.images import DataError
+from vlaudit.data.images import DataError, StoredPicture
 from vlaudit.errors import VlauditError
 from vlaudit.files import PICKLE_SUFFIXES, file_sha256
 from vlaudit.probe import Probe
@@ -92,7 +92,7 @@ def _pictures(subject: Subject) -> str | None:
     digest, several = hashlib.sha256(), False
     try:
         for example in subject.data.examples:
-            if example.size is not None:
+            if isinstance(example.picture, Path | StoredPicture):
                 digest.update(f"{example.id} {example.sha256()}\n".encode())
                 several = True
     except DataError:

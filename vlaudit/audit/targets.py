@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vlaudit.backends.base import Backend
     from vlaudit.data.dataset import Dataset
     from vlaudit.families.base import Model, Target
+    from vlaudit.families.passes import Cut
     from vlaudit.probe import Context
     from vlaudit.scorer import Scorer
 
@@ -86,6 +87,7 @@ class Known:
     sha256: str
     size: int
     measured: object
+    cut: Cut | None = None
     targets: list[Target] = field(default_factory=list)
 
 
@@ -263,6 +265,9 @@ class Loader:
             if model.sha256 != known.sha256:
                 raise ModelError(f"The weights of '{spec}' changed while it was audited.", "Scan again.")
             self._living[spec] = model
+            if known.cut is not None:
+                model.cut = known.cut
+            known.cut = model.cut
         self._models[spec] = self._models.pop(spec, model)
         return model
 
@@ -274,7 +279,7 @@ class Loader:
             spec = next(iter(self._models))
             del self._models[spec]
             for target in self._known[spec].targets:
-                if "model" in vars(target):
+                if target.loaded:
                     target.release(partial(self._model, spec))
             gc.collect()  # of what modules and their hooks hold in circles
             if self._device.type == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -129,12 +130,19 @@ def placing(folder: ModelFolder, device: torch.device, how: Loading, spec: str) 
     hold them. Raises ModelError for quantised weights whose package is not there."""
     import torch
 
+    where: dict[str, Any] = {}
     if folder.quantised:
         refuse_lacking(spec, folder.quantised)
+        where["device_map"] = {"": device}
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on every pass
+    if folder.quantised == "compressed-tensors":  # would unpack them at the first pass, which ``generate`` comes before
+        from transformers import CompressedTensorsConfig
+
+        warnings.filterwarnings("ignore", message="You passed `quantization_config`")
+        where["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     if device.type == "cuda" and torch.cuda.device_count() > 1 and (how.spread or folder.bytes > room(device)):
-        return {"device_map": "auto"}
-    return {"device_map": {"": device}} if folder.quantised else {}
+        where["device_map"] = "auto"
+    return where
 
 
 def pad(

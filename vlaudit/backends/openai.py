@@ -234,6 +234,7 @@ def _streamed(text: str) -> dict[str, Any] | None:
     """The completion in a stream of events, which some servers send unasked: its pieces joined, or the error that ends it."""
     whole: dict[str, Any] = {}
     choice: dict[str, Any] = {}
+    message: dict[str, Any] = {}
     tokens: list[Any] = []
     for line in text.splitlines():
         field, _, content = line.partition(":")
@@ -250,12 +251,10 @@ def _streamed(text: str) -> dict[str, Any] | None:
         if piece.get("index") not in (None, 0):
             continue
         delta = piece.get("delta") or piece.get("message") or {"content": piece.get("text")}
-        message = choice.setdefault("message", {})
+        choice["message"] = message
         for name, value in delta.items() if isinstance(delta, dict) else ():
             if isinstance(value, str | list) and value:
-                known: Any = message.get(name)
-                more: Any = value
-                message[name] = known + more if type(known) is type(more) else more
+                message[name] = message[name] + value if type(message.get(name)) is type(value) else value
         choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
         given = piece.get("logprobs")
         tokens += given["content"] if isinstance(given, dict) and isinstance(given.get("content"), list) else []

@@ -7,11 +7,12 @@ Weights in 16 bits are measured as they are loaded: a matcher, whose gradients a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from vlaudit.device import Loading, room
-from vlaudit.errors import ModelError, foreign
+from vlaudit.errors import ModelError, OutOfMemory, foreign
 from vlaudit.records import Needs
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def in_precision(
     elements = folder if isinstance(folder, int) else folder.elements
     expected, needed = None, int(4 * elements * HEADROOM)
     if not how.spread and needed < room(device):
-        expected = outputs(build(torch.float32))
+        with suppress(OutOfMemory), foreign(f"'{spec}' cannot be computed in float32", "Its files do not fit together."):
+            expected = outputs(build(torch.float32))
     with foreign(f"'{spec}' cannot be computed in {name} here", FP32):
         model = build(dtype)
         found = outputs(model)

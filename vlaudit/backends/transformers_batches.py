@@ -176,10 +176,14 @@ class Batcher:
                 width = part[-1][1]["input_ids"].shape[1]
                 wide = [self._padded(tokens, shared.length, width) for _, tokens, _ in part]
                 stack = {k: torch.cat([tokens[k] for tokens in wide]).to(self._device) for k in wide[0]}
-                shown = {k: torch.cat([shown[k] for _, _, shown in part]).to(self._device) for k in part[0][2]}
+                shown = {k: self._moved(torch.cat([shown[k] for _, _, shown in part])) for k in part[0][2]}
                 yield Batch(
                     index, stack.pop("input_ids"), stack, shown, self._soft(talk.prefix, soft, index, shared), shared
                 )
+
+    def _moved(self, pictures: Tensor) -> Tensor:
+        """On the device; pixels in the precision of the model."""
+        return pictures.to(self._device, self._model.dtype if pictures.is_floating_point() else pictures.dtype)
 
     def _padded(self, tokens: dict[str, Tensor], start: int, width: int) -> dict[str, Tensor]:
         """The tokens of a conversation (1, L) with padding at ``start``, up to ``width``; it is masked."""
@@ -271,7 +275,7 @@ class Batcher:
             soft = self._soft(prefix, None, [0], Shared())
             if past:
                 inputs["attention_mask"] = torch.ones(1, length, dtype=torch.long, device=self._device)
-            inputs |= {k: v.to(self._device) for k, v in self._reader.pictures(turns, self._device).items()}
+            inputs |= {k: self._moved(v) for k, v in self._reader.pictures(turns, self._device).items()}
             with self.embedded(soft):
                 cache = self._model(
                     **inputs, past_key_values=cache, use_cache=True, **self.last_logit()

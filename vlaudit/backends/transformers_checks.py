@@ -58,7 +58,7 @@ def load_generator(
         before[:] = [measured]
         return generator
 
-    return in_precision(spec, build, dtype, folder, device, replace(how, spread="auto" in where.values()))
+    return in_precision(spec, build, dtype, folder, device, replace(how, spread=where.get("device_map") == "auto"))
 
 
 def _load(

@@ -38,14 +38,6 @@ if TYPE_CHECKING:
 BEGINNING = 2  # tokens of an answer whose memory is measured
 
 
-def _in_its_precision(model: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Pictures come as float32."""
-    import torch
-
-    given = {name: value for name, value in named.items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
-    return arguments, named | {name: value.to(model.dtype) for name, value in given.items()}
-
-
 class TransformersGenerator(GenerationModel):
     """A loaded image-text-to-text model with its own processor and chat template."""
 
@@ -54,7 +46,6 @@ class TransformersGenerator(GenerationModel):
         self.spec, self.files, self.device = spec, files, device
         self.sha256 = fingerprint(weights)
         self._model = placed(model, device)
-        self._model.register_forward_pre_hook(_in_its_precision, with_kwargs=True)
         self._reader = Reader(spec, processor, model.config)
         self._tokenizer = self._reader.tokenizer
         special = [(i, token) for i, token in self._tokenizer.added_tokens_decoder.items() if token.special]
@@ -209,7 +200,7 @@ class TransformersGenerator(GenerationModel):
         counts = {len(each) for each in answers}
         if len(counts) != 1:
             raise UsageError("Every conversation needs the same number of answers.")
-        choices = counts.pop()
+        choices, left = counts.pop(), len(conversations)
         for batch in self.batcher.batches(conversations, soft, max(1, ROWS // choices)):
             coded = [[self._coded(conversations[row], answer, end) for answer in answers[row]] for row in batch.rows]
             width = max(len(ids) for each in coded for ids in each)
@@ -220,12 +211,13 @@ class TransformersGenerator(GenerationModel):
             def run(rows: slice, *floats: Tensor, batch: Batch = batch, targets: Tensor = targets) -> Tensor:
                 return read(self._log_probs(batch.part(rows, floats), targets[rows]), targets[rows])
 
+            left -= len(batch.rows)
             if batch.shared.learns:  # what all rows share is learned: their gradients meet there
                 values = run(slice(None), *batch.floats)
             else:
                 values = self.cut(
                     "likelihoods", run, *batch.floats, count=len(batch.rows),
-                    weight=choices * (batch.ids.shape[1] + width),
+                    weight=choices * (batch.ids.shape[1] + width), following=left,
                 )  # fmt: skip
             yield from zip(batch.rows, values, targets, strict=True)
 

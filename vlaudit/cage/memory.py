@@ -62,6 +62,11 @@ def free() -> int:
         with suppress(OSError, ValueError):
             group = Path("/sys/fs/cgroup")
             found.append(int((group / most).read_text()) - int((group / used).read_text()))
+    if len(found) == 1:  # no Linux
+        with suppress(ImportError):
+            import psutil
+
+            found.append(psutil.virtual_memory().available)
     return max(min(found), 1)
 
 

@@ -25,8 +25,10 @@ effort = "standard"      # quick, standard or thorough
 model = "hf:models/my-clip"                # or open_clip:local-dir:PATH, open_clip:ARCH/PRETRAINED, zoo:NAME
 prompt = ["a photo of a {}"]               # or coop:prompts/learned.safetensors, vp:FILE, ensemble:FILE
 data = "data/audit"                        # class folders, or metadata.csv with file_name, label and attribute columns
+                                           # (or hf:NAME, hf:PATH, wds:SHARDS: docs/data.md)
+# columns = { label = "category" }         # what columns of other names are: image, label, question, answer, choices, text, pair
 # groups = ["gender"]                      # attribute columns to compare
-# members = "train"                        # which pictures the prompt was learned on
+# members = "train"                        # the split that the prompt was learned on, or a column that says yes or no
 
 # [probes.clip-autoattack]                 # parameters of a probe: see `vlaudit explain clip-autoattack`
 # [policy]

@@ -151,6 +151,8 @@ def _what_it_is(start: bytes) -> tuple[str, str]:
         return "a pointer of git LFS and not the picture", "Run git lfs pull."
     if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return "a JPEG XL picture, which is not read", "Save it as PNG."
+    if start.startswith((b"II*\0", b"MM\0*")):
+        return "a TIFF of a kind that is not read, such as 16-bit colour", "Save it as PNG."
     return "not a picture in a known format", f"Use one of {', '.join(known_formats())}."
 
 

@@ -207,6 +207,11 @@ class Target(ABC):
         self.speed: Speed | None = None  # once it has been calibrated
         self.remarks: list[str] = []  # sentences of ``check`` on labels or captions that are not read as they are written
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return "model" in vars(self)
+
     def release(self, again: Callable[[], Model]) -> None:
         """Let go of the model. It is loaded ``again`` when it is next asked for."""
         self._again = again

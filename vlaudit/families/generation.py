@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 MAX_NEW_TOKENS = 32
+FEW, MORE, QUICK = 4, 32, 0.5  # conversations that a calibration answers at once, and how many where the few take fewer seconds
 OPEN_THOUGHT = "it thought, and reached no answer"
 SPENT = "all its tokens went into reasoning"
 CHARACTERS = 64  # of an answer, for each token it may have
@@ -409,11 +410,11 @@ class MultimodalGenerator(Target):
             if not torch.isfinite(scores).all():
                 raise ModelError(f"'{self.model.spec}' yields NaN or infinite likelihoods.", "Its weights are damaged.")
 
-    def calibrate(self, on: Material) -> Speed:
+    def calibrate(self, on: Material, count: int = FEW) -> Speed:
         """Seconds to read a picture and a question, to write a token, and of a likelihood with its gradient."""
         import torch
 
-        examples = on.examples[:4]
+        examples = on.examples[:count]
         images, questions = on.pictures(examples), on.questions(examples)
         talks, _ = self.last_step([self.conversation(image, text) for image, text in zip(images, questions, strict=True)])
         written: list[Answer] = []
@@ -422,6 +423,8 @@ class MultimodalGenerator(Target):
             written[:] = self.model.generate(talks, max_new_tokens=CALIBRATED)
 
         both = seconds_of(write, self.model, 2) / len(talks)
+        if len(talks) == FEW < len(on.examples) and self.model.files and both * FEW < QUICK:
+            return self.calibrate(on, MORE)  # as many at once as a probe asks
         length = min(self._written(written) / len(talks), CALIBRATED)
         first = both  # a server is not asked more than it must be
         if self.model.files:

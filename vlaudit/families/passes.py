@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vlaudit.cage import memory
+from vlaudit.device import room
 from vlaudit.errors import OutOfMemory, ran_out_of_memory
 
 SHARE = 0.7  # of the room that one pass may take; the rest is for what its caller makes of it
@@ -60,7 +61,7 @@ class Cut:
         self._halved: dict[_Key, list[int]] = {}  # the size that held last, and how often in a row
 
     def __call__(self, kind: str, run: Run, *inputs: Tensor, count: int | None = None, weight: int | None = None,
-                 trial: Run | None = None, tried: int | None = None,
+                 trial: Run | None = None, tried: int | None = None, following: int = 0,
                  thrift: Callable[[], bool] | None = None) -> Any:  # fmt: skip
         """What ``run`` gives for all ``count`` examples (default: the rows of the first input).
 
@@ -68,12 +69,13 @@ class Cut:
         parts' gradients are computed when ``backward`` is called, so ``run`` opens for itself what it needs open.
         kind: names passes whose cost is alike but for ``weight``, a number to which it is about proportional (default: the numbers
         that the first input has of each example). trial: what is measured in place of ``run``, and tried: of what weight that is.
+        following: examples whose graphs are made after this one, before any is used; where not all of them fit, this pass leaves none.
         thrift: called once where a single example does not seem to fit; says whether it made passes cheaper. Raises OutOfMemory
         where one does not.
         """
         count = len(inputs[0]) if count is None else count
         weight = weight or (max(1, inputs[0].numel() // max(1, count)) if inputs else 1)
-        one = _Pass(self, kind, run, inputs, count, weight, trial or run, tried or weight, thrift)
+        one = _Pass(self, kind, run, inputs, count, weight, trial or run, tried or weight, following, thrift)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             outputs = _Function.apply(one, *inputs)
             return outputs if one.several else outputs[0]
@@ -85,19 +87,20 @@ class Cut:
         """How many of so many examples to pass at once."""
         key = (one.kind, grad, one.weight.bit_length())
         limit = min(count, self.most or count, self._halved.get(key, [count])[0])
-        if limit <= 1 or one.count <= UNMEASURED:
+        if limit <= 1 or (one.count <= UNMEASURED and key not in self._costs):
             return max(1, limit)
         while True:
             if key not in self._costs:
                 self._costs[key] = self._measured(one, grad)
+                limit = min(limit, self._halved.get(key, [limit])[0])
             cost = self._costs[key]
             each = cost.each * one.weight
             if each == 0 or cost.base + limit * each <= SMALL:
                 return limit
-            fitting = int((SHARE * self._room() - cost.base) / each)
+            fitting = int((SHARE * room(self._device) - cost.base) / each)
             if fitting < limit and self._device.type != "cuda":
                 memory.trim()
-                fitting = int((SHARE * self._room() - cost.base) / each)
+                fitting = int((SHARE * room(self._device) - cost.base) / each)
             if fitting >= 1 or one.thrift is None or not one.thrift():
                 return max(1, min(limit, fitting))
             one.thrift = None
@@ -126,13 +129,6 @@ class Cut:
         else:
             memory.trim()
 
-    def _room(self) -> int:
-        """Bytes that passes may still take."""
-        if self._device.type != "cuda":
-            return memory.room()
-        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return torch.cuda.mem_get_info(self._device)[0] + unused
-
     def _measured(self, one: _Pass, grad: bool) -> _Cost:
         self.measuring, self.measured = True, self.measured + 1
         try:
@@ -145,8 +141,9 @@ class Cut:
             return _Cost(max(first - each, 0), each / one.trial_weight)
         finally:
             self.measuring = False
+        self._halved[one.kind, grad, one.weight.bit_length()] = [1, 0]
         self._tidy()
-        return _Cost(0, math.inf)
+        return _Cost(0, 0)
 
     def _peak(self, run: Callable[[], object]) -> int:
         """The most bytes of tensors that are alive at once during a call, besides those that were before."""
@@ -164,26 +161,31 @@ class _Pass:
     """One call: what is passed, and how it is put together again. ``several``: whether ``run`` gives several tensors."""
 
     def __init__(self, cut: Cut, kind: str, run: Run, inputs: Sequence[Tensor], count: int, weight: int, trial: Run,
-                 tried: int, thrift: Callable[[], bool] | None) -> None:  # fmt: skip
+                 tried: int, following: int, thrift: Callable[[], bool] | None) -> None:  # fmt: skip
         self._cut, self.kind, self._run, self._trial, self.trial_weight = cut, kind, run, trial, tried
-        self._inputs, self.count, self.weight, self.thrift = inputs, count, weight, thrift
+        self._inputs, self.count, self.weight, self.thrift, self._whole = inputs, count, weight, thrift, count + following
         self.several = False
 
     def plain(self) -> Any:
         """What ``run`` gives, in as many parts as it takes."""
         return _joined(list(self._parts(0, self.count)))
 
-    def forward(self) -> tuple[tuple[Tensor, ...], _Graph]:
-        """Outputs without a graph, and the graph of the last part, which is the whole where that fits."""
+    def forward(self) -> tuple[tuple[Tensor, ...], _Graph | None]:
+        """Outputs without a graph, and the graph of the last part, which is the whole where that fits; of no part where more is to
+        come than fits."""
         parts: list[Any] = []
-        start = 0
-        while True:
+        start, graph = 0, None
+        if self._whole > self.count and self._cut.size(self, self._whole, True) < self._whole:
+            parts += self._parts(0, self.count)
+            start = self.count
+        while start < self.count or not parts:
             kept = slice(max(start, self.count - self._even(self.count, True)), self.count)
             parts += self._parts(start, kept.start)
             start = kept.start
             if graph := self._attempt(partial(self._graph, kept), kept, True):
+                outputs = tuple(output.detach() for output in graph.outputs)
+                parts.append(outputs if self.several else outputs[0])
                 break
-        parts.append(tuple(output.detach() for output in graph.outputs) if self.several else graph.outputs[0].detach())
         joined = _joined(parts)
         return joined if self.several else (joined,), graph
 
@@ -234,7 +236,9 @@ class _Pass:
                 return
 
     def _once(self, rows: slice) -> list[Any]:
-        return [self._run(rows, *self._rows(rows))]
+        outputs = self._run(rows, *self._rows(rows))
+        self.several = not isinstance(outputs, Tensor)
+        return [outputs]
 
     def _graph(self, rows: slice) -> _Graph:
         with torch.enable_grad():

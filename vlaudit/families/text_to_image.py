@@ -34,6 +34,7 @@ __all__ = [
     "TextToImageModel",
 ]
 
+MOST_TIMED, QUICK = 16, 0.2  # pictures that a calibration passes at once, where one takes fewer seconds
 REMEMBERED = 512
 """Texts whose conditioning a target keeps: of SDXL half a megabyte each."""
 
@@ -318,9 +319,9 @@ class TextToImageGenerator(Target):
         """Seconds for a picture to go through the denoiser once and to be decoded, and for a text through the text encoder."""
         import torch
 
-        count, texts = 2, 32
-        conditioning = self.encode((list(on.captions) * count)[:count])
-        latents, timestep = self.model.noise(range(count)), self.model.sampling_timesteps()[0]
+        texts, timestep = 32, self.model.sampling_timesteps()[0]
+
+        conditioning, latents = self.encode(list(on.captions)[:1]), self.model.noise(range(1))
 
         def forward() -> None:
             with torch.no_grad():
@@ -328,12 +329,14 @@ class TextToImageGenerator(Target):
 
         def decode() -> None:
             with torch.no_grad():
-                self.model.decode(latents[:1])
+                self.model.decode(latents)
 
         def read() -> None:
             with torch.no_grad():
                 self.text_states((list(on.captions) * texts)[:texts])
 
-        there = seconds_of(forward, self.model) / count
+        if seconds_of(forward, self.model, 2) < QUICK:
+            conditioning, latents = conditioning.repeat(MOST_TIMED), self.model.noise(range(MOST_TIMED))
+        there = seconds_of(forward, self.model) / len(latents)
         # a pass forward and backward takes about three forward, and full-size latents with a graph take memory that no probe needs
-        return Speed(there, 3 * there, text=seconds_of(read, self.model) / texts, decoded=seconds_of(decode, self.model))
+        return Speed(there, 3 * there, text=seconds_of(read, self.model) / texts, decoded=seconds_of(decode, self.model) / len(latents))

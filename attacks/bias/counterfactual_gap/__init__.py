@@ -51,7 +51,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlaudit.attacks.bias.counterfactual_gap.answers import FORMS, TOKENS, Said, ask
+from vlaudit.attacks.bias.counterfactual_gap.answers import FORMS, TOKENS, Said, ask, spelled
 from vlaudit.attacks.bias.counterfactual_gap.gaps import (
     BLANK,
     Gap,
@@ -140,7 +140,8 @@ class CounterfactualGap(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         if Needs.TOKEN_LOGITS in ctx.target.capabilities:
-            return Cost(queries=len(FORMS) * 2 * sum(_asked(case, ctx.on_target) for case in cases))
+            answers = sum(len(spelled(ctx.target, forms)) for forms in FORMS)
+            return Cost(queries=answers * sum(_asked(case, ctx.on_target) for case in cases))
         return ctx.target.cost(sum(_asked(case, ctx.on_target) for case in cases), TOKENS)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:

@@ -36,7 +36,7 @@ def ask(target: MultimodalGenerator, images: Sequence[Tensor], questions: Sequen
 
     if Needs.TOKEN_LOGITS not in target.capabilities:
         return [_written(text) for text in target.generate(images, questions, max_new_tokens=TOKENS)]
-    yes, no = (_spelled(target, forms) for forms in FORMS)
+    yes, no = (spelled(target, forms) for forms in FORMS)
     with torch.no_grad():
         log_p = target.choose(images, questions, [*yes, *no]).double()
     both = torch.stack([log_p[:, : len(yes)].logsumexp(1), log_p[:, len(yes) :].logsumexp(1)], dim=1)
@@ -58,6 +58,6 @@ def _written(text: str) -> Said:
     return Said(0.0 if said is None else 1.0 if said else -1.0, None, said is not None)
 
 
-def _spelled(target: MultimodalGenerator, forms: Sequence[str]) -> list[str]:
+def spelled(target: MultimodalGenerator, forms: Sequence[str]) -> list[str]:
     """The forms that are different tokens, so that none is counted twice."""
     return list({tuple(target.model.tokenize(form)): form for form in reversed(forms)}.values())

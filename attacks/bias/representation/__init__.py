@@ -57,6 +57,7 @@ from vlaudit.attacks.bias.representation.concentration import (
     tell_concentrations,
     tell_shares,
 )
+from vlaudit.attacks.shared.drawn_captions import drawing
 from vlaudit.attacks.shared.neutral_captions import label_named, neutral_captions
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.scorer_readings import (
@@ -94,6 +95,7 @@ OPEN = (
 )
 SHOWN, COLUMNS = 12, 3  # pictures of a group in the report
 SHOWN_CAPTIONS = 3
+_TELLS, _OPEN = 40, 0.5  # pictures of a first lot below which it always leaves something open, and in what share of captions it does above
 
 
 @probe(
@@ -146,7 +148,10 @@ class Representation(Probe):
         return [*control_cases(ctx), *cases]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return drawing_cost(ctx, cases, "lot", 1.25)
+        first = drawing_cost(ctx, cases, "lot", 1.0)
+        lots: Any = [case.params for case in cases if "lot" in case.params]
+        second = sum(case["more"] * (1.0 if case["lot"] < _TELLS else _OPEN) for case in lots)
+        return first + drawing(ctx, second * (1.0 if ctx.on_target else 0.5))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         yield from control_trials(ctx, cases, self.phrases)

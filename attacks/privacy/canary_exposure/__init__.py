@@ -105,7 +105,8 @@ class CanaryExposure(Probe):
         return cases
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return Cost(queries=len(cases) * (DRAWN + 1) // _SHORT) + ctx.target.cost(len(cases))
+        asked = sum(ctx.on_target or case.params["judged"] is True for case in cases)
+        return Cost(queries=asked * (DRAWN + 1) // _SHORT) + ctx.target.cost(asked)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
