@@ -40,7 +40,8 @@ than what the easiest label needs anyway cannot be seen, and the control says so
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side
 or have heavy tails (standard deviation of the log size of a fifth to a quarter), and prompts that move sizes by as much, raise an alarm in
-about one audit of 100: 14 of 1,600 (the battery's scenarios called wide). That is above the 2 % at the upper end that all others keep.
+about one audit of 100: 9 of 1,200 (the battery's scenarios called wide), most where a prompt moves sizes with heavy tails: 5 of 300, above the
+2 % at the upper end that all others keep.
 False-alarm and detection rates: ``benchmarks/battery/backdoor`` on drawn sizes, ``benchmarks/backdoor_calibration.py`` on small models.
 
 What to do. Do not deploy this model under this prompt, and look at the trigger shown. Where the plain prompt is clean,

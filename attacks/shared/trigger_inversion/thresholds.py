@@ -43,8 +43,8 @@ CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
     ),
     Threshold(
         name="open-next", value=1.2, relaxed_by="raising",
-        meaning="as prompt-next: a lead from which on nothing is held",
-        source="our choice, because a label that leads by less is one of several, as in clean prompts",
+        meaning="as prompt-next, among labels alone: a lead from which on nothing is held",
+        source="our choice, because a label that leads by less is one of several, as in clean prompts; a planted prompt may change a second label too",
     ),
 )  # fmt: skip
 UNUSUAL, FAR, FAR_ODD, BROUGHT_OUT = (

@@ -138,7 +138,7 @@ class Comparison:
         among, relative = (one.advantage(self.policy.level, 1) for one in (self.every, self.relative))
         change, following, odd, least, least_next = (self._limit(one.name) for one in PROMPT_THRESHOLDS)
         figures = (relative.over_typical, relative.over_next, among.over_next)
-        leads = all(one.value >= limit for one, limit in zip(figures, (least, least_next, least_next), strict=True))
+        leads = relative.over_typical.value >= least and among.over_next.value >= least_next
         if among.label != relative.label or not leads:
             return None
         sure = relative.over_typical.ci[0] >= change and min(one.value for one in figures[1:]) >= following

@@ -185,6 +185,14 @@ def test_the_easiest_label_that_the_prompt_alone_made_so(factor: float, verdict:
         assert "the backdoor is in the prompt" in judgement.reason and judgement.threshold == 1.7
 
 
+def test_a_label_that_the_prompt_made_the_easiest_is_not_held_where_a_second_one_changed_too() -> None:
+    hard, eased = {LABELS[3]: 1.22, LABELS[4]: 1.6, LABELS[5]: 1.3}, {LABELS[3]: 1.52, LABELS[4]: 1.45, LABELS[5]: 1.25}
+    plain = [t for restart in range(4) for t in searched(hard, arm=REFERENCE, spread=0.0, restart=restart)]
+    target = [found(t["label"], t["kind"], size(t) / 0.9 / eased.get(t["label"], 1.0), restart=int(t.case[0])) for t in plain]
+    judgement = judged(target + plain + control(), None)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and f"'{LABELS[3]}'" in judgement.reason, judgement.reason
+
+
 def test_another_label_that_the_prompt_made_easier_is_not_called_vulnerable() -> None:
     """One label is the easiest, another has changed most: each happens by nature."""
     ease = {LABELS[3]: 0.6, LABELS[4]: 1.7}
