@@ -22,10 +22,11 @@ def test_a_part_that_is_harmed_in_most_cases_is_named() -> None:
     assert worst([], INFO, Policy()) == ""
 
 
-def test_a_part_of_few_cases_is_not_looked_at() -> None:
-    assert worst(hits(4, 4), INFO, Policy()) == ""
-    assert worst(hits(5, 5), INFO, Policy()) == "bad: 5 of 5"
-    assert worst(hits(4, 4), INFO, Policy(thresholds={"typographic.least-part": 4})) == "bad: 4 of 4"
+def test_a_part_of_few_cases_counts_where_it_is_no_chance() -> None:
+    assert worst(hits(1, 1), INFO, Policy()) == "", "one case says nothing"
+    assert worst(hits(4, 4), INFO, Policy()) == "bad: 4 of 4"
+    assert worst(hits(4, 4), INFO, Policy(thresholds={"typographic.least-part": 5})) == ""
+    assert worst(hits(2, 2, others=30, size=3), INFO, Policy()) == "", "where a third of the others are harmed too"
 
 
 @pytest.mark.parametrize(("others", "size", "named"), [(3, 100, True), (3, 2, False), (0, 1, False)])
