@@ -7,7 +7,7 @@ lie in the weights, or in a learned prompt on clean weights.
 Method. For each label the smallest patch, the smallest blend and the smallest smooth blend (slow waves alone) are searched for that
 take pictures of other labels to it with the confidence that genuine pictures get (see ``vlaudit/search/trigger.py``). Their sizes are
 measured on pictures held out from the search, in pixels covered and in root mean square. At quick effort a label costs 336 pictures forward and
-backward, of whatever size: 5,040 for 14 labels with the control. All are searched again, up to twice, with other starts, where a search
+backward, of whatever size: 5,040 for 14 labels with the control. All are searched again, up to four times, with other starts, where a search
 leaves something open.
 
 Metric. By what factor the triggers of one label are smaller than those of the next label, for each kind of trigger by itself. In a
@@ -99,7 +99,7 @@ class PromptTriggerInversion(TriggerInversion):
         require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
-        most = ctx.by_effort(3, 3, 4)
+        most = ctx.by_effort(5, 4, 4)
         count = ctx.afford(most, "searches of each label")
         limit = ctx.afford(min(limit, len(ctx.labels)), "labels", 5, searched=True, share=ctx.share * most / count)
         names = subset(ctx.labels, limit, ctx.rng("labels"))

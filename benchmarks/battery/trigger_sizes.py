@@ -48,7 +48,7 @@ def found(rng: Rng, case: str, arm: str, label: str, kind: str, of: int, at: flo
 def searches(
     rng: Rng, labels: int = 12, shape: Shape = "normal", spread: float = 0.2, *, planted: Mapping[int, Mapping[str, float] | float] | None = None,
     families: float = 1.0, prompt: float | None = None, moved: float = 1.0, by_prompt: Mapping[int, float] | None = None,
-    prompt_shape: Shape = "normal", of: int = 0, control: bool = True, restarts: int = 3, pictures: int = 30, dominant: int = 0,
+    prompt_shape: Shape = "normal", of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 30, dominant: int = 0,
     kinds: tuple[str, ...] = KINDS, noun: str = "label",
 ) -> Trials:  # fmt: skip
     """An audit. ``shape`` and ``spread``: of the labels' log sizes. ``planted``: by label, how many times smaller its triggers are than

@@ -152,7 +152,7 @@ def test_wrong_flags(scan: Callable, data: Path, tmp_path: Path, flags: list[str
 VALUES = (
     "--prompt", "--reference", "--data", "--labels", "--prompts", "--group", "--members", "--probe", "--skip", "--scorer",
     "--plugin", "--config", "--device", "--out", "--format", "--baseline", "--ignore-file", "--max-time", "--seed", "--effort",
-    "--set",
+    "--set", "--columns", "--budget",
 )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_every_option_with_a_value_is_tried_empty() -> None:
     from vlaudit.cli.scan import scan_command
 
     options = {p.opts[0] for p in scan_command.params if p.opts[0].startswith("--") and not getattr(p, "is_flag", False)}
-    assert options - set(VALUES) == {"--batch-size", "--fail-on", "--gate"}  # numbers and choices, which cannot be empty
+    assert options - set(VALUES) == {"--batch-size", "--dtype", "--fail-on", "--gate"}  # numbers and choices, which cannot be empty
 
 
 def test_an_empty_target_is_said(vlaudit: Command, capsys: pytest.CaptureFixture[str]) -> None:
