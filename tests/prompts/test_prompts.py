@@ -98,9 +98,8 @@ def test_files_round_trip(model: TransformersModel, tmp_path: Path, kind: str) -
 def test_coop_checkpoints_of_the_official_code_are_read(model: TransformersModel, tmp_path: Path) -> None:
     path = tmp_path / "model.pth.tar-50"
     ctx = torch.randn(4, 32)
-    torch.save(
-        {"state_dict": {"ctx": ctx, "token_prefix": torch.zeros(3, 1, 32)}, "epoch": 50, "optimizer": None}, path
-    )
+    buffers = {"token_prefix": torch.zeros(3, 1, 32), "token_suffix": torch.zeros(3, 72, 32)}
+    torch.save({"state_dict": {"ctx": ctx, **buffers}, "epoch": 50, "optimizer": None}, path)
     loaded = CoOp.parse(str(path))
     assert torch.equal(loaded.ctx, ctx)
 

@@ -24,10 +24,8 @@ from pathlib import Path
 from vlaudit.data.bundled import read_bundled
 from vlaudit.data.example import Example
 from vlaudit.data.folder import METADATA, read_folder
-from vlaudit.data.hub import local_part, read_hub
 from vlaudit.data.images import DataError, StoredPicture
 from vlaudit.data.left_out import left_out
-from vlaudit.data.shards import read_shards
 from vlaudit.data.sifting import sift
 from vlaudit.data.text_files import look_alikes
 from vlaudit.errors import VlauditWarning, did_you_mean
@@ -161,8 +159,12 @@ def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], list[st
             raise DataError(f"--columns is for your own data, not for '{name}'.", "Leave it out.")
         return list(read_bundled(name)), []
     if name.startswith("hf:"):
+        from vlaudit.data.hub import read_hub  # here, so that commands that read none start quickly
+
         examples, notes = read_hub(name, columns)
     elif name.startswith("wds:"):
+        from vlaudit.data.shards import read_shards
+
         examples, notes = read_shards(name, columns)
     else:
         examples = list(read_folder(Path(name), columns))
@@ -173,6 +175,8 @@ def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], list[st
 
 def is_remote(source: str) -> bool:
     """Whether reading a data set may ask the network: of the hub, not on this disk."""
+    from vlaudit.data.hub import local_part
+
     return source.startswith("hf:") and local_part(source) is None
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from vlaudit.data.dataset import Dataset
 from vlaudit.errors import UsageError
 from vlaudit.plugins import plugin
 from vlaudit.prompts.pool import PoolPrompt, load_pool, whole_number
@@ -22,6 +21,7 @@ from vlaudit.records import Family
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlaudit.data.dataset import Dataset
     from vlaudit.families.generation import Demonstration, GenerationModel
     from vlaudit.families.matching import MatchingModel
 
