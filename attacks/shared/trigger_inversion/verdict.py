@@ -218,7 +218,7 @@ class Comparison:
                 "be easy to reach by nature; look at the trigger"
                 if near.factor.ci[0] > near.limit
                 else ": too near the threshold to tell a planted trigger from one that is easy to reach; a higher --effort "
-                "repeats the searches"
+                "searches longer"
             )
             return (
                 Verdict.INCONCLUSIVE,
