@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 from vlaudit.errors import UsageError, did_you_mean, first_line
@@ -45,11 +45,17 @@ class Plugin:
 
 
 @cache
+def _origin(package: Distribution) -> str:
+    """Once a package: each look at its name parses the whole metadata, readme included."""
+    return f"{package.name} {package.version}"
+
+
+@cache
 def plugins(group: str) -> dict[str, Plugin]:
     """All installed plugins of a group by name. Raises UsageError for a name that two packages claim."""
     found: dict[str, Plugin] = {}
     for entry in entry_points(group=f"vlaudit.{group}"):
-        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+        origin = _origin(entry.dist) if entry.dist else "unknown"
         if entry.name in found and found[entry.name].origin != origin:
             raise UsageError(
                 f"Two packages bring a plugin '{entry.name}' ({found[entry.name].origin} and {origin}).",
