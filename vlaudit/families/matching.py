@@ -153,9 +153,13 @@ class MatchingPrompt(Prompt):
         CapabilityError where ``learns_anew`` is not true."""
         raise CapabilityError(f"The prompt '{self.id}' is not learned from image features.")
 
+    def named(self, label: str) -> str:
+        """A label as the prompt says it in its templates."""
+        return label
+
     def token_count(self, model: MatchingModel, label: str) -> int:
         """The most tokens that a text of this label takes, special ones included."""
-        return max((len(model.tokenize(t.replace("{}", label)).ids) for t in self.templates), default=0)
+        return max((len(model.tokenize(t.replace("{}", self.named(label))).ids) for t in self.templates), default=0)
 
     def bind(self, model: Model) -> ImageTextMatcher:
         return ImageTextMatcher(self.fitted(model), self)
@@ -250,6 +254,7 @@ class ImageTextMatcher(Target):
         made for, or that come out the same."""
         import torch
 
+        self.prompt.check_examples(on.examples)
         with torch.no_grad():
             texts = self.check_labels(on.labels)
             seen = self.seen(on.images(on.examples[:16]))

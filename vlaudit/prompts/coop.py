@@ -112,7 +112,7 @@ class CoOp(MatchingPrompt):
 
     @classmethod
     def load(cls, path: Path, *, position: str | None = None, any_labels: bool = False) -> Self:
-        if _is_checkpoint(path):
+        if is_checkpoint(path):
             return cls._from_checkpoint(path, position or "end", any_labels)
         content = read_prompt_file(path, cls.method)
         ctx = tensor(content, "ctx", (2, 3), path)
@@ -147,7 +147,7 @@ class CoOp(MatchingPrompt):
     @classmethod
     def _from_checkpoint(cls, path: Path, position: str, any_labels: bool) -> Self:
         """A checkpoint of the official code: ``state_dict`` with ``ctx``, ``token_prefix`` and ``token_suffix``."""
-        tensors = checkpoint_tensors(path, cls.title, (*cls.own, *AROUND))
+        tensors = checkpoint_state(path, (*cls.own, *AROUND), cls.title)
         content = PromptFile(cls.method, tensors)
         ctx = tensor(content, "ctx", (2, 3), path)
         prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in AROUND)
@@ -393,7 +393,7 @@ def _same(copies: Tensor, wanted: Tensor) -> Tensor:
     return (copies - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1)
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Whether a file is a torch checkpoint, by its first bytes or, where they say nothing, by its name."""
     if not os.path.isfile(path) or is_safetensors(path):
         return False
@@ -402,9 +402,9 @@ def _is_checkpoint(path: Path) -> bool:
     return start == b"PK\x03\x04" or start[:1] == b"\x80" or ".pth" in path.name or path.suffix in {".tar", ".pt"}
 
 
-def checkpoint_tensors(path: Path, method: str, own: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of Dassl's kind, without what wrappers put before their names. Raises UsageError for a checkpoint
-    that holds more than the ``own`` tensors of the method, by the name of the other method where it is known."""
+def checkpoint_state(path: Path, own: Sequence[str], method: str = "") -> dict[str, Tensor]:
+    """The tensors of a checkpoint, of its ``state_dict`` where it has one, without what wrappers put before their names. Raises UsageError
+    for one that holds more than the ``own`` tensors of the method, by the name of the other method where it is known."""
     import torch
 
     checkpoint = load_torch_checkpoint(path)
@@ -418,14 +418,14 @@ def checkpoint_tensors(path: Path, method: str, own: Sequence[str]) -> dict[str,
     if state is not whole:
         beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
         refuse_more(map(str, beside), ["state_dict"], path)
-    for mark, other in OTHERS.items():
+    for mark, other in OTHERS.items() if method else ():
         strange = next((name for name in tensors if mark in name and name not in own), None)
         if strange and not other.startswith(method):
             raise UsageError(
                 f"'{path}' is a checkpoint of {other}, not of {method}: it holds '{strange}'.",
                 f"Only {method}'s own tensors are read; another method's would be another prompt without its other parts.",
             )
-    if "ctx" not in tensors:
+    if method and "ctx" not in tensors:
         raise UsageError(f"'{path}' holds no {method} context (a tensor named 'ctx').", "See docs/prompt-files.md.")
     refuse_more(tensors, own, path)
     return tensors
