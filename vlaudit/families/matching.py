@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
+from vlaudit.families.towers import Tower, TowerTokens
 from vlaudit.records import Family, Needs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -34,11 +37,13 @@ class TokenSequence:
 class SoftTokens:
     """Embeddings that replace those of chosen tokens.
 
-    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take.
+    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take; deeper: values of the same
+    shapes that take these positions anew at the input of the tower's second block, its third, and so on.
     """
 
     values: Tensor
     slots: list[list[int]]
+    deeper: Sequence[Tensor] = ()
 
 
 class MatchingModel(Model):
@@ -51,9 +56,37 @@ class MatchingModel(Model):
     logit_scale: float
     logit_bias: float
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
-        return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+    def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
+        if tokens is None:
+            return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+        tower, given = self.image_tower, [values.to(images.device) for values in tokens.given]
+
+        def run(_: slice, part: Tensor, *values: Tensor) -> Tensor:
+            with tower.carrying(tokens.with_values(values)):
+                return self._encode_images(part)
+
+        every = [values if values.dim() == 3 else values.expand(len(images), -1, -1) for values in given]
+        return self.cut("pictures with tokens", run, images, *every)
+
+    @cached_property
+    def image_tower(self) -> Tower:
+        """Where learned tokens stand among those of a picture. Raises CapabilityError where the tower is no transformer."""
+        import torch
+
+        grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+
+    @cached_property
+    def text_tower(self) -> Tower:
+        """The same of a text."""
+        return Tower(
+            self._modules()[1], lambda: self._encode_tokens([self.tokenize("a")] * 2), f"text tower of '{self.spec}'"
+        )
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """The modules of the image and of the text tower."""
+        raise CapabilityError(f"No learned tokens can stand in the towers of '{self.spec}'.")
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:
@@ -67,9 +100,10 @@ class MatchingModel(Model):
         """Unit-norm text features (N, D). Sequences longer than the context are cut before their tail."""
 
         def run(rows: slice, *values: Tensor) -> Tensor:
-            return self._encode_tokens(sequences[rows], SoftTokens(values[0], soft.slots[rows]) if soft else None)
+            own = SoftTokens(values[0], soft.slots[rows], values[1:]) if soft else None
+            return self._encode_tokens(sequences[rows], own)
 
-        given = [] if soft is None else [soft.values.expand(len(sequences), -1, -1)]
+        given = [] if soft is None else [part.expand(len(sequences), -1, -1) for part in (soft.values, *soft.deeper)]
         longest = max((len(sequence.ids) for sequence in sequences), default=1)
         return self.cut("texts", run, *given, count=len(sequences), weight=longest)
 
@@ -99,6 +133,14 @@ class MatchingPrompt(Prompt):
     def transform(self, images: Tensor) -> Tensor:
         """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
         return images
+
+    def image_tokens(self, model: MatchingModel) -> TowerTokens | None:
+        """Learned tokens that the image tower reads beside the picture's own. Default: none."""
+        return None
+
+    def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1] under the visual side of the prompt."""
+        return model.encode_images(self.transform(images), self.image_tokens(model))
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -163,7 +205,7 @@ class ImageTextMatcher(Target):
         self.meter.queries += len(images)
         if images.requires_grad and torch.is_grad_enabled():
             self.meter.gradient_steps += len(images)
-        return self.model.encode_images(self.prompt.transform(images))
+        return self.prompt.image_features(self.model, images)
 
     def text_features(self, labels: Sequence[str]) -> Tensor:
         """Unit-norm features (C, D) of label names under the prompt."""
