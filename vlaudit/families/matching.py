@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, plain_prompt, seconds_of
+from vlaudit.families.towers import Tower, TowerTokens
 from vlaudit.records import Cost, Family, Needs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -37,11 +39,13 @@ class TokenSequence:
 class SoftTokens:
     """Embeddings that replace those of chosen tokens.
 
-    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take.
+    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take; deeper: values of the same
+    shapes that take these positions anew at the input of the tower's second block, its third, and so on.
     """
 
     values: Tensor
     slots: list[list[int]]
+    deeper: Sequence[Tensor] = ()
 
 
 class MatchingModel(Model):
@@ -62,9 +66,37 @@ class MatchingModel(Model):
         with torch.no_grad():
             return int(self.encode_texts(["a"]).shape[1])
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
-        return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+    def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
+        if tokens is None:
+            return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+        tower, given = self.image_tower, [values.to(images.device) for values in tokens.given]
+
+        def run(_: slice, part: Tensor, *values: Tensor) -> Tensor:
+            with tower.carrying(tokens.with_values(values)):
+                return self._encode_images(part)
+
+        every = [values if values.dim() == 3 else values.expand(len(images), -1, -1) for values in given]
+        return self.cut("pictures with tokens", run, images, *every)
+
+    @cached_property
+    def image_tower(self) -> Tower:
+        """Where learned tokens stand among those of a picture. Raises CapabilityError where the tower is no transformer."""
+        import torch
+
+        grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+
+    @cached_property
+    def text_tower(self) -> Tower:
+        """The same of a text."""
+        return Tower(
+            self._modules()[1], lambda: self._encode_tokens([self.tokenize("a")] * 2), f"text tower of '{self.spec}'"
+        )
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """The modules of the image and of the text tower."""
+        raise CapabilityError(f"No learned tokens can stand in the towers of '{self.spec}'.")
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:
@@ -78,9 +110,10 @@ class MatchingModel(Model):
         """Unit-norm text features (N, D). Sequences longer than the context are cut before their tail."""
 
         def run(rows: slice, *values: Tensor) -> Tensor:
-            return self._encode_tokens(sequences[rows], SoftTokens(values[0], soft.slots[rows]) if soft else None)
+            own = SoftTokens(values[0], soft.slots[rows], values[1:]) if soft else None
+            return self._encode_tokens(sequences[rows], own)
 
-        given = [] if soft is None else [soft.values.expand(len(sequences), -1, -1)]
+        given = [] if soft is None else [part.expand(len(sequences), -1, -1) for part in (soft.values, *soft.deeper)]
         longest = max((len(sequence.ids) for sequence in sequences), default=1)
         return self.cut("texts", run, *given, count=len(sequences), weight=longest)
 
@@ -120,9 +153,13 @@ class MatchingPrompt(Prompt):
         """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
         return images
 
+    def image_tokens(self, model: MatchingModel) -> TowerTokens | None:
+        """Learned tokens that the image tower reads beside the picture's own. Default: none."""
+        return None
+
     def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
         """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under this prompt."""
-        return model.encode_images(self.transform(images))
+        return model.encode_images(self.transform(images), self.image_tokens(model))
 
     def seen(self, model: MatchingModel, images: Tensor) -> Tensor:
         """All that the labels' features need of pictures: their image features (B, D), or (B, V, D) of V views, the picture first."""
