@@ -66,6 +66,10 @@ class MatchingModel(Model):
         with torch.no_grad():
             return int(self.encode_texts(["a"]).shape[1])
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], scaled as the image tower's first layer takes them."""
+        return images
+
     def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
         """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
         if tokens is None:

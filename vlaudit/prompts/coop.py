@@ -402,9 +402,9 @@ def is_checkpoint(path: Path) -> bool:
     return start == b"PK\x03\x04" or start[:1] == b"\x80" or ".pth" in path.name or path.suffix in {".tar", ".pt"}
 
 
-def checkpoint_state(path: Path, own: Sequence[str], method: str = "") -> dict[str, Tensor]:
+def checkpoint_state(path: Path, own: Sequence[str] | None = None, method: str = "") -> dict[str, Tensor]:
     """The tensors of a checkpoint, of its ``state_dict`` where it has one, without what wrappers put before their names. Raises UsageError
-    for one that holds more than the ``own`` tensors of the method, by the name of the other method where it is known."""
+    for one that holds more than the ``own`` tensors of the method, where these are known, by the name of the other method where that is."""
     import torch
 
     checkpoint = load_torch_checkpoint(path)
@@ -419,7 +419,7 @@ def checkpoint_state(path: Path, own: Sequence[str], method: str = "") -> dict[s
         beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
         refuse_more(map(str, beside), ["state_dict"], path)
     for mark, other in OTHERS.items() if method else ():
-        strange = next((name for name in tensors if mark in name and name not in own), None)
+        strange = next((name for name in tensors if mark in name and name not in (own or ())), None)
         if strange and not other.startswith(method):
             raise UsageError(
                 f"'{path}' is a checkpoint of {other}, not of {method}: it holds '{strange}'.",
@@ -427,7 +427,8 @@ def checkpoint_state(path: Path, own: Sequence[str], method: str = "") -> dict[s
             )
     if method and "ctx" not in tensors:
         raise UsageError(f"'{path}' holds no {method} context (a tensor named 'ctx').", "See docs/prompt-files.md.")
-    refuse_more(tensors, own, path)
+    if own is not None:
+        refuse_more(tensors, own, path)
     return tensors
 
 
