@@ -121,5 +121,5 @@ def test_what_is_not_pgns_is_refused_in_a_sentence(towers: Towers, tmp_path: Pat
     for option in ("act=tanh", "maxpool=maybe", "resolution=7", "resolution=1000000", "layers=3"):
         with pytest.raises(UsageError):
             PGN.parse(f"file={checkpoint(path)},{option}")
-    with pytest.raises(UsageError, match="40 wide, but the image tower of .* is 48 wide"):
+    with pytest.raises(UsageError, match=r"40 wide, but the image tower of .* is 48 wide"):
         PGN.parse(str(checkpoint(path, tl_vectors=drawn(VECTORS, 40)))).bind(towers.model)
