@@ -30,7 +30,6 @@ from vlaudit.prompts.template import PLAIN, Template
 from vlaudit.records import Cost
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from vlaudit.families.matching import MatchingModel
