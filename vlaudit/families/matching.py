@@ -179,6 +179,10 @@ class MatchingPrompt(Prompt):
         """The hard templates with a ``{}`` slot; empty for prompts without readable text."""
         return ()
 
+    def fill(self, template: str, label: str) -> str:
+        """What is asked for a label with a hard template."""
+        return template.replace("{}", label)
+
     @property
     def context(self) -> Tensor | None:
         """Learned text-context embeddings: (M, W), or (C, M, W) when class-specific."""
@@ -194,13 +198,9 @@ class MatchingPrompt(Prompt):
         CapabilityError where ``learns_anew`` is not true."""
         raise CapabilityError(f"The prompt '{self.id}' is not learned from image features.")
 
-    def named(self, label: str) -> str:
-        """A label as the prompt says it in its templates."""
-        return label
-
     def token_count(self, model: MatchingModel, label: str) -> int:
         """The most tokens that a text of this label takes, special ones included."""
-        return max((len(model.tokenize(t.replace("{}", self.named(label))).ids) for t in self.templates), default=0)
+        return max((len(model.tokenize(self.fill(text, label)).ids) for text in self.templates), default=0)
 
     def bind(self, model: Model) -> ImageTextMatcher:
         return ImageTextMatcher(self.fitted(model), self)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -147,7 +147,8 @@ class CoOp(MatchingPrompt):
     @classmethod
     def _from_checkpoint(cls, path: Path, position: str, any_labels: bool) -> Self:
         """A checkpoint of the official code: ``state_dict`` with ``ctx``, ``token_prefix`` and ``token_suffix``."""
-        tensors = checkpoint_state(path, (*cls.own, *AROUND), cls.title)
+        tensors = state_tensors(path)
+        refuse_others(tensors, cls.title, (*cls.own, *AROUND), path)
         content = PromptFile(cls.method, tensors)
         ctx = tensor(content, "ctx", (2, 3), path)
         prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in AROUND)
@@ -402,9 +403,9 @@ def is_checkpoint(path: Path) -> bool:
     return start == b"PK\x03\x04" or start[:1] == b"\x80" or ".pth" in path.name or path.suffix in {".tar", ".pt"}
 
 
-def checkpoint_state(path: Path, own: Sequence[str] | None = None, method: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint, of its ``state_dict`` where it has one, without what wrappers put before their names. Raises UsageError
-    for one that holds more than the ``own`` tensors of the method, where these are known, by the name of the other method where that is."""
+def state_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of Dassl's kind, without what wrappers put before their names. Raises UsageError for tensors beside
+    its state."""
     import torch
 
     checkpoint = load_torch_checkpoint(path)
@@ -418,18 +419,22 @@ def checkpoint_state(path: Path, own: Sequence[str] | None = None, method: str =
     if state is not whole:
         beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
         refuse_more(map(str, beside), ["state_dict"], path)
-    for mark, other in OTHERS.items() if method else ():
-        strange = next((name for name in tensors if mark in name and name not in (own or ())), None)
+    return tensors
+
+
+def refuse_others(tensors: Mapping[str, Tensor], method: str, own: Collection[str], path: Path, needs: str = "ctx") -> None:
+    """Raise UsageError for a checkpoint that holds more than the ``own`` tensors of a method, by the name of the other method where it
+    is known, and for one without the tensor that the method ``needs``."""
+    for mark, other in OTHERS.items():
+        strange = next((name for name in tensors if mark in name and name not in own), None)
         if strange and not other.startswith(method):
             raise UsageError(
                 f"'{path}' is a checkpoint of {other}, not of {method}: it holds '{strange}'.",
                 f"Only {method}'s own tensors are read; another method's would be another prompt without its other parts.",
             )
-    if method and "ctx" not in tensors:
-        raise UsageError(f"'{path}' holds no {method} context (a tensor named 'ctx').", "See docs/prompt-files.md.")
-    if own is not None:
-        refuse_more(tensors, own, path)
-    return tensors
+    if needs not in tensors:
+        raise UsageError(f"'{path}' holds no {method} context (a tensor named '{needs}').", "See docs/prompt-files.md.")
+    refuse_more(tensors, list(own), path)
 
 
 def _holds_tensors(part: Any) -> bool:

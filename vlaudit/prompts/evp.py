@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from vlaudit.errors import UsageError
 from vlaudit.families.matching import MatchingPrompt
 from vlaudit.files import user_path
-from vlaudit.prompts.coop import OFFICIAL, PLAIN, checkpoint_state, is_checkpoint
+from vlaudit.prompts.coop import OFFICIAL, PLAIN, is_checkpoint, state_tensors
 from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
 from vlaudit.prompts.specs import parse_options
 from vlaudit.prompts.template import PLAIN as PLAIN_TEMPLATE
-from vlaudit.prompts.template import Template
+from vlaudit.prompts.template import Template, fill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,8 @@ class EVP(MatchingPrompt):
     @classmethod
     def load(cls, path: Path, *, size: int | None = None, template: str | None = None) -> EVP:
         if is_checkpoint(path):
-            state = checkpoint_state(path, ("perturbation",))
+            state = state_tensors(path)
+            refuse_more(state, ("perturbation",), path)
             pattern = tensor(PromptFile(cls.method, state), "perturbation", (3,), path)
             size = _picture_within(pattern, path) if size is None else size
             return cls(pattern, size, template=template or PUBLISHED_TEMPLATE, label_style=OFFICIAL, path=path)
@@ -89,8 +90,8 @@ class EVP(MatchingPrompt):
     def templates(self) -> tuple[str, ...]:
         return self._words.templates
 
-    def named(self, label: str) -> str:
-        return label.lower().replace("_", " ").replace("-", " ") if self.label_style == OFFICIAL else label
+    def fill(self, template: str, label: str) -> str:
+        return fill(template, label.lower().replace("_", " ").replace("-", " ") if self.label_style == OFFICIAL else label)
 
     def check(self, model: MatchingModel) -> None:
         check_base_model(self.path, self.base_model, model.sha256, model.spec)
@@ -108,7 +109,7 @@ class EVP(MatchingPrompt):
         return pad(small, (edge,) * 4) + self.pattern.to(images)
 
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
-        return self._words.label_features(model, [self.named(label) for label in labels])
+        return model.encode_texts([self.fill(self._words.template, label) for label in labels])
 
     @classmethod
     def fit(cls, model: MatchingModel, images: Tensor, targets: Tensor, labels: Sequence[str], *, size: int | None = None,

@@ -23,7 +23,7 @@ from vlaudit.errors import UsageError
 from vlaudit.families.matching import MatchingPrompt
 from vlaudit.families.towers import TowerTokens
 from vlaudit.files import user_path
-from vlaudit.prompts.coop import checkpoint_state, is_checkpoint
+from vlaudit.prompts.coop import is_checkpoint, state_tensors
 from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
 from vlaudit.prompts.specs import parse_options
 from vlaudit.prompts.template import PLAIN, Template
@@ -71,7 +71,7 @@ class KeyedPool(MatchingPrompt):
     @classmethod
     def load(cls, path: Path, *, top: int | None = None, template: str | None = None) -> KeyedPool:
         if is_checkpoint(path):
-            state = {name.removeprefix("prompt."): value for name, value in checkpoint_state(path).items()}
+            state = {name.removeprefix("prompt."): value for name, value in state_tensors(path).items()}
             content = PromptFile(cls.method, state)
         else:
             content = read_prompt_file(path, cls.method)

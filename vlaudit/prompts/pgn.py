@@ -20,7 +20,7 @@ from vlaudit.errors import UsageError
 from vlaudit.families.matching import MatchingPrompt
 from vlaudit.families.towers import TowerTokens
 from vlaudit.files import user_path
-from vlaudit.prompts.coop import checkpoint_state, is_checkpoint
+from vlaudit.prompts.coop import is_checkpoint, state_tensors
 from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, tensor, write_prompt_file
 from vlaudit.prompts.specs import parse_options
 from vlaudit.prompts.template import PLAIN, Template
@@ -75,7 +75,7 @@ class PGN(MatchingPrompt):
     @classmethod
     def load(cls, path: Path, settings: Mapping[str, str] | None = None) -> PGN:
         if is_checkpoint(path):
-            content = PromptFile(cls.method, checkpoint_state(path))
+            content = PromptFile(cls.method, state_tensors(path))
         else:
             content, given = read_prompt_file(path, cls.method), settings or {}
             settings = {key: content.extra[key] for key in OPTIONS if key in content.extra}
