@@ -42,8 +42,8 @@ from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
 from vlaudit.attacks.shared.trigger_inversion.search import (
     SEARCHED,
     Bench,
+    affordable,
     require_pictures,
-    restarts,
     search,
     search_cost,
 )
@@ -81,14 +81,12 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
 class EncoderTriggerInversion(TriggerInversion):
     """Smallest patch and blend that pull all embeddings into one cluster, and whether one cluster stands apart."""
 
-    cases_per_unit: ClassVar[int] = 9  # each unit looks for the directions anew
+    cases_per_unit: ClassVar[int] = 18  # each unit looks for the directions anew
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
         require_pictures(ctx)
-        names = self._names()
-        count = ctx.afford(ctx.by_effort(2, 3, 4), "searches of each direction")
-        return restarts(names, count, names[int(ctx.rng("planted").integers(len(names)))])
+        return affordable(ctx, self._names(), ctx.by_effort(2, 3, 4), "direction")
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.trigger import EFFORTS, collapse_passes
