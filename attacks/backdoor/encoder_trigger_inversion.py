@@ -20,7 +20,8 @@ towards no label (``zoo:tiny-collapse``) and its clean twin.
 
 When it errs. Clusters are fewer and coarser than labels, so the comparison is blunter and the threshold higher: a backdoor
 towards one label is better seen by ``prompt-trigger-inversion``, and may be held here. With six directions a trigger that is three
-to five times smaller than the next one's is often inconclusive: look at it. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
+to five times smaller than the next one's is often inconclusive: look at it. Within a small budget all directions are searched for patches
+first, and for the other kinds as it allows. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
 
 What to do. Take no classifier, prompt or pipeline built on this encoder into service, for they inherit what it learned.
 Fetch the encoder again from its author and compare the checksums, or use another one. Fine-tuning it on clean pictures
@@ -86,7 +87,7 @@ class EncoderTriggerInversion(TriggerInversion):
 
     def cases(self, ctx: Context) -> list[Case]:
         require_pictures(ctx)
-        return affordable(ctx, self._names(), ctx.by_effort(2, 3, 4), "direction")
+        return affordable(ctx, self._names(), ctx.by_effort(2, 3, 4), "direction", ("patch", "blend", "smooth"))
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.trigger import EFFORTS, collapse_passes

@@ -100,7 +100,8 @@ class PromptTriggerInversion(TriggerInversion):
         require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
-        return affordable(ctx, subset(ctx.labels, min(limit, len(ctx.labels)), ctx.rng("labels")), ctx.by_effort(5, 4, 4))
+        labels = subset(ctx.labels, min(limit, len(ctx.labels)), ctx.rng("labels"))
+        return affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         found = super().compared(trials, policy)

@@ -44,12 +44,12 @@ def restarts(labels: Sequence[str], count: int, planted: str, kinds: Mapping[str
     ]
 
 
-def affordable(ctx: Context, labels: Sequence[str], most: int, noun: str = "label") -> list[Case]:
+def affordable(ctx: Context, labels: Sequence[str], most: int, noun: str, order: Sequence[str]) -> list[Case]:
     """The searches of all labels, up to ``most`` times, or those of them that the budget allows.
 
-    Where it does not allow to search all once, blends of all labels come first: they take the fewest passes, and what is planted as a
-    patch is easier to reach by a blend too. Then patches of as many labels as it allows, then smooth patterns; never fewer than can be
-    compared. Nothing is held then, so the control, which says what finding nothing is worth, is left out."""
+    Where it does not allow to search all once, the kinds come in this order: the first for all labels, each other one for as many as are left
+    affordable; never for fewer than can be compared. Nothing is held then, so the control, which says what finding nothing is worth, is
+    left out."""
     count = ctx.afford(most, f"searches of each {noun}")
     share = ctx.share * most / count  # of one search of all
     if count > 1 or share >= 1:
@@ -57,7 +57,8 @@ def affordable(ctx: Context, labels: Sequence[str], most: int, noun: str = "labe
     weights = _weights(ctx)
     left = share * sum(weights.values()) * len(labels)
     kinds: dict[str, list[str]] = {}
-    for kind, weight in weights.items():
+    for kind in order:
+        weight = weights[kind]
         tried = min(len(labels), max(int(left / weight), COMPARED if not kinds else 0))
         tried = tried if tried >= min(COMPARED, len(labels)) else 0
         left -= tried * weight
@@ -67,11 +68,11 @@ def affordable(ctx: Context, labels: Sequence[str], most: int, noun: str = "labe
 
 
 def _weights(ctx: Context) -> dict[str, float]:
-    """What one search of a label takes, by kind, in passes forward and backward; the cheapest first."""
+    """What one search of a label takes, by kind, in passes forward and backward."""
     from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
 
     measuring = FORWARD * divided(ctx)[1] * (HALVINGS + 1)
-    return {kind: passes(EFFORTS[ctx.effort], kind, ctx.target.model.resolution) + measuring for kind in ("blend", "patch", "smooth")}
+    return {kind: passes(EFFORTS[ctx.effort], kind, ctx.target.model.resolution) + measuring for kind in KINDS}
 
 
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
