@@ -72,8 +72,9 @@ class OpenCLIPModel(MatchingModel):
     def _encode_images(self, images: Tensor) -> Tensor:
         return _unit(self._model.encode_image(self.normalised(images).to(next(self._model.parameters()).dtype)))
 
-    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        return self._model.visual, self._model.text if hasattr(self._model, "text") else self._model.transformer
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        own = self._model
+        return own.visual, own.text if hasattr(own, "text") else own.transformer, own
 
     def tokenize(self, text: str) -> TokenSequence:
         inner = getattr(self._tokenizer, "tokenizer", None)

@@ -76,8 +76,8 @@ class TransformersModel(MatchingModel):
         """What the image tower takes of pictures as the processor scales them."""
         return {"pixel_values": pixels}
 
-    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        return self._model.vision_model, self._model.text_model
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        return self._model.vision_model, self._model.text_model, self._model
 
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):

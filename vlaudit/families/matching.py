@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, plain_prompt, seconds_of
-from vlaudit.families.towers import Tower, TowerTokens
+from vlaudit.families.towers import COARSE, Tower, TowerTokens, strange_weights
 from vlaudit.records import Cost, Family, Needs
 
 if TYPE_CHECKING:
@@ -98,9 +98,15 @@ class MatchingModel(Model):
             self._modules()[1], lambda: self._encode_tokens([self.tokenize("a")] * 2), f"text tower of '{self.spec}'"
         )
 
-    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """The modules of the image and of the text tower."""
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        """The modules of the image tower, of the text tower, and of the whole."""
         raise CapabilityError(f"No learned tokens can stand in the towers of '{self.spec}'.")
+
+    def strange_weights(self, weights: Mapping[str, Tensor], drift: float) -> list[str]:
+        """Names of weights that this model does not have. The names are OpenAI's: ``image_encoder.`` and ``text_encoder.`` with
+        ``transformer.resblocks.I.``, whose weights must be those of block I, in whatever layout. ``drift``: relative difference that is none.
+        """
+        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, drift if self.dtype != "bf16" else COARSE)
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:

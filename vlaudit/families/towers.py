@@ -7,9 +7,10 @@ them once, not by the names of architectures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from vlaudit.errors import CapabilityError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+COARSE = 1e-2  # relative difference that rounding to bfloat16 makes at most, and a little
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,43 @@ def put_at(hidden: Tensor, values: Tensor, slots: Sequence[Sequence[int]]) -> Te
     rows = torch.arange(len(places), device=hidden.device)[:, None].expand_as(places)
     own = values if values.dim() == 3 else values.expand(len(places), -1, -1)
     return hidden.index_put((rows, places), own.to(hidden))
+
+
+def strange_weights(image: Tower, text: Tower, whole: torch.nn.Module, weights: Mapping[str, Tensor], drift: float) -> list[str]:
+    """Names among ``weights`` whose values no weight of the model has: see :meth:`vlaudit.families.matching.MatchingModel.strange_weights`."""
+    import torch
+
+    known: dict[int | tuple[str, int], list[Tensor]] = {}
+
+    def have(owner: torch.nn.Module, key: int | tuple[str, int]) -> list[Tensor]:
+        if key not in known:
+            known[key] = [value.detach() for value in (*owner.parameters(), *owner.buffers())]
+        return known[key]
+
+    def found(value: Tensor, among: list[Tensor]) -> bool:
+        own = value.detach().float()
+        near = partial(torch.allclose, rtol=drift, atol=1e-5 * float(own.abs().max()) + 1e-6)
+        return any(
+            (other.shape == own.shape and near(own, other.float().cpu()))
+            or (own.dim() == 2 and other.shape == own.T.shape and near(own.T, other.float().cpu()))
+            for other in among
+        )
+
+    strange = []
+    for name, value in weights.items():
+        side, _, place = name.partition("_encoder.transformer.resblocks.")
+        number = int(place.partition(".")[0]) if place.partition(".")[0].isdecimal() else None
+        tower = {"image": image, "text": text}.get(side)
+        if tower is None or number is None:
+            among = have(whole, 0)
+        elif number < tower.depth:
+            among = have(tower.blocks[number], (side, number))
+        else:
+            among = []
+        thirds = value.chunk(3) if value.dim() and len(value) % 3 == 0 else ()  # of queries, keys and values, which others hold apart
+        if not found(value, among) and not (thirds and all(found(part, among) for part in thirds)):
+            strange.append(name)
+    return strange
 
 
 def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
