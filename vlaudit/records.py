@@ -70,6 +70,13 @@ class Needs(StrEnum):
     PAIRS = "counterfactual pairs"
 
 
+class Compares(StrEnum):
+    """What a probe looks at together, because one target alone cannot answer. Such a probe makes one finding of a whole set."""
+
+    PROMPTS = "the prompts of one model"  # those of the audit on the same data, and their references
+    TARGETS = "the targets of the audit"  # of the probe's families, whatever their models
+
+
 class Verdict(StrEnum):
     VULNERABLE = "vulnerable"
     HELD = "held"
@@ -137,6 +144,7 @@ class ProbeInfo(Record):
     risk: Risk
     families: frozenset[Family]
     needs: frozenset[Needs] = frozenset()
+    compares: Compares | None = None  # None: each target is looked at alone
     threshold: float | None = None  # default of the policy's threshold for this probe
     threshold_meaning: str = ""
     threshold_source: str = ""  # a paper or standard, or "our choice, because ..."
