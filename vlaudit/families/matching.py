@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import getattr_static
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_OF_TEXTS = ("label_features", "templates", "context", "check_labels", "learns_anew", "learned_anew", "token_count")  # what a prompt may override
 SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
 MOST_TIMED, QUICK = 32, 0.2  # pictures and labels that a calibration passes at once, where two take fewer seconds
 Classifier = Callable[["Tensor"], "Tensor"]
 """Pictures, float32 (B, 3, H, W) in [0, 1], to logits (B, C); differentiable in the pixels through the prompt."""
+Panel = Callable[["Tensor"], "list[Tensor]"]
+"""The same pictures to the logits of several classifiers, in order."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,13 @@ class MatchingPrompt(Prompt):
     def transform(self, images: Tensor) -> Tensor:
         """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
         return images
+
+    @classmethod
+    def leaves_pictures(cls) -> bool:
+        """Whether it overrides nothing but its texts, and leaves pictures and image tower alone: then image features are those of the model under any other such prompt, and
+        logits are products of them with the labels' features."""
+        hooks = {name: own for name, own in vars(MatchingPrompt).items() if name not in _OF_TEXTS and not name.startswith("_")}
+        return all(getattr_static(cls, name) is own for name, own in hooks.items())
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -269,6 +280,26 @@ class ImageTextMatcher(Target):
         with torch.enable_grad():
             both = seconds_of(backward, self.model)
         return Speed(forward / len(images), both / len(images), text / max(self.texts(len(labels)), 1))
+
+
+def together(targets: Sequence[ImageTextMatcher], labels: Sequence[str]) -> Panel:
+    """The classifiers of prompts on one model. Those that leave the pictures alone share their features: a picture passes once for them
+    all, and is counted at the first of them."""
+    import torch
+
+    plain = [target for target in targets if target.prompt.leaves_pictures()]
+    with torch.no_grad():
+        texts = {id(target): target.text_features(labels) for target in plain}
+    others = {id(target): target.classifier(labels) for target in targets if target not in plain}
+
+    def classify(images: Tensor) -> list[Tensor]:
+        features = plain[0].image_features(images) if plain else images
+        scale, bias = targets[0].model.logit_scale, targets[0].model.logit_bias
+        return [
+            others[id(target)](images) if id(target) in others else scale * features @ texts[id(target)].T + bias for target in targets
+        ]
+
+    return classify
 
 
 def alike(features: Tensor) -> list[list[int]]:
