@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import getattr_static
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
+from vlaudit.families.remembered import Remembered
 from vlaudit.records import Family, Needs
 
 if TYPE_CHECKING:
@@ -54,9 +57,29 @@ class MatchingModel(Model):
     embedding_width: int  # W of the token embeddings
     logit_scale: float
     logit_bias: float
+    _remembers = False
+
+    @cached_property
+    def remembered(self) -> Remembered:
+        """Features of pictures that were passed while it was :meth:`remembering`."""
+        return Remembered()
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """While open, pictures that pass without gradients pass once, however many prompts and probes ask about them."""
+        before, self._remembers = self._remembers, True
+        try:
+            yield
+        finally:
+            self._remembers = before
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
+        if self._remembers and not images.requires_grad:
+            return self.remembered.of(images, self._passed)
+        return self._passed(images)
+
+    def _passed(self, images: Tensor) -> Tensor:
         return self.cut("pictures", lambda _, part: self._encode_images(part), images)
 
     @abstractmethod
@@ -174,7 +197,10 @@ class ImageTextMatcher(Target):
         self.meter.queries += len(images)
         if images.requires_grad and torch.is_grad_enabled():
             self.meter.gradient_steps += len(images)
-        return self.model.encode_images(self.prompt.transform(images))
+        before = self.model.remembered.spared
+        features = self.model.encode_images(self.prompt.transform(images))
+        self.meter.queries -= self.model.remembered.spared - before
+        return features
 
     def text_features(self, labels: Sequence[str]) -> Tensor:
         """Unit-norm features (C, D) of label names under the prompt."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -118,6 +119,11 @@ class Context:
         """The items in order, ``batch_size`` (or ``size``) at a time."""
         step = size or self.batch_size
         return (items[start : start + step] for start in range(0, len(items), step))
+
+    def remembering(self) -> AbstractContextManager[None]:
+        """While open, pictures that pass through a matcher without gradients are remembered: other prompts and probes of the audit that
+        ask about the same pixels do not pass them again. Not for the points of a search."""
+        return getattr(self.target.model, "remembering", nullcontext)()
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Randomness for a case: depends on the audit's seed, the probe and ``parts`` only. Not on the arm, so that

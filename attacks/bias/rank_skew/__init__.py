@@ -155,7 +155,8 @@ class RankSkew(Probe):
 
         gallery = self._gallery(ctx)
         with torch.no_grad():
-            features = torch.cat([ctx.target.image_features(ctx.images(batch)) for batch in ctx.batches(gallery)])
+            with ctx.remembering():
+                features = torch.cat([ctx.target.image_features(ctx.images(batch)) for batch in ctx.batches(gallery)])
             for case in cases:
                 if case.id == GALLERY:
                     yield ctx.trial(case, {**case.params, **_describe(gallery, ctx.data.groups)})

@@ -66,7 +66,7 @@ _LEAST = 24  # pictures that a budget leaves: of fewer that are named rightly no
     compares=Compares.PROMPTS,
     threshold=0.10,
     threshold_meaning="share of pictures that lose their correct label to a change made under another prompt, beyond random noise",
-    threshold_source="our choice, the same as for a change made under the prompt itself (clip-autoattack): whoever is turned does not mind under which prompt",
+    threshold_source="our choice, because it is that of a change made under the prompt itself, and whoever is turned does not mind under which it was made",
     thresholds=[
         Threshold(
             name="unit-test", value=0.9, meaning="share of test pictures on which the search must find what is planted", relaxed_by="lowering",
@@ -121,7 +121,7 @@ class CrossPromptTransfer(Probe):
 
             def right(points: Tensor, labels: Tensor = labels) -> list[list[bool]]:
                 """By picture, then by prompt."""
-                with torch.no_grad():
+                with torch.no_grad(), ctx.remembering():
                     return torch.stack([logits.argmax(dim=1) == labels for logits in panel(points)], dim=1).tolist()
 
             made = [crossing(own, images, labels, plan) for own in alone]
