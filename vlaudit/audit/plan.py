@@ -101,12 +101,12 @@ class _Draft:
 
 def make_plan(
     request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject], *,
-    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None,
+    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None, only: str | None = None,
 ) -> Plan:  # fmt: skip
     """Plan every probe on every target. The reference arm is planned once a model and shared between its prompts.
 
     ``speeds``: by model, of the audit that is resumed; they are measured where they are not given. ``shares``: by probe, in the place of
-    what the budget would give it.
+    what the budget would give it. ``only``: the id of the one target that findings are planned for.
     """
     probes = {name: registry.make(name, request.params.get(name)) for name in request.probes}
     plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), workers=_workers([*targets, *references.values()]))
@@ -120,7 +120,7 @@ def make_plan(
     for subject in targets:
         for name, probe in probes.items():
             party = _party(plan, probe, subject)
-            if _is_for_others(probe, subject, targets) or party[0] is not subject:
+            if _is_for_others(probe, subject, targets) or party[0] is not subject or (only is not None and subject.id != only):
                 continue
             draft = drafts.setdefault((name, subject.spec.model), _Draft(plan, name, plan.speeds.get(subject.spec.model)))
             draft.parties.append(party)
@@ -134,7 +134,9 @@ def make_plan(
         plan.planned.append(design.planned)
         plan.cases |= design.cases
         plan.costs |= design.costs
-        plan.parties |= dict.fromkeys(design.cases if len(design.party) > 1 else (), design.party)
+        if len(design.party) > 1:
+            own = (unit for unit in design.planned.units if unit.arm == TARGET and unit.id not in design.planned.borrowed)
+            plan.parties |= dict.fromkeys((unit.id for unit in own), design.party)
         plan.shares |= dict.fromkeys(design.cases, design.planned.share)
     return plan
 
@@ -201,7 +203,12 @@ def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
     there = [other for other in plan.targets if other.target is not None]
     if compares is Compares.TARGETS:
         return tuple(other for other in there if other.info.family in probe.info.families)
-    party = [other for other in there if _same_ground(other, subject)]
+    return _prompts(plan, subject)
+
+
+def _prompts(plan: Plan, subject: Subject) -> Party:
+    """All prompts of a target's model on the same data, and their references."""
+    party = [other for other in plan.targets if other.target is not None and _same_ground(other, subject)]
     for other in dict.fromkeys(other.info.reference for other in party):
         reference = plan.references.get(other or "")
         if reference is not None and not any(reference.stands_for(target) for target in party):
@@ -227,6 +234,9 @@ def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: flo
         reason = f"it compares {probe.info.compares}, and there is one: {_MORE[probe.info.compares]}"
     if reason is not None:
         return _Design(planned.model_copy(update={"reason": reason}))
+    if not probe.info.compares and probe.tries_elsewhere():
+        left += tuple(other for other in _prompts(plan, left[0]) if other is not left[0])
+        planned = planned.model_copy(update={"beside": [other.id for other in left[1:] if other in plan.targets]})
     ctx = compared_context(plan.request, left, name, ArtifactStore(Path()), share=share)
     cage.say(phase=Phase.LOAD, what=f"the plan of {name}", limit=PLAN_SECONDS)
     try:
@@ -262,12 +272,13 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
     elif subject.info.reference is not None:
         twin = _twin(plan, probe, plan.references[subject.info.reference], ctx, cases)
         borrowed = twin is not None
-        arms.append((twin.id, replace(ctx, _target=twin.target)) if twin else (subject.info.reference, replace(ctx, arm=REFERENCE)))
+        reference = (subject.info.reference, replace(ctx, arm=REFERENCE, peers=[]))
+        arms.append((twin.id, replace(ctx, _target=twin.target)) if twin else reference)
     design = _Design(planned.model_copy(update={"share": ctx.share if reduced else 1.0, "reduced": reduced, "reference_note": note}), party)
     for number, batch in enumerate(probe.rounds(cases)):
         for place, (subject_id, own) in enumerate(arms):
             for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, list(whole), speed)]:
-                looked_at = [[other.id, other.info.prompt.sha256] for other in party[1:]] if len(party) > 1 else []
+                looked_at = sorted([other.id, other.info.prompt.sha256 or ""] for other in party) if len(party) > 1 and own.on_target else []
                 who = subject_id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
                 identity = [who, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
