@@ -263,7 +263,7 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
     if not cases:
         return _Design(planned.model_copy(update={"reason": "the probe finds nothing to try on these data"}))
     reduced = list(ctx.reduced)
-    arms = [(subject.id, ctx)]
+    arms = [(subject, ctx)]
     note, borrowed = subject.info.reference_note, False
     if probe.info.compares:
         note = "the reference is one of those compared"
@@ -272,23 +272,23 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
     elif subject.info.reference is not None:
         twin = _twin(plan, probe, plan.references[subject.info.reference], ctx, cases)
         borrowed = twin is not None
-        reference = (subject.info.reference, replace(ctx, arm=REFERENCE, peers=[]))
-        arms.append((twin.id, replace(ctx, _target=twin.target)) if twin else reference)
+        reference = (plan.references[subject.info.reference], replace(ctx, arm=REFERENCE, peers=[]))
+        arms.append((twin, replace(ctx, _target=twin.target)) if twin else reference)
     design = _Design(planned.model_copy(update={"share": ctx.share if reduced else 1.0, "reduced": reduced, "reference_note": note}), party)
     for number, batch in enumerate(probe.rounds(cases)):
-        for place, (subject_id, own) in enumerate(arms):
-            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, list(whole), speed)]:
+        for place, (asked, own) in enumerate(arms):
+            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, asked, list(whole), speed)]:
                 looked_at = sorted([other.id, other.info.prompt.sha256 or ""] for other in party) if len(party) > 1 and own.on_target else []
-                who = subject_id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
+                who = asked.id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
                 identity = [who, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
                             subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
                             [case.model_dump(mode="json") for case in shard], *looked_at]  # fmt: skip
                 unit_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-                cost = probe.estimate(own, shard)
+                cost = _estimate(probe, own, asked, shard)
                 weight = speed.seconds(cost) if speed else 0.0
                 design.planned.units.append(
-                    Unit(id=unit_id, subject=subject_id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
+                    Unit(id=unit_id, subject=asked.id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
                          weight=round(weight, 4))
                 )  # fmt: skip
                 design.cases[unit_id], design.costs[unit_id] = shard, cost
@@ -307,15 +307,21 @@ def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: lis
     return None
 
 
-def _parts(probe: Probe, ctx: Context, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
+def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
+    """What cases cost on one arm, with what its prompt itself passes; a probe that compares reckons with that of each by itself."""
+    cost = probe.estimate(ctx, cases)
+    return asked.target.whole(cost, len(asked.labels)) if asked.target and not probe.info.compares else cost
+
+
+def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
     """A shard cut in halves until they are short enough, unless what its cases share would then be done twice."""
-    whole = speed.seconds(probe.estimate(ctx, shard)) if speed else 0.0
+    whole = speed.seconds(_estimate(probe, ctx, asked, shard)) if speed else 0.0
     if whole > LONGEST and len(shard) > 1:
         halves = shard[: len(shard) // 2], shard[len(shard) // 2 :]
         assert speed is not None
-        if sum(speed.seconds(probe.estimate(ctx, half)) for half in halves) <= 1.1 * whole:
+        if sum(speed.seconds(_estimate(probe, ctx, asked, half)) for half in halves) <= 1.1 * whole:
             for half in halves:
-                yield from _parts(probe, ctx, half, speed)
+                yield from _parts(probe, ctx, asked, half, speed)
             return
     yield shard
 
