@@ -20,6 +20,7 @@ from vlaudit.errors import CapabilityError, UsageError
 from vlaudit.families.generation import (
     MAX_NEW_TOKENS,
     Answer,
+    ChatTemplates,
     Conversation,
     GenerationModel,
     LearnedPrefix,
@@ -338,6 +339,9 @@ class TransformersGenerator(GenerationModel):
             self._model.set_attn_implementation(before)
 
     # --- tokens ---------------------------------------------------------------------------------------------------
+
+    def chat_templates(self) -> ChatTemplates:
+        return self._reader.chat_templates()
 
     def tokenize(self, text: str) -> list[int]:
         with reading(self.spec):
