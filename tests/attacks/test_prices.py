@@ -25,7 +25,7 @@ SPEED = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0)
 TARGETS = {
     "poisoned-prompt": ("clip-autoattack", "prompt-text-perturb", "typographic", "rank-skew", "group-performance", "prompt-mia"),
     "gen-clean": ("cropa", "prompt-invariance", "context-poison", "visual-instruction", "text-insensitivity", "counterfactual-gap",
-                  "demo-skew-amplification"),
+                  "demo-skew-amplification", "control-tokens"),
     "pool-clean": ("demo-trojan",), "prefix-clean": ("vlm-mia", "context-leak"), "prompt-canaries": ("canary-exposure",),
     "t2i-clean": ("query-free-suffix", "probabilistic-prompt-robustness", "homoglyph-sweep", "encoder-trigger-scan",
                   "generation-diversity", "representation", "prompt-intervention", "memorization-norm", "extraction", "t2i-mia"),

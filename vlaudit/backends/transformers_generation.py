@@ -343,6 +343,12 @@ class TransformersGenerator(GenerationModel):
     def chat_templates(self) -> ChatTemplates:
         return self._reader.chat_templates()
 
+    def written(self, turns: Sequence[Turn], ask: bool = True) -> str:
+        return self._reader.render(turns, ask)
+
+    def control_tokens(self) -> dict[str, int]:
+        return {token.content: i for i, token in sorted(self._tokenizer.added_tokens_decoder.items()) if token.content.strip()}
+
     def tokenize(self, text: str) -> list[int]:
         with reading(self.spec):
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

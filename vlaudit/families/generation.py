@@ -203,6 +203,14 @@ class GenerationModel(Model):
         """What writes conversations as text. It is a program of whoever made the model: render it in a cell."""
         raise CapabilityError(f"'{self.spec}' shows no chat template.")
 
+    def written(self, turns: Sequence[Turn], ask: bool = True) -> str:
+        """The text that its chat template makes of turns, with a mark for each picture; ``ask``: up to where the answer begins."""
+        raise CapabilityError(f"'{self.spec}' shows no chat template.")
+
+    def control_tokens(self) -> dict[str, int]:
+        """The texts that its tokenizer reads as one token beside its vocabulary (ends of turns, places of pictures), with their ids."""
+        raise CapabilityError(f"'{self.spec}' shows no tokens.")
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens."""
         raise CapabilityError(f"'{self.spec}' shows no tokens.")

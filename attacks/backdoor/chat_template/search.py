@@ -223,6 +223,7 @@ def explore(source: str, variables: dict[str, str], name: str, held: str, second
     if held not in plain:
         return {**found, "refused": "it does not write this text"}
     found["always"] = shown(plain.replace(held, "…"))
+    told = set(words(json.dumps([shape.messages(held), shape.options(held)], ensure_ascii=False)))
     changes: dict[tuple[str, ...], Found] = {}
     done: set[str] = {held}
 
@@ -239,6 +240,8 @@ def explore(source: str, variables: dict[str, str], name: str, held: str, second
             found["failed"] += 1
             return True
         kind, more, less = change(written, plain, held, text)
+        if kind == "words" and set(more) <= told and not Counter(less) - Counter(words(text)):
+            kind = "marks"  # what the conversation says elsewhere is shown, no words of the template's
         if kind:
             key = (kind, *sorted(set(more)), "|", *sorted(set(less) - set(words(text))))[:MOST_WORDS]
             if key not in changes and len(changes) < MOST_FOUND:
@@ -287,7 +290,6 @@ def explore(source: str, variables: dict[str, str], name: str, held: str, second
     found["rendered"] = len(done) - found["failed"]
     found["found"] = list(changes.values())
     found["went"] = sorted([number, way] for number, way in template.ways.went)
-    told = set(words(json.dumps([shape.messages(held), shape.options(held)], ensure_ascii=False)))
     for number, way in template.ways.untried(template.branches):
         try:
             written = template.ways.force(number, way, lambda: write(held))
