@@ -66,8 +66,11 @@ class OpenCLIPModel(MatchingModel):
             value = step(value)
         return value
 
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
+
     def _encode_images(self, images: Tensor) -> Tensor:
-        return _unit(self._model.encode_image(((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)))
+        return _unit(self._model.encode_image(self.normalised(images).to(next(self._model.parameters()).dtype)))
 
     def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
         own = self._model

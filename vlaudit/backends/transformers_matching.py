@@ -66,9 +66,11 @@ class TransformersModel(MatchingModel):
     def preprocess(self, picture: Image.Image) -> Tensor:
         return ((self._official(picture) - self._black) / self._range).clamp(0, 1)
 
+    def normalised(self, images: Tensor) -> Tensor:
+        return images * self._range.to(images) + self._black.to(images)
+
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = images * self._range.to(images) + self._black.to(images)
-        return _unit(self._model.get_image_features(**self._inputs(pixels.to(self._model.dtype))))
+        return _unit(self._model.get_image_features(**self._inputs(self.normalised(images).to(self._model.dtype))))
 
     def _inputs(self, pixels: Tensor) -> dict[str, Tensor]:
         """What the image tower takes of pictures as the processor scales them."""

@@ -66,6 +66,10 @@ class MatchingModel(Model):
         with torch.no_grad():
             return int(self.encode_texts(["a"]).shape[1])
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], scaled as the image tower's first layer takes them."""
+        return images
+
     def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
         """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
         if tokens is None:
@@ -297,6 +301,7 @@ class ImageTextMatcher(Target):
         made for, or that come out the same."""
         import torch
 
+        self.prompt.check_examples(on.examples)
         with torch.no_grad():
             texts = self.check_labels(on.labels)
             seen = self.seen(on.images(on.examples[:16]))
