@@ -6,11 +6,13 @@ its denoiser is called, how its latents are laid out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.diffusion import PipelineModel
 from vlaudit.errors import ModelError
-from vlaudit.families.text_to_image import PredictionType
+from vlaudit.families.text_to_image import Conditioning, Generated, PredictionType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +67,44 @@ class StableDiffusionXL(StableDiffusion):
             latents, timesteps, encoder_hidden_states=tensors["prompt_embeds"], added_cond_kwargs=added,
             timestep_cond=self._scale_embedding(latents),
         ).sample  # fmt: skip
+
+
+class StableDiffusionInpaint(StableDiffusion):
+    """A U-Net that was trained for inpainting (arXiv:2112.10752): it reads the latents, a mask, and the latents of what the mask
+    keeps. Without a picture nothing is kept, which is text-to-image."""
+
+    _kept: tuple[Tensor, Tensor] | None = None  # picture and mask
+
+    def _latent_channels(self) -> int:
+        return int(self.pipe.vae.config.latent_channels)
+
+    def _nothing_kept(self) -> tuple[Tensor, Tensor]:
+        import torch
+
+        shape = (self.resolution, self.resolution)
+        return torch.full((1, 3, *shape), 0.5, device=self.device), torch.ones(1, 1, *shape, device=self.device)
+
+    @contextmanager
+    def inpainted(self, picture: Tensor, mask: Tensor) -> Iterator[None]:
+        outer, self._kept = self._kept, (picture, mask)
+        try:
+            yield
+        finally:
+            self._kept = outer
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        import torch
+
+        picture, mask = self._kept or self._nothing_kept()
+        with torch.no_grad():
+            kept = self.encode_images(torch.where(mask < 0.5, picture, 0.5))
+        small = torch.nn.functional.interpolate(mask, latents.shape[-2:])
+        read = [latents, *(part.to(latents).expand(len(latents), -1, -1, -1) for part in (small, kept))]
+        return super()._predict(torch.cat(read, dim=1), timesteps, tensors)
+
+    def sample(self, conditioning: Conditioning, seeds: Sequence[int], **options: Any) -> Generated:
+        picture, mask = (part.expand(len(seeds), -1, -1, -1) for part in self._nothing_kept())
+        return super().sample(conditioning, seeds, **{"image": picture, "mask_image": mask, **options})
 
 
 class FlowModel(PipelineModel):
@@ -179,6 +219,7 @@ class Flux(FlowModel):
 
 KINDS: dict[str, type[PipelineModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionInpaintPipeline": StableDiffusionInpaint,
     "LatentConsistencyModelPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
