@@ -190,6 +190,9 @@ class Cost(Record):
         mine, theirs = self.__dict__, other.__dict__
         return Cost(**{name: mine[name] - theirs[name] for name in Cost.model_fields})
 
+    def __mul__(self, times: int) -> Cost:
+        return Cost(**{name: value * times for name, value in self.__dict__.items()})
+
 
 class Reduced(Record):
     """One thing of which a probe tries fewer than it would without a budget."""

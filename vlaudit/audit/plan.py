@@ -211,40 +211,46 @@ def _cut(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Speed | N
     if not cases:
         return _Design(PlannedProbe(target=subject.id, probe=name, reason="the probe finds nothing to try on these data"))
     reduced = list(ctx.reduced)
-    arms = [(subject.id, ctx)]
+    arms = [(subject, ctx)]
     note = subject.info.reference_note
     if probe.wants_reference() and subject.info.reference is not None:
-        arms.append((subject.info.reference, replace(ctx, arm=REFERENCE)))
+        arms.append((plan.references[subject.info.reference], replace(ctx, arm=REFERENCE)))
     elif not probe.wants_reference():
         note = "this probe has no reference arm"
     design = _Design(PlannedProbe(target=subject.id, probe=name, share=ctx.share if reduced else 1.0, reduced=reduced, reference_note=note))
     for number, batch in enumerate(probe.rounds(cases)):
-        for subject_id, own in arms:
-            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, list(whole), speed)]:
-                identity = [subject_id, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
+        for asked, own in arms:
+            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, asked, list(whole), speed)]:
+                identity = [asked.id, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
                             subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
                             [case.model_dump(mode="json") for case in shard]]  # fmt: skip
                 unit_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-                cost = probe.estimate(own, shard)
+                cost = _estimate(probe, own, asked, shard)
                 weight = speed.seconds(cost) if speed else 0.0
                 design.planned.units.append(
-                    Unit(id=unit_id, subject=subject_id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
+                    Unit(id=unit_id, subject=asked.id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
                          weight=round(weight, 4))
                 )  # fmt: skip
                 design.cases[unit_id], design.costs[unit_id] = shard, cost
     return design
 
 
-def _parts(probe: Probe, ctx: Context, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
+def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
+    """What cases cost on one arm, with what its prompt itself passes."""
+    cost = probe.estimate(ctx, cases)
+    return asked.target.whole(cost, len(asked.labels)) if asked.target else cost
+
+
+def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
     """A shard cut in halves until they are short enough, unless what its cases share would then be done twice."""
-    whole = speed.seconds(probe.estimate(ctx, shard)) if speed else 0.0
+    whole = speed.seconds(_estimate(probe, ctx, asked, shard)) if speed else 0.0
     if whole > LONGEST and len(shard) > 1:
         halves = shard[: len(shard) // 2], shard[len(shard) // 2 :]
         assert speed is not None
-        if sum(speed.seconds(probe.estimate(ctx, half)) for half in halves) <= 1.1 * whole:
+        if sum(speed.seconds(_estimate(probe, ctx, asked, half)) for half in halves) <= 1.1 * whole:
             for half in halves:
-                yield from _parts(probe, ctx, half, speed)
+                yield from _parts(probe, ctx, asked, half, speed)
             return
     yield shard
 

@@ -52,6 +52,11 @@ class Meter:
         if steps:
             self.gradient_steps, self.text_steps = self.gradient_steps + texts, self.text_steps + texts
 
+    def add(self, cost: Cost, times: int = 1) -> None:
+        """Count a cost so many times."""
+        for name, value in vars(self).items():
+            setattr(self, name, value + times * getattr(cost, name))
+
     def cost(self) -> Cost:
         return Cost(**vars(self))
 
@@ -231,6 +236,10 @@ class Target(ABC):
     @abstractmethod
     def calibrate(self, on: Material) -> Speed:
         """Seconds a query from a few timed passes, for ``--dry-run`` and the time left."""
+
+    def whole(self, cost: Cost, labels: int) -> Cost:
+        """What a probe asks for, with what the prompt itself passes beside each picture, asked for so many labels."""
+        return cost
 
 
 LONG = 2.0  # seconds after which a measurement is not repeated

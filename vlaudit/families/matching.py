@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
-from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
-from vlaudit.records import Family, Needs
+from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, plain_prompt, seconds_of
+from vlaudit.records import Cost, Family, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,8 @@ SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
 MOST_TIMED, QUICK = 32, 0.2  # pictures and labels that a calibration passes at once, where two take fewer seconds
 Classifier = Callable[["Tensor"], "Tensor"]
 """Pictures, float32 (B, 3, H, W) in [0, 1], to logits (B, C); differentiable in the pixels through the prompt."""
+Asked = Callable[["Tensor"], "Tensor"]
+"""What was seen of pictures, see :meth:`MatchingPrompt.seen`, to scaled cosines (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ class MatchingModel(Model):
     embedding_width: int  # W of the token embeddings
     logit_scale: float
     logit_bias: float
+
+    @cached_property
+    def feature_width(self) -> int:
+        """D of the features that pictures and texts have in common."""
+        import torch
+
+        with torch.no_grad():
+            return int(self.encode_texts(["a"]).shape[1])
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
@@ -87,18 +98,40 @@ class MatchingModel(Model):
 
 
 class MatchingPrompt(Prompt):
-    """A prompt for dual encoders: it turns labels into text features, and may change the pixels."""
+    """A prompt for dual encoders: it turns labels into text features, and may change the pixels and how they are read.
+
+    A picture is ``seen`` first, then asked for labels. Where these have the same features for all pictures, they are made once;
+    where they depend on the picture (``per_picture``), they are made of what was seen of it.
+    """
 
     family = Family.MATCHING
+    per_picture: ClassVar[bool] = False  # whether the labels' features depend on the picture
     learns_anew: ClassVar[bool] = False  # whether ``learned_anew`` is there: cheap, because only a text context is learned
 
     @abstractmethod
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
-        """Unit-norm features (C, D) of the labels under this prompt."""
+        """Unit-norm features (C, D) of the labels under this prompt; where they depend on the picture, those before any was seen."""
+
+    def features_for(self, model: MatchingModel, labels: Sequence[str], seen: Tensor) -> Tensor:
+        """The same for what was seen of pictures: (C, D), or (B, C, D) where they depend on the picture. Differentiable in ``seen``."""
+        return self.label_features(model, labels)
 
     def transform(self, images: Tensor) -> Tensor:
         """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
         return images
+
+    def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under this prompt."""
+        return model.encode_images(self.transform(images))
+
+    def seen(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """All that the labels' features need of pictures: their image features (B, D), or (B, V, D) of V views, the picture first."""
+        return self.image_features(model, images)
+
+    def apiece(self, texts: int, steps: bool) -> Cost:
+        """What the prompt passes for each picture beside the picture itself, where the labels have so many texts. ``steps``: and where
+        gradients flow into the picture."""
+        return Cost()
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -141,34 +174,67 @@ class ImageTextMatcher(Target):
         self.capabilities = self._base | ({Needs.LEARNED_PROMPT} if prompt.learned else frozenset())
 
     def classifier(self, labels: Sequence[str]) -> Classifier:
-        """Zero-shot classifier over the labels. The text side is computed once, without gradients.
+        """Zero-shot classifier over the labels. The text side is computed once, without gradients, where it is the same for all
+        pictures; else gradients flow through it too.
 
         Logits are ``logit_scale * cosine + logit_bias``. Every call is counted in ``self.meter``.
         """
-        import torch
-
-        with torch.no_grad():
-            texts = self.text_features(labels)
-        scale, bias = self.model.logit_scale, self.model.logit_bias
+        asked, bias = self.asked(labels, self.model.logit_scale), self.model.logit_bias
 
         def classify(images: Tensor) -> Tensor:
-            return scale * self.image_features(images) @ texts.T + bias
+            return asked(self.seen(images)) + bias
 
         return classify
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], seen through the visual prompt if any."""
+    def asked(self, labels: Sequence[str], scale: float = 1.0) -> Asked:
+        """What :meth:`seen` gives of pictures to their cosines (B, C) with the labels, times ``scale``."""
         import torch
 
-        self.meter.queries += len(images)
-        if images.requires_grad and torch.is_grad_enabled():
-            self.meter.gradient_steps += len(images)
-        return self.model.encode_images(self.prompt.transform(images))
+        if not self.prompt.per_picture:
+            with torch.no_grad():
+                texts = self.text_features(labels)
+            return lambda seen: cosines(seen, texts, scale)
+        return lambda seen: cosines(seen, self.features_for(labels, seen), scale)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """All that the prompt needs of pictures (B, 3, H, W) in [0, 1], to be asked for labels: features (B, D), or (B, V, D)."""
+        self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
+        return self.prompt.seen(self.model, images)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under the visual prompt if any."""
+        self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
+        return self.prompt.image_features(self.model, images)
 
     def text_features(self, labels: Sequence[str]) -> Tensor:
-        """Unit-norm features (C, D) of label names under the prompt."""
+        """Unit-norm features (C, D) of label names under the prompt. Raises CapabilityError where they depend on the picture."""
+        if self.prompt.per_picture:
+            raise CapabilityError(f"Under the prompt '{self.prompt.id}' the features of a text depend on the picture.")
         self.meter.read(self.texts(len(labels)))
         return self.prompt.label_features(self.model, labels)
+
+    def features_for(self, labels: Sequence[str], seen: Tensor, prompt: MatchingPrompt | None = None) -> Tensor:
+        """Unit-norm features of label names for what was seen of pictures: (C, D), or (B, C, D) where they depend on it. ``prompt``: a
+        changed one in place of the target's."""
+        prompt, texts = prompt or self.prompt, self.texts(len(labels))
+        if not prompt.per_picture:
+            self.meter.read(texts)
+        else:
+            forward, steps = (prompt.apiece(texts, step) - prompt.apiece(0, step) for step in (False, True))
+            self._count(len(seen), forward, steps, seen)
+        return prompt.features_for(self.model, labels, seen)
+
+    def _count(self, pictures: int, forward: Cost, steps: Cost, given: Tensor, itself: int = 0) -> None:
+        """Count what passes for each of some pictures, forward or where gradients flow into what is ``given``."""
+        import torch
+
+        graph = given.requires_grad and torch.is_grad_enabled()
+        self.meter.add((steps if graph else forward) + Cost(queries=itself, gradient_steps=itself * graph), pictures)
+
+    def whole(self, cost: Cost, labels: int) -> Cost:
+        forward, steps = (self.prompt.apiece(self.texts(labels), step) for step in (False, True))
+        back = cost.gradient_steps - cost.text_steps
+        return cost + forward * max(cost.passes - back, 0) + steps * back
 
     def texts(self, labels: int) -> int:
         """Texts that the prompt makes of so many labels."""
@@ -186,8 +252,9 @@ class ImageTextMatcher(Target):
 
         with torch.no_grad():
             texts = self.check_labels(on.labels)
-            images = self.image_features(on.images(on.examples[:16]))
-            logits = self.model.logit_scale * images @ texts.T + self.model.logit_bias
+            seen = self.seen(on.images(on.examples[:16]))
+            texts = self.features_for(on.labels, seen) if self.prompt.per_picture else texts
+            logits = cosines(seen, texts, self.model.logit_scale) + self.model.logit_bias
         if not torch.isfinite(logits).all():
             raise ModelError(
                 f"'{self.model.spec}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
@@ -202,7 +269,8 @@ class ImageTextMatcher(Target):
     def check_labels(self, labels: Sequence[str]) -> Tensor:
         """The labels' features. Raises UsageError for labels that the prompt was not made for, or that come out the same."""
         self.prompt.check_labels(self.model, labels)
-        texts = self.text_features(labels)
+        self.meter.read(self.texts(len(labels)))
+        texts = self.prompt.label_features(self.model, labels)
         self._check_distinct(labels, texts)
         return texts
 
@@ -250,9 +318,12 @@ class ImageTextMatcher(Target):
         return [f"{said}: {listed(found)}."] if found else []
 
     def calibrate(self, on: Material) -> Speed:
-        """Seconds a picture, with the text side computed before, and a text."""
+        """Seconds a picture, with the text side computed before, and a text. What a prompt passes beside each picture is no part of
+        these prices: ``whole`` counts it."""
         import torch
 
+        if self.prompt.apiece(1, False) != Cost():
+            return plain_prompt(self.family).bind(self.model).calibrate(on)
         labels = on.labels[:MOST_TIMED]
         classify = self.classifier(labels)
         with torch.no_grad():
@@ -269,6 +340,12 @@ class ImageTextMatcher(Target):
         with torch.enable_grad():
             both = seconds_of(backward, self.model)
         return Speed(forward / len(images), both / len(images), text / max(self.texts(len(labels)), 1))
+
+
+def cosines(seen: Tensor, texts: Tensor, scale: float = 1.0) -> Tensor:
+    """Scaled cosines (B, C) of pictures, seen as (B, D) or (B, V, D), with texts (C, D), or (B, C, D) of each picture's own."""
+    own = scale * (seen if seen.dim() == 2 else seen[:, 0])
+    return own @ texts.T if texts.dim() == 2 else (texts @ own[:, :, None])[..., 0]
 
 
 def alike(features: Tensor) -> list[list[int]]:
