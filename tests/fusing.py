@@ -85,6 +85,28 @@ def bridge_tower_contrastive(folder: Path) -> Path:
     return _bridge_tower(folder, "BridgeTowerForContrastiveLearning")
 
 
+def coca(folder: Path) -> Path:
+    """A CoCa as open_clip's ``local-dir:`` reads it."""
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    size = word_tokenizer(WORDS, folder)
+    text = {"context_length": 16, "vocab_size": size, "width": 32, "heads": 2, "layers": 2}
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "attentional_pool": True, "attn_pooler_heads": 2,
+              "output_tokens": True}  # fmt: skip
+    config = {"embed_dim": 32, "custom_text": True, "vision_cfg": vision, "text_cfg": {**text, "embed_cls": True, "output_tokens": True, "hf_tokenizer_name": "here"},
+              "multimodal_cfg": {**text, "attn_pooler_heads": 2}}  # fmt: skip
+    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": settings}))
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    weights = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "blip": blip, "blip-2": blip_2, "flava": flava, "bridgetower": bridge_tower, "bridgetower-contrastive": bridge_tower_contrastive,
 }  # fmt: skip

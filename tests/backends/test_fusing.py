@@ -12,12 +12,14 @@ from PIL import Image
 
 from tests import fusing
 from vlaudit.backends.huggingface import HuggingFaceBackend
+from vlaudit.backends.open_clip import OpenCLIPBackend
 from vlaudit.backends.transformers_fusing import BlipMatching
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import plain_prompt
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.template import Ensemble, Template
 from vlaudit.records import Cost, Family, Needs
+from vlaudit.zoo import folder as zoo
 
 CPU = torch.device("cpu")
 SCORED = [
@@ -157,3 +159,24 @@ def test_a_head_without_gradients_lacks_them(folders: dict[str, Path], monkeypat
     plain = BlipMatching._pictured
     monkeypatch.setattr(BlipMatching, "_pictured", lambda self, inputs: plain(self, inputs).detach() + 0 * inputs["pixel_values"].sum())
     assert load(folders["blip"], "matching").capabilities == {Needs.SCORES, Needs.FILES}
+
+
+def test_coca_has_both_scores(tmp_path: Path) -> None:
+    """Against its own forward pass: features for the one, the captioner's logits and labels for the other."""
+    folder = fusing.coca(tmp_path)
+    plain, captioner = (OpenCLIPBackend().load(f"local-dir:{folder}{score}", CPU) for score in ("", "#matching"))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    texts = ["a photo of a cat", "the red dog"]
+    ids = plain._ids([plain.tokenize(text) for text in texts])
+    contrastive, matching = (Template("{}").bind(model).classifier(texts)(images) for model in (plain, captioner))
+    for row in range(2):
+        with torch.no_grad():
+            own = plain._model(images[row : row + 1].expand(2, -1, -1, -1) * 2 - 1, ids)
+        torch.testing.assert_close(contrastive[row], own["logit_scale"] * (own["image_features"] * own["text_features"]).sum(1))
+        losses = torch.nn.functional.cross_entropy(own["logits"].transpose(1, 2), own["labels"], ignore_index=0, reduction="none").sum(1)
+        torch.testing.assert_close(matching[row], -losses, atol=1e-4, rtol=1e-4)
+    (slope,) = torch.autograd.grad(matching[:, 0].sum(), images)
+    assert float(slope.abs().amax(dim=(1, 2, 3)).min()) > 0
+    assert Needs.FEATURES not in captioner.capabilities and Needs.FEATURES in plain.capabilities
+    with pytest.raises(ModelError, match="only CoCa has one"):
+        OpenCLIPBackend().load(f"local-dir:{zoo('flagship')}#matching", CPU)

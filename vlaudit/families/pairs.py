@@ -23,7 +23,7 @@ from vlaudit.families.matching import (
     SoftTokens,
     TokenSequence,
 )
-from vlaudit.records import Cost
+from vlaudit.records import Cost, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,7 @@ class PairModel(MatchingModel):
     """A matcher without features that picture and text have in common. ``encode_images`` gives what a score needs of pictures."""
 
     logit_scale, logit_bias = 1.0, 0.0
+    capabilities = MatchingModel.capabilities - {Needs.FEATURES}
     fuses: bool = True  # whether each pair of picture and text is a pass
 
     @abstractmethod
