@@ -157,3 +157,25 @@ def flux(folder: Path, guidance_embeds: bool = True) -> Path:
     ).save_pretrained(folder)  # fmt: skip
     (folder / "sampling.json").write_text(json.dumps({"resolution": 16}))
     return folder
+
+
+def amused(folder: Path) -> Path:
+    """aMUSEd: masked tokens of a codebook of 16."""
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer(folder)
+    transformer = UVit2DModel(
+        hidden_size=32, cond_embed_dim=32, micro_cond_encode_dim=8, micro_cond_embed_dim=40, encoder_hidden_size=32, vocab_size=20,
+        codebook_size=16, in_channels=32, block_out_channels=32, num_res_blocks=1, block_num_heads=2, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=48, sample_size=8,
+    )  # fmt: skip
+    for parameter in transformer.mlm_layer.parameters():  # else one token is likelier than all others
+        parameter.data.mul_(0.3)
+    vqvae = VQModel(
+        block_out_channels=(32, 32), latent_channels=8, num_vq_embeddings=16, vq_embed_dim=8, norm_num_groups=8, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, lookup_from_codebook=True,
+    )  # fmt: skip
+    AmusedPipeline(vqvae=vqvae, tokenizer=tokenizer, text_encoder=_clip(tokenizer, projected=True), transformer=transformer,
+                   scheduler=AmusedScheduler(mask_token_id=19)).save_pretrained(folder)  # fmt: skip
+    return folder

@@ -63,10 +63,7 @@ class PipelineModel(TextToImageModel):
         self.steps = int(sampling.get("num_inference_steps", defaults["num_inference_steps"].default))
         self.guidance = float(sampling.get("guidance_scale", defaults["guidance_scale"].default))
         self.resolution = int(sampling.get("resolution", self._latent_side() * pipe.vae_scale_factor))
-        side = self.resolution // pipe.vae_scale_factor
-        self.latent_shape = (self._latent_channels(), side, side)
-        self.train_timesteps = int(pipe.scheduler.config.num_train_timesteps)
-        self.prediction_type = self._prediction_type()
+        self._describe(self.resolution // pipe.vae_scale_factor)
         self.guided = self._guides(self.guidance)
         self.context_length = self._context_length() if self.sides else 0
         self.capabilities = self._capabilities()
@@ -93,6 +90,12 @@ class PipelineModel(TextToImageModel):
             self.passes += len(arguments[0] if arguments else named["hidden_states"])
 
     # what a kind says of itself
+
+    def _describe(self, side: int) -> None:
+        """What the denoiser works on: latents of so many places a side, and how noise is said."""
+        self.latent_shape = (self._latent_channels(), side, side)
+        self.train_timesteps = int(self.pipe.scheduler.config.num_train_timesteps)
+        self.prediction_type = self._prediction_type()
 
     def _latent_side(self) -> int:
         size = self.denoiser.config.sample_size

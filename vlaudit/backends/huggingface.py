@@ -1,5 +1,5 @@
 """Checkpoints of transformers, ``hf:REPO_OR_DIR``: the config says the family, whose own module loads them. ``#matching`` behind it asks a
-matcher that fuses for the score of its matching head.
+matcher that fuses for the score of its matching head, ``#drawing`` an any-to-any model for pictures.
 
 A folder that peft wrote (an adapter) is loaded with the base model that it names.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MATCHING = {"clip", "siglip", "siglip2", "align", "vision-text-dual-encoder", "flava", "bridgetower"}
 RETRIEVAL = {"BlipForImageTextRetrieval", "Blip2ForImageTextRetrieval"}  # of kinds whose other classes generate
 SCORES = {"contrastive", "matching"}  # of a matcher that fuses picture and text
+DRAWING, DRAWERS = "drawing", {"janus"}  # any-to-any models, of which one is asked to draw
 SAVED = "Give a folder written by save_pretrained; a pipeline of diffusers is diffusers:PATH."
 
 
@@ -48,12 +49,12 @@ class HuggingFaceBackend(Backend):
             return None
 
     def family(self, argument: str) -> Family:
-        argument, _ = _scored(argument)
+        argument, asked = _scored(argument)
         folder = local_folder(argument) or download(argument, ["config.json", ADAPTER_CONFIG])
         if is_adapter(folder):
             base = base_of(folder)
             folder = local_folder(base) or download(base, ["config.json"])
-        return _family(argument, read_config(folder / "config.json", SAVED))
+        return _family(argument, read_config(folder / "config.json", SAVED), asked)
 
     def files(self, argument: str) -> list[Path]:
         folder = local_folder(_scored(argument)[0])
@@ -80,7 +81,12 @@ class HuggingFaceBackend(Backend):
         inspected = inspect_transformers(folder)
         model: Model
         config = read_config(folder / "config.json", SAVED)
-        if _family(argument, config) is Family.GENERATION:
+        family = _family(argument, config, score)
+        if family is Family.TEXT_TO_IMAGE:
+            from vlaudit.backends.transformers_drawing import load_drawer
+
+            model = load_drawer(argument, inspected, device, adapter, how)
+        elif family is Family.GENERATION:
             if score:
                 raise ModelError(f"'{argument}' is of image-text-to-text generation and has no {score} score.", "Leave the '#' out.")
             from vlaudit.backends.transformers_checks import load_generator
@@ -100,13 +106,17 @@ class HuggingFaceBackend(Backend):
 def _scored(argument: str) -> tuple[str, str]:
     """A folder or repository, and the score that stands behind a ``#``, if any."""
     name, mark, score = argument.rpartition("#")
-    return (name, score) if mark and score in SCORES else (argument, "")
+    return (name, score) if mark and score in {*SCORES, DRAWING} else (argument, "")
 
 
-def _family(argument: str, config: dict[str, object]) -> Family:
+def _family(argument: str, config: dict[str, object], asked: str = "") -> Family:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     kind, named = str(config.get("model_type", "")), config.get("architectures")
+    if asked == DRAWING:
+        if kind not in DRAWERS:
+            raise ModelError(f"'{argument}' is a '{kind}' model, which does not draw.", f"Kinds that do: {', '.join(DRAWERS)}; pipelines are diffusers:PATH.")
+        return Family.TEXT_TO_IMAGE
     if kind in MATCHING or (isinstance(named, list) and any(name in RETRIEVAL for name in named if isinstance(name, str))):
         return Family.MATCHING
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:

@@ -233,6 +233,14 @@ class TextToImageModel(Model):
         draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(draws).to(self.device)
 
+    def blank(self, count: int) -> Tensor:
+        """Something that pictures can be decoded from, whatever they show."""
+        return self.noise(range(count))
+
+    def first_step(self, conditioning: Conditioning) -> Tensor:
+        """What draws says at its first step, a row for each text."""
+        return self.denoise(self.noise(range(len(conditioning))), self.sampling_timesteps()[0], conditioning)
+
     @abstractmethod
     def denoise(self, latents: Tensor, timesteps: Tensor | float, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction (B, c, h, w) float32, of what ``prediction_type`` says; no guidance. ``timesteps``:
