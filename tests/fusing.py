@@ -102,7 +102,10 @@ def coca(folder: Path) -> Path:
     settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": settings}))
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
-    weights = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
+    for parameter in model.parameters():  # some are not initialised
+        if parameter.dim() > 1 or not bool(torch.isfinite(parameter).all()):
+            torch.nn.init.normal_(parameter, std=0.2)
+    weights = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
     return folder
 

@@ -71,6 +71,11 @@ class Needs(StrEnum):
     PAIRS = "counterfactual pairs"
 
 
+OF_THE_DATA = frozenset({
+    Needs.IMAGES, Needs.LABELS, Needs.GROUPS, Needs.MEMBERS, Needs.CAPTIONS, Needs.CAPTIONED_PICTURES, Needs.QUESTIONS, Needs.PAIRS,
+})  # fmt: skip
+
+
 class Verdict(StrEnum):
     VULNERABLE = "vulnerable"
     HELD = "held"
@@ -399,6 +404,8 @@ class DataInfo(Record):
     captions: int = 0  # distinct texts to draw, of a text-to-image target
     sha256: str | None = None
     notes: list[str] = Field(default_factory=list)  # sentences on what was left out, cut or is not read as it is written
+    unread: int = 0  # pictures that could not be read
+    unread_share: float = 0.0  # the greatest share of them: of all pictures, or of those of one label
 
 
 class Place(Record):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +69,15 @@ class OpenCLIPModel(MatchingModel):
             value = step(value)
         return value
 
-    def _encode_images(self, images: Tensor) -> Tensor:
-        return _unit(self._model.encode_image(self._normalised(images)))
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return ((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)
+    def _encode_images(self, images: Tensor) -> Tensor:
+        return _unit(self._model.encode_image(self.normalised(images).to(next(self._model.parameters()).dtype)))
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        own = self._model
+        return own.visual, own.text if hasattr(own, "text") else own.transformer, own
 
     def tokenize(self, text: str) -> TokenSequence:
         inner = getattr(self._tokenizer, "tokenizer", None)
@@ -87,7 +92,8 @@ class OpenCLIPModel(MatchingModel):
         table = self._table
         if soft is not None and table is None:
             raise CapabilityError(f"The text tower of '{self.spec}' has no token embeddings to put a soft prompt in.")
-        with soft_tokens(table, soft) if table is not None else soft_tokens(self._model, None):
+        deeper = self.text_tower.replacing(soft.deeper, soft.slots) if soft and soft.deeper else nullcontext()
+        with soft_tokens(table, soft) if table is not None else nullcontext(), deeper:
             return _unit(self._model.encode_text(self._ids(sequences)))
 
     def _ids(self, sequences: Sequence[TokenSequence]) -> Tensor:
@@ -115,7 +121,7 @@ class CaptioningModel(PairModel, OpenCLIPModel):
         self.logit_scale, self.logit_bias = 1.0, 0.0
 
     def _encode_images(self, images: Tensor) -> Tensor:
-        return self._model._encode_image(self._normalised(images))[1]
+        return self._model._encode_image(self.normalised(images).to(next(self._model.parameters()).dtype))[1]
 
     def pairing(self, texts: Sequence[str]) -> Callable[[Tensor], Tensor]:
         import torch

@@ -8,11 +8,11 @@ held against the checkpoint's own forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vlaudit.backends.base import pad
 from vlaudit.backends.transformers_matching import TransformersModel, unit
-from vlaudit.errors import ModelError
+from vlaudit.errors import CapabilityError, ModelError
 from vlaudit.families.pairs import PairModel
 from vlaudit.records import Needs
 
@@ -31,6 +31,9 @@ class Fusing(TransformersModel):
 
     def _words(self) -> Any:
         return self._model.get_input_embeddings()
+
+    def _modules(self) -> NoReturn:
+        raise CapabilityError(f"No learned tokens can stand in the towers of '{self.spec}', which fuses them.")
 
 
 class BlipContrastive(Fusing):
@@ -92,7 +95,7 @@ class Pairs(PairModel, Fusing):
         with torch.enable_grad():
             mine = self.pairing(TRIED)(self.encode_images(images))
             (slope,) = torch.autograd.grad(mine.sum(), images, allow_unused=True)
-        pixels = (images.detach() * self._range.to(images) + self._black.to(images)).to(self._model.dtype)
+        pixels = self.normalised(images.detach()).to(self._model.dtype)
         with torch.no_grad():
             theirs = torch.stack([self._official_scores(pixels, self._ids([text] * len(images))) for text in TRIED], dim=1).float()
         if not torch.isfinite(mine).all() or not torch.isfinite(theirs).all():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -79,9 +81,11 @@ class TransformersModel(MatchingModel):
     def preprocess(self, picture: Image.Image) -> Tensor:
         return ((self._official(picture) - self._black) / self._range).clamp(0, 1)
 
+    def normalised(self, images: Tensor) -> Tensor:
+        return images * self._range.to(images) + self._black.to(images)
+
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = images * self._range.to(images) + self._black.to(images)
-        return self._pictured(self._inputs(pixels.to(self._model.dtype)))
+        return self._pictured(self._inputs(self.normalised(images).to(self._model.dtype)))
 
     def _pictured(self, inputs: dict[str, Tensor]) -> Tensor:
         return unit(self._model.get_image_features(**inputs))
@@ -89,6 +93,9 @@ class TransformersModel(MatchingModel):
     def _inputs(self, pixels: Tensor) -> dict[str, Tensor]:
         """What the image tower takes of pictures as the processor scales them."""
         return {"pixel_values": pixels}
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        return self._model.vision_model, self._model.text_model, self._model
 
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
@@ -101,8 +108,9 @@ class TransformersModel(MatchingModel):
             rows = [row[length:] + row[:length] for row, length in zip(rows, lengths, strict=True)]
             if soft is not None:
                 width, slots = len(rows[0]), zip(soft.slots, lengths, strict=True)
-                soft = SoftTokens(soft.values, [[slot + width - length for slot in own] for own, length in slots])
-        with soft_tokens(self._table, soft):
+                soft = replace(soft, slots=[[slot + width - length for slot in own] for own, length in slots])
+        deeper = self.text_tower.replacing(soft.deeper, soft.slots) if soft and soft.deeper else nullcontext()
+        with soft_tokens(self._table, soft), deeper:
             return self._written(self._padded(rows, None if self._fixed_length else lengths))
 
     def _pad_id(self) -> int:

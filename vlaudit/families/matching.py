@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, plain_prompt, seconds_of
+from vlaudit.families.towers import COARSE, Tower, TowerTokens, strange_weights
 from vlaudit.records import Cost, Family, Needs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -37,11 +39,13 @@ class TokenSequence:
 class SoftTokens:
     """Embeddings that replace those of chosen tokens.
 
-    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take.
+    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take; deeper: values of the same
+    shapes that take these positions anew at the input of the tower's second block, its third, and so on.
     """
 
     values: Tensor
     slots: list[list[int]]
+    deeper: Sequence[Tensor] = ()
 
 
 class MatchingModel(Model):
@@ -67,9 +71,47 @@ class MatchingModel(Model):
         with torch.no_grad():
             return int(self.encode_texts(["a"]).shape[1])
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
-        return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], scaled as the image tower's first layer takes them."""
+        return images
+
+    def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
+        if tokens is None:
+            return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+        tower, given = self.image_tower, [values.to(images.device) for values in tokens.given]
+
+        def run(_: slice, part: Tensor, *values: Tensor) -> Tensor:
+            with tower.carrying(tokens.with_values(values)):
+                return self._encode_images(part)
+
+        every = [values if values.dim() == 3 else values.expand(len(images), -1, -1) for values in given]
+        return self.cut("pictures with tokens", run, images, *every)
+
+    @cached_property
+    def image_tower(self) -> Tower:
+        """Where learned tokens stand among those of a picture. Raises CapabilityError where the tower is no transformer."""
+        import torch
+
+        grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+
+    @cached_property
+    def text_tower(self) -> Tower:
+        """The same of a text."""
+        return Tower(
+            self._modules()[1], lambda: self._encode_tokens([self.tokenize("a")] * 2), f"text tower of '{self.spec}'"
+        )
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        """The modules of the image tower, of the text tower, and of the whole."""
+        raise CapabilityError(f"No learned tokens can stand in the towers of '{self.spec}'.")
+
+    def strange_weights(self, weights: Mapping[str, Tensor], drift: float) -> list[str]:
+        """Names of weights that this model does not have. The names are OpenAI's: ``image_encoder.`` and ``text_encoder.`` with
+        ``transformer.resblocks.I.``, whose weights must be those of block I, in whatever layout. ``drift``: relative difference that is none.
+        """
+        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, drift if self.dtype != "bf16" else COARSE)
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:
@@ -83,9 +125,10 @@ class MatchingModel(Model):
         """Unit-norm text features (N, D). Sequences longer than the context are cut before their tail."""
 
         def run(rows: slice, *values: Tensor) -> Tensor:
-            return self._encode_tokens(sequences[rows], SoftTokens(values[0], soft.slots[rows]) if soft else None)
+            own = SoftTokens(values[0], soft.slots[rows], values[1:]) if soft else None
+            return self._encode_tokens(sequences[rows], own)
 
-        given = [] if soft is None else [soft.values.expand(len(sequences), -1, -1)]
+        given = [] if soft is None else [part.expand(len(sequences), -1, -1) for part in (soft.values, *soft.deeper)]
         longest = max((len(sequence.ids) for sequence in sequences), default=1)
         return self.cut("texts", run, *given, count=len(sequences), weight=longest)
 
@@ -125,9 +168,13 @@ class MatchingPrompt(Prompt):
         """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
         return images
 
+    def image_tokens(self, model: MatchingModel) -> TowerTokens | None:
+        """Learned tokens that the image tower reads beside the picture's own. Default: none."""
+        return None
+
     def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
         """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under this prompt."""
-        return model.encode_images(self.transform(images))
+        return model.encode_images(self.transform(images), self.image_tokens(model))
 
     def seen(self, model: MatchingModel, images: Tensor) -> Tensor:
         """All that the labels' features need of pictures: their image features (B, D), or (B, V, D) of V views, the picture first."""
@@ -142,6 +189,10 @@ class MatchingPrompt(Prompt):
     def templates(self) -> tuple[str, ...]:
         """The hard templates with a ``{}`` slot; empty for prompts without readable text."""
         return ()
+
+    def fill(self, template: str, label: str) -> str:
+        """What is asked for a label with a hard template."""
+        return template.replace("{}", label)
 
     @property
     def context(self) -> Tensor | None:
@@ -160,7 +211,7 @@ class MatchingPrompt(Prompt):
 
     def token_count(self, model: MatchingModel, label: str) -> int:
         """The most tokens that a text of this label takes, special ones included."""
-        return max((len(model.tokenize(t.replace("{}", label)).ids) for t in self.templates), default=0)
+        return max((len(model.tokenize(self.fill(text, label)).ids) for text in self.templates), default=0)
 
     def bind(self, model: Model) -> ImageTextMatcher:
         fitted: MatchingModel = self.fitted(model)
@@ -255,6 +306,7 @@ class ImageTextMatcher(Target):
         made for, or that come out the same."""
         import torch
 
+        self.prompt.check_examples(on.examples)
         with torch.no_grad():
             logits = self._first_logits(on)
         if not torch.isfinite(logits).all():

@@ -66,7 +66,7 @@ class PairMatcher(ImageTextMatcher):
     def asked(self, labels: Sequence[str], scale: float = 1.0) -> Asked:
         import torch
 
-        texts = [template.replace("{}", label) for template in self.prompt.templates for label in labels]
+        texts = [self.prompt.fill(template, label) for template in self.prompt.templates for label in labels]
         if not self.model.fuses:
             self.meter.read(len(texts))
         with torch.no_grad():
@@ -102,7 +102,7 @@ class PairMatcher(ImageTextMatcher):
         self.prompt.check_labels(self.model, labels)
         groups: dict[tuple[int, ...], list[int]] = {}
         for place, label in enumerate(labels):
-            ids = self.model.tokenize(self.prompt.templates[0].replace("{}", label)).ids
+            ids = self.model.tokenize(self.prompt.fill(self.prompt.templates[0], label)).ids
             groups.setdefault(tuple(ids[: self.model.context_length - 1]), []).append(place)
         self._check_distinct(labels, [group for group in groups.values() if len(group) > 1])
 

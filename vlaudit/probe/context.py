@@ -132,7 +132,7 @@ class Context:
         audit."""
         for example in examples:
             if example.id not in self._pixels:
-                self._pixels[example.id] = self.target.model.preprocess(example.open())
+                self._pixels[example.id] = self.target.model.preprocess(self.target.prompt.shown(example))
         return [self._pixels[example.id].to(self.device) for example in examples]
 
     def images(self, examples: Sequence[Example]) -> Tensor:

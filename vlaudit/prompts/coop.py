@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlaudit.errors import UsageError
 from vlaudit.families.matching import MatchingPrompt
 from vlaudit.files import user_path
-from vlaudit.inspection.checkpoints import load_torch_checkpoint
+from vlaudit.inspection.checkpoints import Array, load_torch_checkpoint
+from vlaudit.plugins import plugins
 from vlaudit.prompts.files import (
     PromptFile,
     check_base_model,
@@ -48,7 +49,9 @@ OTHERS = {  # what the checkpoints of other methods hold beside a context, by pa
     "meta_net.": "CoCoOp (or another method with a meta network)",
     "compound_prompt": "MaPLe",
     "ZS_image_encoder": "PromptSRC",
-    "VPT": "deep prompts in the towers (VPT, IVLP, PromptSRC)",
+    "VPT": "IVLP (or PromptSRC, or VPT: tokens in the towers)",
+    "mvlpt_proj": "UPT",
+    "vpt_": "MVLPT",
     "ctx_pos": "DualCoOp",
     "ctx_neg": "DualCoOp",
     "image_encoder.": "a method that changes the image tower",
@@ -76,6 +79,7 @@ class CoOp(MatchingPrompt):
     method = "coop"
     title: ClassVar[str] = "CoOp"
     own: ClassVar[tuple[str, ...]] = ("ctx",)  # the names of its tensors
+    usual: ClassVar[str] = "end"  # where the class name stands in a checkpoint, which does not say it
     learned = True
     learns_anew = True
 
@@ -112,11 +116,11 @@ class CoOp(MatchingPrompt):
 
     @classmethod
     def load(cls, path: Path, *, position: str | None = None, any_labels: bool = False) -> Self:
-        if _is_checkpoint(path):
-            return cls._from_checkpoint(path, position or "end", any_labels)
+        if is_checkpoint(path):
+            return cls._from_checkpoint(path, position or cls.usual, any_labels)
         content = read_prompt_file(path, cls.method)
         ctx = tensor(content, "ctx", (2, 3), path)
-        refuse_more(content.tensors, cls.own, path)
+        cls._refuse_more(content.tensors, path)
         own = content.class_token_position or "end"
         if position not in (None, own):
             raise UsageError(
@@ -139,6 +143,18 @@ class CoOp(MatchingPrompt):
         """What a method that builds on this one has beside the context, as arguments."""
         return {}
 
+    @classmethod
+    def _refuse_more(cls, names: Iterable[str], path: Path) -> None:
+        """Raise UsageError for tensors of a prompt file that are not the method's."""
+        refuse_more(names, cls.own, path)
+
+    @classmethod
+    def _state(cls, path: Path) -> dict[str, Tensor]:
+        """The tensors of a checkpoint. Raises UsageError for those of another method."""
+        tensors = state_tensors(path)
+        refuse_others(tensors, cls.title, (*cls.own, *AROUND), path)
+        return tensors
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What was learned, by name."""
@@ -147,7 +163,7 @@ class CoOp(MatchingPrompt):
     @classmethod
     def _from_checkpoint(cls, path: Path, position: str, any_labels: bool) -> Self:
         """A checkpoint of the official code: ``state_dict`` with ``ctx``, ``token_prefix`` and ``token_suffix``."""
-        tensors = checkpoint_tensors(path, cls.title, (*cls.own, *AROUND))
+        tensors = cls._state(path)
         content = PromptFile(cls.method, tensors)
         ctx = tensor(content, "ctx", (2, 3), path)
         prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in AROUND)
@@ -174,13 +190,17 @@ class CoOp(MatchingPrompt):
             any_labels=any_labels, path=path, **cls._more(content, path),
         )  # fmt: skip
 
+    @property
+    def _extra(self) -> dict[str, str]:
+        """The method's settings, as a prompt file keeps them."""
+        extra = {"labels": "\n".join(self.labels)} if self.labels else {}
+        return extra | ({"label_style": self.label_style} if self.label_style != PLAIN else {})
+
     def save(self, path: Path) -> None:
         """Write a vlaudit prompt file."""
-        extra = {"labels": "\n".join(self.labels)} if self.labels else {}
-        extra |= {"label_style": self.label_style} if self.label_style != PLAIN else {}
         content = PromptFile(
             self.method, self.tensors, base_model=self.base_model, class_token_position=self.position,
-            members=self.members, extra=extra,
+            members=self.members, extra=self._extra,
         )  # fmt: skip
         write_prompt_file(path, content)
 
@@ -288,16 +308,21 @@ class CoOp(MatchingPrompt):
 
     def _rows(self, labels: Sequence[str]) -> Tensor:
         """The context for these labels: the shared one, or the labels' own rows."""
-        if self.ctx.dim() == 2:
-            return self.ctx
+        ctx = self._text_context()
+        if ctx.dim() == 2:
+            return ctx
         known = self.labels or list(labels)
-        if len(known) != len(self.ctx) or not set(labels) <= set(known):
+        if len(known) != len(ctx) or not set(labels) <= set(known):
             raise UsageError(
                 f"The class-specific context in '{self.path}' has {len(self.ctx)} rows, one for each label it was learned "
                 f"on; these labels differ from them.",
                 "Give the same labels in the same order with --labels.",
             )
-        return self.ctx[[known.index(label) for label in labels]]
+        return ctx[[known.index(label) for label in labels]]
+
+    def _text_context(self) -> Tensor:
+        """The context as the text tower reads it."""
+        return self.ctx
 
     def _parts(self, model: MatchingModel, label: str) -> tuple[list[int], list[int], list[int]]:
         """Token ids of a class name, of what follows name and context (a full stop, in the official style), and of the end."""
@@ -393,7 +418,7 @@ def _same(copies: Tensor, wanted: Tensor) -> Tensor:
     return (copies - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1)
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Whether a file is a torch checkpoint, by its first bytes or, where they say nothing, by its name."""
     if not os.path.isfile(path) or is_safetensors(path):
         return False
@@ -402,9 +427,9 @@ def _is_checkpoint(path: Path) -> bool:
     return start == b"PK\x03\x04" or start[:1] == b"\x80" or ".pth" in path.name or path.suffix in {".tar", ".pt"}
 
 
-def checkpoint_tensors(path: Path, method: str, own: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of Dassl's kind, without what wrappers put before their names. Raises UsageError for a checkpoint
-    that holds more than the ``own`` tensors of the method, by the name of the other method where it is known."""
+def state_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of Dassl's kind, without what wrappers put before their names. Raises UsageError for tensors beside
+    its state."""
     import torch
 
     checkpoint = load_torch_checkpoint(path)
@@ -412,23 +437,33 @@ def checkpoint_tensors(path: Path, method: str, own: Sequence[str]) -> dict[str,
     state = whole.get("state_dict", whole)
     tensors: dict[str, Tensor] = {}
     for name, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, Array):
+            value = value.tensor()
         if isinstance(value, torch.Tensor):
             short = _own_name(str(name))
             tensors[str(name) if short in tensors else short] = value
     if state is not whole:
         beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
         refuse_more(map(str, beside), ["state_dict"], path)
+    return tensors
+
+
+def refuse_others(tensors: Mapping[str, Tensor], method: str, own: Collection[str], path: Path, needs: str = "ctx") -> None:
+    """Raise UsageError for a checkpoint that holds more than the ``own`` tensors of a method, by the name of the other method where it
+    is known, and for one without the tensor that the method ``needs``."""
     for mark, other in OTHERS.items():
         strange = next((name for name in tensors if mark in name and name not in own), None)
         if strange and not other.startswith(method):
+            known = other.partition(" ")[0].lower()
             raise UsageError(
                 f"'{path}' is a checkpoint of {other}, not of {method}: it holds '{strange}'.",
-                f"Only {method}'s own tensors are read; another method's would be another prompt without its other parts.",
+                f"Write --prompt {known}:{path}."
+                if known in plugins("prompts")
+                else f"Only {method}'s own tensors are read; another method's would be another prompt without its other parts.",
             )
-    if "ctx" not in tensors:
-        raise UsageError(f"'{path}' holds no {method} context (a tensor named 'ctx').", "See docs/prompt-files.md.")
-    refuse_more(tensors, own, path)
-    return tensors
+    if needs not in tensors:
+        raise UsageError(f"'{path}' holds no {method} context (a tensor named '{needs}').", "See docs/prompt-files.md.")
+    refuse_more(tensors, list(own), path)
 
 
 def _holds_tensors(part: Any) -> bool:

@@ -150,7 +150,7 @@ class ChangedPrompt:
         return float(margins(cosines(self.seen, texts)[::2], self.usual[::2]).mean())
 
     def texts(self, templates: Sequence[str], names: Sequence[str]) -> list[str]:
-        return [template.replace("{}", name) for template in templates for name in names]
+        return [self.prompt.fill(template, name) for template in templates for name in names]
 
     def tokens(self, templates: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         return [self.model.tokenize(text).ids for text in self.texts(templates, names)]

@@ -45,8 +45,10 @@ def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | Non
     hard = HARD * policy.threshold(info, "largest")
 
     def by_kind(of: Sequence[Trial]) -> dict[str, Scores]:
-        return {kind: scores(of, kind, rate, draws, hard) for kind in KINDS if any(t["kind"] == kind for t in of)}
+        every = {kind: scores(of, kind, rate, draws, hard) for kind in KINDS if any(t["kind"] == kind for t in of)}
+        return {kind: one for kind, one in every.items() if len(one.labels) >= least or of is planted}
 
+    planted = trials.arm(CONTROL)
     found, reference = by_kind(trials.target), by_kind(trials.reference)
     if not found:
         return None
@@ -59,7 +61,7 @@ def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | Non
         info=info, policy=policy, trials=[t for t in trials.target if t["pictures"]],
         skipped=sorted({str(t["label"]) for t in trials.target} - set(every.labels)), scores=found, every=every, reference=reference,
         relative=relative if relative and len(relative.labels) >= least else None, reference_note=trials.reference_note,
-        planted=by_kind(trials.arm(CONTROL)),
+        planted=by_kind(planted),
     )  # fmt: skip
 
 
@@ -189,8 +191,7 @@ class Comparison:
                     f"planted {kind}", figure(apart.over_next.value, apart.over_next.ci, len(self.every.labels))
                 )
         claim.control("planted found", self.control_found)
-        smallest = [[label, *(size(t, self._limit("works")) for t in self._best(label))] for label in self.every.labels]
-        claim.table("smallest triggers", [self.noun, *sorted(self.scores)], smallest)
+        claim.table("smallest triggers", [self.noun, *sorted(self.scores)], self._smallest())
         for test in self._all:
             name, found = test.name, test.advantage
             claim.facts({f"{name}: smallest": ", ".join(found.labels), f"{name}: next": found.runner_up, f"{name}: p": test.p_value,
@@ -225,7 +226,7 @@ class Comparison:
                 near,
                 f"the triggers of {near.advantage.named} are {self._told(near)}{why}.{self._left_out}",
             )
-        if not self.control_found:
+        if not self.control_found and (self.planted or not self._left_out):
             reason = "the search is too weak: it did not bring out the trigger planted in the control; a higher --effort searches longer"
             return Verdict.INCONCLUSIVE, widest, reason + "." + self._left_out
         reason = f"no {self.noun} stands apart: those of {widest.advantage.named} are {self._told(widest)}"
@@ -293,7 +294,7 @@ class Comparison:
 
     @property
     def _control_failed(self) -> str:
-        if self.control_found:
+        if self.control_found or (self._left_out and not self.planted):
             return ""
         return (
             " The trigger planted in the control was not found, so that finding nothing would have meant nothing; what was found "
@@ -308,6 +309,16 @@ class Comparison:
             min((t for t in mine if t["kind"] == kind), key=lambda t: size(t, rate))
             for kind in sorted({t["kind"] for t in mine})
         ]
+
+    @property
+    def _searched(self) -> list[str]:
+        """The labels that were searched with some kind of trigger."""
+        return list(dict.fromkeys(label for one in self.scores.values() for label in one.labels))
+
+    def _smallest(self) -> list[list[str | float]]:
+        """A row a label: the sizes of its smallest triggers by kind."""
+        best = {label: {t["kind"]: size(t, self._limit("works")) for t in self._best(label)} for label in self._searched}
+        return [[label, *(sizes.get(kind, "not searched") for kind in sorted(self.scores))] for label, sizes in best.items()]
 
     def _sizes(self, label: str) -> str:
         found = " or ".join(_SAID[t["kind"]].format(size(t, self._limit("works"))) for t in self._best(label))
@@ -326,7 +337,7 @@ class Comparison:
     @property
     def _left_out(self) -> str:
         """What was not searched, and how it would be."""
-        total, searched = int(self.trials[0]["of"]), sorted(self.every.labels)
+        total, searched = int(self.trials[0]["of"]), sorted(self._searched)
         said = ""
         if len(searched) + len(self.skipped) < total:
             cure = f" (--set {self.info.id}.{self.all_of}={total} searches all)" if self.all_of else ""
@@ -338,7 +349,7 @@ class Comparison:
             )
             said += f" Nearly every picture gets {names} already, so that was not searched; more pictures of other {self.noun}s are needed (--data)."
         if missing := [kind for kind in KINDS if kind not in self.scores]:
-            said += (
-                f" Triggers of the kind {' and '.join(missing)} were not searched: the audit is of an older version."
-            )
+            said += f" Triggers of the kind {' and '.join(missing)} were not searched."
+        if fewer := [f"{kind} of {len(one.labels)}" for kind, one in self.scores.items() if len(one.labels) < len(searched)]:
+            said += f" Of these {len(searched)} {self.noun}s not all were searched for each kind: {', '.join(fewer)}."
         return said
