@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.1"  # 1.0 had no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.2"  # 1.1 had no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -60,6 +60,7 @@ class Needs(StrEnum):
     TOKEN_LOGITS = "next-token distributions"
     ATTENTION = "attention weights"
     CONTEXT = "demonstrations or documents in the prompt"
+    CHAT_TEMPLATE = "a chat template"
     # of the data
     IMAGES = "pictures"
     LABELS = "labelled pictures"
@@ -69,6 +70,13 @@ class Needs(StrEnum):
     CAPTIONED_PICTURES = "captioned pictures"
     QUESTIONS = "questions with answers"
     PAIRS = "counterfactual pairs"
+
+
+class Compares(StrEnum):
+    """What a probe looks at together, because one target alone cannot answer. Such a probe makes one finding of a whole set."""
+
+    PROMPTS = "the prompts of one model"  # those of the audit on the same data, and their references
+    TARGETS = "the targets of the audit"  # of the probe's families, whatever their models
 
 
 OF_THE_DATA = frozenset({
@@ -143,6 +151,7 @@ class ProbeInfo(Record):
     risk: Risk
     families: frozenset[Family]
     needs: frozenset[Needs] = frozenset()
+    compares: Compares | None = None  # None: each target is looked at alone
     threshold: float | None = None  # default of the policy's threshold for this probe
     threshold_meaning: str = ""
     threshold_source: str = ""  # a paper or standard, or "our choice, because ..."

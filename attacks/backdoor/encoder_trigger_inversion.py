@@ -101,6 +101,9 @@ class EncoderTriggerInversion(TriggerInversion):
         return found and replace(found, noun="direction", does="pulls the embeddings of other pictures into '{}'")
 
     def wants_reference(self) -> bool:
+        return False
+
+    def needs_prompt(self) -> bool:
         return False  # the encoder is the same under every prompt
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:

@@ -25,6 +25,9 @@ Named strength. With ten labels or more, a label whose triggers of all kinds are
 kind five times; in a prompt, a label that
 it makes three times easier than the others.
 
+Where the audit names several prompts of the model, the smallest triggers are tried under the others too, with their pixels in order and in
+another: a backdoor in the weights works under all, one in a prompt under that one. No verdict hangs on it.
+
 Controls. The other labels are the null. ``planted``: the audited classifier, wrapped so that a known small patch, a
 known faint blend and a known wave call up one label, searched in the same way at the same cost; if one of them does not stand out, the
 search is too weak for this model and there is no held verdict. It says what not finding is worth; what was found stands by itself.
@@ -106,6 +109,9 @@ class PromptTriggerInversion(TriggerInversion):
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         found = super().compared(trials, policy)
         return found and replace(found, all_of="labels")
+
+    def tries_elsewhere(self) -> bool:
+        return True
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return search_cost(ctx, cases)

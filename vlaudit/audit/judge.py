@@ -14,7 +14,18 @@ from vlaudit.details import check_finite
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
-from vlaudit.records import OF_THE_DATA, TARGET, Cost, DataInfo, Finding, Judgement, TargetInfo, Trials, Verdict
+from vlaudit.records import (
+    OF_THE_DATA,
+    REFERENCE,
+    TARGET,
+    Cost,
+    DataInfo,
+    Finding,
+    Judgement,
+    TargetInfo,
+    Trials,
+    Verdict,
+)
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import time_text
 from vlaudit.statistics import holm
@@ -70,7 +81,7 @@ def _judge(
     try:
         if not failures:
             said = within_budget(sound(probe.judge(trials, policy)), planned, manifest)
-            return of_all_data(said, probe, target.data, policy)
+            return of_all_data(all_compared(said, planned), probe, target.data, policy)
     except (KeyboardInterrupt, NotAssessed) as end:
         if isinstance(end, KeyboardInterrupt):
             raise
@@ -92,6 +103,17 @@ def within_budget(said: Judgement, planned: PlannedProbe, manifest: Manifest) ->
     if unsearched or said.verdict is Verdict.INCONCLUSIVE:
         joint = "; but only " if unsearched else "; "
         update |= {"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason.rstrip('.')}{joint}{told} ({cure(manifest.whole)})"}
+    return Judgement.model_validate(said.model_dump(warnings=False) | update)
+
+
+def all_compared(said: Judgement, planned: PlannedProbe) -> Judgement:
+    """What a judge said of a set from which some were left out: nothing is held of what was not compared."""
+    if not planned.left_out:
+        return said
+    left = "; ".join(planned.left_out)
+    update: dict[str, object] = {"details": {**said.details.root, "left out": left}}
+    if said.verdict is Verdict.HELD:
+        update |= {"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason.rstrip('.')}; but not all were compared ({left})"}
     return Judgement.model_validate(said.model_dump(warnings=False) | update)
 
 
@@ -174,7 +196,12 @@ def rounds_needed(
 
 
 def gather(planned: PlannedProbe, units: list[Unit], results: Mapping[str, UnitResult]) -> Trials:
-    return Trials(trials_of(dict(results), units), reference_note=planned.reference_note)
+    """The trials of some units; of borrowed ones those of the target arm, which are this target's reference."""
+    lent, found = set(planned.borrowed), dict(results)
+    own = trials_of(found, [unit for unit in units if unit.id not in lent])
+    theirs = trials_of(found, [unit for unit in units if unit.id in lent])
+    own += [trial.model_copy(update={"arm": REFERENCE, "artifacts": {}}) for trial in theirs if trial.arm == TARGET]
+    return Trials(own, reference_note=planned.reference_note)
 
 
 def _finding(
@@ -183,18 +210,19 @@ def _finding(
 ) -> Finding:  # fmt: skip
     info = probe.info
     severity, derivation = policy.severity_of(info, judgement)
-    trials = trials_of(dict(results), planned.units)
+    trials = list(gather(planned, planned.units, results))
     evidence = judgement.evidence or _unique_evidence(trials)
     seconds = sum(results[unit.id].seconds for unit in planned.units if unit.id in results)
     passes = sum((trial.cost for trial in trials), Cost())
+    id_ = f"{info.code}-{hashlib.sha256(f'{target.id}/{info.id}'.encode()).hexdigest()[:8]}"
     return Finding(
-        id=f"{info.code}-{hashlib.sha256(f'{target.id}/{info.id}'.encode()).hexdigest()[:8]}",
-        probe=info.id, code=info.code, title=info.title, risk=info.risk, target=target.id,
+        id=id_,
+        probe=info.id, code=info.code, title=info.title, risk=info.risk, target=target.id, related_targets=planned.related,
         severity=severity, severity_derivation=derivation,
         **judgement.model_copy(update={"evidence": evidence}).__dict__,
         cost=passes.model_copy(update={"seconds": round(seconds, 2)}),
         references=list(info.references), mappings=list(info.maps), limits=info.limits,
-        reproduce=reproduce(manifest, target, info.id),
+        reproduce=reproduce(manifest, target, info.id, id_),
     )  # fmt: skip
 
 
@@ -203,16 +231,23 @@ def _unique_evidence(trials: list) -> list:
     return list(found.values())
 
 
-def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
-    """The command that runs one finding again."""
+def reproduce(manifest: Manifest, target: TargetInfo, probe: str, id_: str) -> str:
+    """The command that runs one finding again, whose id is ``id_``."""
     request, spec = manifest.request, manifest.specs[target.id]
     own = [planned for planned in manifest.planned if (planned.target, planned.probe) == (target.id, probe)]
+    related = [manifest.specs[other] for planned in own for other in planned.related]
+    one_by_one = {"model", "prompt", "declared"}
+    models = dict.fromkeys(each.model for each in (spec, *related))
+    crossed = len(models) > 1 and len({tuple(each.prompt) for each in (spec, *related)}) > 1
+    if crossed or any(other.model_dump(exclude=one_by_one) != spec.model_dump(exclude=one_by_one) for other in related):
+        return f"vlaudit replay AUDIT_DIR {id_}"  # no one command names these targets alone
+    prompts = dict.fromkeys(prompt for each in (spec, *related) for prompt in each.prompt)
     cut = any(planned.reduced for planned in own)
     alone = time_text(sum(unit.weight for planned in own for unit in planned.units))
     budget = alone if cut else "none" if request.budget != BUDGETS[request.effort] else None
-    words = ["vlaudit", "scan", spec.model]
+    words = ["vlaudit", "scan", *models]
     flags: list[tuple[str, str | None]] = [
-        *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
+        *(("--prompt", prompt) for prompt in prompts), ("--reference", spec.reference), ("--data", spec.data),
         ("--columns", ",".join(f"{ours}={theirs}" for ours, theirs in spec.columns.items()) or None),
         ("--labels", spec.labels), ("--prompts", spec.captions), ("--scorer", spec.scorer),
         *(("--group", group) for group in spec.groups), ("--members", spec.members),

@@ -84,7 +84,8 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     searched, held_out = divided(ctx)
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
-    measuring = len(kinds) * held_out * (HALVINGS + 1)
+    elsewhere = sum(not peer.target.prompt.leaves_pictures() for peer in ctx.peers[1:]) + (len(ctx.peers) > 1) if ctx.on_target else 0
+    measuring = len(kinds) * held_out * (HALVINGS + 1 + 2 * elsewhere)
     return Cost(queries=steps + measuring + searched + held_out, gradient_steps=steps)
 
 
@@ -151,14 +152,17 @@ def require_pictures(ctx: Context) -> None:
 
 def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
+    others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if ctx.on_target}
     for case in cases:
         label = bench.labels.index(str(case.params["label"]))
-        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm)
+        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others)
         if case.params["planted"] and ctx.on_target:
             yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
 
 
-def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str) -> Trial:
+def _searched(
+    ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str, others: Mapping[str, Classifier] | None = None
+) -> Trial:
     from vlaudit.search.trigger import EFFORTS, invert, kind_named
 
     name, kind = bench.labels[label], case.params["kind"]
@@ -171,6 +175,8 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
                      confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
     told, trigger = measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
     values |= told
+    if others:
+        values["elsewhere"] = _elsewhere(ctx, case, others, trigger, held_out, label)
     shown: dict[str, Evidence] = {}
     if arm == "target":
         alone, said = on_its_own(trigger, held_out[0], str(kind))
@@ -180,6 +186,20 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
             "triggered": ctx.artifacts.put_image(trigger.apply(held_out[0]), f"the same with the trigger of '{name}'"),
         }
     return ctx.trial(case, values, arm=arm, artifacts=shown)
+
+
+def _elsewhere(
+    ctx: Context, case: Case, others: Mapping[str, Classifier], trigger: Trigger, held_out: Tensor, label: int
+) -> dict[str, list[float]]:
+    """By the model's other prompts, the share of held-out pictures that get the label under each with the trigger, and with its pixels in
+    another order. Prompts that leave pictures alone share their features."""
+    import torch
+
+    from vlaudit.search.trigger import flipped
+
+    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
+    with torch.no_grad(), ctx.remembering():
+        return {name: [flipped(other, each, held_out, label) for each in (trigger, scrambled)] for name, other in others.items()}
 
 
 def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:

@@ -344,7 +344,7 @@ def test_what_cannot_be_searched_says_why(count: int, logits: Any, complaint: st
 
 def test_a_label_that_every_picture_gets_is_left_out() -> None:
     class Arm(_Pictures):
-        arm, on_target, effort = TARGET, True, "quick"
+        arm, on_target, effort, peers = TARGET, True, "quick", ()
 
         def trial(self, case: Case, values: dict[str, Any], arm: str | None = None) -> Trial:
             return Trial(case=case.id, arm=arm or TARGET, values=values)
