@@ -44,6 +44,7 @@ class Needs(StrEnum):
     # of the target
     FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
     SCORES = "scores"
+    FEATURES = "features of pictures and of texts"  # a score is their cosine
     PIXEL_GRADIENTS = "pixel gradients"
     LEARNED_PROMPT = "a learned prompt"
     GENERATED_PICTURES = "generated pictures"
