@@ -12,7 +12,7 @@ bias = "medium"
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +91,20 @@ class Policy(BaseModel):
         """Raise UsageError where a threshold is one that no probe has."""
         for wrong in self.unknown(infos):
             raise wrong
+
+    def changes(self, before: Policy, infos: Sequence[ProbeInfo]) -> list[str]:
+        """What it says otherwise than another policy, as "entry was -> is"."""
+        defaults = {info.id: info.threshold for info in infos}
+        defaults |= {f"{info.id}.{declared.name}": declared.value for info in infos for declared in info.thresholds}
+
+        def entries(policy: Policy) -> dict[str, object]:
+            plain = policy.model_dump(mode="json", exclude={"thresholds", "severity"})
+            severities = {f"severity.{row}": value for row, value in policy.severity.model_dump(mode="json").items()}
+            keys = self.thresholds | before.thresholds
+            return plain | severities | {f"thresholds.{key}": policy.thresholds.get(key, defaults.get(key)) for key in keys}
+
+        was, now = entries(before), entries(self)
+        return [f"{name.replace('_', '-')} {was[name]} -> {now[name]}" for name in now if was[name] != now[name]]
 
     def relaxations(self, infos: Iterable[ProbeInfo]) -> list[str]:
         """The entries by which this policy may let pass what the default one stops. A level may only be the default: a lower
