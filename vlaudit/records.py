@@ -59,6 +59,7 @@ class Needs(StrEnum):
     TOKEN_LOGITS = "next-token distributions"
     ATTENTION = "attention weights"
     CONTEXT = "demonstrations or documents in the prompt"
+    CHAT_TEMPLATE = "a chat template"
     # of the data
     IMAGES = "pictures"
     LABELS = "labelled pictures"

@@ -186,6 +186,8 @@ def strange_weights(image: Tower, text: Tower, whole: torch.nn.Module, weights: 
         return known[key]
 
     def found(value: Tensor, among: list[Tensor]) -> bool:
+        if value.layout is not torch.strided or value.is_complex() or value.is_meta or not value.numel():
+            return False
         own = value.detach().float()
         near = partial(torch.allclose, rtol=drift, atol=1e-5 * float(own.abs().max()) + 1e-6)
         return any(

@@ -39,7 +39,7 @@ TOP = 5  # prompts that a picture picks, in the published configuration
 
 
 class KeyedPool(MatchingPrompt):
-    """``prompts`` (P, M, W) with ``keys`` (P, W), of which each picture picks ``top``."""
+    """Prompts (P, M, W) in the image tower with keys (P, W), of which each picture picks the ``top`` nearest."""
 
     method = "pool"
     learned = True

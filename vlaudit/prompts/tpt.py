@@ -44,8 +44,8 @@ MOST_VIEWS = 1024
 
 
 class TPT(MatchingPrompt):
-    """``start``: a CoOp prompt to begin with, or None for the words ``init``; ``views``: of a picture, itself among them; ``select``: the share
-    of them that is kept; ``rate``: of the step."""
+    """A text context that is tuned on each picture before it is named. ``start``: a CoOp prompt to begin with, or None for the words
+    ``init``; ``views``: of a picture, itself among them; ``select``: the share of them that is kept; ``rate``: of the step."""
 
     method = "tpt"
     per_picture = True
