@@ -116,8 +116,6 @@ class Tower:
             def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 nonlocal count
                 hidden = _first(args, kwargs)
-                if place == 0:
-                    count = 0
                 own = values if values.dim() == 3 else values.expand(len(hidden), -1, -1)
                 if place == 0 and tokens.normed and self.norm is not None:
                     own = self.norm(own.to(next(self.norm.parameters()).dtype))
