@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlaudit.records import Finding, Report, Risk, Verdict
+from vlaudit.details import Matrix
+from vlaudit.records import Estimate, Finding, Report, Risk, Verdict
 from vlaudit.reporting import (
     SYMBOLS,
     WORDS,
@@ -21,12 +22,14 @@ from vlaudit.reporting import (
     log_line,
     number,
     p_text,
+    side_by_side,
     suppression_text,
     worst_first,
     worst_verdict,
 )
 
 MAX_SIZE = 60_000  # bytes, so that the same text fits a comment too
+MAX_COLUMNS = 12  # of a table that compares prompts
 MAX_CELL = 160  # characters of a table's cell
 
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:^$&=\"'/])")
@@ -41,7 +44,7 @@ class MarkdownReporter:
     extension = "md"
 
     def render(self, report: Report, audit_dir: Path) -> str:
-        text = "\n".join((*_top(report), *_matrix(report), *_table(report))) + "\n"
+        text = "\n".join((*_top(report), *_matrix(report), *_table(report), *_side_by_side(report), *_matrices(report))) + "\n"
         closing = f"\n{escape(report.tool.name)} {escape(report.tool.version)}, audit {escape(report.audit.id)}, "
         closing += f"seed {report.audit.seed}, {escape(report.audit.effort)} effort. An audit shows flaws, not their absence.\n"
         left_out, space = 0, MAX_SIZE - 200 - len((text + closing).encode())
@@ -88,17 +91,18 @@ def _matrix(report: Report) -> Iterator[str]:
     risks = list(Risk)
     places: dict[tuple[str, Risk], list[Finding]] = {}
     for finding in report.findings:
-        places.setdefault((finding.target, finding.risk), []).append(finding)
+        for target in dict.fromkeys((finding.target, *finding.related_targets)):
+            places.setdefault((target, finding.risk), []).append(finding)
     yield f"| target | {' | '.join(risk.value for risk in risks)} |"
     yield f"|---|{'---|' * len(risks)}"
-    for target in report.targets:
+    for info in report.targets:
         cells = []
         for risk in risks:
-            verdict = worst_verdict(places.get((target.id, risk), []))
+            verdict = worst_verdict(places.get((info.id, risk), []))
             cells.append(f"{SYMBOLS[verdict]} {WORDS[verdict]}" if verdict else "")
-        if target.error:
+        if info.error:
             cells = ["could not be loaded"] + [""] * (len(risks) - 1)
-        yield f"| {escape(target.id)} | {' | '.join(cells)} |"
+        yield f"| {escape(info.id)} | {' | '.join(cells)} |"
     yield ""
     notes = dict.fromkeys(note for target in report.targets for note in target.notes)
     if notes:
@@ -124,6 +128,46 @@ def _table(report: Report) -> Iterator[str]:
     if len(report.findings) > 200:
         yield f"\n{len(report.findings) - 200} more in the HTML report."
     yield ""
+
+
+def _side_by_side(report: Report) -> Iterator[str]:
+    for each in side_by_side(report):
+        targets = each.targets[:MAX_COLUMNS]
+        yield f"**Prompts of {escape(each.model)}, side by side.** {escape(each.sentence, 600)}"
+        yield ""
+        yield f"| probe | {' | '.join(escape(target.prompt.id, 60) for target in targets)} |"
+        yield f"|---|{'---|' * len(targets)}"
+        for row in each.rows:
+            first = next(iter(row.values()))
+            yield f"| {escape(first.title)} ({escape(first.code)}) | {' | '.join(_cell(row.get(target.id)) for target in targets)} |"
+        yield ""
+
+
+def _cell(finding: Finding | None) -> str:
+    metric = finding.metric if finding else None
+    return f"{SYMBOLS[finding.verdict]} {escape(interval(metric, metric.unit))}" if finding and metric else ""
+
+
+def _matrices(report: Report) -> Iterator[str]:
+    """The matrices of findings that have some, worst first."""
+    for finding in worst_first(report.findings):
+        for series in finding.details.series():
+            if isinstance(series, Matrix):
+                yield f"**{escape(finding.title)}: {escape(series.title)}.** Rows: {escape(series.ylabel)}; columns: {escape(series.xlabel)}."
+                yield ""
+                yield f"| | {' | '.join(escape(name, 60) for name in series.columns[:MAX_COLUMNS])} |"
+                yield f"|---|{'---|' * len(series.columns[:MAX_COLUMNS])}"
+                for i, name in enumerate(series.rows[:MAX_COLUMNS]):
+                    yield f"| {escape(name, 60)} | {' | '.join(_value(series, i, j) for j in range(len(series.columns[:MAX_COLUMNS])))} |"
+                yield ""
+
+
+def _value(series: Matrix, i: int, j: int) -> str:
+    value = series.values[i][j]
+    low, high = (ends[i][j] if ends else None for ends in (series.low, series.high))
+    if value is None or low is None or high is None:
+        return "" if value is None else escape(number(value, series.unit))
+    return escape(interval(Estimate(value=value, ci=(low, high)), series.unit))
 
 
 def _detail(finding: Finding) -> str:

@@ -1,6 +1,6 @@
-"""What a finding may tell beside its metric, in types that every report can show: curves, bars, tables and facts.
+"""What a finding may tell beside its metric, in types that every report can show: curves, bars, tables, matrices and facts.
 
-``details`` of a judgement is an object. Its keys ``curve``, ``bars`` and ``table`` hold one series or a list of them; any other key
+``details`` of a judgement is an object. Its keys ``curve``, ``bars``, ``table`` and ``matrix`` hold one series or a list of them; any other key
 is a fact: a number, a text, a flag, a list of those, or a :class:`Figure`. ``controls`` holds facts alone; a figure among them is the
 metric on a control arm. Evidence of the kind ``plot-data`` is a JSON file of the same form as ``details``.
 """
@@ -125,7 +125,29 @@ class Table(Series):
         return self._check(len(self.columns), *self.rows)
 
 
-KINDS: dict[str, type[Series]] = {"curve": Curve, "bars": Bars, "table": Table}
+class Matrix(Series):
+    """A number for each pair of a row and a column, in cells of ``values`` with their intervals ``low`` to ``high``; None where there is
+    none. ``unit`` as of a metric."""
+
+    rows: list[str] = Field(min_length=1)
+    columns: list[str] = Field(min_length=1)
+    values: list[list[Number | None]]
+    low: list[list[Number | None]] | None = None
+    high: list[list[Number | None]] | None = None
+    xlabel: str = ""  # what the columns are
+    ylabel: str = ""
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _same_shape(self) -> Self:
+        for cells in filter(None, (self.values, self.low, self.high)):
+            if len(cells) != len(self.rows):
+                raise ValueError(f"there must be {len(self.rows)} rows of cells")
+            self._check(len(self.columns), *cells)
+        return self._check(len(self.rows))
+
+
+KINDS: dict[str, type[Series]] = {"curve": Curve, "bars": Bars, "table": Table, "matrix": Matrix}
 """The keys of ``details`` that hold series."""
 
 Fact = Figure | list[Scalar] | Scalar
@@ -164,7 +186,7 @@ class Facts(_Named):
 class Details(_Named):
     """Series and facts by name; see the module."""
 
-    root: dict[str, Curve | Bars | Table | list[Curve] | list[Bars] | list[Table] | Fact]
+    root: dict[str, Curve | Bars | Table | Matrix | list[Curve] | list[Bars] | list[Table] | list[Matrix] | Fact]
 
     @model_validator(mode="before")
     @classmethod

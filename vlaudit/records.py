@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.1"  # 1.0 had no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.2"  # 1.1 had no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -59,6 +59,7 @@ class Needs(StrEnum):
     TOKEN_LOGITS = "next-token distributions"
     ATTENTION = "attention weights"
     CONTEXT = "demonstrations or documents in the prompt"
+    CHAT_TEMPLATE = "a chat template"
     # of the data
     IMAGES = "pictures"
     LABELS = "labelled pictures"
@@ -68,6 +69,18 @@ class Needs(StrEnum):
     CAPTIONED_PICTURES = "captioned pictures"
     QUESTIONS = "questions with answers"
     PAIRS = "counterfactual pairs"
+
+
+class Compares(StrEnum):
+    """What a probe looks at together, because one target alone cannot answer. Such a probe makes one finding of a whole set."""
+
+    PROMPTS = "the prompts of one model"  # those of the audit on the same data, and their references
+    TARGETS = "the targets of the audit"  # of the probe's families, whatever their models
+
+
+OF_THE_DATA = frozenset({
+    Needs.IMAGES, Needs.LABELS, Needs.GROUPS, Needs.MEMBERS, Needs.CAPTIONS, Needs.CAPTIONED_PICTURES, Needs.QUESTIONS, Needs.PAIRS,
+})  # fmt: skip
 
 
 class Verdict(StrEnum):
@@ -137,6 +150,7 @@ class ProbeInfo(Record):
     risk: Risk
     families: frozenset[Family]
     needs: frozenset[Needs] = frozenset()
+    compares: Compares | None = None  # None: each target is looked at alone
     threshold: float | None = None  # default of the policy's threshold for this probe
     threshold_meaning: str = ""
     threshold_source: str = ""  # a paper or standard, or "our choice, because ..."
@@ -398,6 +412,8 @@ class DataInfo(Record):
     captions: int = 0  # distinct texts to draw, of a text-to-image target
     sha256: str | None = None
     notes: list[str] = Field(default_factory=list)  # sentences on what was left out, cut or is not read as it is written
+    unread: int = 0  # pictures that could not be read
+    unread_share: float = 0.0  # the greatest share of them: of all pictures, or of those of one label
 
 
 class Place(Record):

@@ -21,12 +21,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlaudit.checksums import sealed
 from vlaudit.details import Figure
-from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, Verdict
+from vlaudit.records import Delta, Estimate, Finding, Metric, Report, Risk, Severity, TargetInfo, Verdict
 from vlaudit.secrets import redact
 
 SCORER_ACCURACY = "scorer's balanced accuracy on "
@@ -116,6 +117,55 @@ def gating(report: Report) -> list[Finding]:
     vulnerable = (f for f in report.findings if f.verdict is Verdict.VULNERABLE and f.suppressed is None)
     grave = [f for f in worst_first(vulnerable) if f.severity.rank >= fail_on.rank]
     return [f for f in grave if f.change in STOPPING] if report.audit.only_new else grave
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What was found of one model under several prompts: the findings of each probe that measured something under two of them."""
+
+    model: str
+    targets: list[TargetInfo]
+    rows: list[dict[str, Finding]]  # by target id; all of one probe
+
+    @property
+    def sentence(self) -> str:
+        """Which prompts add to a risk, and which take from it, beyond the interval of their difference from the reference."""
+        told = []
+        for target in self.targets:
+            deltas = [(row[target.id].title, row[target.id].delta) for row in self.rows if target.id in row and row[target.id].delta]
+            more, less = ([title for title, delta in deltas if delta and of(delta)] for of in (_adds, _takes))
+            parts = [f"{word} {', '.join(titles)}" for word, titles in (("more of", more), ("less of", less)) if titles]
+            if parts:
+                told.append(f"{target.prompt.id}: {' and '.join(parts)}")
+        return f"Beyond chance, against the reference prompt: {'; '.join(told)}." if told else (
+            "No prompt is shown to add to a risk of the reference prompt, or to take from it."
+        )  # fmt: skip
+
+
+def _adds(delta: Delta) -> bool:
+    return delta.ci[0] > 0
+
+
+def _takes(delta: Delta) -> bool:
+    return delta.ci[1] < 0
+
+
+def side_by_side(report: Report) -> list[SideBySide]:
+    """The models of an audit that have several prompts on the same data, in the order of the audit."""
+    groups: dict[tuple[str, str], list[TargetInfo]] = {}
+    for target in report.targets:
+        groups.setdefault((target.model.spec, target.data.source if target.data else ""), []).append(target)
+    found: dict[str, dict[str, Finding]] = {}
+    for finding in report.findings:
+        if finding.metric is not None and not finding.related_targets:
+            found.setdefault(finding.probe, {})[finding.target] = finding
+    compared = []
+    for (model, _), targets in groups.items():
+        ids = {target.id for target in targets}
+        rows = [{id_: finding for id_, finding in each.items() if id_ in ids} for each in found.values()]
+        if len(targets) > 1 and (rows := [row for row in rows if len(row) > 1]):
+            compared.append(SideBySide(model, targets, rows))
+    return compared
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------

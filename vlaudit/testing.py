@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlaudit.audit.plan import context, missing
+from vlaudit.audit.plan import compared_context, missing
 from vlaudit.audit.targets import Loader, Subject
 from vlaudit.battery import Scenario, failures
 from vlaudit.config import Request, TargetSpec
@@ -51,12 +51,12 @@ class _Checks:
 
 def check_probe(
     probe_class: type[Probe], *, target: str = "zoo:tiny-clean", cases: int = 6, data: str | None = None,
-    groups: Sequence[str] = (), scenarios: Sequence[Scenario] = (), expected_failed_checks: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (), prompts: Sequence[str] = ("",), scenarios: Sequence[Scenario] = (), expected_failed_checks: Mapping[str, str] | None = None,
 ) -> Judgement:  # fmt: skip
     """Check a probe against its contract on a small target, and return its judgement there.
 
     target: any TARGET, by default the smallest specimen; ``cases``: how many are attempted; ``data`` and ``groups``: as of
-    ``vlaudit scan``, for a target that does not carry its own; ``scenarios``: of innocence and of harm, which the judge must pass (see
+    ``vlaudit scan``, for a target that does not carry its own; ``prompts``: SPECs, of which a probe that compares needs two; ``scenarios``: of innocence and of harm, which the judge must pass (see
     :mod:`vlaudit.battery`); ``expected_failed_checks``: names of checks that it does not pass
     yet, each with the reason.
     Raises AssertionError with the name of the check and a sentence that says what is wrong; also where a check that is expected to
@@ -67,13 +67,12 @@ def check_probe(
     probe = probe_class()
     _check_info(check, probe_class)
     _check_imports(check, probe_class)
-    subject = _subject(TargetSpec(model=target, data=data, groups=list(groups)))
-    reason = missing(probe, subject)
-    assert reason is None, f"{target} cannot run {probe.info.id}: {reason}. Name another target."
+    specs = [TargetSpec(model=target, prompt=[p] if p else [], data=data, groups=list(groups)) for p in prompts]
+    party = _subjects(specs)
+    for reason in filter(None, (missing(probe, subject) for subject in party)):
+        raise AssertionError(f"{target} cannot run {probe.info.id}: {reason}. Name another target.")
     with tempfile.TemporaryDirectory() as folder:
-        ctx = context(
-            Request(targets=[], probes=[], effort="quick"), subject, probe.info.id, TARGET, ArtifactStore(Path(folder))
-        )
+        ctx = compared_context(Request(targets=[], probes=[], effort="quick"), party, probe.info.id, ArtifactStore(Path(folder)))
         planned = _check_cases(check, probe, ctx)[:cases]
         trials = _check_attempt(check, probe, ctx, planned)
         judgement = _check_judge(check, probe, trials)
@@ -84,10 +83,14 @@ def check_probe(
     return judgement
 
 
-def _subject(spec: TargetSpec) -> Subject:
+def _subjects(specs: list[TargetSpec]) -> tuple[Subject, ...]:
     import torch
 
-    (subject,), _ = Loader(torch.device("cpu"), allow_network=False).subjects([spec])
+    return tuple(Loader(torch.device("cpu"), allow_network=False).subjects(specs)[0])
+
+
+def _subject(spec: TargetSpec) -> Subject:
+    (subject,) = _subjects([spec])
     return subject
 
 

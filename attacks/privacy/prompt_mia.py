@@ -145,7 +145,7 @@ class PromptMIA(Probe):
         shadows = [case for case in cases if case.id.startswith(f"{SHADOW}/")]
         classify = ctx.target.classifier(ctx.labels)
         for part, examples in batches(ctx, [case for case in cases if case not in shadows], ctx.data.examples):
-            with torch.no_grad():
+            with torch.no_grad(), ctx.remembering():
                 logits = classify(ctx.images(examples)).double()
             losses = torch.nn.functional.cross_entropy(logits, ctx.label_index(examples), reduction="none").tolist()
             for case, example, loss in zip(part, examples, losses, strict=True):
@@ -159,7 +159,7 @@ class PromptMIA(Probe):
 
         pool = self._pool(ctx)
         model, prompt, parts = ctx.target.model, ctx.target.prompt, _parts(pool)
-        with torch.no_grad():
+        with torch.no_grad(), ctx.remembering():
             features = torch.cat([ctx.target.image_features(ctx.images(part)) for part in ctx.batches(pool)])
         targets = ctx.label_index(pool)
         for case in cases:

@@ -105,7 +105,7 @@ class Typographic(Probe):
                 rows = zip(images, words, places, strict=True)
                 size = round(type_size * larger)
                 versions.append(torch.stack([write(image, pair[side], size, style, rng) for image, pair, rng in rows]))
-            with torch.no_grad():
+            with torch.no_grad(), ctx.remembering():
                 said = [classify(version).argmax(dim=1).tolist() for version in versions]
             for i, (case, (word, pseudo)) in enumerate(zip(part, words, strict=True)):
                 clean, *answers = (ctx.labels[answer[i]] for answer in said)

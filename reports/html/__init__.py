@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.records import Report
+from vlaudit.records import Delta, Report
 from vlaudit.reporting import COMMANDS, SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def page_environment(folder: Path) -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {"fact": fact, "number": number, "interval": interval, "duration": duration, "sentence": _sentence}
+    environment.filters |= {"fact": fact, "number": number, "interval": interval, "difference": _difference, "duration": duration, "sentence": _sentence}
     return environment
 
 
@@ -96,6 +96,10 @@ def _finalize(value: Any) -> Any:
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return Markup(COMMANDS.sub(lambda found: f"&#{ord(found[0])};", str(escape(clean(value)))))
+
+
+def _difference(delta: Delta, unit: str) -> str:
+    return interval(delta, unit, difference=True)
 
 
 def _sentence(text: str) -> str:

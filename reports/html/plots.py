@@ -1,18 +1,20 @@
-"""Geometry of the SVG plots: from figures to coordinates and texts. The drawing is in ``plots.html``."""
+"""Geometry of the plots: from figures to coordinates, shades and texts. The drawing is in ``plots.html``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from vlaudit.details import Bars, Curve, Figure
+from vlaudit.details import Bars, Curve, Figure, Matrix
 from vlaudit.records import Estimate, Finding, Metric
 from vlaudit.reporting import interval, log_line, number
 
 LABELS_END = 150  # where the labels at the left end and the axis begins
 AXIS_END = 500  # where the axis of an interval plot ends and the figures begin
 MAX_BARS = 40
+MAX_CELLS = 24  # rows and columns of a heat map that are shown
+HEATS = 8  # shades of it
 TICK_GAP = 50  # least distance of two ticks
 
 Scale = Callable[[float], float]
@@ -94,6 +96,31 @@ class CurvePlot:
     bottom: float = 216
 
 
+@dataclass(frozen=True)
+class Head:
+    """What stands before a row or above a column, and where it leads; nowhere if ``href`` is empty."""
+
+    text: str
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    value: str
+    ends: str
+    heat: int  # 0 to HEATS
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    title: str
+    xlabel: str
+    ylabel: str
+    columns: list[Head]
+    heat_rows: list[tuple[Head, list[HeatCell]]]
+    left_out: int
+
+
 def interval_plot(finding: Finding) -> IntervalPlot | None:
     """The metric with its interval, the reference and the control arms on one axis; None where all coincide."""
     metric = finding.metric
@@ -171,6 +198,34 @@ def _bar_figures(series: Bars, i: int) -> str:
         return number(series.values[i])
     largest = max(map(abs, (*series.values, *series.low, *series.high)))
     return interval(Estimate(value=series.values[i], ci=(series.low[i], series.high[i])), scale=largest)
+
+
+def heat_map(series: Matrix, links: Mapping[str, str]) -> HeatMap:
+    """A table whose cells are shaded by their values, from the least to the largest (of shares, from none to all). ``links``: by the
+    names of rows and columns."""
+    known = [value for row in series.values for value in row if value is not None]
+    low, high = (0.0, 1.0) if series.unit == "share" else (min(known, default=0.0), max(known, default=1.0))
+
+    def cell(value: float | None, ends: tuple[float, float] | None) -> HeatCell:
+        if value is None:
+            return HeatCell("–", "", 0)
+        shade = (value - low) / (high - low) if high > low else 0.0
+        whole = interval(Estimate(value=value, ci=ends or (value, value)), series.unit)
+        said, _, rest = whole.partition(" [")
+        return HeatCell(said, f"[{rest}" if ends else "", round(HEATS * min(max(shade, 0.0), 1.0)))
+
+    def ends(row: int, column: int) -> tuple[float, float] | None:
+        if series.low is None or series.high is None:
+            return None
+        a, b = series.low[row][column], series.high[row][column]
+        return None if a is None or b is None else (a, b)
+
+    heads = [[Head(log_line(name, 60), links.get(name, "")) for name in names[:MAX_CELLS]] for names in (series.rows, series.columns)]
+    rows = [
+        (head, [cell(value, ends(i, j)) for j, value in enumerate(series.values[i][:MAX_CELLS])]) for i, head in enumerate(heads[0])
+    ]
+    left_out = max(len(series.rows) - MAX_CELLS, 0) + max(len(series.columns) - MAX_CELLS, 0)
+    return HeatMap(series.title, series.xlabel, series.ylabel, heads[1], rows, left_out)
 
 
 def curve_plot(series: Curve) -> CurvePlot:

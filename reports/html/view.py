@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from vlaudit.details import Bars, Curve, Details, Fact, Figure, Series, as_fact
+from vlaudit.details import Bars, Curve, Details, Fact, Figure, Matrix, Series, as_fact
 from vlaudit.files import Unreadable, parse_json
 from vlaudit.records import Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
@@ -20,6 +20,7 @@ from vlaudit.reporting import (
     interval,
     number,
     p_text,
+    side_by_side,
     web_address,
     worst_first,
     worst_verdict,
@@ -32,7 +33,16 @@ from vlaudit.reports.html.pictures import (
     PictureRow,
     RefusedError,
 )
-from vlaudit.reports.html.plots import BarPlot, CurvePlot, IntervalPlot, bar_plot, curve_plot, interval_plot
+from vlaudit.reports.html.plots import (
+    BarPlot,
+    CurvePlot,
+    HeatMap,
+    IntervalPlot,
+    bar_plot,
+    curve_plot,
+    heat_map,
+    interval_plot,
+)
 from vlaudit.reports.html.transcripts import Exhibit, exhibits
 
 GENERAL_LIMITS = (
@@ -42,6 +52,7 @@ GENERAL_LIMITS = (
     "Inconclusive and not assessed are not passes: nothing is claimed about those threats, in either direction.",
     "Intervals cover the sampling of cases at the stated level; they do not cover wrong labels in the data.",
 )
+Drawn: TypeAlias = BarPlot | CurvePlot | HeatMap | Series
 MAX_PLOT = 2_000_000  # bytes of a file of plot data; what is larger would not fit the page
 
 
@@ -70,6 +81,7 @@ class Card:
     rows: list[PictureRow]
     files: EvidenceFiles
     reference_note: str
+    links: dict[str, str]  # anchors of the worst finding of each target that it is about, by the prompt's id
 
     @cached_property
     def plot(self) -> IntervalPlot | None:
@@ -81,7 +93,7 @@ class Card:
         return [(name, fact(value)) for name, value in self.finding.controls.items() if not isinstance(value, Figure)]
 
     @cached_property
-    def _details(self) -> tuple[list[BarPlot | CurvePlot | Series], list[tuple[str, str]]]:
+    def _details(self) -> tuple[list[Drawn], list[tuple[str, str]]]:
         series, facts = self.finding.details.series(), self.finding.details.facts()
         for item in self.finding.evidence:
             if item.kind == "plot-data":
@@ -89,11 +101,11 @@ class Card:
                     series += _plot_data(self.files.read(item, MAX_PLOT))
                 except RefusedError as refusal:
                     facts[item.caption or item.path] = f"not shown: {refusal}"
-        drawn = [_draw(item) for item in series]
+        drawn = [_draw(item, self.links) for item in series]
         return drawn, [(name, fact(value)) for name, value in facts.items()]
 
     @property
-    def series(self) -> list[BarPlot | CurvePlot | Series]:
+    def series(self) -> list[Drawn]:
         return self._details[0]
 
     @property
@@ -131,6 +143,8 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
     rows = gallery.rows(ordered)
     targets = {target.id: target for target in report.targets}
     index = {name: position for position, name in enumerate(targets)}
+    anchors = {finding.id: f"finding-{position}" for position, finding in enumerate(ordered, start=1)}
+    alone = {finding.target: anchors[finding.id] for finding in reversed(ordered) if not finding.related_targets}
     cards = [
         Card(
             finding=finding,
@@ -138,7 +152,11 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
             target_index=index.get(finding.target, -1),
             rows=rows[finding.id],
             files=files,
-            reference_note=_reference_note(targets.get(finding.target)),
+            reference_note="" if finding.related_targets else _reference_note(targets.get(finding.target)),
+            links={
+                targets[name].prompt.id: alone[name]
+                for name in (finding.target, *finding.related_targets) if finding.related_targets and name in alone and name in targets
+            },
         )
         for position, finding in enumerate(ordered, start=1)
     ]
@@ -155,6 +173,8 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
         "counts": count_verdicts(report.findings),
         "risks": list(Risk),
         "matrix": [(target, [_cell(places.get((target.id, risk), [])) for risk in Risk]) for target in report.targets],
+        "side_by_side": side_by_side(report),
+        "anchors": anchors,
         "assessed": [card for card in cards if card.finding.verdict is not Verdict.NOT_ASSESSED],
         "not_assessed": [card for card in cards if card.finding.verdict is Verdict.NOT_ASSESSED],
         "limits": _limits(report.findings),
@@ -198,9 +218,11 @@ def _plot_data(content: bytes) -> list[Series]:
         return []
 
 
-def _draw(series: Series) -> BarPlot | CurvePlot | Series:
+def _draw(series: Series, links: Mapping[str, str]) -> Drawn:
     if isinstance(series, Bars):
         return bar_plot(series)
+    if isinstance(series, Matrix):
+        return heat_map(series, links)
     return curve_plot(series) if isinstance(series, Curve) else series
 
 

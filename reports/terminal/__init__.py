@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlaudit.details import Matrix
 from vlaudit.records import Finding, Report, TargetInfo, Verdict
 from vlaudit.reporting import (
     SYMBOLS,
@@ -24,6 +25,7 @@ from vlaudit.reporting import (
     p_text,
     plural,
     risk_order,
+    side_by_side,
     suppression_text,
     time_text,
     worst_first,
@@ -41,6 +43,7 @@ STYLES = {
     Verdict.HELD: "cyan",
     Verdict.NOT_ASSESSED: "dim",
 }
+MAX_COLUMNS = 12  # of a table that compares prompts
 WIDTH = 100  # columns of a rendering that goes to a file
 
 
@@ -66,7 +69,7 @@ class TerminalReporter:
 
     def print(self, report: Report, console: Console) -> None:
         """Write the report to ``console``, in its colours and width."""
-        for part in (*_header(report), *_findings(report), *_outcome(report)):
+        for part in (*_header(report), *_findings(report), *_side_by_side(report), *_outcome(report)):
             console.print(part, highlight=False)
 
 
@@ -124,6 +127,45 @@ def _finding(finding: Finding, *, several_targets: bool) -> Iterator[RenderableT
     if finding.metric:
         yield _hanging("", _figures(finding), 6)
     yield _hanging("", finding.reason, 6)
+    for series in finding.details.series():
+        if isinstance(series, Matrix):
+            yield _matrix(series)
+
+
+def _matrix(series: Matrix) -> RenderableType:
+    """The values of a matrix; the intervals are in the other reports."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
+    for name in (f"{series.ylabel} / {series.xlabel}", *series.columns[:MAX_COLUMNS]):
+        table.add_column(_text(log_line(name, 24)), overflow="fold", justify="left" if not table.columns else "right")
+    for name, row in zip(series.rows, series.values, strict=True):
+        cells = ["–" if value is None else number(value, series.unit) for value in row[:MAX_COLUMNS]]
+        table.add_row(*map(_text, (log_line(name, 24), *cells)))
+    return Padding(table, (0, 0, 0, 6))
+
+
+def _side_by_side(report: Report) -> Iterator[RenderableType]:
+    from rich.padding import Padding
+    from rich.table import Table
+
+    for each in side_by_side(report):
+        yield _text("")
+        yield _text(("PROMPTS SIDE BY SIDE", "bold"), f"  {_flat(each.model)}")
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("probe", *(target.prompt.id for target in each.targets[:MAX_COLUMNS])):
+            table.add_column(_text(log_line(name, 24)), overflow="fold")
+        for row in each.rows:
+            title = next(iter(row.values())).code
+            table.add_row(*(_text(_flat(cell)) for cell in (title, *(_cell(row.get(target.id)) for target in each.targets[:MAX_COLUMNS]))))
+        yield Padding(table, (0, 0, 0, 2))
+        yield _hanging("", each.sentence, 2)
+
+
+def _cell(finding: Finding | None) -> str:
+    metric = finding.metric if finding else None
+    return f"{SYMBOLS[finding.verdict]} {number(metric.value, metric.unit)}" if finding and metric else "–"
 
 
 def _outcome(report: Report) -> Iterator[RenderableType]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from vlaudit.audit.journal import Unit, UnitResult
-from vlaudit.audit.plan import Plan, context
+from vlaudit.audit.plan import Plan, compared_context, context
 from vlaudit.cage import Phase, foreign_words, memory, say
 from vlaudit.errors import VlauditError, ran_out_of_memory
 from vlaudit.families.base import work_clock
@@ -118,10 +118,15 @@ class LocalExecutor(Executor):
 
     def _trials(self, unit: Unit) -> list[Trial]:
         subject = self._plan.subject(unit)
-        if subject.target is not None:
-            subject.target.model.cut.most = self._batch_size
-        share = self._plan.shares.get(unit.id, 1.0)
-        ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, self._batch_size or BATCH, share)
+        party = self._plan.parties.get(unit.id, (subject,))
+        for one in party:
+            if one.target is not None and (one is subject or one.target.loaded):
+                one.target.model.cut.most = self._batch_size
+        share, size = self._plan.shares.get(unit.id, 1.0), self._batch_size or BATCH
+        if len(party) > 1:
+            ctx = compared_context(self._plan.request, party, unit.probe, self._artifacts, size, share)
+        else:
+            ctx = context(self._plan.request, subject, unit.probe, unit.arm, self._artifacts, size, share)
         ctx.start_clock()
         return list(self._plan.probes[unit.probe].attempt(ctx, self._plan.cases[unit.id]))
 

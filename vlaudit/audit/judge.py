@@ -14,7 +14,18 @@ from vlaudit.details import check_finite
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
-from vlaudit.records import TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict
+from vlaudit.records import (
+    OF_THE_DATA,
+    REFERENCE,
+    TARGET,
+    Cost,
+    DataInfo,
+    Finding,
+    Judgement,
+    TargetInfo,
+    Trials,
+    Verdict,
+)
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import time_text
 from vlaudit.statistics import holm
@@ -40,7 +51,7 @@ def judge_audit(
         failures: list[str] = []
         needed = [unit for batch in rounds_needed(probe, planned, results, policy, failures) for unit in batch]
         complete = complete and not planned.failed and all(is_done(unit, results) for unit in needed)
-        judgement = _judge(manifest, probe, planned, needed, results, policy, failures)
+        judgement = _judge(manifest, targets[planned.target], probe, planned, needed, results, policy, failures)
         units = [f" ({unit.arm}): {r.error}" for unit in needed if (r := results.get(unit.id)) and r.error]
         if planned.failed:
             failures.append(str(planned.reason))
@@ -51,7 +62,7 @@ def judge_audit(
 
 
 def _judge(
-    manifest: Manifest, probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
+    manifest: Manifest, target: TargetInfo, probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
     failures: list[str],
 ) -> Judgement:  # fmt: skip
     """The judgement of one probe on one target. What did not finish, failed or is empty is never ``held``; what the judge itself
@@ -69,7 +80,8 @@ def _judge(
         return Judgement.not_assessed("the probe yielded no trials")
     try:
         if not failures:
-            return within_budget(sound(probe.judge(trials, policy)), planned, manifest)
+            said = within_budget(sound(probe.judge(trials, policy)), planned, manifest)
+            return of_all_data(all_compared(said, planned), probe, target.data, policy)
     except (KeyboardInterrupt, NotAssessed) as end:
         if isinstance(end, KeyboardInterrupt):
             raise
@@ -92,6 +104,29 @@ def within_budget(said: Judgement, planned: PlannedProbe, manifest: Manifest) ->
         joint = "; but only " if unsearched else "; "
         update |= {"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason.rstrip('.')}{joint}{told} ({cure(manifest.whole)})"}
     return Judgement.model_validate(said.model_dump(warnings=False) | update)
+
+
+def all_compared(said: Judgement, planned: PlannedProbe) -> Judgement:
+    """What a judge said of a set from which some were left out: nothing is held of what was not compared."""
+    if not planned.left_out:
+        return said
+    left = "; ".join(planned.left_out)
+    update: dict[str, object] = {"details": {**said.details.root, "left out": left}}
+    if said.verdict is Verdict.HELD:
+        update |= {"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason.rstrip('.')}; but not all were compared ({left})"}
+    return Judgement.model_validate(said.model_dump(warnings=False) | update)
+
+
+def of_all_data(said: Judgement, probe: Probe, data: DataInfo | None, policy: Policy) -> Judgement:
+    """What a judge said of data that could not all be read: a result on a part is not one on the whole, so nothing is held."""
+    if data is None or data.unread_share <= policy.unread or said.verdict is not Verdict.HELD or not probe.info.needs & OF_THE_DATA:
+        return said
+    pictures = f"{data.unread:,} pictures" if data.unread > 1 else "1 picture"
+    reason = (
+        f"{said.reason.rstrip('.')}; but {pictures} of the data could not be read, {data.unread_share:.1%} of all or of a label's, "
+        f"and the policy allows {policy.unread:.1%} (mend them, or take them out of the data)"
+    )
+    return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
 
 
 SPARE = 1.25  # times what all was estimated to take: another calibration finds another speed
@@ -161,7 +196,12 @@ def rounds_needed(
 
 
 def gather(planned: PlannedProbe, units: list[Unit], results: Mapping[str, UnitResult]) -> Trials:
-    return Trials(trials_of(dict(results), units), reference_note=planned.reference_note)
+    """The trials of some units; of borrowed ones those of the target arm, which are this target's reference."""
+    lent, found = set(planned.borrowed), dict(results)
+    own = trials_of(found, [unit for unit in units if unit.id not in lent])
+    theirs = trials_of(found, [unit for unit in units if unit.id in lent])
+    own += [trial.model_copy(update={"arm": REFERENCE, "artifacts": {}}) for trial in theirs if trial.arm == TARGET]
+    return Trials(own, reference_note=planned.reference_note)
 
 
 def _finding(
@@ -170,18 +210,19 @@ def _finding(
 ) -> Finding:  # fmt: skip
     info = probe.info
     severity, derivation = policy.severity_of(info, judgement)
-    trials = trials_of(dict(results), planned.units)
+    trials = list(gather(planned, planned.units, results))
     evidence = judgement.evidence or _unique_evidence(trials)
     seconds = sum(results[unit.id].seconds for unit in planned.units if unit.id in results)
     passes = sum((trial.cost for trial in trials), Cost())
+    id_ = f"{info.code}-{hashlib.sha256(f'{target.id}/{info.id}'.encode()).hexdigest()[:8]}"
     return Finding(
-        id=f"{info.code}-{hashlib.sha256(f'{target.id}/{info.id}'.encode()).hexdigest()[:8]}",
-        probe=info.id, code=info.code, title=info.title, risk=info.risk, target=target.id,
+        id=id_,
+        probe=info.id, code=info.code, title=info.title, risk=info.risk, target=target.id, related_targets=planned.related,
         severity=severity, severity_derivation=derivation,
         **judgement.model_copy(update={"evidence": evidence}).__dict__,
         cost=passes.model_copy(update={"seconds": round(seconds, 2)}),
         references=list(info.references), mappings=list(info.maps), limits=info.limits,
-        reproduce=reproduce(manifest, target, info.id),
+        reproduce=reproduce(manifest, target, info.id, id_),
     )  # fmt: skip
 
 
@@ -190,16 +231,23 @@ def _unique_evidence(trials: list) -> list:
     return list(found.values())
 
 
-def reproduce(manifest: Manifest, target: TargetInfo, probe: str) -> str:
-    """The command that runs one finding again."""
+def reproduce(manifest: Manifest, target: TargetInfo, probe: str, id_: str) -> str:
+    """The command that runs one finding again, whose id is ``id_``."""
     request, spec = manifest.request, manifest.specs[target.id]
     own = [planned for planned in manifest.planned if (planned.target, planned.probe) == (target.id, probe)]
+    related = [manifest.specs[other] for planned in own for other in planned.related]
+    one_by_one = {"model", "prompt", "declared"}
+    models = dict.fromkeys(each.model for each in (spec, *related))
+    crossed = len(models) > 1 and len({tuple(each.prompt) for each in (spec, *related)}) > 1
+    if crossed or any(other.model_dump(exclude=one_by_one) != spec.model_dump(exclude=one_by_one) for other in related):
+        return f"vlaudit replay AUDIT_DIR {id_}"  # no one command names these targets alone
+    prompts = dict.fromkeys(prompt for each in (spec, *related) for prompt in each.prompt)
     cut = any(planned.reduced for planned in own)
     alone = time_text(sum(unit.weight for planned in own for unit in planned.units))
     budget = alone if cut else "none" if request.budget != BUDGETS[request.effort] else None
-    words = ["vlaudit", "scan", spec.model]
+    words = ["vlaudit", "scan", *models]
     flags: list[tuple[str, str | None]] = [
-        *(("--prompt", prompt) for prompt in spec.prompt), ("--reference", spec.reference), ("--data", spec.data),
+        *(("--prompt", prompt) for prompt in prompts), ("--reference", spec.reference), ("--data", spec.data),
         ("--columns", ",".join(f"{ours}={theirs}" for ours, theirs in spec.columns.items()) or None),
         ("--labels", spec.labels), ("--prompts", spec.captions), ("--scorer", spec.scorer),
         *(("--group", group) for group in spec.groups), ("--members", spec.members),

@@ -22,13 +22,14 @@ from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign
 from vlaudit.families.base import Speed
 from vlaudit.probe import Context, Needs, Probe
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import REFERENCE, TARGET, Case, Cost
+from vlaudit.records import REFERENCE, TARGET, Case, Compares, Cost
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import duration, time_text
 
 PLAN_SECONDS = 900.0  # that the cases of one probe may take
 OVERHEAD = 0.05  # seconds that a unit takes beside its passes
 LONGEST = 60.0  # seconds that a unit may be estimated to take, where it can be cut
+Party = tuple[Subject, ...]  # the targets that a probe looks at together, the first being the finding's; mostly one
 SMALL = 64_000_000  # bytes of model files up to which workers are forked
 MOST_WORKERS = 4
 
@@ -44,6 +45,7 @@ class Plan:
     planned: list[PlannedProbe]
     cases: dict[str, list[Case]] = field(default_factory=dict)  # by unit id
     costs: dict[str, Cost] = field(default_factory=dict)  # estimated, by unit id
+    parties: dict[str, Party] = field(default_factory=dict)  # all that a unit compares, by unit id; none for other units
     shares: dict[str, float] = field(default_factory=dict)  # of the design that a unit belongs to, by unit id
     speeds: dict[str, Speed] = field(default_factory=dict)  # by model
     whole: float | None = None  # seconds that all would take of which the budget left out a part
@@ -69,22 +71,23 @@ class _Design:
     """One probe on one target, at one rung of its ladder."""
 
     planned: PlannedProbe
+    party: Party = ()  # what its units compare
     cases: dict[str, list[Case]] = field(default_factory=dict)
     costs: dict[str, Cost] = field(default_factory=dict)
 
 
 class _Draft:
-    """One probe on the targets that share a model, whose designs are made as they are asked for. They get one share, so that prompts
-    can be compared, and share their reference."""
+    """One probe on the targets that share a model, or on the sets of targets that it compares, whose designs are made as they are asked
+    for. They get one share, so that prompts can be compared, and share their reference."""
 
     def __init__(self, plan: Plan, name: str, speed: Speed | None) -> None:
         self.plan, self.name, self.speed = plan, name, speed
-        self.subjects: list[Subject] = []
+        self.parties: list[Party] = []
         self._made: dict[float, list[_Design]] = {}
 
     def designs(self, share: float) -> list[_Design]:
         if share not in self._made:
-            self._made[share] = [_design(self.plan, subject, self.name, self.speed, share) for subject in self.subjects]
+            self._made[share] = [_design(self.plan, party, self.name, self.speed, share) for party in self.parties]
         return self._made[share]
 
     def takes(self, share: float) -> float | None:
@@ -98,12 +101,12 @@ class _Draft:
 
 def make_plan(
     request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject], *,
-    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None,
+    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None, only: str | None = None,
 ) -> Plan:  # fmt: skip
     """Plan every probe on every target. The reference arm is planned once a model and shared between its prompts.
 
     ``speeds``: by model, of the audit that is resumed; they are measured where they are not given. ``shares``: by probe, in the place of
-    what the budget would give it.
+    what the budget would give it. ``only``: the id of the one target that findings are planned for.
     """
     probes = {name: registry.make(name, request.params.get(name)) for name in request.probes}
     plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), workers=_workers([*targets, *references.values()]))
@@ -116,20 +119,24 @@ def make_plan(
             subject.target.speed = plan.speeds.get(subject.spec.model)
     for subject in targets:
         for name, probe in probes.items():
-            if _is_for_others(probe, subject, targets):
+            party = _party(plan, probe, subject)
+            if _is_for_others(probe, subject, targets) or party[0] is not subject or (only is not None and subject.id != only):
                 continue
             draft = drafts.setdefault((name, subject.spec.model), _Draft(plan, name, plan.speeds.get(subject.spec.model)))
-            draft.subjects.append(subject)
-            order.append((draft, len(draft.subjects) - 1))
+            draft.parties.append(party)
+            order.append((draft, len(draft.parties) - 1))
     given = _share_out(plan, list(drafts.values()), shares or {})
     for draft, place in order:
-        share = given[draft.name, draft.subjects[0].spec.model]
+        share = given[draft.name, draft.parties[0][0].spec.model]
         design = draft.designs(share or 1.0)[place]
         if share is None and not design.planned.reason:
-            design = _Design(PlannedProbe(target=draft.subjects[place].id, probe=draft.name, reason=_too_dear(plan, draft)))
+            design = _Design(design.planned.model_copy(update={"units": [], "reason": _too_dear(plan, draft)}))
         plan.planned.append(design.planned)
         plan.cases |= design.cases
         plan.costs |= design.costs
+        if len(design.party) > 1:
+            own = (unit for unit in design.planned.units if unit.arm == TARGET and unit.id not in design.planned.borrowed)
+            plan.parties |= dict.fromkeys((unit.id for unit in own), design.party)
         plan.shares |= dict.fromkeys(design.cases, design.planned.share)
     return plan
 
@@ -168,7 +175,7 @@ def _one_thread(one: bool) -> Iterator[int]:
 
 def _share_out(plan: Plan, drafts: list[_Draft], shares: Mapping[str, float]) -> dict[tuple[str, str], float | None]:
     """The share of each draft, by probe and model; None where its least design does not fit the budget."""
-    keys, budget = [(draft.name, draft.subjects[0].spec.model) for draft in drafts], plan.request.budget
+    keys, budget = [(draft.name, draft.parties[0][0].spec.model) for draft in drafts], plan.request.budget
     if shares or budget is None:
         return {key: shares.get(key[0], 1.0) for key in keys}
     if any(subject.target is not None and not subject.target.loaded for subject in plan.targets):
@@ -187,44 +194,96 @@ def _too_dear(plan: Plan, draft: _Draft) -> str:
     )
 
 
-def _design(plan: Plan, subject: Subject, name: str, speed: Speed | None, share: float) -> _Design:
+def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
+    """What a probe looks at together with a target, in the order of the audit: all prompts of its model on the same data with their
+    references, or all targets of the probe's families. The target alone where the probe compares nothing, or it could not be loaded."""
+    compares = probe.info.compares
+    if compares is None or subject.target is None or subject.info.family not in probe.info.families:
+        return (subject,)
+    there = [other for other in plan.targets if other.target is not None]
+    if compares is Compares.TARGETS:
+        return tuple(other for other in there if other.info.family in probe.info.families)
+    return _prompts(plan, subject)
+
+
+def _prompts(plan: Plan, subject: Subject) -> Party:
+    """All prompts of a target's model on the same data, and their references."""
+    party = [other for other in plan.targets if other.target is not None and _same_ground(other, subject)]
+    for other in dict.fromkeys(other.info.reference for other in party):
+        reference = plan.references.get(other or "")
+        if reference is not None and not any(reference.stands_for(target) for target in party):
+            party.append(reference)
+    return tuple(party)
+
+
+def _same_ground(one: Subject, other: Subject) -> bool:
+    """Whether both are the same model on the same data."""
+    return one.spec.model == other.spec.model and one.data is other.data and one.labels == other.labels
+
+
+def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: float) -> _Design:
     probe = plan.probes[name]
-    reason = missing(probe, subject)
+    lacking = {subject.id: reason for subject in party if (reason := missing(probe, subject)) is not None}
+    left = tuple(subject for subject in party if subject.id not in lacking)
+    others = [subject.id for subject in (left or party)[1:] if subject in plan.targets]
+    planned = PlannedProbe(
+        target=(left or party)[0].id, probe=name, related=others, left_out=[f"{id_}: {why}" for id_, why in lacking.items() if left],
+    )  # fmt: skip
+    reason = None if left else lacking[party[0].id]
+    if probe.info.compares and len(left) == 1:
+        reason = f"it compares {probe.info.compares}, and there is one: {_MORE[probe.info.compares]}"
     if reason is not None:
-        return _Design(PlannedProbe(target=subject.id, probe=name, reason=reason))
-    ctx = context(plan.request, subject, name, TARGET, ArtifactStore(Path()), share=share)
+        return _Design(planned.model_copy(update={"reason": reason}))
+    if not probe.info.compares and probe.tries_elsewhere():
+        left += tuple(other for other in _prompts(plan, left[0]) if other is not left[0])
+        planned = planned.model_copy(update={"beside": [other.id for other in left[1:] if other in plan.targets]})
+    ctx = compared_context(plan.request, left, name, ArtifactStore(Path()), share=share)
     cage.say(phase=Phase.LOAD, what=f"the plan of {name}", limit=PLAN_SECONDS)
     try:
-        return _cut(plan, subject, name, probe, speed, ctx)
+        return _cut(plan, left, planned, probe, speed, ctx)
     except NotAssessed as error:
-        return _Design(PlannedProbe(target=subject.id, probe=name, reason=str(error)))
+        return _Design(planned.model_copy(update={"reason": str(error)}))
     except (KeyboardInterrupt, VlauditError):
         raise
     except BaseException as error:  # noqa: BLE001 (a plugin may raise anything; it spoils only itself)
         reason = f"the probe failed: {cage.foreign_words(error)}"
-        return _Design(PlannedProbe(target=subject.id, probe=name, reason=reason, failed=True))
+        return _Design(planned.model_copy(update={"reason": reason, "failed": True}))
 
 
-def _cut(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Speed | None, ctx: Context) -> _Design:
+_MORE = {
+    Compares.PROMPTS: "name more with --prompt",
+    Compares.TARGETS: "name more, of other families or with other prompts",
+}
+
+
+def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: Speed | None, ctx: Context) -> _Design:
     """The cases of a probe, cut into units of work by the probe itself."""
+    subject, name = party[0], planned.probe
     cases = probe.cases(ctx)
     if not cases:
-        return _Design(PlannedProbe(target=subject.id, probe=name, reason="the probe finds nothing to try on these data"))
+        return _Design(planned.model_copy(update={"reason": "the probe finds nothing to try on these data"}))
     reduced = list(ctx.reduced)
     arms = [(subject, ctx)]
-    note = subject.info.reference_note
-    if probe.wants_reference() and subject.info.reference is not None:
-        arms.append((plan.references[subject.info.reference], replace(ctx, arm=REFERENCE)))
-    elif not probe.wants_reference():
+    note, borrowed = subject.info.reference_note, False
+    if probe.info.compares:
+        note = "the reference is one of those compared"
+    elif not (probe.wants_reference() and probe.needs_prompt()):
         note = "this probe has no reference arm"
-    design = _Design(PlannedProbe(target=subject.id, probe=name, share=ctx.share if reduced else 1.0, reduced=reduced, reference_note=note))
+    elif subject.info.reference is not None:
+        twin = _twin(plan, probe, plan.references[subject.info.reference], ctx, cases)
+        borrowed = twin is not None
+        reference = (plan.references[subject.info.reference], replace(ctx, arm=REFERENCE, peers=[]))
+        arms.append((twin, replace(ctx, _target=twin.target)) if twin else reference)
+    design = _Design(planned.model_copy(update={"share": ctx.share if reduced else 1.0, "reduced": reduced, "reference_note": note}), party)
     for number, batch in enumerate(probe.rounds(cases)):
-        for asked, own in arms:
+        for place, (asked, own) in enumerate(arms):
             for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, asked, list(whole), speed)]:
-                identity = [asked.id, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
+                looked_at = sorted([other.id, other.info.prompt.sha256 or ""] for other in party) if len(party) > 1 and own.on_target else []
+                who = asked.id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
+                identity = [who, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
                             subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
-                            [case.model_dump(mode="json") for case in shard]]  # fmt: skip
+                            [case.model_dump(mode="json") for case in shard], *looked_at]  # fmt: skip
                 unit_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
                 cost = _estimate(probe, own, asked, shard)
                 weight = speed.seconds(cost) if speed else 0.0
@@ -233,13 +292,25 @@ def _cut(plan: Plan, subject: Subject, name: str, probe: Probe, speed: Speed | N
                          weight=round(weight, 4))
                 )  # fmt: skip
                 design.cases[unit_id], design.costs[unit_id] = shard, cost
+                if borrowed and place:
+                    design.planned.borrowed.append(unit_id)
     return design
 
 
+def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: list[Case]) -> Subject | None:
+    """The target that is the reference itself and tries the same cases, so that its trials are those of the reference arm too."""
+    for target in plan.targets:
+        if target.target is not None and reference.stands_for(target) and not missing(probe, target):
+            own = context(plan.request, target, ctx.probe, TARGET, ctx.artifacts, share=ctx.share)
+            with contextlib.suppress(NotAssessed):
+                return target if probe.cases(own) == cases else None
+    return None
+
+
 def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
-    """What cases cost on one arm, with what its prompt itself passes."""
+    """What cases cost on one arm, with what its prompt itself passes; a probe that compares reckons with that of each by itself."""
     cost = probe.estimate(ctx, cases)
-    return asked.target.whole(cost, len(asked.labels)) if asked.target else cost
+    return asked.target.whole(cost, len(asked.labels)) if asked.target and not probe.info.compares else cost
 
 
 def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
@@ -311,7 +382,15 @@ def context(
 ) -> Context:
     """The context of one probe on one arm."""
     return Context(
-        probe=probe, arm=arm, data=subject.data, labels=subject.labels, artifacts=artifacts, seed=request.seed,
+        probe=probe, arm=arm, name=subject.id, data=subject.data, labels=subject.labels, artifacts=artifacts, seed=request.seed,
         effort=request.effort, batch_size=batch_size, files=subject.files, share=share, policy=request.policy, _target=subject.target,
         _pixels=subject.pixels, _scorer=subject.scorer,
     )  # fmt: skip
+
+
+def compared_context(
+    request: Request, party: Party, probe: str, artifacts: ArtifactStore, batch_size: int = 128, share: float = 1.0
+) -> Context:
+    """The context of one probe on the first of a party, with the others beside it where there are any."""
+    contexts = [context(request, subject, probe, TARGET, artifacts, batch_size, share) for subject in party]
+    return replace(contexts[0], peers=contexts) if len(contexts) > 1 else contexts[0]

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.journal import Journal, Manifest, PlannedProbe, UnitResult, read_manifest, trials_of
-from vlaudit.audit.judge import adjust, judge_audit, rounds_needed
+from vlaudit.audit.journal import Journal, Manifest, PlannedProbe, UnitResult, read_manifest
+from vlaudit.audit.judge import adjust, gather, judge_audit, rounds_needed
 from vlaudit.audit.provenance import changes, fingerprints, probe_sources
 from vlaudit.audit.run import read_report
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
-from vlaudit.records import Evidence, Finding, Record, Report, TargetInfo, Trial, Verdict, alike
+from vlaudit.records import REFERENCE, Evidence, Finding, Record, Report, TargetInfo, Trial, Verdict, alike
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import WORDS, interval
 
@@ -96,14 +96,24 @@ class Recorded:
 
     @property
     def trials(self) -> list[Trial]:
-        return trials_of(self.results, self.planned.units)
+        return list(gather(self.planned, self.planned.units, self.results))
+
+    @property
+    def others(self) -> list[TargetInfo]:
+        """The targets that the finding compares with its own, or under whose prompts it tried what it found."""
+        return [info for info in self.manifest.targets if info.id in {*self.planned.related, *self.planned.beside} - {self.info.id}]
+
+    @property
+    def specs(self) -> list[TargetSpec]:
+        """What its target and the others were made from."""
+        return [self.spec, *(self.manifest.specs[other.id] for other in self.others)]
 
     def request(self) -> Request:
         """The audit of this finding alone. Corrections for many findings are made when it is compared."""
         request, probe = self.manifest.request, self.finding.probe
         return request.model_copy(
             update={
-                "targets": [self.spec],
+                "targets": self.specs,
                 "probes": [probe],
                 "params": {name: params for name, params in request.params.items() if name == probe},
                 "policy": self.policy.model_copy(update={"gate": "none"}),
@@ -123,7 +133,7 @@ class Recorded:
             with contextlib.suppress(OSError, ValueError, RuntimeError):  # a name that no folder can have, a loop of links
                 named = (self.folder / self.manifest.folder).resolve()
                 then = named if named.is_dir() and os.access(named, os.X_OK) else here
-        return max((then, here), key=lambda folder: _exist(folder, self.spec))
+        return max((then, here), key=lambda folder: sum(_exist(folder, spec) for spec in self.specs))
 
 
 def find(report: Report, word: str) -> Finding:
@@ -219,11 +229,11 @@ def differences(recorded: Recorded, plan: Plan, environment: Mapping[str, object
     return list(_differences(recorded, plan, environment))
 
 
-def changed(recorded: Recorded, subject: Subject, reference: Subject | None) -> list[str]:
-    """What of the target, its prompt and its data is not as it was."""
-    then = recorded.manifest.fingerprints.get(recorded.info.id, {})
-    now = fingerprints(subject, reference, loaded=recorded.info.error is None)
-    return changes(recorded.info, subject.info, then, now)
+def changed(recorded: Recorded, info: TargetInfo, subject: Subject, reference: Subject | None) -> list[str]:
+    """What of a target, its prompt and its data is not as it was. ``info``: what was recorded of it."""
+    then = recorded.manifest.fingerprints.get(info.id, {})
+    now = fingerprints(subject, reference, loaded=info.error is None)
+    return changes(info, subject.info, then, now)
 
 
 def compare(
@@ -286,8 +296,8 @@ def _differences(recorded: Recorded, plan: Plan, environment: Mapping[str, objec
             yield f"The {what} differs: {old or 'none'} then, {new or 'none'} now."
     if recorded.info.error is None and recorded.info.model.sha256 is None:
         yield "The model has no fingerprint, so whether it changed cannot be told."
-    before, after = ([unit.id for unit in p.units] for p in (recorded.planned, plan.planned[0]))
-    if before != after:
+    before, after = ([unit.id for unit in p.units if unit.id not in p.borrowed] for p in (recorded.planned, plan.planned[0]))
+    if before != [id_ for id_ in after if not recorded.planned.borrowed or id_ in before]:
         old_cases, new_cases = (Counter(_cases(p)) for p in (recorded.planned, plan.planned[0]))
         same = (old_cases & new_cases).total()
         if old_cases != new_cases:
@@ -297,7 +307,7 @@ def _differences(recorded: Recorded, plan: Plan, environment: Mapping[str, objec
 
 
 def _cases(planned: PlannedProbe) -> list[tuple[str, str]]:
-    return [(unit.arm, case) for unit in planned.units for case in unit.cases]
+    return [(REFERENCE if unit.id in planned.borrowed else unit.arm, case) for unit in planned.units for case in unit.cases]
 
 
 def outcome_of(then: Finding, now: Finding) -> tuple[Outcome, str]:

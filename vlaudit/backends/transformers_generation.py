@@ -20,6 +20,7 @@ from vlaudit.errors import CapabilityError, UsageError
 from vlaudit.families.generation import (
     MAX_NEW_TOKENS,
     Answer,
+    ChatTemplates,
     Conversation,
     GenerationModel,
     LearnedPrefix,
@@ -338,6 +339,15 @@ class TransformersGenerator(GenerationModel):
             self._model.set_attn_implementation(before)
 
     # --- tokens ---------------------------------------------------------------------------------------------------
+
+    def chat_templates(self) -> ChatTemplates:
+        return self._reader.chat_templates()
+
+    def written(self, turns: Sequence[Turn], ask: bool = True) -> str:
+        return self._reader.render(turns, ask)
+
+    def control_tokens(self) -> dict[str, int]:
+        return {token.content: i for i, token in sorted(self._tokenizer.added_tokens_decoder.items()) if token.content.strip()}
 
     def tokenize(self, text: str) -> list[int]:
         with reading(self.spec):

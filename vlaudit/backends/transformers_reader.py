@@ -18,7 +18,7 @@ from PIL import Image
 from vlaudit.cage import Stopped
 from vlaudit.cage.cell import Cell
 from vlaudit.errors import ModelError, UsageError, first_line
-from vlaudit.families.generation import Conversation, Turn
+from vlaudit.families.generation import ChatTemplates, Conversation, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +115,16 @@ class Reader:
         if len(text) > RENDER_LENGTH:
             raise ValueError(f"it writes {len(text):,} characters for a short text")
         return str(text)
+
+    def chat_templates(self) -> ChatTemplates:
+        """The processor's templates, and the tokenizer's where they are others."""
+        sources: dict[str, str] = {}
+        for part, whose in ((self._processor, "chat template"), (self.tokenizer, "chat template of the tokenizer")):
+            own = getattr(part, "chat_template", None) or {}
+            for name, source in own.items() if isinstance(own, dict) else [("default", own)]:
+                if isinstance(source, str) and source and source not in sources.values():
+                    sources[whose if name == "default" else f"{whose} '{name}'"] = source
+        return ChatTemplates(sources, {name: str(text) for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)})
 
     def texts(self, turns: Sequence[Turn], ask: bool = True) -> dict[str, Tensor]:
         """``input_ids`` (1, L) and the other tensors with a value for each token."""

@@ -89,7 +89,7 @@ def _refuse_remote(recorded: Recorded, allowed: bool) -> None:
     """An audit folder may come from anybody: the models it names are reached only if the user says so."""
     from vlaudit.audit.targets import parse_model, resolve_zoo
 
-    for name in filter(None, (recorded.spec.model, recorded.spec.scorer)):
+    for name in dict.fromkeys(name for spec in recorded.specs for name in (spec.model, spec.scorer) if name):
         spec = resolve_zoo(recorded.spec.model_copy(update={"model": name})).model
         backend, argument = parse_model(spec)
         with contextlib.chdir(recorded.started_in()):
@@ -105,7 +105,7 @@ def _run(
 ) -> tuple[Replay, bool]:
     from rich.console import Console
 
-    from vlaudit.audit.journal import trials_of
+    from vlaudit.audit.judge import gather
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.replay import Replay, changed, compare, differences
     from vlaudit.audit.run import environment, open_audit, run_audit
@@ -125,21 +125,27 @@ def _run(
             device, Loading(recorded.manifest.request.dtype), allow_network=flags["allow_network"],
             allow_borrowed=flags["allow_network"],
         )  # fmt: skip
-        (subject,), references = loader.subjects([recorded.spec])
-        if subject.error is not None and recorded.info.error is None:
-            raise subject.error
-        subject.rename(recorded.info.id)
-        if (reference := references.pop(subject.info.reference or "", None)) and recorded.info.reference:
-            reference.rename(recorded.info.reference)  # alone, it may have a shorter name
-            subject.info = subject.info.model_copy(update={"reference": reference.id})
-            references[reference.id] = reference
-        other = changed(recorded, subject, references.get(subject.info.reference or ""))
+        subjects, references = loader.subjects(recorded.specs)
+        subject, other = subjects[0], list[str]()
+        for one, then in zip(subjects, [recorded.info, *recorded.others], strict=True):
+            if one.error is not None and then.error is None:
+                raise one.error
+            one.rename(then.id)
+            if (reference := references.pop(one.info.reference or "", None)) and then.reference:
+                reference.rename(then.reference)  # alone, it may have a shorter name
+                before = one.info.reference
+                for asked in subjects:
+                    if asked.info.reference == before:
+                        asked.info = asked.info.model_copy(update={"reference": reference.id})
+                references[reference.id] = reference
+            other += changed(recorded, then, one, references.get(one.info.reference or ""))
         if other and not flags["allow_changed"]:
             raise UsageError(
                 f"Of '{recorded.info.id}' this is not as it was in the audit: {', '.join(other)}.",
                 "Restore it, or add --allow-changed to run the finding on what is there now.",
             )
-        plan = make_plan(recorded.request(), registry, [subject], references, shares={recorded.finding.probe: recorded.planned.share})
+        plan = make_plan(recorded.request(), registry, subjects, references, shares={recorded.finding.probe: recorded.planned.share},
+                         only=recorded.info.id)  # fmt: skip
         here = environment(str(device))
         notes = notes + differences(recorded, plan, here)
         _say_first(console, recorded, subject, other, notes)
@@ -162,7 +168,7 @@ def _run(
             notes=notes, then=recorded.finding, folder=str(out),
         )  # fmt: skip
     else:
-        trials = trials_of(journal.results(), manifest.planned[0].units)
+        trials = gather(manifest.planned[0], manifest.planned[0].units, journal.results())
         result = compare(recorded, report.findings[0], trials, changed=other, notes=notes, folder=str(out))
     write_reports(report, folder)
     write_atomically(folder / RESULT, log_json(result.model_dump_json(indent=1)))

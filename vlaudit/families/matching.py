@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import getattr_static
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
 from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, plain_prompt, seconds_of
+from vlaudit.families.remembered import Remembered
 from vlaudit.families.towers import COARSE, Tower, TowerTokens, strange_weights
 from vlaudit.records import Cost, Family, Needs
 
@@ -18,10 +21,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_OF_PICTURES = ("transform", "image_tokens", "image_features", "seen")  # what of a prompt decides how a picture is seen
 SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
 MOST_TIMED, QUICK = 32, 0.2  # pictures and labels that a calibration passes at once, where two take fewer seconds
 Classifier = Callable[["Tensor"], "Tensor"]
 """Pictures, float32 (B, 3, H, W) in [0, 1], to logits (B, C); differentiable in the pixels through the prompt."""
+Panel = Callable[["Tensor"], "list[Tensor]"]
+"""The same pictures to the logits of several classifiers, in order."""
 Asked = Callable[["Tensor"], "Tensor"]
 """What was seen of pictures, see :meth:`MatchingPrompt.seen`, to scaled cosines (B, C)."""
 
@@ -57,6 +63,21 @@ class MatchingModel(Model):
     embedding_width: int  # W of the token embeddings
     logit_scale: float
     logit_bias: float
+    _remembers = False
+
+    @cached_property
+    def remembered(self) -> Remembered:
+        """Features of pictures that were passed while it was :meth:`remembering`."""
+        return Remembered()
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """While open, pictures that pass without gradients pass once, however many prompts and probes ask about them."""
+        before, self._remembers = self._remembers, True
+        try:
+            yield
+        finally:
+            self._remembers = before
 
     @cached_property
     def feature_width(self) -> int:
@@ -73,7 +94,7 @@ class MatchingModel(Model):
     def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
         """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
         if tokens is None:
-            return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+            return self.remembered.of(images, self._passed) if self._remembers and not images.requires_grad else self._passed(images)
         tower, given = self.image_tower, [values.to(images.device) for values in tokens.given]
 
         def run(_: slice, part: Tensor, *values: Tensor) -> Tensor:
@@ -82,6 +103,9 @@ class MatchingModel(Model):
 
         every = [values if values.dim() == 3 else values.expand(len(images), -1, -1) for values in given]
         return self.cut("pictures with tokens", run, images, *every)
+
+    def _passed(self, images: Tensor) -> Tensor:
+        return self.cut("pictures", lambda _, part: self._encode_images(part), images)
 
     @cached_property
     def image_tower(self) -> Tower:
@@ -180,6 +204,11 @@ class MatchingPrompt(Prompt):
         gradients flow into the picture."""
         return Cost()
 
+    @classmethod
+    def leaves_pictures(cls) -> bool:
+        """Whether it leaves pictures and image tower alone: then what is ``seen`` of a picture is the same under any other such prompt."""
+        return all(getattr_static(cls, name) is getattr_static(MatchingPrompt, name) for name in _OF_PICTURES)
+
     @property
     def templates(self) -> tuple[str, ...]:
         """The hard templates with a ``{}`` slot; empty for prompts without readable text."""
@@ -250,12 +279,19 @@ class ImageTextMatcher(Target):
     def seen(self, images: Tensor) -> Tensor:
         """All that the prompt needs of pictures (B, 3, H, W) in [0, 1], to be asked for labels: features (B, D), or (B, V, D)."""
         self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
-        return self.prompt.seen(self.model, images)
+        return self._spared(self.prompt.seen, images)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under the visual prompt if any."""
         self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
-        return self.prompt.image_features(self.model, images)
+        return self._spared(self.prompt.image_features, images)
+
+    def _spared(self, see: Callable[[MatchingModel, Tensor], Tensor], images: Tensor) -> Tensor:
+        """What is seen of pictures; those that were remembered have not passed, and are not counted."""
+        before = self.model.remembered.spared
+        seen = see(self.model, images)
+        self.meter.queries -= self.model.remembered.spared - before
+        return seen
 
     def text_features(self, labels: Sequence[str]) -> Tensor:
         """Unit-norm features (C, D) of label names under the prompt. Raises CapabilityError where they depend on the picture."""
@@ -392,6 +428,19 @@ class ImageTextMatcher(Target):
         with torch.enable_grad():
             both = seconds_of(backward, self.model)
         return Speed(forward / len(images), both / len(images), text / max(self.texts(len(labels)), 1))
+
+
+def together(targets: Sequence[ImageTextMatcher], labels: Sequence[str]) -> Panel:
+    """The classifiers of prompts on one model. Those that leave the pictures alone see them together: a picture passes once for them
+    all, and is counted at the first of them."""
+    plain = [target for target in targets if target.prompt.leaves_pictures()]
+    asked = [(target, target in plain, target.asked(labels, target.model.logit_scale)) for target in targets]
+
+    def classify(images: Tensor) -> list[Tensor]:
+        shared = plain[0].seen(images) if plain else images
+        return [ask(shared if alike else target.seen(images)) + target.model.logit_bias for target, alike, ask in asked]
+
+    return classify
 
 
 def cosines(seen: Tensor, texts: Tensor, scale: float = 1.0) -> Tensor:

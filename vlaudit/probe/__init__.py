@@ -24,10 +24,23 @@ from pydantic import BaseModel, ConfigDict
 from vlaudit.policy import Policy
 from vlaudit.probe.claim import Claim, chance, figure, share, would_decide
 from vlaudit.probe.context import Context
-from vlaudit.records import Case, Cost, Family, Judgement, Measure, Needs, ProbeInfo, Risk, Threshold, Trial, Trials
+from vlaudit.records import (
+    Case,
+    Compares,
+    Cost,
+    Family,
+    Judgement,
+    Measure,
+    Needs,
+    ProbeInfo,
+    Risk,
+    Threshold,
+    Trial,
+    Trials,
+)
 
 __all__ = [
-    "Claim", "Context", "Measure", "Needs", "Policy", "Probe", "ProbeInfo", "Threshold", "chance", "figure", "probe", "share",
+    "Claim", "Compares", "Context", "Measure", "Needs", "Policy", "Probe", "ProbeInfo", "Threshold", "chance", "figure", "probe", "share",
     "would_decide",
 ]  # fmt: skip
 
@@ -70,8 +83,19 @@ class Probe(BaseModel):
         return False
 
     def wants_reference(self) -> bool:
-        """Whether the cases are also attempted on the reference prompt."""
+        """Whether the cases are also attempted on the reference prompt. Never asked of a probe that compares: the reference is one
+        of its ``ctx.peers``."""
         return True
+
+    def needs_prompt(self) -> bool:
+        """Whether what comes out depends on the prompt. Where it does not, what one prompt's units found holds for all prompts of the
+        model on the same data."""
+        return True
+
+    def tries_elsewhere(self) -> bool:
+        """Whether ``ctx.peers`` holds the other prompts of the model on the target arm too, this one first, so that what is found under it
+        can be tried under them. It is told, and no verdict hangs on it."""
+        return False
 
     @classmethod
     def documentation(cls) -> str:
@@ -95,6 +119,7 @@ def probe(
     families: Iterable[Family],
     title: str = "",
     needs: Iterable[Needs] = (),
+    compares: Compares | None = None,
     threshold: float | None = None,
     threshold_meaning: str = "",
     threshold_source: str = "",
@@ -112,7 +137,7 @@ def probe(
     def decorate(cls: P) -> P:
         cls.info = ProbeInfo(
             id=id, code=code, title=title or id.replace("-", " "), risk=risk, families=frozenset(families),
-            needs=frozenset(needs), threshold=threshold, threshold_meaning=threshold_meaning,
+            needs=frozenset(needs), compares=compares, threshold=threshold, threshold_meaning=threshold_meaning,
             threshold_source=threshold_source, thresholds=tuple(thresholds), measure=measure,
             references=tuple(references) or tuple(dict.fromkeys(_ARXIV.findall(_cited(cls.documentation())))), maps=tuple(maps),
             limits=limits, unsafe_severity=unsafe_severity, version=version,

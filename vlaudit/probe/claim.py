@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from vlaudit.details import Bars, Curve, Figure, Series, Table
+from vlaudit.details import Bars, Curve, Figure, Matrix, Series, Table
 from vlaudit.policy import Policy
 from vlaudit.records import Delta, Estimate, Evidence, Judgement, Metric, ProbeInfo, Trial, Verdict
 from vlaudit.statistics import (
@@ -179,6 +179,11 @@ class Claim:
     def curve(self, title: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Self:
         """``more``: the fields of :class:`Curve`."""
         return self._series("curve", Curve(title=title, x=list(x), y=list(y), **more))
+
+    def matrix(self, title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], **more: Any) -> Self:
+        """``more``: the fields of :class:`Matrix`."""
+        cells = [list(row) for row in values]
+        return self._series("matrix", Matrix(title=title, rows=list(rows), columns=list(columns), values=cells, **more))
 
     def _series(self, kind: str, series: Series) -> Self:
         before = self._details.get(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -44,6 +45,10 @@ class Context:
 
     ``share``: of what the probe would try, how much fits the audit's budget; a probe asks :meth:`afford`, and need not look at it.
     It is the same on all arms, and in ``cases`` and ``attempt``.
+
+    ``peers``: for a probe that :class:`~vlaudit.records.Compares`, the contexts of all that are compared, each under its ``name``, in the
+    order of the audit; this context stands for the first of them. For one that ``tries_elsewhere``, those of the model's prompts. Empty
+    where there is one alone.
     """
 
     probe: str
@@ -56,6 +61,8 @@ class Context:
     batch_size: int = 128
     files: list[Path] = field(default_factory=list)
     share: float = 1.0
+    name: str = ""  # the id of the target or reference
+    peers: list[Context] = field(default_factory=list)
     policy: Policy = field(default_factory=Policy)
     reduced: list[Reduced] = field(default_factory=list)  # what ``afford`` has cut
     _target: Target | None = None
@@ -113,6 +120,11 @@ class Context:
         """The items in order, ``batch_size`` (or ``size``) at a time."""
         step = size or self.batch_size
         return (items[start : start + step] for start in range(0, len(items), step))
+
+    def remembering(self) -> AbstractContextManager[None]:
+        """While open, pictures that pass through a matcher without gradients are remembered: other prompts and probes of the audit that
+        ask about the same pixels do not pass them again. Not for the points of a search."""
+        return getattr(self.target.model, "remembering", nullcontext)()
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Randomness for a case: depends on the audit's seed, the probe and ``parts`` only. Not on the arm, so that
@@ -173,7 +185,12 @@ class Context:
 
     def start_clock(self) -> None:
         """Called by the worker before ``attempt``: cost of a trial is what was spent since the one before."""
-        self._last = time.perf_counter(), self._target.meter.cost() if self._target else Cost()
+        self._last = time.perf_counter(), self._spent()
+
+    def _spent(self) -> Cost:
+        """What all targets of this context have counted."""
+        targets = {id(ctx._target): ctx._target for ctx in (self, *self.peers) if ctx._target}
+        return sum((target.meter.cost() for target in targets.values()), Cost())
 
     def trial(self, case: Case | str, values: dict[str, Any] | None = None, *, arm: str | None = None,
               artifacts: dict[str, Evidence] | None = None) -> Trial:  # fmt: skip

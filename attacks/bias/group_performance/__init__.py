@@ -113,7 +113,7 @@ class GroupPerformance(Probe):
 
         classify = ctx.target.classifier(ctx.labels)
         for part, examples in batches(ctx, cases):
-            with torch.no_grad():
+            with torch.no_grad(), ctx.remembering():
                 said = classify(ctx.images(examples)).argmax(dim=1).tolist()
             for case, example, answer in zip(part, examples, said, strict=True):
                 groups = {group: example.attributes.get(group, "") for group in ctx.data.groups}

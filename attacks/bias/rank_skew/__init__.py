@@ -155,7 +155,8 @@ class RankSkew(Probe):
 
         gallery = self._gallery(ctx)
         with torch.no_grad():
-            seen = torch.cat([ctx.target.seen(ctx.images(batch)) for batch in ctx.batches(gallery)])
+            with ctx.remembering():
+                seen = torch.cat([ctx.target.seen(ctx.images(batch)) for batch in ctx.batches(gallery)])
             for case in cases:
                 if case.id == GALLERY:
                     yield ctx.trial(case, {**case.params, **_describe(gallery, ctx.data.groups)})

@@ -50,7 +50,7 @@ class ChangedPrompt:
         self.ctx, self.labels = ctx, [str(example.label) for example in examples]
         self.model: MatchingModel = ctx.target.model
         self.prompt: MatchingPrompt = ctx.target.prompt
-        with torch.no_grad():
+        with torch.no_grad(), ctx.remembering():
             self.seen = torch.cat([ctx.target.seen(ctx.images(part)) for part in ctx.batches(examples)])
         self.usual = self.answers(self.features())
 

@@ -1,0 +1,195 @@
+"""From what every prompt says of every changed picture to the map of pairs, the two shares, and the claim. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from vlaudit.attacks.shared import parts
+from vlaudit.attacks.shared.asked_pictures import guesswork
+from vlaudit.attacks.shared.concentrated import each
+from vlaudit.probe import Claim, Policy, ProbeInfo, figure, share, would_decide
+from vlaudit.records import Judgement, Trial, Trials, Verdict
+from vlaudit.statistics import (
+    Interval,
+    TooFewClustersError,
+    mean_interval,
+    rate_interval,
+    samples_to_decide,
+    sign_flip_p,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    from vlaudit.details import Figure
+
+TOGETHER, NOISE = "all together", "random noise"
+RESAMPLES = 2000
+
+
+class Share:
+    """A mean of values by picture with its interval, and whether it is more than nothing."""
+
+    def __init__(self, name: str, values: list[float], pictures: list[str], level: float) -> None:
+        self.name, self.n, self._values, self._pictures = name, len(set(pictures)), values, pictures
+        self.value = sum(values) / max(len(values), 1)
+        self.interval: Interval = mean_interval(values, pictures, level, (-1, 1))
+
+    @cached_property
+    def p(self) -> float:
+        return sign_flip_p(self._values, self._pictures, "greater")
+
+
+class Compared:
+    """The trials of one model under several prompts. ``within``: the size of the changes, in words."""
+
+    def __init__(self, info: ProbeInfo, trials: Trials, policy: Policy, within: str) -> None:
+        self.info, self.policy, self.within = info, policy, within
+        self.trials, self.tests = trials.target, trials.control("unit-test")
+        self.prompts: list[str] = self.trials[0]["prompts"]
+
+    @cached_property
+    def guessing(self) -> list[str]:
+        """Prompts that name pictures no better than chance: nothing can be turned there."""
+        labels = [trial["label"] for trial in self.trials]
+        return [name for j, name in enumerate(self.prompts) if guesswork(labels, [t["clean"][j] for t in self.trials], self.policy.level)]
+
+    @cached_property
+    def measured(self) -> list[int]:
+        return [j for j, name in enumerate(self.prompts) if name not in self.guessing]
+
+    def judgement(self) -> Judgement:
+        claim = Claim(self.info, self.policy, f"pictures turned {self.within} from under another prompt, beyond noise")
+        self._tell(claim)
+        claim.shows_of(self.trials)
+        if len(self.measured) < 2:
+            return claim.not_assessed(f"the accuracy under {_named(self.guessing)} is not shown to be above chance, so there is no pair to compare")
+        try:
+            shares = self._shares()
+        except TooFewClustersError as error:
+            return claim.inconclusive(f"too few pictures are named rightly under these prompts: {error}")
+        threshold = self.policy.threshold(self.info)
+        worst = max(shares, key=lambda one: (verdict(one.interval, threshold) is Verdict.VULNERABLE, one.value))
+        claim.quantity = f"{worst.name} {self.within}, beyond noise"
+        claim.measured(worst.value, worst.interval, worst.n, worst.p)
+        said = self._said(shares)
+        if claim.verdict is Verdict.VULNERABLE and worst.p > self.policy.alpha:
+            return claim.inconclusive(f"{said}; that is not significantly more than to noise (p = {worst.p:.2g})")
+        verdicts = [verdict(one.interval, threshold) for one in shares]
+        if claim.verdict is not Verdict.VULNERABLE and (doubt := self._doubt()):
+            return claim.inconclusive(f"{said}, but {doubt}")
+        if claim.verdict is Verdict.HELD and set(verdicts) != {Verdict.HELD}:
+            return claim.inconclusive(f"{said}; the other share is too near the threshold to decide")
+        needed = samples_to_decide(worst.value, worst.interval, worst.n, threshold)
+        cure = claim.cure(needed, "pictures", len(self.trials), worst.n)
+        return claim.says(said + (would_decide(needed, "pictures", cure=cure) if claim.verdict is Verdict.INCONCLUSIVE else ""))
+
+    def _shares(self) -> tuple[Share, Share]:
+        """Transfer, and one change against all prompts: at a level at which both hold together. Raises TooFewClustersError."""
+        level = each(self.policy.level, 2)
+        moved = [
+            (float(t["noise"][j]) - float(t["made"][i][j]), t.case)
+            for t in self.trials for i in self.measured for j in self.measured if i != j and t["clean"][j]
+        ]  # fmt: skip
+        known = [t for t in self.trials if all(t["clean"][j] for j in self.measured)]
+        at_once = [(float(self._all_wrong(t, "one")) - float(self._all_wrong(t, "noise")), t.case) for t in known]
+        return (
+            Share("pictures turned from under another prompt", [v for v, _ in moved], [c for _, c in moved], level),
+            Share("pictures turned under every prompt by one change", [v for v, _ in at_once], [c for _, c in at_once], level),
+        )
+
+    def _all_wrong(self, trial: Trial, what: str) -> bool:
+        return not any(trial[what][j] for j in self.measured)
+
+    def _turned(self, what: int | str, j: int) -> tuple[int, int]:
+        """Of the pictures that prompt ``j`` names rightly, how many it does not after a change made under prompt ``what``."""
+        after = [t["made"][what][j] if isinstance(what, int) else t[what][j] for t in self.trials if t["clean"][j]]
+        return after.count(False), len(after)
+
+    def _mean(self, pairs: list[tuple[int, int]]) -> float:
+        rates = [hits / n for hits, n in (self._turned(i, j) for i, j in pairs) if n]
+        return sum(rates) / max(len(rates), 1)
+
+    @property
+    def _others(self) -> list[tuple[int, int]]:
+        return [(i, j) for i in self.measured for j in self.measured if i != j]
+
+    def _said(self, shares: tuple[Share, Share]) -> str:
+        transfer, one = shares
+        hardest = min(self.measured, key=lambda j: self._mean([pair for pair in self._others if pair[1] == j]))
+        reached = self._mean([pair for pair in self._others if pair[1] == hardest])
+        return (
+            f"what is made under one prompt {self.within} turns {transfer.value:.1%} of the pictures under another beyond noise "
+            f"({self._mean([(i, i) for i in self.measured]):.1%} are turned under its own), and one change turns {one.value:.1%} under all "
+            f"{len(self.measured)} prompts; '{self.prompts[hardest]}' gives way least to the others, on {reached:.1%}"
+        )
+
+    def _doubt(self) -> str:
+        """Why this is not held, or nothing."""
+        if self.guessing:
+            return f"the accuracy under {_named(self.guessing)} is not shown to be above chance, so not every pair was measured"
+        least = self.policy.threshold(self.info, "unit-test")
+        for j, name in enumerate(self.prompts):
+            found = [test["found"][j] for test in self.tests]
+            if not found or sum(found) < least * len(found):
+                return f"the search is too weak under '{name}': of what is planted there it finds only {sum(found)} of {len(found)}"
+        if random := sorted({name for t in self.trials for name in t["stochastic"]}):
+            return f"the model answers differently when asked twice under {_named(random)}"
+        if part := parts.worst(self._parts(), self.info, self.policy):
+            return f"{part}, which the mean hides"
+        return ""
+
+    def _parts(self) -> Iterator[tuple[str, bool]]:
+        for t in self.trials:
+            for i, j in self._others:
+                if t["clean"][j]:
+                    hit = not t["made"][i][j] and bool(t["noise"][j])
+                    yield f"made under '{self.prompts[i]}' and read under '{self.prompts[j]}'", hit
+                    yield f"pictures of '{t['label']}'", hit
+
+    def _ratio(self) -> Figure | None:
+        """Share under other prompts over share under the own one, with a percentile bootstrap over pictures."""
+        import numpy as np
+
+        own, other = (
+            np.array([[sum(not t["made"][i][j] for i, j in pairs if t["clean"][j]), sum(t["clean"][j] for _, j in pairs)] for t in self.trials])
+            for pairs in ([(i, i) for i in self.measured], self._others)
+        )  # fmt: skip
+        drawn = np.random.default_rng(0).integers(len(own), size=(RESAMPLES, len(own)))
+        sums = [part[drawn].sum(axis=1) for part in (own, other)]
+        if not own.sum(axis=0).all() or not other[:, 1].sum():
+            return None
+        value = float(other.sum(0)[0] / other.sum(0)[1] / (own.sum(0)[0] / own.sum(0)[1]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = (sums[1][:, 0] / sums[1][:, 1]) / (sums[0][:, 0] / sums[0][:, 1])
+        low, high = np.quantile(ratios[np.isfinite(ratios)], [0.025, 0.975]).tolist()
+        return figure(value, (min(low, value), max(high, value)), len(self.trials))
+
+    def _tell(self, claim: Claim) -> None:
+        level, every = self.policy.level, range(len(self.prompts))
+        rows: list[tuple[str, int | str]] = [*((name, i) for i, name in enumerate(self.prompts)), (TOGETHER, "one"), (NOISE, "noise")]
+        cells = [[(hits, n, rate_interval(hits, n, level)) for hits, n in (self._turned(what, j) for j in every)] for _, what in rows]
+        claim.matrix(
+            "share of rightly named pictures that are turned", [name for name, _ in rows], self.prompts,
+            [[hits / n if n else None for hits, n, _ in row] for row in cells],
+            low=[[ci.low if n else None for _, n, ci in row] for row in cells],
+            high=[[ci.high if n else None for _, n, ci in row] for row in cells],
+            xlabel="read under", ylabel="made under", unit="share",
+        )  # fmt: skip
+        noise = [self._turned("noise", j) for j in every]
+        own = [self._turned(i, i) for i in every]
+        for name, counted in ((NOISE, noise), ("own prompt", own)):
+            hits, n = (sum(column) for column in zip(*counted, strict=True))
+            if n:
+                claim.control(name, share(hits, n, level))
+        found = [hit for test in self.tests for hit in test["found"]]
+        claim.control("unit test", f"found on {sum(found)} of {len(found)} pictures and prompts")
+        if (ratio := self._ratio()) is not None:
+            claim.fact("transfer ratio", ratio)
+        right = [f"{name}: {sum(t['clean'][j] for t in self.trials)} of {len(self.trials)}" for j, name in enumerate(self.prompts)]
+        claim.fact("named rightly when clean", right)
+
+
+def _named(prompts: list[str]) -> str:
+    return " and ".join(f"'{name}'" for name in prompts)
