@@ -431,7 +431,7 @@ def test_normal_difference_agrees_with_the_normal_law() -> None:
 
 def test_sides_that_are_the_same_in_every_case_do_not_differ() -> None:
     same = vs.normal_difference(0.0, 0.0)
-    assert (same.interval.low, same.interval.high, same.p_value) == (0, 0, 1)
+    assert (same.value, same.interval.ci, same.p) == (0, (0, 0), 1)
 
 
 def test_excess_over_controls_in_strata_is_exact() -> None:
