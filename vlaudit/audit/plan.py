@@ -196,13 +196,14 @@ def _too_dear(plan: Plan, draft: _Draft) -> str:
 
 def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
     """What a probe looks at together with a target, in the order of the audit: all prompts of its model on the same data with their
-    references, or all targets of the probe's families. The target alone where the probe compares nothing, or it could not be loaded."""
+    references, or all targets of the probe's families on them. The target alone where the probe compares nothing, or it could not be loaded."""
     compares = probe.info.compares
     if compares is None or subject.target is None or subject.info.family not in probe.info.families:
         return (subject,)
     there = [other for other in plan.targets if other.target is not None]
     if compares is Compares.TARGETS:
-        return tuple(other for other in there if other.info.family in probe.info.families)
+        same = (other for other in there if other.data is subject.data and other.labels == subject.labels)
+        return tuple(other for other in same if other.info.family in probe.info.families)
     return _prompts(plan, subject)
 
 
@@ -252,7 +253,7 @@ def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: flo
 
 _MORE = {
     Compares.PROMPTS: "name more with --prompt",
-    Compares.TARGETS: "name more, of other families or with other prompts",
+    Compares.TARGETS: "name more, on the same data",
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from vlaudit import __version__, cage
-from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning, ran_out_of_memory
+from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning, did_you_mean, ran_out_of_memory
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
@@ -29,7 +29,7 @@ COMMANDS = {
     "doctor": "vlaudit.cli.setup",
     "init": "vlaudit.cli.setup",
     "schema": "vlaudit.cli.setup",
-    "validate": "vlaudit.cli.setup",
+    "validate": "vlaudit.cli.validate",
     "zoo": "vlaudit.cli.setup",
 }
 
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return None
+            ctx.fail(f"There is no command '{name}'. {did_you_mean(name, list(COMMANDS))}")
         return getattr(importlib.import_module(COMMANDS[name]), f"{name}_command")
 
 

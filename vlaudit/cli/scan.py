@@ -155,6 +155,8 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option(
     "--ignore-file", type=FILE, help=f"Accepted findings, such as {IGNORE_FILE}. None are accepted unless it is named."
 )
+@click.option("-v", "--verbose", "how", flag_value="full", help="End with every finding in full.")
+@click.option("-q", "--quiet", "how", flag_value="last", help="End with the outcome alone.")
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
 @click.option("--max-time", callback=_seconds, metavar="10m", help="End after this time, whatever hangs: with a partial report and code 3.")
 @click.option("--allow-network", is_flag=True, help="Let a config that was found, or the files of a folder, name remote models.")
@@ -203,6 +205,22 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
+def _planted_found(asked: Asked, report: Report) -> str:
+    """How many of the specimens' planted flaws were found, and what else."""
+    from vlaudit.records import Verdict
+    from vlaudit.zoo import get
+
+    specs = {target.id: target.model.spec for target in report.targets}
+    vulnerable = {(specs[finding.target], finding.probe) for finding in report.findings if finding.verdict is Verdict.VULNERABLE}
+    tried = {(specs[finding.target], finding.probe) for finding in report.findings}
+    expected = {(spec.model, probe) for spec in asked.specs for probe, said in get(spec.model.removeprefix("zoo:")).expects.items() if said == "vulnerable"}
+    planted, more = expected & tried, len(vulnerable - expected)
+    if not planted:
+        return ""
+    beside = f", and {more} finding{'s' * (more > 1)} beside {'them' if more > 1 else 'that'}" if more else ""
+    return f"Of {len(planted)} planted flaw{'s' * (len(planted) > 1)} {len(planted & vulnerable)} {'were' if len(planted & vulnerable) != 1 else 'was'} found{beside}."
+
+
 def _plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
     """Load the targets and plan their probes; returns the device too."""
     request = asked.request(registry)
@@ -237,7 +255,7 @@ def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
     batch_size = asked.settings.batch_size
     journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
     outcome = run_audit(
-        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console()),
+        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console(stderr=True)),
         batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
     )  # fmt: skip
     return _conclude(asked, outcome.report, interrupted=outcome.interrupted)
@@ -275,9 +293,14 @@ def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    for path in write_reports(report, out, asked.flags["formats"]):
-        click.echo(f"Report: {path}")
+    paths = write_reports(report, out, asked.flags["formats"])
+    plugin("reporters", "terminal")().print(report, Console(), asked.flags["how"] or "summary")
+    if asked.is_default and (found := _planted_found(asked, report)):
+        click.echo(found)
     if interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
-    plugin("reporters", "terminal")().print(report, Console())
+    if not asked.flags["how"]:
+        click.echo(f"Every finding: vlaudit report {shlex.quote(str(out))}")
+    for path in paths:
+        click.echo(f"Report: {path}")
     return 130 if interrupted else exit_code(report)

@@ -118,34 +118,3 @@ def zoo_build(name: str, out: Path | None) -> int:
 
     click.echo(f"Wrote {build(name, out)}")
     return 0
-
-
-@click.command("validate")
-@click.argument("files", nargs=-1, type=click.Path(dir_okay=False, exists=True, path_type=Path))
-@debug_option
-def validate_command(files: tuple[Path, ...]) -> int:
-    """Check vlaudit.toml and .vlaudit-ignore.toml, those of this folder or the FILES given, without loading a model.
-
-    An expired suppression fails, so that a commit hook finds it.
-    """
-    from datetime import UTC, datetime
-
-    from vlaudit.config import FILE_NAME, read_config
-    from vlaudit.suppressions import IGNORE_FILE, read_suppressions
-
-    found = files or tuple(path for path in (Path(FILE_NAME), Path(IGNORE_FILE)) if os.path.lexists(path))
-    if not found:
-        raise UsageError(
-            f"There is no {FILE_NAME} and no {IGNORE_FILE} here.", "Name the files, or write them: vlaudit init."
-        )
-    for path in found:
-        if "ignore" in path.name:
-            for entry in read_suppressions(path):
-                if entry.expires < datetime.now(UTC).date():
-                    raise UsageError(
-                        f"The suppression of {entry} in '{path}' has expired.", "Mend the flaw, or accept it anew."
-                    )
-        else:
-            read_config(path, trusted=False)
-        click.echo(f"{path}: ok")
-    return 0

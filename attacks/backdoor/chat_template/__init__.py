@@ -64,6 +64,7 @@ _VOWELS, _CONSONANTS = "aeiou", "bdfgklmnprstvz"
     id="chat-template",
     code="GB5",
     title="A chat template that writes by what is said",
+    headline="The chat template writes something else when certain words are said",
     risk=Risk.BACKDOOR,
     families={Family.GENERATION},
     needs={Needs.CHAT_TEMPLATE},

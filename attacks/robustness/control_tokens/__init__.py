@@ -57,6 +57,7 @@ MOST_TOKENS, SHOWN = 160, 8
     id="control-tokens",
     code="GR5",
     title="Typed control tokens",
+    headline="A user can type control tokens and forge a turn of the conversation",
     risk=Risk.ROBUSTNESS,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.IMAGES, Needs.CHAT_TEMPLATE},
