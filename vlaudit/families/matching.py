@@ -119,7 +119,7 @@ class MatchingModel(Model):
         import torch
 
         grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
-        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'", grows=True)
 
     @cached_property
     def text_tower(self) -> Tower:
