@@ -31,6 +31,7 @@ COMMANDS = {
     "schema": "vlaudit.cli.setup",
     "validate": "vlaudit.cli.validate",
     "zoo": "vlaudit.cli.setup",
+    "new": "vlaudit.cli.new",
 }
 
 
@@ -80,7 +81,7 @@ def run(arguments: list[str]) -> int:
     debug, out = "--debug" in arguments, sys.stdout
     try:
         _check_unicode(arguments)
-        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False)
+        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False, auto_envvar_prefix="VLAUDIT")
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()

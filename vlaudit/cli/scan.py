@@ -70,6 +70,9 @@ Exit codes:
   130  interrupted (Ctrl-C, SIGTERM, SIGHUP); the same command with the same --out goes on
 
 \b
+Options are also read from the environment: VLAUDIT_SCAN_SEED=1 is --seed 1.
+
+\b
 0 and 1 are given only by a report that was written: foreign code that exits, crashes
 or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
