@@ -59,11 +59,12 @@ def _cell(findings: list[Finding], risk: Risk, styles: Mapping[Verdict, str]) ->
 def _finding(finding: Finding, styled: Styled, *, several: bool) -> Iterator[RenderableType]:
     from rich.padding import Padding
 
-    said = " (accepted)" if finding.suppressed else f" ({log_line(finding.change, 20)})" if finding.change else ""
+    said = f" ({log_line(finding.change, 20)})" if finding.change else ""
+    accepted = f"accepted, as {log_line(finding.suppressed.file, 40)} says; " if finding.suppressed else ""
     where = f"  {log_line(finding.target)}" if several else ""
     for line in (
         styled((f"✗ {finding.severity.value:<9}", "bold red"), (log_line(finding.title), "bold"), (f"  {finding.id}{said}{where}", "dim")),
-        styled(f"  {'':<9}{log_line(finding.reason)}"),
+        styled(f"  {'':<9}", (accepted, "yellow"), log_line(finding.reason)),
     ):
         line.no_wrap, line.overflow = True, "ellipsis"
         yield Padding(line, 0)  # texts by themselves are joined, which forgets how they wrap

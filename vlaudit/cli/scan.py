@@ -118,7 +118,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="PROBE.NAME=VALUE", help="Parameter of a probe (vlaudit explain lists them). Repeatable.")
 @click.option("--scorer", metavar="TARGET", help="Matching model that says what generated pictures show; specimens have one.")
 @click.option("--plugin", "plugins", multiple=True, type=FILE, help="Python file with probes. It is code: it is run.")
-@click.option("--config", type=FILE, help=f"Config file. Default: {FILE_NAME} in this folder, if there is one.")
+@click.option("--config", type=FILE, help=f"Config file. Default: {FILE_NAME} in this folder, else [tool.vlaudit] in its pyproject.toml.")
 @click.option(
     "--effort", type=click.Choice(["quick", "standard", "thorough"]), help="Budget of searches. [default: quick]"
 )
