@@ -68,6 +68,12 @@ class TerminalReporter:
 
         return scan_progress(console, task)
 
+    def annotations(self, report: Report) -> Iterator[str]:
+        """Lines by which GitHub shows the findings beside the code."""
+        from vlaudit.reports.terminal.annotations import annotations
+
+        return annotations(report)
+
     def print(self, report: Report, console: Console, how: Length = "full") -> None:
         """Write the report to ``console``, in its colours and width: all of it, a summary on one screen, or its last lines."""
         from vlaudit.reports.terminal.summary import summary

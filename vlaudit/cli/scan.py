@@ -304,6 +304,9 @@ def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
     if not asked.flags["how"]:
         click.echo(f"Every finding: vlaudit report {shlex.quote(str(out))}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in plugin("reporters", "terminal")().annotations(report):
+            click.echo(line)
     for path in paths:
         click.echo(f"Report: {path}")
     return 130 if interrupted else exit_code(report)
