@@ -4,7 +4,7 @@ Labels, captions and reasons may hold markup or escape sequences: every text is 
 characters, never markup.
 """
 
-from __future__ import annotations
+from __future__ import workflow_commands
 
 import io
 from collections.abc import Iterator
@@ -70,9 +70,9 @@ class TerminalReporter:
 
     def annotations(self, report: Report) -> Iterator[str]:
         """Lines by which GitHub shows the findings beside the code."""
-        from vlaudit.reports.terminal.annotations import annotations
+        from vlaudit.reports.terminal.annotations import workflow_commands
 
-        return annotations(report)
+        return workflow_commands(report)
 
     def print(self, report: Report, console: Console, how: Length = "full") -> None:
         """Write the report to ``console``, in its colours and width: all of it, a summary on one screen, or its last lines."""

@@ -14,7 +14,7 @@ MOST = 10  # of a kind, which GitHub shows of a step
 LONGEST = 400
 
 
-def annotations(report: Report) -> Iterator[str]:
+def workflow_commands(report: Report) -> Iterator[str]:
     """A line for each vulnerable finding: an error where it stops the pipeline, else a warning; accepted ones are notices."""
     declared = {target.id: target.declared for target in report.targets}
     stops = {finding.id for finding in gating(report)}
