@@ -52,7 +52,7 @@ def open_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = False) -> 
     if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
         os.close(handle)
         raise Unreadable(f"is larger than {limit / 1e6:g} MB" if stat.S_ISREG(status.st_mode) else "is not a regular file")
-    return open(handle, "rb")  # noqa: SIM115 (the caller closes it)
+    return open(handle, "rb")
 
 
 def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> bytes:

@@ -25,7 +25,16 @@ from vlaudit.checksums import has_more, sealed, unsealed
 from vlaudit.config import Request, TargetSpec
 from vlaudit.details import check_finite
 from vlaudit.errors import UsageError, VlauditWarning
-from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, open_bytes, open_flags, parse_json, read_bytes, write_atomically
+from vlaudit.files import (
+    TEXT_BYTES,
+    Unreadable,
+    disk_error,
+    open_bytes,
+    open_flags,
+    parse_json,
+    read_bytes,
+    write_atomically,
+)
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, Reduced, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
