@@ -4,7 +4,7 @@ Labels, captions and reasons may hold markup or escape sequences: every text is 
 characters, never markup.
 """
 
-from __future__ import workflow_commands
+from __future__ import annotations
 
 import io
 from collections.abc import Iterator

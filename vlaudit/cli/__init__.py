@@ -19,6 +19,8 @@ from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
+    "plan": "vlaudit.cli.shards",
+    "merge": "vlaudit.cli.shards",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
@@ -35,7 +37,7 @@ COMMANDS = {
 }
 
 
-ANSWERING = {"scan", "judge", "diff", "replay", "selftest"}  # whose exit code says something of what was audited
+ANSWERING = {"scan", "merge", "judge", "diff", "replay", "selftest"}  # whose exit code says something of what was audited
 
 
 class LazyGroup(click.Group):

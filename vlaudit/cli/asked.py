@@ -108,8 +108,8 @@ def read_flags(flags: dict[str, Any]) -> Asked:
     config, trusted = _config(flags["config"])
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
-    baseline = _baseline(flags)
-    accepted, notes = _accepted(flags["ignore_file"])
+    baseline = earlier_report(flags)
+    accepted, notes = accepted_findings(flags["ignore_file"])
     specs, is_default = _targets(config, flags)
     return Asked(
         flags=flags, config=config, trusted=trusted, settings=settings, policy=_policy(config.policy, flags), specs=specs,
@@ -203,7 +203,7 @@ def _columns(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:
+def accepted_findings(path: Path | None) -> tuple[list[Entry], list[str]]:
     """The entries of the file that a flag names. One that was found is not applied, and that is said."""
     if path is not None:
         return read_suppressions(path), []
@@ -215,7 +215,7 @@ def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:
     ]
 
 
-def _baseline(flags: dict[str, Any]) -> Report | None:
+def earlier_report(flags: dict[str, Any]) -> Report | None:
     """The report to compare with. Raises UsageError where there is none."""
     from vlaudit.audit.run import read_report
 
