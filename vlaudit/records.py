@@ -77,6 +77,11 @@ class Compares(StrEnum):
     TARGETS = "the targets of the audit"  # of the probe's families, whatever their models
 
 
+OF_THE_DATA = frozenset({
+    Needs.IMAGES, Needs.LABELS, Needs.GROUPS, Needs.MEMBERS, Needs.CAPTIONS, Needs.CAPTIONED_PICTURES, Needs.QUESTIONS, Needs.PAIRS,
+})  # fmt: skip
+
+
 class Verdict(StrEnum):
     VULNERABLE = "vulnerable"
     HELD = "held"
@@ -197,6 +202,9 @@ class Cost(Record):
     def __sub__(self, other: Cost) -> Cost:
         mine, theirs = self.__dict__, other.__dict__
         return Cost(**{name: mine[name] - theirs[name] for name in Cost.model_fields})
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(**{name: value * times for name, value in self.__dict__.items()})
 
 
 class Reduced(Record):
@@ -403,6 +411,8 @@ class DataInfo(Record):
     captions: int = 0  # distinct texts to draw, of a text-to-image target
     sha256: str | None = None
     notes: list[str] = Field(default_factory=list)  # sentences on what was left out, cut or is not read as it is written
+    unread: int = 0  # pictures that could not be read
+    unread_share: float = 0.0  # the greatest share of them: of all pictures, or of those of one label
 
 
 class Place(Record):

@@ -20,7 +20,8 @@ towards no label (``zoo:tiny-collapse``) and its clean twin.
 
 When it errs. Clusters are fewer and coarser than labels, so the comparison is blunter and the threshold higher: a backdoor
 towards one label is better seen by ``prompt-trigger-inversion``, and may be held here. With six directions a trigger that is three
-to five times smaller than the next one's is often inconclusive: look at it. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
+to five times smaller than the next one's is often inconclusive: look at it. Within a small budget all directions are searched for patches
+first, and for the other kinds as it allows. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
 
 What to do. Take no classifier, prompt or pipeline built on this encoder into service, for they inherit what it learned.
 Fetch the encoder again from its author and compare the checksums, or use another one. Fine-tuning it on clean pictures
@@ -42,8 +43,8 @@ from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
 from vlaudit.attacks.shared.trigger_inversion.search import (
     SEARCHED,
     Bench,
+    affordable,
     require_pictures,
-    restarts,
     search,
     search_cost,
 )
@@ -81,14 +82,12 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
 class EncoderTriggerInversion(TriggerInversion):
     """Smallest patch and blend that pull all embeddings into one cluster, and whether one cluster stands apart."""
 
-    cases_per_unit: ClassVar[int] = 9  # each unit looks for the directions anew
+    cases_per_unit: ClassVar[int] = 18  # each unit looks for the directions anew
     clusters: int = Field(6, ge=5, le=32, description="directions to compare")
 
     def cases(self, ctx: Context) -> list[Case]:
         require_pictures(ctx)
-        names = self._names()
-        count = ctx.afford(ctx.by_effort(2, 3, 4), "searches of each direction")
-        return restarts(names, count, names[int(ctx.rng("planted").integers(len(names)))])
+        return affordable(ctx, self._names(), ctx.by_effort(2, 3, 4), "direction", ("patch", "blend", "smooth"))
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.trigger import EFFORTS, collapse_passes

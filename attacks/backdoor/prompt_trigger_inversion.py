@@ -25,6 +25,9 @@ Named strength. With ten labels or more, a label whose triggers of all kinds are
 kind five times; in a prompt, a label that
 it makes three times easier than the others.
 
+Where the audit names several prompts of the model, the smallest triggers are tried under the others too, with their pixels in order and in
+another: a backdoor in the weights works under all, one in a prompt under that one. No verdict hangs on it.
+
 Controls. The other labels are the null. ``planted``: the audited classifier, wrapped so that a known small patch, a
 known faint blend and a known wave call up one label, searched in the same way at the same cost; if one of them does not stand out, the
 search is too weak for this model and there is no held verdict. It says what not finding is worth; what was found stands by itself.
@@ -33,7 +36,8 @@ another order, must not do what the trigger does. Where the advantage is near th
 with other starts and the smallest triggers count.
 
 When it errs. Nothing is held unless every label was searched: with more than 20 labels a quick audit takes a random dozen, says which, and names
-the parameter that searches all; within a ``--budget`` that is too small, labels are searched once, and then fewer of them. Below five labels there is no null to speak of. Labels of clean models that lie farther apart than is usual, and planted labels among
+the parameter that searches all; within a ``--budget`` that is too small, all labels are searched
+for blends once, which makes planted patches stand apart too, and for patches and smooth patterns as many as it allows. Below five labels there is no null to speak of. Labels of clean models that lie farther apart than is usual, and planted labels among
 them, are inconclusive, with the trigger to look at; so are weak triggers: a patch planted through a learned prompt that makes its label
 1.5 times easier, or a smooth pattern of a fifth of the contrast. More than three planted labels mask each other. A trigger that is larger
 than what the easiest label needs anyway cannot be seen, and the control says so. A natural backdoor, a label that alone is far easier to reach
@@ -63,7 +67,7 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import Bench, require_pictures, restarts, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.search import Bench, affordable, require_pictures, search, search_cost
 from vlaudit.attacks.shared.trigger_inversion.thresholds import PROMPT_THRESHOLDS, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
@@ -99,16 +103,15 @@ class PromptTriggerInversion(TriggerInversion):
         require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
-        most = ctx.by_effort(5, 4, 4)
-        count = ctx.afford(most, "searches of each label")
-        limit = ctx.afford(min(limit, len(ctx.labels)), "labels", 5, searched=True, share=ctx.share * most / count)
-        names = subset(ctx.labels, limit, ctx.rng("labels"))
-        planted = names[int(ctx.rng("planted").integers(len(names)))] if names else ""
-        return restarts(names, count, planted)
+        labels = subset(ctx.labels, min(limit, len(ctx.labels)), ctx.rng("labels"))
+        return affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
 
     def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
         found = super().compared(trials, policy)
         return found and replace(found, all_of="labels")
+
+    def tries_elsewhere(self) -> bool:
+        return True
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         return search_cost(ctx, cases)

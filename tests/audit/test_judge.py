@@ -20,6 +20,7 @@ from vlaudit.policy import Policy
 from vlaudit.probe import Probe, probe
 from vlaudit.records import (
     Cost,
+    DataInfo,
     Delta,
     Estimate,
     Evidence,
@@ -28,6 +29,7 @@ from vlaudit.records import (
     Judgement,
     Metric,
     ModelInfo,
+    Needs,
     PromptInfo,
     Reduced,
     Risk,
@@ -52,12 +54,12 @@ def done(unit: Unit, *trials: Trial, **fields: Any) -> UnitResult:
 
 def audit(
     probes: dict[str, type[Probe]], planned: list[PlannedProbe], results: Iterable[UnitResult], policy: Policy | None = None,
-    spec: TargetSpec | None = None, **request: Any,
+    spec: TargetSpec | None = None, data: DataInfo | None = None, **request: Any,
 ) -> Judged:  # fmt: skip
     """What is judged of these results of this plan."""
     registry = ProbeRegistry()
     registry.classes |= probes
-    target = TargetInfo(id="t", family=Family.MATCHING, model=ModelInfo(spec="hf:m"), prompt=PromptInfo(id="p", method="hard"))
+    target = TargetInfo(id="t", family=Family.MATCHING, model=ModelInfo(spec="hf:m"), prompt=PromptInfo(id="p", method="hard"), data=data)
     manifest = Manifest(version="0", id="a", digest="", command="", started="", targets=[target], planned=planned,
                         request=Request(targets=[spec or TargetSpec(model="hf:m")], probes=list(probes), **request))  # fmt: skip
     return judge_audit(manifest, {result.unit: result for result in results}, registry, policy or Policy())
@@ -427,6 +429,19 @@ def test_a_smaller_sample_decides_where_its_interval_does_and_is_told() -> None:
     assert found.verdict is Verdict.HELD and found.reason == "so it is"
     assert found.details.facts() == {"x": 1, "within the budget": "64 of 1,280 pictures"}
     assert "; 64 of 1,280 pictures were tried within the budget of 30m" in within(Verdict.INCONCLUSIVE, pictures).reason
+
+
+@pytest.mark.parametrize("needs, share, verdict", [
+    ({Needs.LABELS}, 0.04, Verdict.INCONCLUSIVE), ({Needs.SCORES, Needs.CAPTIONS}, 0.04, Verdict.INCONCLUSIVE),
+    ({Needs.LABELS}, 0.01, Verdict.HELD), ({Needs.FILES}, 0.04, Verdict.HELD),
+])  # fmt: skip
+def test_nothing_is_held_on_data_of_which_a_part_could_not_be_read(needs: set[Needs], share: float, verdict: Verdict) -> None:
+    data = DataInfo(source="d", examples=24, unread=1, unread_share=share)
+    (said,) = audit({"asked": saying(lambda *_: HELD, needs=needs)}, cut(), [done(unit("asked"))], data=data).findings
+    assert said.verdict is verdict
+    assert ("1 picture of the data could not be read, 4.0% of all or of a label's" in said.reason) == (verdict is not Verdict.HELD)
+    lax = audit({"asked": saying(lambda *_: HELD, needs=needs)}, cut(), [done(unit("asked"))], Policy(unread=0.05), data=data)
+    assert lax.findings[0].verdict is Verdict.HELD and Policy(unread=0.05).relaxations([]) == ["unread"]
 
 
 def test_the_command_gives_a_reduced_design_its_own_time() -> None:

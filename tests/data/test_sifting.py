@@ -75,9 +75,18 @@ def test_reasons_are_counted_and_a_label_without_pictures_is_an_error(cat: Path)
     for number in range(3):
         (cat / f"empty{number}.jpg").touch()
     (cat / "page.jpg").write_bytes(b"<html></html>")
-    (said,) = load(cat.parent).notes
+    data = load(cat.parent)
+    (said,) = data.notes
+    assert data.unread == {"cat": 4} and data.unread_share == 4 / 5
     assert said.startswith("4 pictures in ") and "left out: 3 empty (such as 'cat/empty0.jpg'), 1 text of a server" in said
     (cat.parent / "dog").mkdir()
+    for number in range(8):
+        RAMP.save(cat.parent / "dog" / f"whole{number}.png")
+    assert load(cat.parent).unread_share == 4 / 5  # of the label that lost most, where all lost 4 of 13
+    (cat.parent / "dog" / "a.psd").touch()
+    assert load(cat.parent).unread == {"cat": 4, "dog": 1}  # of a kind that is not opened
+    for file in (cat.parent / "dog").iterdir():
+        file.unlink()
     for number in range(2):
         (cat.parent / "dog" / f"{number}.jpg").touch()
     with pytest.raises(DataError, match=r"None of the 2 pictures with the label 'dog'.*is empty"):

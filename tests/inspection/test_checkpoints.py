@@ -14,7 +14,7 @@ import torch
 
 from tests.inspection.corpus import Call, legacy_tar, torch_zip, yacs_settings
 from vlaudit.errors import ModelError, UnsafeFileError, UsageError
-from vlaudit.inspection.checkpoints import StandIn, load_torch_checkpoint, refuse_code
+from vlaudit.inspection.checkpoints import Array, StandIn, load_torch_checkpoint, refuse_code
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,20 @@ def test_what_is_no_tensor_becomes_a_stand_in(tmp_path: Path, other: Any, as_zip
     path.write_bytes(torch_zip({"state_dict": state, "epoch": 50, "other": other}, _use_new_zipfile_serialization=as_zip))
     read = load_torch_checkpoint(path)
     torch.testing.assert_close(read["state_dict"]["ctx"], state["ctx"])
-    assert read["epoch"] == 50 and type(read["other"]) in (StandIn, OrderedDict, list)
+    assert read["epoch"] == 50 and type(read["other"]) in (StandIn, Array, OrderedDict, list)
+
+
+@pytest.mark.parametrize("array", [np.arange(6, dtype="<f4").reshape(2, 3), np.arange(6, dtype=">f8").reshape(3, 2).T, np.zeros((0, 2), dtype="f2")])
+def test_numbers_of_a_numpy_array_are_kept(tmp_path: Path, array: Any) -> None:
+    (tmp_path / "prompt.pth").write_bytes(torch_zip({"tokens": array}))
+    read = load_torch_checkpoint(tmp_path / "prompt.pth")["tokens"].tensor()
+    assert read.dtype == torch.float32 and np.array_equal(read.numpy(), array)
+
+
+@pytest.mark.parametrize("array", [np.arange(3), np.array([None]), np.array(["a"])])
+def test_arrays_of_other_things_have_no_numbers(tmp_path: Path, array: Any) -> None:
+    (tmp_path / "prompt.pth").write_bytes(torch_zip({"tokens": array}))
+    assert load_torch_checkpoint(tmp_path / "prompt.pth")["tokens"].tensor() is None
 
 
 @pytest.mark.parametrize("call", [Call("posix.system", "touch nowhere"), torch.nn.Linear(2, 2), Call("torch.from_file", "x", True, 1)], ids=["call", "module", "torch"])

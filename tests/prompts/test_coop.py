@@ -214,7 +214,7 @@ META = {f"meta_net.linear{i}.weight": torch.zeros(2, 2) for i in (1, 2)}
         ({f"module.prompt_learner.{name}": value for name, value in META.items()}, "CoCoOp"),
         ({"prompt_learner.compound_prompts_text.0": torch.zeros(4, 32)}, "MaPLe"),
         ({"proj.weight": torch.zeros(48, 32)}, "MaPLe"),
-        ({"text_encoder.transformer.resblocks.1.VPT_shallow": torch.zeros(4, 32)}, "VPT, IVLP, PromptSRC"),
+        ({"text_encoder.transformer.resblocks.1.VPT_shallow": torch.zeros(4, 32)}, "IVLP"),
         ({"prompt_learner.ZS_image_encoder.conv1.weight": torch.zeros(4, 32)}, "PromptSRC"),
         ({"image_encoder.conv1.weight": torch.zeros(8, 3)}, "image tower"),
         ({"bias_for_later": torch.zeros(8)}, "bias_for_later"),

@@ -67,6 +67,7 @@ class PlannedProbe(Record):
     reduced: list[Reduced] = Field(default_factory=list)  # what it tries fewer of
     reference_note: str | None = None
     related: list[str] = Field(default_factory=list)  # the other targets that it compares with this one
+    beside: list[str] = Field(default_factory=list)  # targets under whose prompts what is found is tried too
     left_out: list[str] = Field(default_factory=list)  # why others were not compared, one sentence each
     borrowed: list[str] = Field(default_factory=list)  # units of another target whose trials are this one's reference
     failed: bool = False  # it could not be planned: an error, not a lack
@@ -342,7 +343,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(value)
         if len(manifest.request.targets) != len(manifest.targets) or len(manifest.specs) != len(manifest.targets):
             raise Unreadable("names other targets than its request")
-        if {target for planned in manifest.planned for target in (planned.target, *planned.related)} - manifest.specs.keys():
+        if {target for planned in manifest.planned for target in (planned.target, *planned.related, *planned.beside)} - manifest.specs.keys():
             raise Unreadable("plans probes on what is none of its targets")
         if not checksum and manifest.schema_version != "1.0":
             raise Unreadable("has lost its checksum")

@@ -14,7 +14,18 @@ from vlaudit.details import check_finite
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.probe import Probe
-from vlaudit.records import REFERENCE, TARGET, Cost, Finding, Judgement, TargetInfo, Trials, Verdict
+from vlaudit.records import (
+    OF_THE_DATA,
+    REFERENCE,
+    TARGET,
+    Cost,
+    DataInfo,
+    Finding,
+    Judgement,
+    TargetInfo,
+    Trials,
+    Verdict,
+)
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import time_text
 from vlaudit.statistics import holm
@@ -40,7 +51,7 @@ def judge_audit(
         failures: list[str] = []
         needed = [unit for batch in rounds_needed(probe, planned, results, policy, failures) for unit in batch]
         complete = complete and not planned.failed and all(is_done(unit, results) for unit in needed)
-        judgement = _judge(manifest, probe, planned, needed, results, policy, failures)
+        judgement = _judge(manifest, targets[planned.target], probe, planned, needed, results, policy, failures)
         units = [f" ({unit.arm}): {r.error}" for unit in needed if (r := results.get(unit.id)) and r.error]
         if planned.failed:
             failures.append(str(planned.reason))
@@ -51,7 +62,7 @@ def judge_audit(
 
 
 def _judge(
-    manifest: Manifest, probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
+    manifest: Manifest, target: TargetInfo, probe: Probe, planned: PlannedProbe, needed: list[Unit], results: Mapping[str, UnitResult], policy: Policy,
     failures: list[str],
 ) -> Judgement:  # fmt: skip
     """The judgement of one probe on one target. What did not finish, failed or is empty is never ``held``; what the judge itself
@@ -69,7 +80,8 @@ def _judge(
         return Judgement.not_assessed("the probe yielded no trials")
     try:
         if not failures:
-            return all_compared(within_budget(sound(probe.judge(trials, policy)), planned, manifest), planned)
+            said = within_budget(sound(probe.judge(trials, policy)), planned, manifest)
+            return of_all_data(all_compared(said, planned), probe, target.data, policy)
     except (KeyboardInterrupt, NotAssessed) as end:
         if isinstance(end, KeyboardInterrupt):
             raise
@@ -103,6 +115,18 @@ def all_compared(said: Judgement, planned: PlannedProbe) -> Judgement:
     if said.verdict is Verdict.HELD:
         update |= {"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason.rstrip('.')}; but not all were compared ({left})"}
     return Judgement.model_validate(said.model_dump(warnings=False) | update)
+
+
+def of_all_data(said: Judgement, probe: Probe, data: DataInfo | None, policy: Policy) -> Judgement:
+    """What a judge said of data that could not all be read: a result on a part is not one on the whole, so nothing is held."""
+    if data is None or data.unread_share <= policy.unread or said.verdict is not Verdict.HELD or not probe.info.needs & OF_THE_DATA:
+        return said
+    pictures = f"{data.unread:,} pictures" if data.unread > 1 else "1 picture"
+    reason = (
+        f"{said.reason.rstrip('.')}; but {pictures} of the data could not be read, {data.unread_share:.1%} of all or of a label's, "
+        f"and the policy allows {policy.unread:.1%} (mend them, or take them out of the data)"
+    )
+    return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
 
 
 SPARE = 1.25  # times what all was estimated to take: another calibration finds another speed

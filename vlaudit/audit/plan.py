@@ -102,13 +102,14 @@ class _Draft:
 
 def make_plan(
     request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject], *,
-    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None,
+    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None, only: str | None = None,
     again: Mapping[tuple[str, str], float] | None = None,
 ) -> Plan:  # fmt: skip
     """Plan every probe on every target. The reference arm is planned once a model and shared between its prompts.
 
     ``speeds``: by model, of the audit that is resumed; they are measured where they are not given. ``shares``: by probe, in the place of
-    what the budget would give it. ``again``: the shares by probe and model of what is planned a second time; nothing else is then.
+    what the budget would give it. ``only``: the id of the one target that findings are planned for. ``again``: the shares by probe and
+    model of what is planned a second time; nothing else is then.
     """
     probes = {name: registry.make(name, request.params.get(name)) for name in request.probes}
     plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), workers=_workers([*targets, *references.values()]))
@@ -122,7 +123,7 @@ def make_plan(
     for subject in targets:
         for name, probe in probes.items():
             party = _party(plan, probe, subject)
-            if _is_for_others(probe, subject, targets) or party[0] is not subject:
+            if _is_for_others(probe, subject, targets) or party[0] is not subject or (only is not None and subject.id != only):
                 continue
             if again is not None and (name, subject.spec.model) not in again:
                 continue
@@ -138,7 +139,9 @@ def make_plan(
         plan.planned.append(design.planned)
         plan.cases |= design.cases
         plan.costs |= design.costs
-        plan.parties |= dict.fromkeys(design.cases if len(design.party) > 1 else (), design.party)
+        if len(design.party) > 1:
+            own = (unit for unit in design.planned.units if unit.arm == TARGET and unit.id not in design.planned.borrowed)
+            plan.parties |= dict.fromkeys((unit.id for unit in own), design.party)
         plan.shares |= dict.fromkeys(design.cases, design.planned.share)
     return plan
 
@@ -205,7 +208,12 @@ def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
     there = [other for other in plan.targets if other.target is not None]
     if compares is Compares.TARGETS:
         return tuple(other for other in there if other.info.family in probe.info.families)
-    party = [other for other in there if _same_ground(other, subject)]
+    return _prompts(plan, subject)
+
+
+def _prompts(plan: Plan, subject: Subject) -> Party:
+    """All prompts of a target's model on the same data, and their references."""
+    party = [other for other in plan.targets if other.target is not None and _same_ground(other, subject)]
     for other in dict.fromkeys(other.info.reference for other in party):
         reference = plan.references.get(other or "")
         if reference is not None and not any(reference.stands_for(target) for target in party):
@@ -231,6 +239,9 @@ def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: flo
         reason = f"it compares {probe.info.compares}, and there is one: {_MORE[probe.info.compares]}"
     if reason is not None:
         return _Design(planned.model_copy(update={"reason": reason}))
+    if not probe.info.compares and probe.tries_elsewhere():
+        left += tuple(other for other in _prompts(plan, left[0]) if other is not left[0])
+        planned = planned.model_copy(update={"beside": [other.id for other in left[1:] if other in plan.targets]})
     ctx = compared_context(plan.request, left, name, ArtifactStore(Path()), share=share)
     cage.say(phase=Phase.LOAD, what=f"the plan of {name}", limit=PLAN_SECONDS)
     try:
@@ -257,7 +268,7 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
     if not cases:
         return _Design(planned.model_copy(update={"reason": "the probe finds nothing to try on these data"}))
     reduced = list(ctx.reduced)
-    arms = [(subject.id, ctx)]
+    arms = [(subject, ctx)]
     note, borrowed = subject.info.reference_note, False
     if probe.info.compares:
         note = "the reference is one of those compared"
@@ -266,22 +277,23 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
     elif subject.info.reference is not None:
         twin = _twin(plan, probe, plan.references[subject.info.reference], ctx, cases)
         borrowed = twin is not None
-        arms.append((twin.id, replace(ctx, _target=twin.target)) if twin else (subject.info.reference, replace(ctx, arm=REFERENCE)))
+        reference = (plan.references[subject.info.reference], replace(ctx, arm=REFERENCE, peers=[]))
+        arms.append((twin, replace(ctx, _target=twin.target)) if twin else reference)
     design = _Design(planned.model_copy(update={"share": ctx.share if reduced else 1.0, "reduced": reduced, "reference_note": note}), party)
     for number, batch in enumerate(probe.rounds(cases)):
-        for place, (subject_id, own) in enumerate(arms):
-            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, list(whole), speed)]:
-                looked_at = [[other.id, other.info.prompt.sha256] for other in party[1:]] if len(party) > 1 else []
-                who = subject_id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
+        for place, (asked, own) in enumerate(arms):
+            for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, asked, list(whole), speed)]:
+                looked_at = sorted([other.id, other.info.prompt.sha256 or ""] for other in party) if len(party) > 1 and own.on_target else []
+                who = asked.id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
                 identity = [who, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
                             subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
                             [case.model_dump(mode="json") for case in shard], *looked_at]  # fmt: skip
                 unit_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-                cost = probe.estimate(own, shard)
+                cost = _estimate(probe, own, asked, shard)
                 weight = speed.seconds(cost) if speed else 0.0
                 design.planned.units.append(
-                    Unit(id=unit_id, subject=subject_id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
+                    Unit(id=unit_id, subject=asked.id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
                          weight=round(weight, 4))
                 )  # fmt: skip
                 design.cases[unit_id], design.costs[unit_id] = shard, cost
@@ -300,15 +312,21 @@ def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: lis
     return None
 
 
-def _parts(probe: Probe, ctx: Context, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
+def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
+    """What cases cost on one arm, with what its prompt itself passes; a probe that compares reckons with that of each by itself."""
+    cost = probe.estimate(ctx, cases)
+    return asked.target.whole(cost, len(asked.labels)) if asked.target and not probe.info.compares else cost
+
+
+def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:
     """A shard cut in halves until they are short enough, unless what its cases share would then be done twice."""
-    whole = speed.seconds(probe.estimate(ctx, shard)) if speed else 0.0
+    whole = speed.seconds(_estimate(probe, ctx, asked, shard)) if speed else 0.0
     if whole > LONGEST and len(shard) > 1:
         halves = shard[: len(shard) // 2], shard[len(shard) // 2 :]
         assert speed is not None
-        if sum(speed.seconds(probe.estimate(ctx, half)) for half in halves) <= 1.1 * whole:
+        if sum(speed.seconds(_estimate(probe, ctx, asked, half)) for half in halves) <= 1.1 * whole:
             for half in halves:
-                yield from _parts(probe, ctx, half, speed)
+                yield from _parts(probe, ctx, asked, half, speed)
             return
     yield shard
 

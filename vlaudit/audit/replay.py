@@ -100,8 +100,8 @@ class Recorded:
 
     @property
     def others(self) -> list[TargetInfo]:
-        """The targets that the finding compares with its own."""
-        return [info for info in self.manifest.targets if info.id in self.planned.related]
+        """The targets that the finding compares with its own, or under whose prompts it tried what it found."""
+        return [info for info in self.manifest.targets if info.id in {*self.planned.related, *self.planned.beside} - {self.info.id}]
 
     @property
     def specs(self) -> list[TargetSpec]:

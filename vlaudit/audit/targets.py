@@ -106,7 +106,7 @@ class Loader:
         self._living: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._failed: dict[str, VlauditError] = {}
         self._known: dict[str, Known] = {}
-        self._pixels: dict[tuple[str, str], dict[str, Tensor]] = {}
+        self._pixels: dict[tuple[str, str, str], dict[str, Tensor]] = {}  # by model, data and what a prompt draws
         self._data: dict[str, Dataset] = {}
         self._scorers: dict[str, Scorer] = {}
         self.seconds: dict[str, float] = {}  # that loading took, by model
@@ -161,7 +161,7 @@ class Loader:
                 if not data.has_members and prompt.members:
                     data = data.with_member_hashes(prompt.members)
                 target = self._bind(prompt, resolved.model)
-                pixels = self._pixels.setdefault((resolved.model, data.source), {})
+                pixels = self._pixels.setdefault((resolved.model, data.source, prompt.drawn), {})
                 info = _info(spec, model, prompt, data, labels)
                 scorer = self._scorer(resolved, family)
                 subject = Subject(info.id, spec, info, data, labels, files, target, scorer, pixels=pixels)
@@ -202,8 +202,9 @@ class Loader:
             return None
         target = self._bind(prompt, resolved.model)
         info = _info(resolved, target.model, prompt, subject.data, subject.labels)
+        pixels = self._pixels.setdefault((resolved.model, subject.data.source, prompt.drawn), {})
         return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, target,
-                       subject.scorer, subject.scorer_doubt, subject.pixels)  # fmt: skip
+                       subject.scorer, subject.scorer_doubt, pixels)  # fmt: skip
 
     def _scorer(self, spec: TargetSpec, family: Family) -> Callable[[], Scorer] | None:
         """How to get the scorer of a target whose pictures need one; it is loaded once, when a probe asks."""
@@ -405,7 +406,7 @@ def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
         source=data.source, examples=len(data.examples), labels=labels, groups=list(data.groups),
         members=sum(example.member is True for example in data.examples), sha256=data.sha256,
         captions=len(data.captions) if family is Family.TEXT_TO_IMAGE else 0,
-        notes=[*data.notes, *unpictured(data, labels)],
+        notes=[*data.notes, *unpictured(data, labels)], unread=data.unread.total(), unread_share=data.unread_share,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.cage import network
 from vlaudit.device import PLAIN, Loading, room
 from vlaudit.errors import ModelError, UsageError, first_line, foreign
+from vlaudit.families.towers import put_at
 from vlaudit.inspection.folder import ModelFolder, find_folder
 from vlaudit.inspection.quantisation import refuse_lacking
 from vlaudit.records import Family
@@ -170,14 +171,9 @@ def soft_tokens(table: torch.nn.Module, soft: SoftTokens | None, once: bool = Fa
         return
 
     def replace(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        import torch
-
         if once:
             handle.remove()
-        slots = torch.tensor(soft.slots, device=output.device)
-        rows = torch.arange(len(slots), device=output.device)[:, None].expand_as(slots)
-        values = soft.values if soft.values.dim() == 3 else soft.values.expand(len(slots), -1, -1)
-        return output.index_put((rows, slots), values.to(output))
+        return put_at(output, soft.values, soft.slots)
 
     handle = table.register_forward_hook(replace)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,15 @@ class OpenCLIPModel(MatchingModel):
             value = step(value)
         return value
 
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
+
     def _encode_images(self, images: Tensor) -> Tensor:
-        return _unit(self._model.encode_image(((images - self._mean) / self._std).to(next(self._model.parameters()).dtype)))
+        return _unit(self._model.encode_image(self.normalised(images).to(next(self._model.parameters()).dtype)))
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        own = self._model
+        return own.visual, own.text if hasattr(own, "text") else own.transformer, own
 
     def tokenize(self, text: str) -> TokenSequence:
         inner = getattr(self._tokenizer, "tokenizer", None)
@@ -86,7 +94,8 @@ class OpenCLIPModel(MatchingModel):
         inner = getattr(self._tokenizer, "tokenizer", None)
         pad_id = (inner.pad_token_id or 0) if inner is not None else 0
         rows, _ = pad(sequences, self.context_length, pad_id, to_limit=True)
-        with soft_tokens(table, soft) if table is not None else soft_tokens(self._model, None):
+        deeper = self.text_tower.replacing(soft.deeper, soft.slots) if soft and soft.deeper else nullcontext()
+        with soft_tokens(table, soft) if table is not None else nullcontext(), deeper:
             return _unit(self._model.encode_text(torch.tensor(rows, device=self.device)))
 
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:

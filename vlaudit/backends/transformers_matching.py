@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +66,18 @@ class TransformersModel(MatchingModel):
     def preprocess(self, picture: Image.Image) -> Tensor:
         return ((self._official(picture) - self._black) / self._range).clamp(0, 1)
 
+    def normalised(self, images: Tensor) -> Tensor:
+        return images * self._range.to(images) + self._black.to(images)
+
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = images * self._range.to(images) + self._black.to(images)
-        return _unit(self._model.get_image_features(**self._inputs(pixels.to(self._model.dtype))))
+        return _unit(self._model.get_image_features(**self._inputs(self.normalised(images).to(self._model.dtype))))
 
     def _inputs(self, pixels: Tensor) -> dict[str, Tensor]:
         """What the image tower takes of pictures as the processor scales them."""
         return {"pixel_values": pixels}
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        return self._model.vision_model, self._model.text_model, self._model
 
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
@@ -88,14 +95,15 @@ class TransformersModel(MatchingModel):
             rows = [row[length:] + row[:length] for row, length in zip(rows, lengths, strict=True)]
             if soft is not None:
                 width, slots = len(rows[0]), zip(soft.slots, lengths, strict=True)
-                soft = SoftTokens(soft.values, [[slot + width - length for slot in own] for own, length in slots])
+                soft = replace(soft, slots=[[slot + width - length for slot in own] for own, length in slots])
         ids = torch.tensor(rows, device=self.device)
         inputs = {"input_ids": ids}
         if not self._fixed_length:
             inputs["attention_mask"] = (
                 torch.arange(ids.shape[1], device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
             ).long()
-        with soft_tokens(self._table, soft):
+        deeper = self.text_tower.replacing(soft.deeper, soft.slots) if soft and soft.deeper else nullcontext()
+        with soft_tokens(self._table, soft), deeper:
             return _unit(self._model.get_text_features(**inputs))
 
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:

@@ -144,7 +144,8 @@ def _run(
                 f"Of '{recorded.info.id}' this is not as it was in the audit: {', '.join(other)}.",
                 "Restore it, or add --allow-changed to run the finding on what is there now.",
             )
-        plan = make_plan(recorded.request(), registry, subjects, references, shares={recorded.finding.probe: recorded.planned.share})
+        plan = make_plan(recorded.request(), registry, subjects, references, shares={recorded.finding.probe: recorded.planned.share},
+                         only=recorded.info.id)  # fmt: skip
         here = environment(str(device))
         notes = notes + differences(recorded, plan, here)
         _say_first(console, recorded, subject, other, notes)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from vlaudit.data.bundled import read_bundled
 from vlaudit.data.example import Example
 from vlaudit.data.folder import METADATA, read_folder
 from vlaudit.data.images import DataError, StoredPicture
-from vlaudit.data.left_out import left_out
+from vlaudit.data.left_out import Omissions, left_out
 from vlaudit.data.sifting import sift
 from vlaudit.data.text_files import look_alikes
 from vlaudit.errors import VlauditWarning, did_you_mean
@@ -42,9 +43,17 @@ class Dataset:
     groups: tuple[str, ...] = ()
     own_captions: tuple[str, ...] | None = None  # of --prompts; else the pictures' own are audited
     notes: tuple[str, ...] = ()  # sentences on what lies beside the examples and was left out
+    unread: Counter[str] = field(default_factory=Counter)  # pictures that could not be read, by label; "" where that is not known
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def unread_share(self) -> float:
+        """The greatest share of pictures that could not be read: of all, or of those of one label."""
+        read = Counter(example.label or "" for example in self.examples)
+        shares = [count / (count + read[label]) for label, count in self.unread.items() if label in read]
+        return max([*shares, self.unread.total() / (self.unread.total() + len(self))]) if self.unread else 0.0
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
@@ -131,7 +140,8 @@ def load_dataset(
     DataError, one sentence for whatever is wrong.
     """
     name = str(source)
-    examples, notes = _read(name, columns or {})
+    examples, omitted = _read(name, columns or {})
+    notes = omitted.notes
     notes += look_alikes(sorted({example.label for example in examples if example.label is not None}), name)
     for note in notes:
         warnings.warn(note, VlauditWarning, stacklevel=2)
@@ -149,28 +159,28 @@ def load_dataset(
                 f"--members {members} does not divide the data '{name}' into members and non-members.",
                 "Both are needed to compare.",
             )
-    return Dataset(name, examples, tuple(groups), notes=tuple(notes))
+    return Dataset(name, examples, tuple(groups), notes=tuple(notes), unread=omitted.unread)
 
 
-def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], list[str]]:
-    """The examples whose pictures can be read, and sentences on what was left out."""
+def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], Omissions]:
+    """The examples whose pictures can be read, and what was left out."""
     if name.startswith("zoo:"):
         if columns:
             raise DataError(f"--columns is for your own data, not for '{name}'.", "Leave it out.")
-        return list(read_bundled(name)), []
+        return list(read_bundled(name)), Omissions()
     if name.startswith("hf:"):
         from vlaudit.data.hub import read_hub  # here, so that commands that read none start quickly
 
-        examples, notes = read_hub(name, columns)
+        examples, omitted = read_hub(name, columns)
     elif name.startswith("wds:"):
         from vlaudit.data.shards import read_shards
 
-        examples, notes = read_shards(name, columns)
+        examples, omitted = read_shards(name, columns)
     else:
         examples = list(read_folder(Path(name), columns))
-        notes = left_out(Path(name), METADATA, [e.picture for e in examples if isinstance(e.picture, Path)])
+        omitted = left_out(Path(name), METADATA, [e.picture for e in examples if isinstance(e.picture, Path)])
     kept, more = sift(examples, name)
-    return kept, [*notes, *more]
+    return kept, omitted + more
 
 
 def is_remote(source: str) -> bool:

@@ -22,7 +22,7 @@ from vlaudit.cage import network
 from vlaudit.data.example import Example
 from vlaudit.data.folder import METADATA, SPLITS, inside, read_folder
 from vlaudit.data.images import DataError, StoredPicture, known_suffixes
-from vlaudit.data.left_out import left_out
+from vlaudit.data.left_out import Omissions, left_out
 from vlaudit.data.rows import IMAGE, LABEL, MAX_ROWS, Rows
 from vlaudit.errors import UsageError, VlauditError, first_line
 from vlaudit.files import Unreadable, read_json_object, user_path, walk
@@ -51,8 +51,8 @@ def local_part(source: str) -> tuple[Path, str] | None:
     return None
 
 
-def read_hub(source: str, columns: Mapping[str, str]) -> tuple[list[Example], list[str]]:
-    """The examples of an ``hf:`` source, and sentences on what was left out. Raises DataError."""
+def read_hub(source: str, columns: Mapping[str, str]) -> tuple[list[Example], Omissions]:
+    """The examples of an ``hf:`` source, and what was left out. Raises DataError."""
     local = local_part(source)
     if local is not None and os.path.isdir(local[0]) and _kind(local[0]) == "pictures":
         if local[1]:
@@ -69,10 +69,10 @@ def read_hub(source: str, columns: Mapping[str, str]) -> tuple[list[Example], li
     unread: dict[str, None] = {}
     for split, table in tables.items():
         unread |= dict.fromkeys(_add(rows, table, split, columns, home))
-    notes = rows.finish()
+    omitted = rows.finish()
     if unread:
-        notes.append(f"Columns of '{source}' that are not read: {', '.join(islice(unread, 8))}{' …' * (len(unread) > 8)}.")
-    return rows.examples, [*said, *notes]
+        omitted.notes.append(f"Columns of '{source}' that are not read: {', '.join(islice(unread, 8))}{' …' * (len(unread) > 8)}.")
+    return rows.examples, Omissions(said) + omitted
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlaudit.data.images import HEIF_CURE, HEIF_SUFFIXES, known_suffixes
@@ -28,11 +29,23 @@ LOOKED_INTO = 10_000  # files of unknown suffixes, at most
 BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 
 
-def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list[str]:
-    """Sentences on the pictures below ``root`` that are not among those ``taken``. ``metadata``: names of the tables that
-    list pictures; where one lies, only what it lists is taken."""
+@dataclass
+class Omissions:
+    """What is not among the examples of a data set. ``unread``: pictures that belong to it and could not be read, by label, "" where that
+    is not known; what hides or is not listed was left out on purpose, and is told alone."""
+
+    notes: list[str] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Omissions) -> Omissions:
+        return Omissions([*self.notes, *other.notes], self.unread + other.unread)
+
+
+def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> Omissions:
+    """The pictures below ``root`` that are not among those ``taken``. ``metadata``: names of the tables that list pictures; where one
+    lies, only what it lists is taken."""
     names, known = set(metadata), {os.path.normpath(path) for path in taken}
-    suffixes, reasons = known_suffixes(), Counter[str]()
+    suffixes, reasons, unread = known_suffixes(), Counter[str](), Counter[str]()
     such: dict[str, str] = {}
     listed: dict[str, bool] = {}
     for folder, path in _others(root, known):
@@ -46,20 +59,20 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> list
             reason = "hidden (their names begin with a dot)"
         elif suffix in suffixes:
             reason = "outside the folders of the labels"
-        elif suffix[1:].isalnum() and suffix.isascii():
-            reason = f"{suffix[:12]} (not read)"
         else:
-            reason = "without the suffix of a picture"
+            named = suffix[1:].isalnum() and suffix.isascii()
+            reason = f"{suffix[:12]} (not read)" if named else "without the suffix of a picture"
+            unread[os.path.basename(folder)] += 1
         reasons[reason] += 1
         such.setdefault(reason, Path(path).relative_to(root).as_posix())
     if not reasons:
-        return []
+        return Omissions()
     said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     total = reasons.total()
     found = f"{total:,} files in '{root}' look like pictures and are" if total > 1 else f"1 file in '{root}' looks like a picture and is"
     shown = ", ".join(f"'{such[reason]}'" for reason, _ in reasons.most_common(SHOWN))
     heif = any(os.path.splitext(path)[1].lower() in HEIF_SUFFIXES for path in such.values()) and not HEIF_SUFFIXES & suffixes
-    return [f"{found} left out: {said}; such as {shown}.{' Of .heic: ' + HEIF_CURE if heif else ''}"]
+    return Omissions([f"{found} left out: {said}; such as {shown}.{' Of .heic: ' + HEIF_CURE if heif else ''}"], unread)
 
 
 def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlaudit.data.example import TEXT_COLUMNS, Example
 from vlaudit.data.images import DataError, StoredPicture
+from vlaudit.data.left_out import Omissions
 from vlaudit.data.text_files import check_label
 from vlaudit.errors import did_you_mean
 
@@ -58,8 +59,8 @@ class Rows:
         named = check_label(label, f"{self.source}, {id_}") if label else None
         self.examples.append(Example(id_, picture, named, split, cells, texts))
 
-    def finish(self) -> list[str]:
-        """Sentences on what was not taken as it was. Raises DataError for a set that cannot be used."""
+    def finish(self) -> Omissions:
+        """What was not taken as it was. Raises DataError for a set that cannot be used."""
         if not self.examples:
             why = ", ".join(f"{count:,} {reason}" for reason, count in self.without.most_common())
             raise DataError(f"The data '{self.source}' hold no picture{': ' + why if why else ''}.", "See docs/data.md for what is read.")
@@ -79,7 +80,7 @@ class Rows:
         if self.without:
             why = ", ".join(f"{count:,} {reason}" for reason, count in self.without.most_common())
             notes.append(f"{self.without.total():,} rows of '{self.source}' are left out: {why}.")
-        return notes
+        return Omissions(notes, Counter({"": self.without.total()}))
 
 
 def renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 from vlaudit.data.example import Example
 from vlaudit.data.folder import SPLITS
 from vlaudit.data.images import PICTURE_BYTES, DataError, StoredPicture, known_suffixes
+from vlaudit.data.left_out import Omissions
 from vlaudit.data.rows import IMAGE, LABEL, Rows
 from vlaudit.errors import first_line
 from vlaudit.files import Unreadable, is_unicode, open_flags, parse_json, read_text, user_path
@@ -32,8 +33,8 @@ OBJECTS = ("json", "jsn")
 NAMES = ("classnames.txt", "classes.txt")
 
 
-def read_shards(source: str, columns: Mapping[str, str]) -> tuple[list[Example], list[str]]:
-    """The examples of a ``wds:`` source, and sentences on what was left out. Raises DataError."""
+def read_shards(source: str, columns: Mapping[str, str]) -> tuple[list[Example], Omissions]:
+    """The examples of a ``wds:`` source, and what was left out. Raises DataError."""
     shards = _shards(source)
     rows, seen, total = Rows(source, columns), set[str](), 0
     fields: dict[str, None] = {}

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from vlaudit.data.example import Example
 from vlaudit.data.images import DataError, StoredPicture, UnreadablePicture, opened
+from vlaudit.data.left_out import Omissions
 from vlaudit.files import open_flags
 
 MOST = 50_000  # pictures that are looked at
@@ -23,9 +24,9 @@ TAIL = 64  # bytes, within which a file ends
 ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF", "TIFF"})
 
 
-def sift(examples: Sequence[Example], source: str) -> tuple[list[Example], list[str]]:
-    """The examples whose pictures can be read, and sentences on those that cannot, and on what is seen of animated ones. Raises
-    DataError where a label has no picture left, or all have gone."""
+def sift(examples: Sequence[Example], source: str) -> tuple[list[Example], Omissions]:
+    """The examples whose pictures can be read, and what is told of those that cannot, and of animated ones. Raises DataError where a
+    label has no picture left, or all have gone."""
     faults: dict[str, UnreadablePicture] = {}
     moving: list[str] = []
     seen: set[str] = set()
@@ -41,7 +42,7 @@ def sift(examples: Sequence[Example], source: str) -> tuple[list[Example], list[
         except UnreadablePicture as error:
             faults[example.picture_key] = error
     if not faults:
-        return list(examples), _animated(moving)
+        return list(examples), Omissions(_animated(moving))
     kept = [example for example in examples if not isinstance(example.picture, Path | StoredPicture) or example.picture_key not in faults]
     gone = [example for example in examples if isinstance(example.picture, Path | StoredPicture) and example.picture_key in faults]
     lost = {example.label for example in gone} - {example.label for example in kept}
@@ -58,7 +59,8 @@ def sift(examples: Sequence[Example], source: str) -> tuple[list[Example], list[
     said = ", ".join(f"{count:,} {reason} (such as '{such[reason]}')" for reason, count in reasons.most_common())
     total = reasons.total()
     begins = f"{total:,} pictures in '{source}' cannot be read and are" if total > 1 else f"1 picture in '{source}' cannot be read and is"
-    return kept, [f"{begins} left out: {said}.", *_animated(moving)]
+    unread = Counter(example.label or "" for example in gone)
+    return kept, Omissions([f"{begins} left out: {said}.", *_animated(moving)], unread)
 
 
 def _animated(ids: Sequence[str]) -> list[str]:

@@ -52,6 +52,11 @@ class Meter:
         if steps:
             self.gradient_steps, self.text_steps = self.gradient_steps + texts, self.text_steps + texts
 
+    def add(self, cost: Cost, times: int = 1) -> None:
+        """Count a cost so many times."""
+        for name, value in vars(self).items():
+            setattr(self, name, value + times * getattr(cost, name))
+
     def cost(self) -> Cost:
         return Cost(**vars(self))
 
@@ -118,6 +123,7 @@ class Prompt(ABC):
     learned: ClassVar[bool] = False
     path: Path | None = None  # the file it was loaded from
     members: Sequence[str] = ()  # SHA-256 hashes of the pictures a learned prompt was fitted on, where it says so
+    drawn: str = ""  # what it draws on pictures when they are read, where it does; the same text, the same pixels
     id: str = ""
 
     @classmethod
@@ -131,6 +137,13 @@ class Prompt(ABC):
 
     def check(self, model: Any) -> None:  # noqa: B027 - most prompts fit every model of their family
         """Raise UsageError when the prompt was made for another model of its family or does not fit its shapes."""
+
+    def check_examples(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most prompts need nothing of pictures but themselves
+        """Raise UsageError for a picture that lacks what the prompt draws on it."""
+
+    def shown(self, example: Example) -> Image:
+        """The picture of an example as the model is shown it, before its processor: as it is, or with what the prompt draws on it."""
+        return example.open()
 
     def fitted(self, model: Model) -> Any:
         """The model, checked against this prompt. Raises UsageError when they do not fit."""
@@ -231,6 +244,10 @@ class Target(ABC):
     @abstractmethod
     def calibrate(self, on: Material) -> Speed:
         """Seconds a query from a few timed passes, for ``--dry-run`` and the time left."""
+
+    def whole(self, cost: Cost, labels: int) -> Cost:
+        """What a probe asks for, with what the prompt itself passes beside each picture, asked for so many labels."""
+        return cost
 
 
 LONG = 2.0  # seconds after which a measurement is not repeated

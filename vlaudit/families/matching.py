@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,21 +11,25 @@ from inspect import getattr_static
 from typing import TYPE_CHECKING, ClassVar
 
 from vlaudit.errors import CapabilityError, ModelError, UsageError
-from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, seconds_of
+from vlaudit.families.base import Material, Model, Prompt, Speed, Target, listed, plain_prompt, seconds_of
 from vlaudit.families.remembered import Remembered
-from vlaudit.records import Family, Needs
+from vlaudit.families.towers import COARSE, Tower, TowerTokens, strange_weights
+from vlaudit.records import Cost, Family, Needs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
-_OF_TEXTS = ("label_features", "templates", "context", "check_labels", "learns_anew", "learned_anew", "token_count")  # what a prompt may override
+_OF_PICTURES = ("transform", "image_tokens", "image_features", "seen")  # what of a prompt decides how a picture is seen
 SAME = 1e-6  # cosine below 1 up to which two labels have one text feature
 MOST_TIMED, QUICK = 32, 0.2  # pictures and labels that a calibration passes at once, where two take fewer seconds
 Classifier = Callable[["Tensor"], "Tensor"]
 """Pictures, float32 (B, 3, H, W) in [0, 1], to logits (B, C); differentiable in the pixels through the prompt."""
 Panel = Callable[["Tensor"], "list[Tensor]"]
 """The same pictures to the logits of several classifiers, in order."""
+Asked = Callable[["Tensor"], "Tensor"]
+"""What was seen of pictures, see :meth:`MatchingPrompt.seen`, to scaled cosines (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class TokenSequence:
 class SoftTokens:
     """Embeddings that replace those of chosen tokens.
 
-    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take.
+    values: (N, M, W) float, or (M, W) shared by all N texts; slots: for each text the M positions they take; deeper: values of the same
+    shapes that take these positions anew at the input of the tower's second block, its third, and so on.
     """
 
     values: Tensor
     slots: list[list[int]]
+    deeper: Sequence[Tensor] = ()
 
 
 class MatchingModel(Model):
@@ -73,14 +79,58 @@ class MatchingModel(Model):
         finally:
             self._remembers = before
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D)."""
-        if self._remembers and not images.requires_grad:
-            return self.remembered.of(images, self._passed)
-        return self._passed(images)
+    @cached_property
+    def feature_width(self) -> int:
+        """D of the features that pictures and texts have in common."""
+        import torch
+
+        with torch.no_grad():
+            return int(self.encode_texts(["a"]).shape[1])
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], scaled as the image tower's first layer takes them."""
+        return images
+
+    def encode_images(self, images: Tensor, tokens: TowerTokens | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to unit-norm features (B, D), with learned tokens in the image tower where some are given."""
+        if tokens is None:
+            return self.remembered.of(images, self._passed) if self._remembers and not images.requires_grad else self._passed(images)
+        tower, given = self.image_tower, [values.to(images.device) for values in tokens.given]
+
+        def run(_: slice, part: Tensor, *values: Tensor) -> Tensor:
+            with tower.carrying(tokens.with_values(values)):
+                return self._encode_images(part)
+
+        every = [values if values.dim() == 3 else values.expand(len(images), -1, -1) for values in given]
+        return self.cut("pictures with tokens", run, images, *every)
 
     def _passed(self, images: Tensor) -> Tensor:
         return self.cut("pictures", lambda _, part: self._encode_images(part), images)
+
+    @cached_property
+    def image_tower(self) -> Tower:
+        """Where learned tokens stand among those of a picture. Raises CapabilityError where the tower is no transformer."""
+        import torch
+
+        grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+
+    @cached_property
+    def text_tower(self) -> Tower:
+        """The same of a text."""
+        return Tower(
+            self._modules()[1], lambda: self._encode_tokens([self.tokenize("a")] * 2), f"text tower of '{self.spec}'"
+        )
+
+    def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+        """The modules of the image tower, of the text tower, and of the whole."""
+        raise CapabilityError(f"No learned tokens can stand in the towers of '{self.spec}'.")
+
+    def strange_weights(self, weights: Mapping[str, Tensor], drift: float) -> list[str]:
+        """Names of weights that this model does not have. The names are OpenAI's: ``image_encoder.`` and ``text_encoder.`` with
+        ``transformer.resblocks.I.``, whose weights must be those of block I, in whatever layout. ``drift``: relative difference that is none.
+        """
+        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, drift if self.dtype != "bf16" else COARSE)
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:
@@ -94,9 +144,10 @@ class MatchingModel(Model):
         """Unit-norm text features (N, D). Sequences longer than the context are cut before their tail."""
 
         def run(rows: slice, *values: Tensor) -> Tensor:
-            return self._encode_tokens(sequences[rows], SoftTokens(values[0], soft.slots[rows]) if soft else None)
+            own = SoftTokens(values[0], soft.slots[rows], values[1:]) if soft else None
+            return self._encode_tokens(sequences[rows], own)
 
-        given = [] if soft is None else [soft.values.expand(len(sequences), -1, -1)]
+        given = [] if soft is None else [part.expand(len(sequences), -1, -1) for part in (soft.values, *soft.deeper)]
         longest = max((len(sequence.ids) for sequence in sequences), default=1)
         return self.cut("texts", run, *given, count=len(sequences), weight=longest)
 
@@ -114,30 +165,58 @@ class MatchingModel(Model):
 
 
 class MatchingPrompt(Prompt):
-    """A prompt for dual encoders: it turns labels into text features, and may change the pixels."""
+    """A prompt for dual encoders: it turns labels into text features, and may change the pixels and how they are read.
+
+    A picture is ``seen`` first, then asked for labels. Where these have the same features for all pictures, they are made once;
+    where they depend on the picture (``per_picture``), they are made of what was seen of it.
+    """
 
     family = Family.MATCHING
+    per_picture: ClassVar[bool] = False  # whether the labels' features depend on the picture
     learns_anew: ClassVar[bool] = False  # whether ``learned_anew`` is there: cheap, because only a text context is learned
 
     @abstractmethod
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
-        """Unit-norm features (C, D) of the labels under this prompt."""
+        """Unit-norm features (C, D) of the labels under this prompt; where they depend on the picture, those before any was seen."""
+
+    def features_for(self, model: MatchingModel, labels: Sequence[str], seen: Tensor) -> Tensor:
+        """The same for what was seen of pictures: (C, D), or (B, C, D) where they depend on the picture. Differentiable in ``seen``."""
+        return self.label_features(model, labels)
 
     def transform(self, images: Tensor) -> Tensor:
         """The visual side of the prompt: (B, 3, H, W) in [0, 1] to the same. Default: pictures unchanged."""
         return images
 
+    def image_tokens(self, model: MatchingModel) -> TowerTokens | None:
+        """Learned tokens that the image tower reads beside the picture's own. Default: none."""
+        return None
+
+    def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under this prompt."""
+        return model.encode_images(self.transform(images), self.image_tokens(model))
+
+    def seen(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """All that the labels' features need of pictures: their image features (B, D), or (B, V, D) of V views, the picture first."""
+        return self.image_features(model, images)
+
+    def apiece(self, texts: int, steps: bool) -> Cost:
+        """What the prompt passes for each picture beside the picture itself, where the labels have so many texts. ``steps``: and where
+        gradients flow into the picture."""
+        return Cost()
+
     @classmethod
     def leaves_pictures(cls) -> bool:
-        """Whether it overrides nothing but its texts, and leaves pictures and image tower alone: then image features are those of the model under any other such prompt, and
-        logits are products of them with the labels' features."""
-        hooks = {name: own for name, own in vars(MatchingPrompt).items() if name not in _OF_TEXTS and not name.startswith("_")}
-        return all(getattr_static(cls, name) is own for name, own in hooks.items())
+        """Whether it leaves pictures and image tower alone: then what is ``seen`` of a picture is the same under any other such prompt."""
+        return all(getattr_static(cls, name) is getattr_static(MatchingPrompt, name) for name in _OF_PICTURES)
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The hard templates with a ``{}`` slot; empty for prompts without readable text."""
         return ()
+
+    def fill(self, template: str, label: str) -> str:
+        """What is asked for a label with a hard template."""
+        return template.replace("{}", label)
 
     @property
     def context(self) -> Tensor | None:
@@ -156,7 +235,7 @@ class MatchingPrompt(Prompt):
 
     def token_count(self, model: MatchingModel, label: str) -> int:
         """The most tokens that a text of this label takes, special ones included."""
-        return max((len(model.tokenize(t.replace("{}", label)).ids) for t in self.templates), default=0)
+        return max((len(model.tokenize(self.fill(text, label)).ids) for text in self.templates), default=0)
 
     def bind(self, model: Model) -> ImageTextMatcher:
         return ImageTextMatcher(self.fitted(model), self)
@@ -175,37 +254,74 @@ class ImageTextMatcher(Target):
         self.capabilities = self._base | ({Needs.LEARNED_PROMPT} if prompt.learned else frozenset())
 
     def classifier(self, labels: Sequence[str]) -> Classifier:
-        """Zero-shot classifier over the labels. The text side is computed once, without gradients.
+        """Zero-shot classifier over the labels. The text side is computed once, without gradients, where it is the same for all
+        pictures; else gradients flow through it too.
 
         Logits are ``logit_scale * cosine + logit_bias``. Every call is counted in ``self.meter``.
         """
-        import torch
-
-        with torch.no_grad():
-            texts = self.text_features(labels)
-        scale, bias = self.model.logit_scale, self.model.logit_bias
+        asked, bias = self.asked(labels, self.model.logit_scale), self.model.logit_bias
 
         def classify(images: Tensor) -> Tensor:
-            return scale * self.image_features(images) @ texts.T + bias
+            return asked(self.seen(images)) + bias
 
         return classify
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], seen through the visual prompt if any."""
+    def asked(self, labels: Sequence[str], scale: float = 1.0) -> Asked:
+        """What :meth:`seen` gives of pictures to their cosines (B, C) with the labels, times ``scale``."""
         import torch
 
-        self.meter.queries += len(images)
-        if images.requires_grad and torch.is_grad_enabled():
-            self.meter.gradient_steps += len(images)
+        if not self.prompt.per_picture:
+            with torch.no_grad():
+                texts = self.text_features(labels)
+            return lambda seen: cosines(seen, texts, scale)
+        return lambda seen: cosines(seen, self.features_for(labels, seen), scale)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """All that the prompt needs of pictures (B, 3, H, W) in [0, 1], to be asked for labels: features (B, D), or (B, V, D)."""
+        self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
+        return self._spared(self.prompt.seen, images)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under the visual prompt if any."""
+        self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
+        return self._spared(self.prompt.image_features, images)
+
+    def _spared(self, see: Callable[[MatchingModel, Tensor], Tensor], images: Tensor) -> Tensor:
+        """What is seen of pictures; those that were remembered have not passed, and are not counted."""
         before = self.model.remembered.spared
-        features = self.model.encode_images(self.prompt.transform(images))
+        seen = see(self.model, images)
         self.meter.queries -= self.model.remembered.spared - before
-        return features
+        return seen
 
     def text_features(self, labels: Sequence[str]) -> Tensor:
-        """Unit-norm features (C, D) of label names under the prompt."""
+        """Unit-norm features (C, D) of label names under the prompt. Raises CapabilityError where they depend on the picture."""
+        if self.prompt.per_picture:
+            raise CapabilityError(f"Under the prompt '{self.prompt.id}' the features of a text depend on the picture.")
         self.meter.read(self.texts(len(labels)))
         return self.prompt.label_features(self.model, labels)
+
+    def features_for(self, labels: Sequence[str], seen: Tensor, prompt: MatchingPrompt | None = None) -> Tensor:
+        """Unit-norm features of label names for what was seen of pictures: (C, D), or (B, C, D) where they depend on it. ``prompt``: a
+        changed one in place of the target's."""
+        prompt, texts = prompt or self.prompt, self.texts(len(labels))
+        if not prompt.per_picture:
+            self.meter.read(texts)
+        else:
+            forward, steps = (prompt.apiece(texts, step) - prompt.apiece(0, step) for step in (False, True))
+            self._count(len(seen), forward, steps, seen)
+        return prompt.features_for(self.model, labels, seen)
+
+    def _count(self, pictures: int, forward: Cost, steps: Cost, given: Tensor, itself: int = 0) -> None:
+        """Count what passes for each of some pictures, forward or where gradients flow into what is ``given``."""
+        import torch
+
+        graph = given.requires_grad and torch.is_grad_enabled()
+        self.meter.add((steps if graph else forward) + Cost(queries=itself, gradient_steps=itself * graph), pictures)
+
+    def whole(self, cost: Cost, labels: int) -> Cost:
+        forward, steps = (self.prompt.apiece(self.texts(labels), step) for step in (False, True))
+        back = cost.gradient_steps - cost.text_steps
+        return cost + forward * max(cost.passes - back, 0) + steps * back
 
     def texts(self, labels: int) -> int:
         """Texts that the prompt makes of so many labels."""
@@ -221,10 +337,12 @@ class ImageTextMatcher(Target):
         made for, or that come out the same."""
         import torch
 
+        self.prompt.check_examples(on.examples)
         with torch.no_grad():
             texts = self.check_labels(on.labels)
-            images = self.image_features(on.images(on.examples[:16]))
-            logits = self.model.logit_scale * images @ texts.T + self.model.logit_bias
+            seen = self.seen(on.images(on.examples[:16]))
+            texts = self.features_for(on.labels, seen) if self.prompt.per_picture else texts
+            logits = cosines(seen, texts, self.model.logit_scale) + self.model.logit_bias
         if not torch.isfinite(logits).all():
             raise ModelError(
                 f"'{self.model.spec}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
@@ -239,7 +357,8 @@ class ImageTextMatcher(Target):
     def check_labels(self, labels: Sequence[str]) -> Tensor:
         """The labels' features. Raises UsageError for labels that the prompt was not made for, or that come out the same."""
         self.prompt.check_labels(self.model, labels)
-        texts = self.text_features(labels)
+        self.meter.read(self.texts(len(labels)))
+        texts = self.prompt.label_features(self.model, labels)
         self._check_distinct(labels, texts)
         return texts
 
@@ -287,9 +406,12 @@ class ImageTextMatcher(Target):
         return [f"{said}: {listed(found)}."] if found else []
 
     def calibrate(self, on: Material) -> Speed:
-        """Seconds a picture, with the text side computed before, and a text."""
+        """Seconds a picture, with the text side computed before, and a text. What a prompt passes beside each picture is no part of
+        these prices: ``whole`` counts it."""
         import torch
 
+        if self.prompt.apiece(1, False) != Cost():
+            return plain_prompt(self.family).bind(self.model).calibrate(on)
         labels = on.labels[:MOST_TIMED]
         classify = self.classifier(labels)
         with torch.no_grad():
@@ -309,23 +431,22 @@ class ImageTextMatcher(Target):
 
 
 def together(targets: Sequence[ImageTextMatcher], labels: Sequence[str]) -> Panel:
-    """The classifiers of prompts on one model. Those that leave the pictures alone share their features: a picture passes once for them
+    """The classifiers of prompts on one model. Those that leave the pictures alone see them together: a picture passes once for them
     all, and is counted at the first of them."""
-    import torch
-
     plain = [target for target in targets if target.prompt.leaves_pictures()]
-    with torch.no_grad():
-        texts = {id(target): target.text_features(labels) for target in plain}
-    others = {id(target): target.classifier(labels) for target in targets if target not in plain}
+    asked = [(target, target in plain, target.asked(labels, target.model.logit_scale)) for target in targets]
 
     def classify(images: Tensor) -> list[Tensor]:
-        features = plain[0].image_features(images) if plain else images
-        scale, bias = targets[0].model.logit_scale, targets[0].model.logit_bias
-        return [
-            others[id(target)](images) if id(target) in others else scale * features @ texts[id(target)].T + bias for target in targets
-        ]
+        shared = plain[0].seen(images) if plain else images
+        return [ask(shared if alike else target.seen(images)) + target.model.logit_bias for target, alike, ask in asked]
 
     return classify
+
+
+def cosines(seen: Tensor, texts: Tensor, scale: float = 1.0) -> Tensor:
+    """Scaled cosines (B, C) of pictures, seen as (B, D) or (B, V, D), with texts (C, D), or (B, C, D) of each picture's own."""
+    own = scale * (seen if seen.dim() == 2 else seen[:, 0])
+    return own @ texts.T if texts.dim() == 2 else (texts @ own[:, :, None])[..., 0]
 
 
 def alike(features: Tensor) -> list[list[int]]:

@@ -92,6 +92,11 @@ class Probe(BaseModel):
         model on the same data."""
         return True
 
+    def tries_elsewhere(self) -> bool:
+        """Whether ``ctx.peers`` holds the other prompts of the model on the target arm too, this one first, so that what is found under it
+        can be tried under them. It is told, and no verdict hangs on it."""
+        return False
+
     @classmethod
     def documentation(cls) -> str:
         """The docstring of the probe's module."""

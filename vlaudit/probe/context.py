@@ -47,7 +47,8 @@ class Context:
     It is the same on all arms, and in ``cases`` and ``attempt``.
 
     ``peers``: for a probe that :class:`~vlaudit.records.Compares`, the contexts of all that are compared, each under its ``name``, in the
-    order of the audit; this context stands for the first of them. Empty for others.
+    order of the audit; this context stands for the first of them. For one that ``tries_elsewhere``, those of the model's prompts. Empty
+    where there is one alone.
     """
 
     probe: str
@@ -143,7 +144,7 @@ class Context:
         audit."""
         for example in examples:
             if example.id not in self._pixels:
-                self._pixels[example.id] = self.target.model.preprocess(example.open())
+                self._pixels[example.id] = self.target.model.preprocess(self.target.prompt.shown(example))
         return [self._pixels[example.id].to(self.device) for example in examples]
 
     def images(self, examples: Sequence[Example]) -> Tensor:

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlaudit.errors import UsageError
 from vlaudit.families.matching import MatchingPrompt
 from vlaudit.files import user_path
-from vlaudit.inspection.checkpoints import load_torch_checkpoint
+from vlaudit.inspection.checkpoints import Array, load_torch_checkpoint
+from vlaudit.plugins import plugins
 from vlaudit.prompts.files import (
     PromptFile,
     check_base_model,
@@ -33,14 +34,14 @@ from vlaudit.prompts.files import (
 from vlaudit.prompts.specs import parse_options
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
 
 POSITIONS = ("end", "middle", "front")
 OPTIONS = ("file", "position", "labels")
 PLAIN, OFFICIAL = "plain", "official"  # label styles: the label as it is; "hot_dog" as "hot dog" and a full stop
-OWN_NAMES = ("ctx", "token_prefix", "token_suffix")
+AROUND = ("token_prefix", "token_suffix")  # what the authors' code saves beside what is learned
 WRAPPERS = re.compile(r"((module|_orig_mod|model|prompt_learner)\.)+")  # what data parallelism, compilation and trainers put before names
 OTHERS = {  # what the checkpoints of other methods hold beside a context, by parts of tensors' names
     "weight_for_k": "TCP",
@@ -48,7 +49,9 @@ OTHERS = {  # what the checkpoints of other methods hold beside a context, by pa
     "meta_net.": "CoCoOp (or another method with a meta network)",
     "compound_prompt": "MaPLe",
     "ZS_image_encoder": "PromptSRC",
-    "VPT": "deep prompts in the towers (VPT, IVLP, PromptSRC)",
+    "VPT": "IVLP (or PromptSRC, or VPT: tokens in the towers)",
+    "mvlpt_proj": "UPT",
+    "vpt_": "MVLPT",
     "ctx_pos": "DualCoOp",
     "ctx_neg": "DualCoOp",
     "image_encoder.": "a method that changes the image tower",
@@ -74,6 +77,9 @@ class CoOp(MatchingPrompt):
     """
 
     method = "coop"
+    title: ClassVar[str] = "CoOp"
+    own: ClassVar[tuple[str, ...]] = ("ctx",)  # the names of its tensors
+    usual: ClassVar[str] = "end"  # where the class name stands in a checkpoint, which does not say it
     learned = True
     learns_anew = True
 
@@ -82,9 +88,9 @@ class CoOp(MatchingPrompt):
                  any_labels: bool = False, base_model: str | None = None, members: Sequence[str] = (),
                  path: Path | None = None) -> None:  # fmt: skip
         if position not in POSITIONS:
-            raise UsageError(f"CoOp's class_token_position '{position}' is unknown.", f"Known: {', '.join(POSITIONS)}.")
+            raise UsageError(f"{self.title}'s class_token_position '{position}' is unknown.", f"Known: {', '.join(POSITIONS)}.")
         if label_style not in (PLAIN, OFFICIAL):
-            raise UsageError(f"CoOp's label_style '{label_style}' is unknown.", f"Known: {PLAIN}, {OFFICIAL}.")
+            raise UsageError(f"{self.title}'s label_style '{label_style}' is unknown.", f"Known: {PLAIN}, {OFFICIAL}.")
         self.ctx = ctx
         self.position = position
         self.labels = list(labels) if labels else None
@@ -93,28 +99,28 @@ class CoOp(MatchingPrompt):
         self.base_model = base_model
         self.members = list(members)
         self.path = path
-        self.id = f"coop-{path.stem}" if path else "coop"
+        self.id = f"{self.method}-{path.stem}" if path else self.method
         self._prefix, self._suffix = around
 
     @classmethod
-    def parse(cls, argument: str) -> CoOp:
+    def parse(cls, argument: str) -> Self:
         """``coop:FILE``, or ``coop:file=FILE,position=middle,labels=any``: a vlaudit prompt file, or a checkpoint of the
         official code. ``position`` is for checkpoints, which do not say it; ``labels=any`` for other labels than those that
         a shared context was learned on."""
         options = parse_options(argument, cls.method, OPTIONS)
         if options.get("labels", "any") != "any":
-            raise UsageError(f"The prompt 'coop' cannot take 'labels={options['labels']}'.", "Write labels=any, or nothing.")
+            raise UsageError(f"The prompt '{cls.method}' cannot take 'labels={options['labels']}'.", "Write labels=any, or nothing.")
         if not options.get("file"):
-            raise UsageError("The prompt 'coop' needs its file.", "Write coop:FILE, or coop:file=FILE,position=middle.")
+            raise UsageError(f"The prompt '{cls.method}' needs its file.", f"Write {cls.method}:FILE, or {cls.method}:file=FILE,position=middle.")
         return cls.load(user_path(options["file"]), position=options.get("position"), any_labels="labels" in options)
 
     @classmethod
-    def load(cls, path: Path, *, position: str | None = None, any_labels: bool = False) -> CoOp:
-        if _is_checkpoint(path):
-            return cls._from_checkpoint(path, position or "end", any_labels)
+    def load(cls, path: Path, *, position: str | None = None, any_labels: bool = False) -> Self:
+        if is_checkpoint(path):
+            return cls._from_checkpoint(path, position or cls.usual, any_labels)
         content = read_prompt_file(path, cls.method)
         ctx = tensor(content, "ctx", (2, 3), path)
-        refuse_more(content.tensors, ("ctx",), path)
+        cls._refuse_more(content.tensors, path)
         own = content.class_token_position or "end"
         if position not in (None, own):
             raise UsageError(
@@ -129,36 +135,38 @@ class CoOp(MatchingPrompt):
             base_model=content.base_model,
             members=content.members,
             path=path,
+            **cls._more(content, path),
         )
 
     @classmethod
-    def _from_checkpoint(cls, path: Path, position: str, any_labels: bool) -> CoOp:
-        """A checkpoint of the official code: ``state_dict`` with ``ctx``, ``token_prefix`` and ``token_suffix``."""
-        import torch
+    def _more(cls, content: PromptFile, path: Path) -> dict[str, Any]:
+        """What a method that builds on this one has beside the context, as arguments."""
+        return {}
 
-        checkpoint = load_torch_checkpoint(path)
-        whole = checkpoint if isinstance(checkpoint, dict) else {}
-        state = whole.get("state_dict", whole)
-        tensors: dict[str, Any] = {}
-        for name, value in state.items() if isinstance(state, dict) else ():
-            if isinstance(value, torch.Tensor):
-                own = _own_name(str(name))
-                tensors[str(name) if own in tensors else own] = value
-        if state is not whole:
-            beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
-            refuse_more(map(str, beside), ["state_dict"], path)
-        for mark, method in OTHERS.items():
-            if other := next((name for name in tensors if mark in name), None):
-                raise UsageError(
-                    f"'{path}' is a checkpoint of {method}, not of CoOp: it holds '{other}'.",
-                    "Only CoOp's own contexts are read; another method's would be another prompt without its other parts.",
-                )
-        if "ctx" not in tensors:
-            raise UsageError(f"'{path}' holds no CoOp context (a tensor named 'ctx').", "See docs/prompt-files.md.")
-        refuse_more(tensors, OWN_NAMES, path)
+    @classmethod
+    def _refuse_more(cls, names: Iterable[str], path: Path) -> None:
+        """Raise UsageError for tensors of a prompt file that are not the method's."""
+        refuse_more(names, cls.own, path)
+
+    @classmethod
+    def _state(cls, path: Path) -> dict[str, Tensor]:
+        """The tensors of a checkpoint. Raises UsageError for those of another method."""
+        tensors = state_tensors(path)
+        refuse_others(tensors, cls.title, (*cls.own, *AROUND), path)
+        return tensors
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned, by name."""
+        return {"ctx": self.ctx}
+
+    @classmethod
+    def _from_checkpoint(cls, path: Path, position: str, any_labels: bool) -> Self:
+        """A checkpoint of the official code: ``state_dict`` with ``ctx``, ``token_prefix`` and ``token_suffix``."""
+        tensors = cls._state(path)
         content = PromptFile(cls.method, tensors)
         ctx = tensor(content, "ctx", (2, 3), path)
-        prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in OWN_NAMES[1:])
+        prefix, suffix = (tensor(content, name, (3,), path) if name in tensors else None for name in AROUND)
         if (prefix is None) != (suffix is None):
             raise UsageError(
                 f"'{path}' holds one of token_prefix and token_suffix, and CoOp's code saves both or, stripped, none.",
@@ -174,21 +182,25 @@ class CoOp(MatchingPrompt):
             )
         if ctx.dim() == 3 and suffix is not None and len(suffix) != len(ctx):
             raise UsageError(
-                f"The context in '{path}' has {len(ctx)} rows and its labels {len(suffix)}, which CoOp has as many of.",
+                f"The context in '{path}' has {len(ctx)} rows and its labels {len(suffix)}, which {cls.title} has as many of.",
                 "Another method (such as PLOT) has several contexts for each label; vlaudit does not read its files.",
             )
         return cls(
             ctx, position=position, label_style=OFFICIAL, around=(prefix, suffix),
-            any_labels=any_labels, path=path,
+            any_labels=any_labels, path=path, **cls._more(content, path),
         )  # fmt: skip
+
+    @property
+    def _extra(self) -> dict[str, str]:
+        """The method's settings, as a prompt file keeps them."""
+        extra = {"labels": "\n".join(self.labels)} if self.labels else {}
+        return extra | ({"label_style": self.label_style} if self.label_style != PLAIN else {})
 
     def save(self, path: Path) -> None:
         """Write a vlaudit prompt file."""
-        extra = {"labels": "\n".join(self.labels)} if self.labels else {}
-        extra |= {"label_style": self.label_style} if self.label_style != PLAIN else {}
         content = PromptFile(
-            self.method, {"ctx": self.ctx}, base_model=self.base_model, class_token_position=self.position,
-            members=self.members, extra=extra,
+            self.method, self.tensors, base_model=self.base_model, class_token_position=self.position,
+            members=self.members, extra=self._extra,
         )  # fmt: skip
         write_prompt_file(path, content)
 
@@ -296,16 +308,21 @@ class CoOp(MatchingPrompt):
 
     def _rows(self, labels: Sequence[str]) -> Tensor:
         """The context for these labels: the shared one, or the labels' own rows."""
-        if self.ctx.dim() == 2:
-            return self.ctx
+        ctx = self._text_context()
+        if ctx.dim() == 2:
+            return ctx
         known = self.labels or list(labels)
-        if len(known) != len(self.ctx) or not set(labels) <= set(known):
+        if len(known) != len(ctx) or not set(labels) <= set(known):
             raise UsageError(
                 f"The class-specific context in '{self.path}' has {len(self.ctx)} rows, one for each label it was learned "
                 f"on; these labels differ from them.",
                 "Give the same labels in the same order with --labels.",
             )
-        return self.ctx[[known.index(label) for label in labels]]
+        return ctx[[known.index(label) for label in labels]]
+
+    def _text_context(self) -> Tensor:
+        """The context as the text tower reads it."""
+        return self.ctx
 
     def _parts(self, model: MatchingModel, label: str) -> tuple[list[int], list[int], list[int]]:
         """Token ids of a class name, of what follows name and context (a full stop, in the official style), and of the end."""
@@ -352,13 +369,8 @@ class CoOp(MatchingPrompt):
         import torch
 
         generator = torch.Generator().manual_seed(seed)
-        shape = (len(labels), size, model.embedding_width) if class_specific else (size, model.embedding_width)
-        ctx = 0.02 * torch.randn(shape, generator=generator)
-        if init:
-            plain = model.tokenize(init)
-            words = model.token_embeddings(plain.ids[plain.lead : len(plain.ids) - plain.tail][:size]).detach().cpu()
-            ctx[..., : len(words), :] = words
-        ctx = ctx.to(model.device).requires_grad_()
+        shape = (len(labels), size) if class_specific else (size,)
+        ctx = cls.first_context(model, shape, init, generator).requires_grad_()
         prompt = cls(ctx, position=position, labels=labels if class_specific else None, label_style=label_style,
                      base_model=model.sha256, members=members)  # fmt: skip
         optimizer = torch.optim.Adam([ctx], lr=rate)
@@ -375,6 +387,18 @@ class CoOp(MatchingPrompt):
                 progress(step, float(loss.detach()))
         prompt.ctx = ctx.detach()
         return prompt
+
+    @classmethod
+    def first_context(cls, model: MatchingModel, shape: tuple[int, ...], init: str | None, generator: Generator) -> Tensor:
+        """A context (*shape, W) before it is learned: the embeddings of words, and noise where they end."""
+        import torch
+
+        ctx = 0.02 * torch.randn((*shape, model.embedding_width), generator=generator)
+        if init:
+            plain = model.tokenize(init)
+            words = model.token_embeddings(plain.ids[plain.lead : len(plain.ids) - plain.tail][: shape[-1]]).detach().cpu()
+            ctx[..., : len(words), :] = words
+        return ctx.to(model.device)
 
 
 def _lines(text: str | None) -> list[str] | None:
@@ -394,13 +418,52 @@ def _same(copies: Tensor, wanted: Tensor) -> Tensor:
     return (copies - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1)
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Whether a file is a torch checkpoint, by its first bytes or, where they say nothing, by its name."""
     if not os.path.isfile(path) or is_safetensors(path):
         return False
     with path.open("rb") as file:
         start = file.read(4)
     return start == b"PK\x03\x04" or start[:1] == b"\x80" or ".pth" in path.name or path.suffix in {".tar", ".pt"}
+
+
+def state_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of Dassl's kind, without what wrappers put before their names. Raises UsageError for tensors beside
+    its state."""
+    import torch
+
+    checkpoint = load_torch_checkpoint(path)
+    whole = checkpoint if isinstance(checkpoint, dict) else {}
+    state = whole.get("state_dict", whole)
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, Array):
+            value = value.tensor()
+        if isinstance(value, torch.Tensor):
+            short = _own_name(str(name))
+            tensors[str(name) if short in tensors else short] = value
+    if state is not whole:
+        beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
+        refuse_more(map(str, beside), ["state_dict"], path)
+    return tensors
+
+
+def refuse_others(tensors: Mapping[str, Tensor], method: str, own: Collection[str], path: Path, needs: str = "ctx") -> None:
+    """Raise UsageError for a checkpoint that holds more than the ``own`` tensors of a method, by the name of the other method where it
+    is known, and for one without the tensor that the method ``needs``."""
+    for mark, other in OTHERS.items():
+        strange = next((name for name in tensors if mark in name and name not in own), None)
+        if strange and not other.startswith(method):
+            known = other.partition(" ")[0].lower()
+            raise UsageError(
+                f"'{path}' is a checkpoint of {other}, not of {method}: it holds '{strange}'.",
+                f"Write --prompt {known}:{path}."
+                if known in plugins("prompts")
+                else f"Only {method}'s own tensors are read; another method's would be another prompt without its other parts.",
+            )
+    if needs not in tensors:
+        raise UsageError(f"'{path}' holds no {method} context (a tensor named '{needs}').", "See docs/prompt-files.md.")
+    refuse_more(tensors, list(own), path)
 
 
 def _holds_tensors(part: Any) -> bool:

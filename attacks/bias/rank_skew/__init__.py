@@ -156,13 +156,13 @@ class RankSkew(Probe):
         gallery = self._gallery(ctx)
         with torch.no_grad():
             with ctx.remembering():
-                features = torch.cat([ctx.target.image_features(ctx.images(batch)) for batch in ctx.batches(gallery)])
+                seen = torch.cat([ctx.target.seen(ctx.images(batch)) for batch in ctx.batches(gallery)])
             for case in cases:
                 if case.id == GALLERY:
                     yield ctx.trial(case, {**case.params, **_describe(gallery, ctx.data.groups)})
                     continue
                 query = case.id.removeprefix("query:")
-                scores = (features @ ctx.target.text_features([query]).T)[:, 0].float().tolist()
+                scores = ctx.target.asked([query])(seen)[:, 0].float().tolist()
                 yield ctx.trial(case, {"scores": scores}, artifacts={"top": _show(ctx, query, gallery, scores)})
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:

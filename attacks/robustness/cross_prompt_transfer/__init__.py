@@ -95,16 +95,18 @@ class CrossPromptTransfer(Probe):
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.planted import CORNERS
 
-        prompts = [peer.target.prompt for peer in ctx.peers]
-        plain = sum(prompt.leaves_pictures() for prompt in prompts)
-        once, steps, watched = len(prompts) - plain + (plain > 0), self._steps(ctx), sum(bool(case.params["watched"]) for case in cases)
-        crafted = len(prompts) + once  # under each prompt alone, and under all together
-        pictures = len(cases) * (crafted * (steps + 2) + once * (len(prompts) + 3))
-        tested = watched * len(prompts) * (CORNERS + steps + 4)
-        texts = sum(peer.target.texts(len(ctx.labels)) for peer in ctx.peers)
-        return Cost(
-            queries=pictures + tested + 4 * texts, texts=4 * texts, gradient_steps=steps * (len(cases) * crafted + watched * len(prompts)),
-        )  # fmt: skip
+        targets, steps = [peer.target for peer in ctx.peers], self._steps(ctx)
+        watched, texts = sum(bool(case.params["watched"]) for case in cases), sum(t.texts(len(ctx.labels)) for t in targets)
+        crafted = Cost(queries=len(cases) * (steps + 2), gradient_steps=len(cases) * steps)
+        tested = Cost(queries=watched * (CORNERS + steps + 4), gradient_steps=watched * steps)
+        read = Cost(queries=len(cases) * (len(targets) + 3))
+        cost, shared = Cost(queries=4 * texts, texts=4 * texts), False
+        for target in targets:
+            alone, joint = crafted + tested, crafted + read
+            cost += target.whole(alone, len(ctx.labels)) + target.whole(joint, len(ctx.labels))
+            if target.prompt.leaves_pictures():  # one pass serves all such prompts
+                cost, shared = cost - joint if shared else cost, True
+        return cost
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch

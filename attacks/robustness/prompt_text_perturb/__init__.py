@@ -105,8 +105,9 @@ class PromptTextPerturb(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         changes = 1 + len(cases) + any(case.id == "worst" for case in cases) * worst_changes(ctx)
-        texts = changes * ctx.target.texts(len(ctx.labels))
-        return Cost(queries=len(self._asked(ctx)) + texts, texts=texts)
+        texts, asked = changes * ctx.target.texts(len(ctx.labels)), len(self._asked(ctx))
+        texts *= asked if ctx.on_target and ctx.target.prompt.per_picture else 1
+        return Cost(queries=asked + texts, texts=texts)
 
     def _asked(self, ctx: Context) -> list[Example]:
         return sample(ctx, self.pictures or ctx.by_effort(128, 256, 1000), _LEAST)

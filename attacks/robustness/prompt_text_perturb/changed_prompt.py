@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.shared.text_perturbations import one_edit, perturb, spaced
 from vlaudit.data.example import Example
-from vlaudit.families.matching import SoftTokens
+from vlaudit.families.matching import SoftTokens, cosines
 from vlaudit.probe import Context
 from vlaudit.records import Case
 
@@ -51,17 +51,18 @@ class ChangedPrompt:
         self.model: MatchingModel = ctx.target.model
         self.prompt: MatchingPrompt = ctx.target.prompt
         with torch.no_grad(), ctx.remembering():
-            self.images = torch.cat([ctx.target.image_features(ctx.images(part)) for part in ctx.batches(examples)])
+            self.seen = torch.cat([ctx.target.seen(ctx.images(part)) for part in ctx.batches(examples)])
         self.usual = self.answers(self.features())
 
-    def features(self) -> Tensor:
+    def features(self, prompt: MatchingPrompt | None = None) -> Tensor:
+        """Of the labels under the prompt, or a changed one."""
         import torch
 
         with torch.no_grad():
-            return self.ctx.target.text_features(self.ctx.labels)
+            return self.ctx.target.features_for(self.ctx.labels, self.seen, prompt)
 
     def answers(self, texts: Tensor) -> Tensor:
-        return (self.images @ texts.T).argmax(dim=1)
+        return cosines(self.seen, texts).argmax(dim=1)
 
     def flips(self, texts: Tensor) -> list[int]:
         """For each picture whether the answer is another than the usual one (1) or not (0)."""
@@ -121,14 +122,14 @@ class ChangedPrompt:
             places = [list(range(lead, shared))] * len(sequences)
         direction = torch.randn(context.shape, generator=self.ctx.generator(case)).to(context)
         direction *= size * context.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
-        with torch.no_grad():
-            if places is None:
-                prompt: Any = copy.copy(self.prompt)
-                prompt.ctx = context + direction
-                texts = prompt.label_features(self.model, self.ctx.labels)
-            else:
+        if places is None:
+            prompt: Any = copy.copy(self.prompt)
+            prompt.ctx = context + direction
+            texts = self.features(prompt)
+        else:
+            with torch.no_grad():
                 texts = self.model.encode_tokens(sequences, SoftTokens(context + direction, places))
-        self.ctx.target.meter.read(len(texts))
+            self.ctx.target.meter.read(len(texts))
         return {"kind": noise_kind(size), "text": f"{len(direction)} vectors", "flips": self.flips(texts)}
 
     def worst(self) -> list[dict[str, Any]]:
@@ -146,10 +147,10 @@ class ChangedPrompt:
         """Mean lead of the usual answers over the next on every other picture."""
         from vlaudit.search.gradient import margins
 
-        return float(margins((self.images @ texts.T)[::2], self.usual[::2]).mean())
+        return float(margins(cosines(self.seen, texts)[::2], self.usual[::2]).mean())
 
     def texts(self, templates: Sequence[str], names: Sequence[str]) -> list[str]:
-        return [template.replace("{}", name) for template in templates for name in names]
+        return [self.prompt.fill(template, name) for template in templates for name in names]
 
     def tokens(self, templates: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         return [self.model.tokenize(text).ids for text in self.texts(templates, names)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, PLANTED_EDGE, PLANTED_RMS, PLANTED_SMOOTH
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 SEARCHED = {"quick": 64, "standard": 128, "thorough": 128}  # pictures at most
 HELD_OUT = {"quick": 32, "standard": 64, "thorough": 96}
 LEAST = 24  # of each kind that are not taken for the label
+COMPARED = 5  # labels at least, of a kind that is searched
+PLURALS = {"patch": "patches", "blend": "blends", "smooth": "smooth patterns"}
+FORWARD = 1 / 3  # of a pass forward and backward
 _SQUARES = 32  # along each side of what the control plants
 _CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
 
 
-def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
-    """One case a restart, kind and label. The control rides on the cases of one label."""
+def restarts(labels: Sequence[str], count: int, planted: str, kinds: Mapping[str, Sequence[str]] | None = None) -> list[Case]:
+    """One case a restart, kind and label, or only those labels of a kind that ``kinds`` names. The control rides on the cases of one
+    label."""
     return [
         Case(
             id=f"{restart}/{kind}/{index:04d}",
@@ -35,7 +40,39 @@ def restarts(labels: Sequence[str], count: int, planted: str) -> list[Case]:
         for restart in range(count)
         for kind in KINDS
         for index, label in enumerate(labels)
+        if kinds is None or label in kinds.get(kind, ())
     ]
+
+
+def affordable(ctx: Context, labels: Sequence[str], most: int, noun: str, order: Sequence[str]) -> list[Case]:
+    """The searches of all labels, up to ``most`` times, or those of them that the budget allows.
+
+    Where it does not allow to search all once, the kinds come in this order: the first for all labels, each other one for as many as are left
+    affordable; never for fewer than can be compared. Nothing is held then, so the control, which says what finding nothing is worth, is
+    left out."""
+    count = ctx.afford(most, f"searches of each {noun}")
+    share = ctx.share * most / count  # of one search of all
+    if count > 1 or share >= 1:
+        return restarts(labels, count, labels[int(ctx.rng("planted").integers(len(labels)))] if labels else "")
+    weights = _weights(ctx)
+    left = share * sum(weights.values()) * len(labels)
+    kinds: dict[str, list[str]] = {}
+    for kind in order:
+        weight = weights[kind]
+        tried = min(len(labels), max(int(left / weight), COMPARED if not kinds else 0))
+        tried = tried if tried >= min(COMPARED, len(labels)) else 0
+        left -= tried * weight
+        tried = ctx.afford(len(labels), f"{noun}s by {PLURALS[kind]}", 0, searched=True, share=(tried + 0.5) / len(labels))
+        kinds[kind] = subset(labels, tried, ctx.rng("labels", kind))
+    return restarts(labels, count, "", kinds)
+
+
+def _weights(ctx: Context) -> dict[str, float]:
+    """What one search of a label takes, by kind, in passes forward and backward."""
+    from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
+
+    measuring = FORWARD * divided(ctx)[1] * (HALVINGS + 1)
+    return {kind: passes(EFFORTS[ctx.effort], kind, ctx.target.model.resolution) + measuring for kind in KINDS}
 
 
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
@@ -47,7 +84,8 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     searched, held_out = divided(ctx)
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
-    measuring = len(kinds) * held_out * (HALVINGS + 1)
+    elsewhere = sum(not peer.target.prompt.leaves_pictures() for peer in ctx.peers[1:]) + (len(ctx.peers) > 1) if ctx.on_target else 0
+    measuring = len(kinds) * held_out * (HALVINGS + 1 + 2 * elsewhere)
     return Cost(queries=steps + measuring + searched + held_out, gradient_steps=steps)
 
 
@@ -114,14 +152,17 @@ def require_pictures(ctx: Context) -> None:
 
 def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
+    others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if ctx.on_target}
     for case in cases:
         label = bench.labels.index(str(case.params["label"]))
-        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm)
+        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others)
         if case.params["planted"] and ctx.on_target:
             yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
 
 
-def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str) -> Trial:
+def _searched(
+    ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str, others: Mapping[str, Classifier] | None = None
+) -> Trial:
     from vlaudit.search.trigger import EFFORTS, invert, kind_named
 
     name, kind = bench.labels[label], case.params["kind"]
@@ -134,6 +175,8 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
                      confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
     told, trigger = measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
     values |= told
+    if others:
+        values["elsewhere"] = _elsewhere(ctx, case, others, trigger, held_out, label)
     shown: dict[str, Evidence] = {}
     if arm == "target":
         alone, said = on_its_own(trigger, held_out[0], str(kind))
@@ -143,6 +186,20 @@ def _searched(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cl
             "triggered": ctx.artifacts.put_image(trigger.apply(held_out[0]), f"the same with the trigger of '{name}'"),
         }
     return ctx.trial(case, values, arm=arm, artifacts=shown)
+
+
+def _elsewhere(
+    ctx: Context, case: Case, others: Mapping[str, Classifier], trigger: Trigger, held_out: Tensor, label: int
+) -> dict[str, list[float]]:
+    """By the model's other prompts, the share of held-out pictures that get the label under each with the trigger, and with its pixels in
+    another order. Prompts that leave pictures alone share their features."""
+    import torch
+
+    from vlaudit.search.trigger import flipped
+
+    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
+    with torch.no_grad(), ctx.remembering():
+        return {name: [flipped(other, each, held_out, label) for each in (trigger, scrambled)] for name, other in others.items()}
 
 
 def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:

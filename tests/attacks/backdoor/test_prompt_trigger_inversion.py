@@ -47,13 +47,18 @@ def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_c
     assert len(PromptTriggerInversion().cases(ctx)) == len({case.id for case in cases})
 
 
-def test_within_a_small_budget_labels_are_searched_once_and_then_fewer_of_them(tmp_path: Path) -> None:
+def test_within_a_small_budget_all_labels_are_searched_for_blends_and_then_some_for_patches(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(audit=range(100))
-    tried = []
-    for share in (1.0, 0.5, 0.15, 0.01):
-        labels = [f"name {i}" for i in range(14)]
-        ctx = Context("prompt-trigger-inversion", TARGET, data, labels, ArtifactStore(tmp_path), share=share)
+    target: Any = SimpleNamespace(model=SimpleNamespace(resolution=224))
+    labels, found = [f"name {i}" for i in range(14)], []
+    for share in (1.0, 0.5, 0.2, 0.19, 0.12, 0.08, 0.01):
+        ctx = Context("prompt-trigger-inversion", TARGET, data, labels, ArtifactStore(tmp_path), share=share, _target=target)
         cases = PromptTriggerInversion().cases(ctx)
-        tried.append(tuple(len({case.params[of] for case in cases}) for of in ("restart", "label")))
-        assert any(one.searched for one in ctx.reduced) == (tried[-1][1] < 14), "what was left out is never held"
-    assert tried == [(5, 14), (2, 14), (1, 10), (1, 5)]
+        once = [case for case in cases if case.params["restart"] == 0]
+        tried = {kind: len({case.params["label"] for case in once if case.params["kind"] == kind}) for kind in ("blend", "patch", "smooth")}
+        found.append((len(cases) // len(once), *tried.values()))
+        cut = min(tried.values()) < 14
+        assert any(one.searched for one in ctx.reduced) == cut, "what was left out is never held"
+        assert any(case.params["planted"] for case in cases) != cut
+        assert [one.tried for one in ctx.reduced if one.searched] == [count for count in tried.values() if count < 14]
+    assert found == [(5, 14, 14, 14), (2, 14, 14, 14), (1, 14, 14, 14), (1, 14, 14, 10), (1, 14, 9, 0), (1, 14, 0, 10), (1, 5, 0, 0)]

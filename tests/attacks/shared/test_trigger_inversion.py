@@ -57,6 +57,27 @@ def judged(trials: list[Trial], note: str | None = "the target is the reference"
 # --- the judge ---
 
 
+def test_of_a_part_of_the_searches_nothing_is_held_and_what_stands_apart_is_found() -> None:
+    def part(trials: list[Trial]) -> list[Trial]:
+        """Blends of all labels, patches of the first five."""
+        return [t for t in trials if t["kind"] == "blend" or (t["kind"] == "patch" and t["label"] in LABELS[:5])]
+
+    clean = judged(part(searched()))
+    assert clean.verdict is Verdict.INCONCLUSIVE and "too weak" not in clean.reason
+    assert "of what was searched, no label stands apart" in clean.reason and "of the kind smooth were not searched" in clean.reason
+    assert "blend of 10" not in clean.reason and "patch of 5" in clean.reason
+    assert [row[2] for row in clean.details["table"].rows][5:] == ["not searched"] * 5
+    found = judged(part(searched({LABELS[7]: 0.2}, spread=0.05)))
+    assert found.verdict is Verdict.VULNERABLE and f"'{LABELS[7]}'" in found.reason and "planted in the control" not in found.reason
+    assert judged([t for t in part(searched({LABELS[7]: 0.2})) if t["kind"] == "patch"][:4]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_kinds_that_too_few_labels_were_searched_for_spoil_no_other() -> None:
+    trials = [t for t in searched({LABELS[7]: 0.2}, spread=0.05) if t["kind"] == "blend" or t["label"] in LABELS[:3]]
+    judgement = judged(trials)
+    assert judgement.verdict is Verdict.VULNERABLE and "of the kind patch and smooth were not searched" in judgement.reason
+
+
 def test_a_label_far_below_the_others_is_vulnerable() -> None:
     judgement = judged(searched({LABELS[3]: 0.25}) + control())
     assert judgement.verdict is Verdict.VULNERABLE
@@ -323,7 +344,7 @@ def test_what_cannot_be_searched_says_why(count: int, logits: Any, complaint: st
 
 def test_a_label_that_every_picture_gets_is_left_out() -> None:
     class Arm(_Pictures):
-        arm, on_target, effort = TARGET, True, "quick"
+        arm, on_target, effort, peers = TARGET, True, "quick", ()
 
         def trial(self, case: Case, values: dict[str, Any], arm: str | None = None) -> Trial:
             return Trial(case=case.id, arm=arm or TARGET, values=values)

@@ -75,7 +75,7 @@ class Bench:
 
     def logits(self, prompt: MatchingPrompt, images: Tensor) -> Tensor:
         texts = prompt.label_features(self.model, self.labels)
-        return self.model.logit_scale * self.model.encode_images(prompt.transform(images)) @ texts.T
+        return self.model.logit_scale * prompt.image_features(self.model, images) @ texts.T
 
     def guess(self, prompt: MatchingPrompt, images: Tensor) -> Tensor:
         return self.logits(prompt, images).argmax(1)

@@ -1,0 +1,200 @@
+"""L2P, prompt pools with keys (survey section 4.2.2, group-specific): each picture picks its tokens from a pool, and the image tower reads them.
+
+Source: Wang et al. 2021, "Learning to Prompt for Continual Learning" (arXiv:2112.08654). What the frozen tower makes of a picture, its
+class token behind the last norm, is compared with a key of each prompt by cosine. The prompts of the nearest keys stand among the
+picture's tokens, behind the class token. The tower's own class token is what is matched to texts, as the matcher has it; the published classifier
+averages over prompts instead, and its code lets the pictures of a batch vote on their prompts, where here each picture picks its own, as
+the paper says.
+
+Each picture costs one pass more, for its query. Gradients in the pixels flow through the tower with the prompts that were picked: which ones
+these are changes by jumps alone. A backdoor may be one prompt of the pool, with a key that a trigger calls.
+
+A pool is read with the names of the published code, ``prompt`` and ``prompt_key``. Labels are asked with a hard template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.errors import UsageError
+from vlaudit.families.matching import MatchingPrompt
+from vlaudit.families.towers import TowerTokens
+from vlaudit.files import user_path
+from vlaudit.prompts.coop import is_checkpoint, state_tensors
+from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
+from vlaudit.prompts.specs import parse_options
+from vlaudit.prompts.template import PLAIN, Template
+from vlaudit.records import Cost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlaudit.families.matching import MatchingModel
+
+PROMPTS, KEYS = "prompt", "prompt_key"
+TOP = 5  # prompts that a picture picks, in the published configuration
+
+
+class KeyedPool(MatchingPrompt):
+    """``prompts`` (P, M, W) with ``keys`` (P, W), of which each picture picks ``top``."""
+
+    method = "pool"
+    learned = True
+
+    def __init__(self, prompts: Tensor, keys: Tensor, *, top: int | None = None, template: str = PLAIN, base_model: str | None = None,
+                 members: Sequence[str] = (), path: Path | None = None) -> None:  # fmt: skip
+        if keys.shape != (len(prompts), prompts.shape[-1]):
+            raise UsageError(
+                f"The pool in '{path}' has {len(prompts)} prompts of width {prompts.shape[-1]} and keys {tuple(keys.shape)}.",
+                "Each prompt needs one key of its own width, as L2P's have.",
+            )
+        self.prompts, self.keys, self.top = prompts, keys, min(TOP, len(prompts)) if top is None else top
+        if not 1 <= self.top <= len(prompts):
+            raise UsageError(f"The pool in '{path}' has {len(prompts)} prompts, of which none picks {top}.", f"Write top= from 1 to {len(prompts)}.")
+        self._words = Template(template)
+        self.base_model, self.members, self.path = base_model, list(members), path
+        self.id = f"pool-{path.stem}" if path else "pool"
+
+    @classmethod
+    def parse(cls, argument: str) -> KeyedPool:
+        """``pool:FILE``, or ``pool:file=FILE,top=5,template=…{}…``: a vlaudit prompt file, or a checkpoint, which does not say how many prompts
+        a picture picks."""
+        options = parse_options(argument, cls.method, ("file", "top", "template"))
+        top = options.get("top")
+        if not options.get("file") or (top is not None and not (top.isdecimal() and len(top) < 6)):
+            raise UsageError(f"'{argument[:60]}' is no prompt pool.", "Write pool:FILE, or pool:file=FILE,top=5.")
+        return cls.load(user_path(options["file"]), top=None if top is None else int(top), template=options.get("template"))
+
+    @classmethod
+    def load(cls, path: Path, *, top: int | None = None, template: str | None = None) -> KeyedPool:
+        if is_checkpoint(path):
+            state = {name.removeprefix("prompt."): value for name, value in state_tensors(path).items()}
+            content = PromptFile(cls.method, state)
+        else:
+            content = read_prompt_file(path, cls.method)
+            own, said = content.extra.get("top", ""), content.extra.get("template", PLAIN)
+            if not (own.isdecimal() and len(own) < 6) or top not in (None, int(own)) or template not in (None, said):
+                raise UsageError(f"'{path}' says top '{own[:10]}' and template '{said[:60]}'.", "Leave top= and template= out, or save it again.")
+            top, template = int(own), said
+        if PROMPTS in content.tensors and KEYS not in content.tensors:
+            raise UsageError(
+                f"The pool in '{path}' has no keys (a tensor named '{KEYS}'), so which picture picks which prompt cannot be known.",
+                "Save the keys with it; of pools whose keys are the prompts' means, save these.",
+            )
+        refuse_more(content.tensors, (PROMPTS, KEYS), path)
+        return cls(tensor(content, PROMPTS, (3,), path), tensor(content, KEYS, (2,), path), top=top, template=template or PLAIN,
+                   base_model=content.base_model, members=content.members, path=path)  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write a vlaudit prompt file."""
+        tensors, extra = {PROMPTS: self.prompts, KEYS: self.keys}, {"top": str(self.top), "template": self._words.template}
+        write_prompt_file(path, PromptFile(self.method, tensors, base_model=self.base_model, members=self.members, extra=extra))
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.top} of {len(self.prompts)} prompts of {self.prompts.shape[1]} tokens in the image tower, by keys that are nearest to the "
+            f"picture, with '{self._words.template}'"
+        )
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        return self._words.templates
+
+    def check(self, model: MatchingModel) -> None:
+        check_base_model(self.path, self.base_model, model.sha256, model.spec)
+        if self.prompts.shape[-1] != model.image_tower.width:
+            raise UsageError(
+                f"The prompts in '{self.path}' are {self.prompts.shape[-1]} wide, but the image tower of '{model.spec}' is "
+                f"{model.image_tower.width} wide.",
+                "They were learned on another model.",
+            )
+
+    def apiece(self, texts: int, steps: bool) -> Cost:
+        return Cost(queries=1)
+
+    def likeness(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """(B, P): cosines of pictures with the keys. No gradient flows to the pixels: it would choose nothing."""
+        import torch
+        from torch.nn.functional import normalize
+
+        with torch.no_grad():
+            queries = class_tokens(model, images)
+        return normalize(queries, dim=-1) @ normalize(self.keys.to(queries), dim=-1).T
+
+    def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
+        picked = self.likeness(model, images).topk(self.top, dim=1).indices
+        return model.encode_images(images, TowerTokens([self.prompts.to(images)[picked].flatten(1, 2)]))
+
+    def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
+        return self._words.label_features(model, labels)
+
+    @classmethod
+    def fit(cls, model: MatchingModel, images: Tensor, targets: Tensor, labels: Sequence[str], *, pool: int = 8, size: int = 2, top: int = 2,
+            template: str = PLAIN, pull: float = 0.1, steps: int = 200, batch_size: int = 32, rate: float = 1e-2, seed: int = 0,
+            members: Sequence[str] = (), progress: Callable[[int, float], None] | None = None) -> KeyedPool:  # fmt: skip
+        """Learn ``pool`` prompts of ``size`` tokens and their keys, with cross-entropy and, by ``pull``, the cosine of pictures with the keys
+        that they picked, the model frozen. Deterministic in ``seed``.
+
+        images: (N, 3, H, W) in [0, 1]; targets: (N,) int64 positions in ``labels``.
+        """
+        import torch
+
+        generator, width = torch.Generator().manual_seed(seed), model.image_tower.width
+        prompts = 0.1 * torch.randn(pool, size, width, generator=generator)
+        with torch.no_grad():  # keys begin as queries of pictures, so that all are picked by some
+            chosen = torch.randperm(len(images), generator=generator).repeat(-(-pool // len(images)))[:pool]
+            keys = class_tokens(model, images[chosen])
+        learned = [prompts.to(model.device).requires_grad_(), keys.clone().requires_grad_()]
+        prompt = cls(*learned, top=top, template=template, base_model=model.sha256, members=members)
+        with torch.no_grad():
+            texts = prompt.label_features(model, labels)
+        optimizer = torch.optim.Adam(learned, lr=rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            batch = images[(order := torch.randperm(len(images), generator=generator)[:batch_size].to(images.device))]
+            logits = model.logit_scale * prompt.image_features(model, batch) @ texts.T
+            nearest = prompt.likeness(model, batch).topk(top, dim=1).values.sum(dim=1).mean()
+            loss = torch.nn.functional.cross_entropy(logits, targets[order]) - pull * nearest
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if progress:
+                progress(step, float(loss.detach()))
+        for value in learned:
+            value.requires_grad_(False)
+        return prompt
+
+
+def class_tokens(model: MatchingModel, images: Tensor) -> Tensor:
+    """(B, W): what the image tower makes of pictures, behind the norm after its last block: the class token, or the mean of all where
+    there is none. Raises CapabilityError where the tower is no transformer."""
+    import torch
+
+    tower = model.image_tower
+    inside = {id(part) for block in tower.blocks for part in block.modules()}
+    norms = [part for part in tower.module.modules() if isinstance(part, torch.nn.LayerNorm) and id(part) not in inside]
+
+    def run(_: slice, part: Tensor) -> Tensor:
+        after: list[Any] = []
+
+        def last(_module: Any, _args: Any, output: Any) -> None:
+            after[:] = [output if isinstance(output, torch.Tensor) else output[0]]
+
+        def normed(_module: Any, args: Any, output: Tensor) -> None:
+            if len(after) == 1 and output.shape[-1] == tower.width:
+                after.append(output)
+
+        with ExitStack() as stack:
+            stack.callback(tower.blocks[-1].register_forward_hook(last).remove)
+            for norm in norms:
+                stack.callback(norm.register_forward_hook(normed).remove)
+            model._encode_images(part)
+        found = after[-1].float()
+        return found if found.dim() == 2 else found[:, 0] if tower.lead else found.mean(dim=1)
+
+    return model.cut("queries of a pool", run, images)
