@@ -162,6 +162,8 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("-v", "--verbose", "how", flag_value="full", help="End with every finding in full.")
 @click.option("-q", "--quiet", "how", flag_value="last", help="End with the outcome alone.")
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
+@click.option("--executor", metavar="NAME[:…]",
+              help="What units run on: local, process[:COUNT], or ray[:ADDRESS] for a cluster. [default: as fits the models]")  # fmt: skip
 @click.option("--plan", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="Run what vlaudit plan has written to DIR, or a part of it; the plan has settled most other flags.")  # fmt: skip
 @click.option("--shard", metavar="i/n", help="Which part of --plan, such as 2/8. [default: 1/1]")
@@ -176,8 +178,11 @@ def scan_command(**flags: Any) -> int:
     Without one, the targets of vlaudit.toml are audited, or else the bundled defaults: one specimen of each family,
     or the first of them alone where a flag gives it another prompt or other data.
     """
+    from vlaudit.plugins import plugin
     from vlaudit.registry import ProbeRegistry
 
+    if flags["executor"] is not None:
+        plugin("executors", flags["executor"].partition(":")[0])  # a misspelt one is said now
     if flags["plan"] is not None:
         from vlaudit.cli.shards import run_shard
 
@@ -264,14 +269,22 @@ def make_the_plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
 def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
     from rich.console import Console
 
+    from vlaudit.audit.executor import Site
     from vlaudit.audit.run import environment, open_audit, run_audit
+    from vlaudit.device import ALL
     from vlaudit.plugins import plugin
 
     batch_size = asked.settings.batch_size
     journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
+    allowed, named = asked.flags["allow_network"], asked.settings.device
+    site = Site(
+        manifest.model_dump_json(), tuple(str(path.absolute()) for path in asked.flags["plugins"]), named, named == ALL, os.getcwd(),
+        allow_network=asked.trusted or allowed, allow_borrowed=allowed,
+    )  # fmt: skip
     outcome = run_audit(
         plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console(stderr=True)),
         batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
+        executor=asked.flags["executor"], site=site,
     )  # fmt: skip
     return _conclude(asked, outcome.report, interrupted=outcome.interrupted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from vlaudit.config import TargetSpec
     from vlaudit.registry import ProbeRegistry
 
-OF_A_RUN = {"plan", "shard", "out", "formats", "baseline", "ignore_file", "dry_run", "max_time"}
+OF_A_RUN = {"executor", "plan", "shard", "out", "formats", "baseline", "ignore_file", "dry_run", "max_time"}
 """Flags of ``scan`` that do not shape what is planned."""
-OF_A_SHARD = {"plan", "shard", "out", "device", "batch_size", "plugins", "max_time", "allow_network", "dry_run"}
+OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugins", "max_time", "allow_network", "dry_run"}
 """Flags of ``scan`` that a shard may have: all else its plan has settled."""
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -45,7 +46,7 @@ def plan_command(**flags: Any) -> int:
     out = flags["out"]
     if flags["fail_on"] == "new":
         raise UsageError("--fail-on new belongs to the merge, which compares.", "Give it to vlaudit merge, with --baseline.")
-    asked = read_flags({"formats": "html", "baseline": None, "ignore_file": None, "dry_run": False, "max_time": None} | flags)
+    asked = read_flags({"formats": "html", "baseline": None, "ignore_file": None, "dry_run": False, "max_time": None, "executor": None} | flags)
     registry = ProbeRegistry.load(flags["plugins"])
     asked.check_policy(registry)
     plan, device = make_the_plan(asked, registry)
@@ -116,18 +117,22 @@ def _work(
     """Load what a shard needs and run it."""
     from rich.console import Console
 
+    from vlaudit.audit.executor import Job, Site
     from vlaudit.audit.run import run_units
     from vlaudit.audit.shards import plan_again
     from vlaudit.audit.targets import Loader
     from vlaudit.device import ALL, Loading
     from vlaudit.plugins import plugin
+    from vlaudit.probe.artifacts import ArtifactStore
 
     how, allowed = Loading(manifest.request.dtype, spread=flags["device"] == ALL), flags["allow_network"]
     plan = plan_again(manifest, registry, Loader(device, how, allow_network=allowed, allow_borrowed=allowed), part)
-    return run_units(
-        plan, journal, plugin("reporters", "terminal")().progress(Console()), batch_size=flags["batch_size"] or manifest.batch_size,
-        deadline=deadline, debug="--debug" in sys.argv,
+    site = Site(
+        manifest.model_dump_json(), tuple(str(path.absolute()) for path in flags["plugins"]), flags["device"] or "auto", how.spread,
+        os.getcwd(), allowed, allowed,
     )  # fmt: skip
+    job = Job(plan, ArtifactStore(journal.folder), flags["batch_size"] or manifest.batch_size, "--debug" in sys.argv, site)
+    return run_units(job, journal, plugin("reporters", "terminal")().progress(Console()), deadline=deadline, executor=flags["executor"])
 
 
 def _refuse(flags: dict[str, Any]) -> None:
