@@ -357,7 +357,7 @@ def test_a_prompt_of_another_tower_width_depth_or_label_set_is_refused_in_a_sent
     target = prompt.bind(towers.model)
     with pytest.raises(UsageError, match="learned on 3 labels, and 1 of these 3 are not among them, such as 'dog'"):
         target.check_labels(["cat", "hot_dog", "dog"])
-    assert MaPLe.parse(f"file={path},labels=any").bind(towers.model).check_labels(["cat", "dog"]).shape == (2, 16)
+    assert logits(towers, MaPLe.parse(f"file={path},labels=any"), pictures(), ["cat", "dog"]).shape == (4, 2)
     narrow = VisualPromptTuning({"prompt_embeddings": drawn(1, 2, WIDTH - 1)})
     deep = VisualPromptTuning({"prompt_embeddings": drawn(1, 2, WIDTH), "deep_prompt_embeddings": drawn(DEPTH, 2, WIDTH)})
     for wrong, said in ((narrow, f"1 blocks and {WIDTH - 1} wide"), (deep, f"{DEPTH + 1} blocks and {WIDTH} wide")):
