@@ -290,7 +290,8 @@ def test_vpt_is_the_published_equations_in_each_file(make: Make, layers: int, tm
     torch.save(theirs, tmp_path / "prompt_ep100.pth")
     weight, bias = drawn(WIDTH, WIDTH, seed=8, std=0.2), drawn(WIDTH, seed=9)
     whole = {"enc.transformer.prompt_embeddings": tokens[:1], "enc.transformer.prompt_proj.weight": weight, "enc.transformer.prompt_proj.bias": bias}
-    saved(tmp_path / "projected.pth", whole | ({} if deep is None else {"enc.transformer.deep_prompt_embeddings": deep}))
+    whole |= {} if deep is None else {"enc.transformer.deep_prompt_embeddings": deep}
+    torch.save({"model": whole, "optimizer": None, "iteration": 5}, tmp_path / "projected.pth")
     saved(tmp_path / "mvlpt.pth", {"vpt_embeddings": tokens[:1], "token_prefix": drawn(3, 1, TEXT_WIDTH), "token_suffix": drawn(3, 19, TEXT_WIDTH)}
           | ({} if deep is None else {"vpt_embeddings_deep": deep}))  # fmt: skip
     blocks = {f"image_encoder.{BLOCK}{place}.VPT_shallow": tokens[place] for place in range(1, layers)}
