@@ -40,8 +40,9 @@ from vlaudit.policy import Policy
 from vlaudit.records import Place
 
 FILE_NAME = "vlaudit.toml"
+PROJECT = "pyproject.toml"  # which may hold a config in its table [tool.vlaudit]
 PATH_OPTIONS = {"file", "pool"}  # of the prompts' key=value that are paths
-_TARGET = re.compile(r"\s*\[\[\s*[\"']?target[\"']?\s*\]\]")
+_TARGET = re.compile(r"\s*\[\[\s*(tool\.vlaudit\.)?[\"']?target[\"']?\s*\]\]")
 Effort = Literal["quick", "standard", "thorough"]
 
 
@@ -151,6 +152,23 @@ def read_config(path: Path, *, trusted: bool) -> Config:
     return config
 
 
+def found_config() -> Path | None:
+    """The config of the current folder: ``vlaudit.toml``, else a ``pyproject.toml`` with a table ``[tool.vlaudit]``."""
+    if os.path.lexists(FILE_NAME):
+        return Path(FILE_NAME)
+    try:
+        return Path(PROJECT) if os.path.isfile(PROJECT) and project_table(read_toml(Path(PROJECT))) else None
+    except Unreadable:
+        return None  # whose it is will say so
+
+
+def project_table(raw: dict[str, Any]) -> dict[str, Any]:
+    """``[tool.vlaudit]`` of a ``pyproject.toml``; empty where there is none."""
+    tool = raw.get("tool")
+    table = tool.get("vlaudit") if isinstance(tool, dict) else None
+    return table if isinstance(table, dict) else {}
+
+
 def look_at_config(path: Path, *, trusted: bool) -> tuple[Config, list[UsageError]]:
     """What a config says, as far as its entries can be read, and all that is wrong with the others. Raises UsageError for what is no
     TOML."""
@@ -159,6 +177,8 @@ def look_at_config(path: Path, *, trusted: bool) -> tuple[Config, list[UsageErro
         lines = read_text(path).splitlines()
         if not any(map(str.strip, lines)):
             raise Unreadable("is empty")
+        if path.name == PROJECT:
+            raw = project_table(raw)
     except Unreadable as error:
         raise UsageError(f"The config file '{path}' {error}.", "Mend it; `vlaudit init` writes an example.") from error
     wrong: list[UsageError] = []

@@ -7,7 +7,7 @@ characters, never markup.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -44,8 +44,6 @@ STYLES = {
     Verdict.NOT_ASSESSED: "dim",
 }
 Length = Literal["full", "summary", "last"]
-Styled = Callable[..., "Text"]
-"""Parts, each a text or a text and its style, to a text of the terminal."""
 MAX_COLUMNS = 12  # of a table that compares prompts
 WIDTH = 100  # columns of a rendering that goes to a file
 
@@ -70,11 +68,17 @@ class TerminalReporter:
 
         return scan_progress(console, task)
 
+    def annotations(self, report: Report) -> Iterator[str]:
+        """Lines by which GitHub shows the findings beside the code."""
+        from vlaudit.reports.terminal.annotations import workflow_commands
+
+        return workflow_commands(report)
+
     def print(self, report: Report, console: Console, how: Length = "full") -> None:
         """Write the report to ``console``, in its colours and width: all of it, a summary on one screen, or its last lines."""
         from vlaudit.reports.terminal.summary import summary
 
-        parts = {"full": (*_header(report), *_findings(report), *_side_by_side(report)), "summary": summary(report, _text), "last": ()}
+        parts = {"full": (*_header(report), *_findings(report), *_side_by_side(report)), "summary": summary(report, _text, STYLES), "last": ()}
         for part in (*parts[how], *_outcome(report)):
             console.print(part, highlight=False)
 

@@ -129,6 +129,7 @@ def _manifest(
             for subject in plan.targets
         },
         replays=replays, speeds={model: asdict(speed) for model, speed in plan.speeds.items()}, whole=plan.whole,
+        references={name: subject.info.prompt.id for name, subject in plan.references.items()}, loads=plan.loads,
     )  # fmt: skip
     journal.write_manifest(manifest)
     return manifest
@@ -189,6 +190,17 @@ def _run(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int | None,
     deadline: float | None, debug: bool,
 ) -> Outcome:  # fmt: skip
+    results, interrupted = run_units(plan, journal, observer, batch_size=batch_size, deadline=deadline, debug=debug)
+    say(phase=Phase.JUDGE, what="judging")
+    report = make_report(manifest, results, registry, plan.request.policy)
+    write_report(journal.folder, report)
+    return Outcome(report, interrupted)
+
+
+def run_units(
+    plan: Plan, journal: Journal, observer: Observer, *, batch_size: int | None = None, deadline: float | None = None, debug: bool = False
+) -> tuple[dict[str, UnitResult], bool]:
+    """Run the units of a plan that the journal does not hold or that failed. Returns all results, and whether Ctrl-C ended it."""
     results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
     executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
     left = [unit for unit in plan.units if unit.id not in results]
@@ -219,10 +231,7 @@ def _run(
         interrupted = True
     finally:
         observer.stop()
-    say(phase=Phase.JUDGE, what="judging")
-    report = make_report(manifest, results, registry, plan.request.policy)
-    write_report(journal.folder, report)
-    return Outcome(report, interrupted)
+    return results, interrupted
 
 
 class _Due:
@@ -262,7 +271,7 @@ class _Due:
         return unit
 
 
-def make_report(manifest: Manifest, results: dict[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> Report:
+def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> Report:
     """Judge the trials and assemble the report."""
     judged = judge_audit(manifest, results, registry, policy)
     return Report(

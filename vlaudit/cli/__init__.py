@@ -19,6 +19,8 @@ from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
+    "plan": "vlaudit.cli.shards",
+    "merge": "vlaudit.cli.shards",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
@@ -31,10 +33,11 @@ COMMANDS = {
     "schema": "vlaudit.cli.setup",
     "validate": "vlaudit.cli.validate",
     "zoo": "vlaudit.cli.setup",
+    "new": "vlaudit.cli.new",
 }
 
 
-ANSWERING = {"scan", "judge", "diff", "replay", "selftest"}  # whose exit code says something of what was audited
+ANSWERING = {"scan", "merge", "judge", "diff", "replay", "selftest"}  # whose exit code says something of what was audited
 
 
 class LazyGroup(click.Group):
@@ -80,7 +83,7 @@ def run(arguments: list[str]) -> int:
     debug, out = "--debug" in arguments, sys.stdout
     try:
         _check_unicode(arguments)
-        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False)
+        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False, auto_envvar_prefix="VLAUDIT")
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()

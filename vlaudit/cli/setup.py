@@ -22,9 +22,9 @@ effort = "standard"      # quick, standard or thorough
 # skip = ["typographic"]
 
 [[target]]
-model = "hf:models/my-clip"                # or open_clip:local-dir:PATH, open_clip:ARCH/PRETRAINED, zoo:NAME
-prompt = ["a photo of a {}"]               # or coop:prompts/learned.safetensors, vp:FILE, ensemble:FILE
-data = "data/audit"                        # class folders, or metadata.csv with file_name, label and attribute columns
+model = "zoo:tiny-clean"                   # a bundled one, to try; yours: hf:models/my-clip, open_clip:local-dir:PATH, diffusers:PATH
+prompt = ["an emoji of a {}"]              # or coop:prompts/learned.safetensors, vp:FILE, ensemble:FILE
+# data = "data/audit"                      # class folders, or metadata.csv with file_name, label and attribute columns
                                            # (or hf:NAME, hf:PATH, wds:SHARDS: docs/data.md)
 # columns = { label = "category" }         # what columns of other names are: image, label, question, answer, choices, text, pair
 # groups = ["gender"]                      # attribute columns to compare
@@ -83,7 +83,7 @@ def init_command(force: bool) -> int:
     if os.path.lexists(path) and not force:
         raise UsageError(f"There is a {FILE_NAME} already.", "Use --force to overwrite it.")
     write_atomically(path, TEMPLATE)
-    click.echo(f"Wrote {path}. Edit its [[target]], then run `vlaudit scan --dry-run`.")
+    click.echo(f"Wrote {path}. Edit its [[target]], then run `vlaudit validate` and `vlaudit scan --dry-run`.")
     return 0
 
 

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Probe file that the scan is given.")
 @debug_option
 def validate_command(files: tuple[Path, ...], plugins: tuple[Path, ...]) -> int:
-    """Check vlaudit.toml and .vlaudit-ignore.toml, those of this folder or the FILES given, without loading a model.
+    """Check vlaudit.toml (or [tool.vlaudit] in pyproject.toml) and .vlaudit-ignore.toml, of this folder or the FILES given, without
+    loading a model.
 
     FILES may be policies of `vlaudit judge --policy` too. All that is wrong is listed: entries, probes, parameters, thresholds, specimens,
     prompts, and models and data that are not there. An expired suppression fails, so that a commit hook finds it.
     """
-    from vlaudit.config import FILE_NAME
+    from vlaudit.config import FILE_NAME, found_config
     from vlaudit.suppressions import IGNORE_FILE
 
-    found = files or tuple(path for path in (Path(FILE_NAME), Path(IGNORE_FILE)) if os.path.lexists(path))
+    found = files or tuple(path for path in (found_config(), Path(IGNORE_FILE)) if path and os.path.lexists(path))
     if not found:
         raise UsageError(
             f"There is no {FILE_NAME} and no {IGNORE_FILE} here.", "Name the files, or write them: vlaudit init."

@@ -161,6 +161,10 @@ class MatchingModel(Model):
     def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         """The same, at once."""
 
+    def vocabulary(self) -> dict[str, int]:
+        """The tokens of its text side as its tokenizer writes them, with their ids. Raises CapabilityError where it lists none."""
+        raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm features (N, D) of plain texts."""
         return self.encode_tokens([self.tokenize(text) for text in texts])
