@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.2"  # 1.1 had no matrix among the details, 1.0 no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.3"  # 1.2 had no headline, impact and remedy of findings, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -44,6 +44,7 @@ class Needs(StrEnum):
     # of the target
     FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
     SCORES = "scores"
+    FEATURES = "features of pictures and of texts"  # a score is their cosine
     PIXEL_GRADIENTS = "pixel gradients"
     LEARNED_PROMPT = "a learned prompt"
     GENERATED_PICTURES = "generated pictures"
@@ -159,6 +160,9 @@ class ProbeInfo(Record):
     references: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()  # "framework:identifier", such as "atlas:AML.T0043"
     limits: str = ""  # what `held` does not prove, one sentence for the report
+    headline: str = ""  # what happens where the flaw is, in plain words and one clause
+    impact: str = ""  # why that matters; by default the page's threat
+    remedy: str = ""  # what to do about it; by default what the page says
     unsafe_severity: bool = False  # an unsafe file, which the severity table ranks by its own row
     version: str = "1"  # raise it when trials of older audits can no longer be judged
 
@@ -335,6 +339,7 @@ class Judgement(Record):
     controls: Facts = Facts({})
     evidence: list[Evidence] = Field(default_factory=list)
     details: Details = Details({})
+    headline: str = ""  # what happens, in plain words, where the judge can be more precise than the probe's own headline
 
     @classmethod
     def not_assessed(cls, reason: str, **figures: Any) -> Judgement:
@@ -384,6 +389,9 @@ class Finding(Record):
     references: list[str] = Field(default_factory=list)
     mappings: list[str] = Field(default_factory=list)
     limits: str = ""
+    headline: str = ""  # what happens, in plain words; empty where nothing was found
+    impact: str = ""  # why the flaw matters
+    remedy: str = ""  # what to do about it
     reproduce: str = ""
 
 

@@ -60,6 +60,7 @@ _LEAST = 24  # pictures that a budget leaves: of fewer that are named rightly no
     id="cross-prompt-transfer",
     code="MR2",
     title="Changes of pixels that work under other prompts",
+    headline="A change of pixels made under one prompt works under the other prompts too",
     risk=Risk.ROBUSTNESS,
     families={Family.MATCHING},
     needs={Needs.LABELS, Needs.SCORES, Needs.PIXEL_GRADIENTS},

@@ -369,12 +369,13 @@ def test_a_checkpoint_that_changes_one_weight_of_a_tower_is_no_prompt_of_the_mod
     """What the published code would load with it is another model."""
     towers = of_transformers(tmp_path)
     path, _ = maple(towers, tmp_path / "maple.pth")
-    whole = torch.load(path, weights_only=True)
     name = f"image_encoder.{BLOCK}1.attn.in_proj_weight"
-    whole["state_dict"][name][0, 0] += 0.05
-    torch.save(whole, tmp_path / "poisoned.pth")
-    with pytest.raises(UsageError, match=rf"1 of \d+ tensors differ, such as '{name}'"):
-        MaPLe.parse(str(tmp_path / "poisoned.pth")).bind(towers.model)
+    for harm in (lambda old: old + 0.05, lambda _: torch.inf):
+        whole = torch.load(path, weights_only=True)
+        whole["state_dict"][name][0, 0] = harm(whole["state_dict"][name][0, 0])
+        torch.save(whole, tmp_path / "poisoned.pth")
+        with pytest.raises(UsageError, match=rf"1 of \d+ tensors differ, such as '{name}'"):
+            MaPLe.parse(str(tmp_path / "poisoned.pth")).bind(towers.model)
     state = torch.load(path, weights_only=True)["state_dict"]
     state[f"text_encoder.{BLOCK}0.attn.out_proj.weight"] = state[f"text_encoder.{BLOCK}1.attn.out_proj.weight"]  # of the block beside it
     with pytest.raises(UsageError, match=r"1 of .* tensors differ"):

@@ -76,6 +76,7 @@ _SHOWN = 0.5  # assimilation from which pictures are drawn as evidence
     id="encoder-trigger-scan",
     code="TB1",
     title="Triggers in the text encoder",
+    headline="One word or character makes the pipeline forget what else the caption says",
     risk=Risk.BACKDOOR,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.TEXT_FEATURES},
