@@ -98,7 +98,7 @@ def test_what_no_gate_stops_is_no_flaw_that_stops_a_release(report: Report) -> N
     )
     assert release(held.model_copy(update={"audit": report.audit.model_copy(update={"complete": False})})).startswith("Not decided")
     one = report.model_copy(update={"findings": report.findings[:1]})
-    assert release(one) == "Do not release: 1 critical flaw stops it (backdoor)."
+    assert release(one) == "Do not release: 1 flaw of severity critical stops it (backdoor)."
 
 
 def test_facts_that_say_the_same_of_several_things_are_a_table(report: Report, audit_dir: Path) -> None:

@@ -15,6 +15,7 @@ from vlaudit import cage
 from vlaudit.cli import debug_option
 from vlaudit.cli.asked import Asked, read_flags
 from vlaudit.cli.dry_run import show_plan
+from vlaudit.cli.render import MAX_SIZE
 from vlaudit.config import FILE_NAME, seconds
 from vlaudit.errors import UsageError
 from vlaudit.records import Family
@@ -140,6 +141,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
     show_default=True,
     help="Reports to write beside report.json, comma-separated (see vlaudit list reporters).",
 )
+@MAX_SIZE
 @click.option(
     "--fail-on",
     type=click.Choice(["none", "low", "medium", "high", "critical", "new"]),
@@ -275,7 +277,7 @@ def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    for path in write_reports(report, out, asked.flags["formats"]):
+    for path in write_reports(report, out, asked.flags["formats"], asked.flags["max_size"]):
         click.echo(f"Report: {path}")
     if interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
