@@ -135,6 +135,7 @@ def test_cards_filters_and_veils_work_by_keyboard(opened: Callable[..., Visit], 
     page.keyboard.press("Enter")
     assert not page.locator(".card:visible .body").is_visible()
     page.locator("input[name=text]").fill("")
+    page.evaluate(UNFOLD)
     veil = page.locator(".veil input")
     veil.focus()
     page.keyboard.press("Space")

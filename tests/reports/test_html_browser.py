@@ -226,11 +226,11 @@ def test_filters_stand_in_the_address_and_an_address_is_obeyed(visit: Callable[.
 
 def test_a_finding_has_an_address_of_its_own_that_unfolds_it(visit: Callable[..., Visit], report: Report) -> None:
     named = [f.model_copy(update={"id": f"{f.code}-{n:08x}"}) for n, f in enumerate(report.findings)]
-    opened = visit(report.model_copy(update={"findings": named}))
+    opened = visit(report.model_copy(update={"findings": named}), reduced_motion="reduce")
     held = next(f.id for f in named if f.verdict == "held")
     opened.page.goto(f"{opened.file.as_uri()}#{held}")
     opened.page.locator(f"[id='{held}'] .body").wait_for()
-    opened.page.wait_for_function(f"document.getElementById('{held}').getBoundingClientRect().top < innerHeight", timeout=20_000)  # it glides
+    assert opened.page.locator(f"[id='{held}']").evaluate("(card) => card.getBoundingClientRect().top < innerHeight")
 
 
 def test_all_cards_unfold_and_commands_are_copied(visit: Callable[..., Visit]) -> None:
