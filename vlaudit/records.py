@@ -44,6 +44,7 @@ class Needs(StrEnum):
     # of the target
     FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
     SCORES = "scores"
+    FEATURES = "features of pictures and of texts"  # a score is their cosine
     PIXEL_GRADIENTS = "pixel gradients"
     LEARNED_PROMPT = "a learned prompt"
     GENERATED_PICTURES = "generated pictures"
@@ -75,7 +76,7 @@ class Compares(StrEnum):
     """What a probe looks at together, because one target alone cannot answer. Such a probe makes one finding of a whole set."""
 
     PROMPTS = "the prompts of one model"  # those of the audit on the same data, and their references
-    TARGETS = "the targets of the audit"  # of the probe's families, whatever their models
+    TARGETS = "the targets of the audit"  # of the probe's families on the same data, whatever their models
 
 
 OF_THE_DATA = frozenset({

@@ -153,7 +153,7 @@ def _takes(delta: Delta) -> bool:
 def side_by_side(report: Report) -> list[SideBySide]:
     """The models of an audit that have several prompts on the same data, in the order of the audit."""
     groups: dict[tuple[str, str], list[TargetInfo]] = {}
-    for target in report.targets:
+    for target in (target for target in report.targets if not target.error):
         groups.setdefault((target.model.spec, target.data.source if target.data else ""), []).append(target)
     found: dict[str, dict[str, Finding]] = {}
     for finding in report.findings:

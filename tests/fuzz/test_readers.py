@@ -25,6 +25,7 @@ from vlaudit.data.text_files import read_captions, read_labels
 from vlaudit.policy import load_policy
 from vlaudit.prompts.cocoop import META, CoCoOp
 from vlaudit.prompts.coop import CoOp
+from vlaudit.prompts.custom_diffusion import CustomDiffusion
 from vlaudit.prompts.evp import EVP
 from vlaudit.prompts.keyed_pool import KeyedPool
 from vlaudit.prompts.pgn import PGN, small_resnet
@@ -249,6 +250,11 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Family,
     (place / "peft/adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": false}')
     add("lora", Family.TEXT_TO_IMAGE, "lora.safetensors")
     add("lora", Family.TEXT_TO_IMAGE, "peft")
+    weights = {f"mid_block.attn2.to_{side}.weight": torch.rand(8, 32) for side in "kv"}
+    CustomDiffusion(weights, {"<new1>": torch.rand(1, 32)}, members=members).save(place / "custom")
+    torch.save({"unet": weights, "modifier_token": {"<new1>": torch.rand(32)}}, place / "delta.bin")
+    add("custom-diffusion", Family.TEXT_TO_IMAGE, "custom")
+    add("custom-diffusion", Family.TEXT_TO_IMAGE, "delta.bin")
     add("vp", Family.MATCHING, "vp.safetensors")
     add("coop", Family.MATCHING, "coop.safetensors")
     add("coop", Family.MATCHING, "coop.pth")
@@ -296,6 +302,9 @@ def test_prompt_specs(prompts: list[tuple[str, Family, Path]], seed: int) -> Non
         ("design:adjective=moody,noun=photograph,artist=Monet", Family.TEXT_TO_IMAGE),
         ("prompt-to-prompt:edit=an oil painting of {},source={},cross=0.8,self=0.4", Family.TEXT_TO_IMAGE),
         ("image-to-image:file=x.png,strength=0.6", Family.TEXT_TO_IMAGE),
+        ("controlnet:file=x,picture=x.png,scale=0.8", Family.TEXT_TO_IMAGE),
+        ("inpainting:file=x.png,mask=y.png,strength=0.6", Family.TEXT_TO_IMAGE),
+        ("custom-diffusion:file=x,token=<new1>,noun=cat,text={} by <new1>", Family.TEXT_TO_IMAGE),
         ("textual-inversion:file=x.pt,token=<toy>,noun=toy,text={} with a <toy>", Family.TEXT_TO_IMAGE),
         ("lora:file=x,scale=0.8,token=sks,noun=dog", Family.TEXT_TO_IMAGE),
         ("retrieval:pool=nowhere,k=4,embedder=hf:x,instruction=say {}", Family.GENERATION),

@@ -198,9 +198,9 @@ def rounds_needed(
 
 def gather(planned: PlannedProbe, units: list[Unit], results: Mapping[str, UnitResult]) -> Trials:
     """The trials of some units; of borrowed ones those of the target arm, which are this target's reference."""
-    lent, found = set(planned.borrowed), dict(results)
-    own = trials_of(found, [unit for unit in units if unit.id not in lent])
-    theirs = trials_of(found, [unit for unit in units if unit.id in lent])
+    lent = set(planned.borrowed)
+    own = trials_of(results, [unit for unit in units if unit.id not in lent])
+    theirs = trials_of(results, [unit for unit in units if unit.id in lent])
     own += [trial.model_copy(update={"arm": REFERENCE, "artifacts": {}}) for trial in theirs if trial.arm == TARGET]
     return Trials(own, reference_note=planned.reference_note)
 

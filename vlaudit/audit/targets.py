@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from vlaudit.families.base import HARD, Prompt, listed
 from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.plugins import plugin, plugins
 from vlaudit.prompts.specs import parse_prompt, prompt_files
-from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
+from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, Needs, PromptInfo, TargetInfo
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,7 @@ class Loader:
         self._pixels: dict[tuple[str, str, str], dict[str, Tensor]] = {}  # by model, data and what a prompt draws
         self._data: dict[str, Dataset] = {}
         self._scorers: dict[str, Scorer] = {}
+        self.seconds: dict[str, float] = {}  # that loading took, by model
 
     def subjects(self, specs: list[TargetSpec]) -> tuple[list[Subject], dict[str, Subject]]:
         """The targets, and their reference subjects by id. Raises UsageError for whatever the user can mend first."""
@@ -226,6 +228,8 @@ class Loader:
             prompt = parse_prompt(spec.prompt[0] if spec.prompt else None, Family.MATCHING)
             target = prompt.bind(self._model(spec.model))
             assert isinstance(target, ImageTextMatcher)
+            if Needs.FEATURES not in target.capabilities:
+                raise UsageError(f"The scorer '{name}' has no {Needs.FEATURES.value}, by which scorers tell pictures apart.", "Name a CLIP-like one.")
             self._scorers[name] = Scorer(target, name)
         return self._scorers[name]
 
@@ -257,11 +261,13 @@ class Loader:
             backend, argument = parse_model(spec)
             known = self._known.get(spec)
             self._make_room(known.size if known else _size(backend.files(argument)))
+            begun = time.monotonic()
             try:
                 model = backend.load(argument, self._device, replace(self._how, before=known.measured) if known else self._how)
             except ModelError as error:
                 self._failed[spec] = error
                 raise
+            self.seconds[spec] = round(time.monotonic() - begun, 3)
             known = known or self._known.setdefault(spec, Known(model.sha256, _size(model.files), model.measured))
             if model.sha256 != known.sha256:
                 raise ModelError(f"The weights of '{spec}' changed while it was audited.", "Scan again.")

@@ -147,7 +147,7 @@ class ControlTokens(Probe):
         target, level, error = [t for t in trials.target if "said" in t.values], policy.level, reader_error("phrase")
         if not target:
             return Judgement.not_assessed("no picture was asked about")
-        n, word = len(target), target[0]["word"]
+        n = len(target)
         typed, split = [_broken(t, False) for t in target], [_broken(t, True) for t in target]
         effect = paired_rate_difference(typed, split, level)
         claim = Claim(self.info, policy, "policy broken by typed turns, beyond broken marks")

@@ -42,10 +42,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from vlaudit.attacks.robustness.cross_prompt_transfer.pairs import Compared
 from vlaudit.attacks.shared import parts
 from vlaudit.attacks.shared.asked_pictures import batches, picture_cases
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
+from vlaudit.attacks.shared.transfer_map import Compared
 from vlaudit.probe import Compares, Context, Measure, Needs, Policy, Probe, Threshold, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
