@@ -305,14 +305,14 @@ def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry) -> int:
 def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     return conclude(
         report, asked.out, asked.flags["formats"], notes=asked.notes, accepted=asked.accepted, baseline=asked.baseline,
-        only_new=asked.flags["fail_on"] == "new", interrupted=interrupted, how=asked.flags["how"],
+        only_new=asked.flags["fail_on"] == "new", max_size=asked.flags["max_size"], interrupted=interrupted, how=asked.flags["how"],
         said=_planted_found(asked, report) if asked.is_default else "",
     )  # fmt: skip
 
 
 def conclude(
     report: Report, out: Path, formats: str, *, notes: list[str], accepted: list[Entry], baseline: Report | None, only_new: bool,
-    interrupted: bool = False, how: Length | None = None, said: str = "",
+    interrupted: bool = False, how: Length | None = None, said: str = "", max_size: int | None = None,
 ) -> int:  # fmt: skip
     """Write and print the report, by default on one screen, and a last word of what was ``said``; returns the exit code that it gives."""
     from rich.console import Console
@@ -333,7 +333,7 @@ def conclude(
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    paths = write_reports(report, out, formats, asked.flags["max_size"])
+    paths = write_reports(report, out, formats, max_size)
     plugin("reporters", "terminal")().print(report, Console(), how or "summary")
     if said:
         click.echo(said)
