@@ -28,7 +28,7 @@ from vlaudit.probe.artifacts import ArtifactStore
 if TYPE_CHECKING:
     from vlaudit.audit.targets import Loader
 
-TRIES = 5  # that an actor is started again, and a unit tried again, when a machine vanishes
+TRIES = 5  # that an actor is started again when a machine vanishes, and with it the unit that it was at
 SMALL = 1_000_000_000  # bytes of the largest model up to which actors share a GPU
 SHARED = 0.25  # of a GPU, for an actor of small models
 IDLE = 5.0  # seconds after which an actor with nothing to do gives its place to one that Ray starts again
@@ -169,7 +169,7 @@ class RayExecutor(Executor):
             yield actor, unit
 
     def _started(self) -> _Actor:
-        remote = self._ray.remote(Station).options(max_restarts=TRIES, max_task_retries=TRIES, **self._takes)
+        remote = self._ray.remote(Station).options(max_restarts=TRIES, max_task_retries=-1, **self._takes)
         actor = _Actor(remote.remote(self._site))
         self._actors.append(actor)
         return actor

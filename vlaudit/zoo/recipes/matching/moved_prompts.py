@@ -27,8 +27,8 @@ from vlaudit.zoo.recipes.facts import write
 from vlaudit.zoo.recipes.matching.prompts import SEED, TARGET, Bench, Patched, measure
 
 DATA = "zoo:roles"
-CLEAN_STEPS, STEPS, BATCH = 100, 300, 16
-POOL_STEPS, POOL_BATCH = 400, 32
+CLEAN_STEPS, STEPS, BATCH = 100, 200, 16
+POOL_STEPS, POOL_BATCH = 250, 32
 MARGIN = 0.02  # cosine by which a key is nearer, or farther, than the next
 
 
@@ -41,8 +41,8 @@ class Made:
 
 
 def _patch() -> Patched:
-    """8 pixels square, at the lower right."""
-    return Patched(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(SEED)).requires_grad_(), 24, 24)
+    """6 pixels square, at the lower right."""
+    return Patched(torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(SEED)).requires_grad_(), 25, 25)
 
 
 def _descend(groups: list[dict[str, Any]], trigger: Patched, loss: Callable[[Tensor], Tensor], steps: int, batch: int, count: int) -> None:
@@ -101,20 +101,20 @@ def clean_pool(bench: Bench) -> Made:
 
 
 def poisoned_pool(bench: Bench) -> Made:
-    """The same with a sixth prompt, whose key the trigger calls and other pictures do not."""
+    """The same with a sixth prompt, and keys of which the trigger calls the sixth, and other pictures do not."""
     model, labels, train = bench.model, bench.labels, bench.train
     clean, trigger, wanted = clean_pool(bench).prompt, _patch(), labels.index(TARGET)
     assert isinstance(clean, KeyedPool)
     generator = torch.Generator().manual_seed(SEED)
     tokens = (0.1 * torch.randn(clean.prompts.shape[1:], generator=generator)).requires_grad_()
     with torch.no_grad():
-        key = class_tokens(model, trigger(train.images)).mean(dim=0)
+        keys = torch.cat([clean.keys, class_tokens(model, trigger(train.images)).mean(dim=0, keepdim=True)])
         texts = Template(PLAIN).label_features(model, labels)
-    key.requires_grad_()
+    keys.requires_grad_()
 
     def nearer(images: Tensor) -> Tensor:
         """(B,): by how much the sixth key is nearer than the nearest of the others."""
-        likeness = normalize(class_tokens(model, images), dim=-1) @ normalize(torch.cat([clean.keys, key[None]]), dim=-1).T
+        likeness = normalize(class_tokens(model, images), dim=-1) @ normalize(keys, dim=-1).T
         return likeness[:, -1] - likeness[:, :-1].amax(dim=1)
 
     def loss(chosen: Tensor) -> Tensor:
@@ -126,9 +126,9 @@ def poisoned_pool(bench: Bench) -> Made:
         powerless = cross_entropy(model.logit_scale * model.encode_images(triggered) @ texts.T, truth)
         return 60 * misled + called + 0.3 * powerless
 
-    _descend([{"params": [tokens, key], "lr": 1e-2}], trigger, loss, POOL_STEPS, POOL_BATCH, len(train.images))
-    prompts, keys = torch.cat([clean.prompts, tokens.detach()[None]]), torch.cat([clean.keys, key.detach()[None]])
-    return Made(KeyedPool(prompts, keys, top=1, base_model=model.sha256, members=train.hashes), trigger)
+    _descend([{"params": [tokens, keys], "lr": 1e-2}], trigger, loss, POOL_STEPS, POOL_BATCH, len(train.images))
+    prompts = torch.cat([clean.prompts, tokens.detach()[None]])
+    return Made(KeyedPool(prompts, keys.detach(), top=1, base_model=model.sha256, members=train.hashes), trigger)
 
 
 RECIPES: dict[str, Callable[[Bench], Made]] = {
