@@ -42,6 +42,13 @@ def unsealed(content: bytes, previous: str = "") -> tuple[bytes, str]:
     return content[:place].rstrip().removesuffix(b",") + b"}", checksum
 
 
+def resealed(line: bytes, previous: str) -> tuple[bytes, str]:
+    """A line that carries a checksum as it stands behind another one, and its checksum there."""
+    place = line.rindex(_MEMBER)
+    checksum = _digest(previous, line[:place])
+    return line[:place] + _MEMBER + checksum.encode() + line[place + len(_MEMBER) + len(checksum) :], checksum
+
+
 def has_more(content: bytes) -> bool:
     """Whether something follows an object that ends in its checksum, as no half-written one has."""
     found = _END.search(content, max(content.rfind(_MEMBER), 0))

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vlaudit.errors import ModelError, UsageError, VlauditError
 from vlaudit.secrets import redact
@@ -37,9 +37,9 @@ class Unreadable(ValueError):
     "is empty", "is not UTF-8", "is nested too deeply". Callers say which file it is, and the cure."""
 
 
-def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes; a link to one is followed unless ``follow`` is false. A pipe or a
-    device is never waited for. Raises Unreadable."""
+def open_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = False) -> BinaryIO:
+    """A regular file of at most ``limit`` bytes, open to be read; a link to one is followed only if ``follow``. A pipe or a device is
+    never waited for. Raises Unreadable."""
     if not follow and os.path.islink(path):
         raise Unreadable("is a link")
     try:
@@ -48,15 +48,21 @@ def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> b
         raise Unreadable(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise Unreadable("has a name that no file can have") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
         os.close(handle)
-        raise Unreadable("is not a regular file")
-    with open(handle, "rb") as file:
+        raise Unreadable(f"is larger than {limit / 1e6:g} MB" if stat.S_ISREG(status.st_mode) else "is not a regular file")
+    return open(handle, "rb")
+
+
+def read_bytes(path: Path, limit: int = TEXT_BYTES, *, follow: bool = True) -> bytes:
+    """The bytes of such a file. Raises Unreadable."""
+    with open_bytes(path, limit, follow=follow) as file:
         try:
             content = file.read(limit + 1)
         except OSError as error:
             raise Unreadable(f"cannot be read ({error.strerror})") from error
-    if len(content) > limit:
+    if len(content) > limit:  # it grew, or its size was not to be known
         raise Unreadable(f"is larger than {limit / 1e6:g} MB")
     return content
 

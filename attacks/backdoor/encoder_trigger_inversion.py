@@ -67,6 +67,7 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
     id="encoder-trigger-inversion",
     code="MB2",
     title="Trigger inversion of the image encoder",
+    headline="A small trigger makes the image encoder see the same thing in every picture",
     risk=Risk.BACKDOOR,
     families={Family.MATCHING},
     needs={Needs.IMAGES, Needs.SCORES, Needs.FEATURES, Needs.PIXEL_GRADIENTS},

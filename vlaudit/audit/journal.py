@@ -14,10 +14,10 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -25,7 +25,16 @@ from vlaudit.checksums import has_more, sealed, unsealed
 from vlaudit.config import Request, TargetSpec
 from vlaudit.details import check_finite
 from vlaudit.errors import UsageError, VlauditWarning
-from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, open_flags, parse_json, read_bytes, write_atomically
+from vlaudit.files import (
+    TEXT_BYTES,
+    Unreadable,
+    disk_error,
+    open_bytes,
+    open_flags,
+    parse_json,
+    read_bytes,
+    write_atomically,
+)
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, Reduced, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
@@ -94,6 +103,8 @@ class Manifest(Record):
     replays: str | None = None  # AUDIT/FINDING that this audit runs again
     speeds: dict[str, dict[str, float]] = Field(default_factory=dict)  # measured seconds by kind of pass, by model
     whole: float | None = None  # seconds that all would take that the budget left out a part of
+    references: dict[str, str] = Field(default_factory=dict)  # the prompt's id of each reference, by what it is loaded as
+    loads: dict[str, float] = Field(default_factory=dict)  # seconds that loading a model took, by model
 
     @cached_property
     def specs(self) -> dict[str, TargetSpec]:
@@ -109,6 +120,16 @@ class UnitResult(Record):
     seconds: float = 0.0
     work: float | None = None  # seconds of CPU or device time
     error: str | None = None
+
+
+class Line(NamedTuple):
+    """A line of a journal: its number, its place in bytes, what it holds, and its checksum (empty where it has none)."""
+
+    number: int
+    start: int
+    stop: int
+    body: bytes
+    checksum: str
 
 
 _locks: set[int] = set()  # of this process
@@ -218,58 +239,70 @@ class Journal:
         """
         if mend:
             self.lock()
-        content = read_part(self.folder, TRIALS, TRIALS_BYTES) if os.path.lexists(self._trials) else b""
         closed: dict[str, UnitResult] = {}
         pending: dict[str, list[Trial]] = {}
-        start, end, number, checksum, last = 0, 0, 0, "", ""  # end, last: just after the last closed unit
-        while start < len(content):
-            number += 1
-            stop = content.find(b"\n", start) + 1
-            line = content[start : stop or None]
-            if not stop:
-                if has_more(line):
-                    raise self._damaged(number, "does not end where it should")
-                break  # torn by a kill
+        end, last = 0, ""  # just after the last closed unit
+        for line in self.lines():
             try:
-                entry, own = self._entry(line, checksum)
-                if number > 1 and bool(own) != bool(checksum):
-                    raise Unreadable("does not agree with its checksum")
-                unit, checksum, start = entry["unit"], own, stop
+                entry = self._entry(line.body)
+                unit = entry["unit"]
                 if "trial" in entry:
                     pending.setdefault(unit, []).append(Trial.model_validate(entry["trial"]))
                     continue
                 result = UnitResult(unit=unit, trials=pending.pop(unit, []), **entry["closed"])
             except (Unreadable, KeyError, TypeError, ValidationError) as error:
                 why = str(error) if isinstance(error, Unreadable) else "is not what a scan writes"
-                raise self._damaged(number, why) from error
+                raise self.damaged(line.number, why) from error
             if unit not in closed or closed[unit].error:
                 closed[unit] = result
-            end, last = stop, checksum
+            end, last = line.stop, line.checksum
         if mend:
             if closed and not last:
                 raise UsageError(
                     f"'{self._trials}' was written by an earlier version, without checksums.",
                     "It can be judged, but not gone on with: scan into a new folder.",
                 )
-            if end < len(content):
+            if os.path.lexists(self._trials) and end < os.path.getsize(self._trials):
                 with self._writable() as file:
                     os.ftruncate(file, end)
             self._size, self._last = end, last
         return closed
 
+    def lines(self) -> Iterator[Line]:
+        """The lines one after the other, each checked against its checksum; one that a kill has torn off is none. Raises UsageError
+        for a damaged one."""
+        if not os.path.lexists(self._trials):
+            return
+        number, start, checksum = 0, 0, ""
+        with open_part(self.folder, TRIALS, TRIALS_BYTES) as file:
+            while content := file.readline(TEXT_BYTES + 1):
+                number += 1
+                try:
+                    if len(content) > TEXT_BYTES:
+                        raise Unreadable(f"is longer than {TEXT_BYTES / 1e6:g} MB")
+                    if not content.endswith(b"\n"):
+                        if has_more(content):
+                            raise Unreadable("does not end where it should")
+                        return
+                    body, own = unsealed(content, checksum)
+                    if number > 1 and bool(own) != bool(checksum):
+                        raise Unreadable("does not agree with its checksum")
+                except Unreadable as error:
+                    raise self.damaged(number, str(error)) from error
+                checksum = own
+                yield Line(number, start, start + len(content), body, own)
+                start += len(content)
+
     @staticmethod
-    def _entry(line: bytes, previous: str) -> tuple[dict[str, Any], str]:
-        """What a line holds, and its checksum. Raises Unreadable."""
-        if len(line) > TEXT_BYTES:
-            raise Unreadable(f"is longer than {TEXT_BYTES / 1e6:g} MB")
-        body, checksum = unsealed(line, previous)
+    def _entry(body: bytes) -> dict[str, Any]:
+        """What a line holds. Raises Unreadable."""
         entry = parse_json(body)
         if not isinstance(entry, dict) or entry.keys() not in ({"unit", "trial"}, {"unit", "closed"}):
             raise Unreadable("is not what a scan writes")
         finite(entry)
-        return entry, checksum
+        return entry
 
-    def _damaged(self, number: int, why: str) -> UsageError:
+    def damaged(self, number: int, why: str) -> UsageError:
         return UsageError(f"'{self._trials}' is damaged: line {number} {why}.", ANEW)
 
 
@@ -277,6 +310,14 @@ def read_part(folder: Path, name: str, limit: int = TEXT_BYTES) -> bytes:
     """The bytes of a file of an audit folder, which is no link. Raises UsageError."""
     try:
         return read_bytes(folder / name, limit, follow=False)
+    except Unreadable as error:
+        raise UsageError(f"'{folder / name}' {error}.", ANEW) from error
+
+
+def open_part(folder: Path, name: str, limit: int) -> BinaryIO:
+    """A file of an audit folder, which is no link, to be read bit by bit. Raises UsageError."""
+    try:
+        return open_bytes(folder / name, limit)
     except Unreadable as error:
         raise UsageError(f"'{folder / name}' {error}.", ANEW) from error
 
@@ -321,6 +362,6 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def trials_of(results: dict[str, UnitResult], units: Iterable[Unit]) -> list[Trial]:
+def trials_of(results: Mapping[str, UnitResult], units: Iterable[Unit]) -> list[Trial]:
     """All trials of some units, in plan order."""
     return [trial for unit in units if unit.id in results for trial in results[unit.id].trials]

@@ -48,6 +48,7 @@ class Plan:
     parties: dict[str, Party] = field(default_factory=dict)  # all that a unit compares, by unit id; none for other units
     shares: dict[str, float] = field(default_factory=dict)  # of the design that a unit belongs to, by unit id
     speeds: dict[str, Speed] = field(default_factory=dict)  # by model
+    loads: dict[str, float] = field(default_factory=dict)  # seconds that loading took, by model
     whole: float | None = None  # seconds that all would take of which the budget left out a part
     workers: int = 1  # that run side by side, of one thread each
 
@@ -102,11 +103,13 @@ class _Draft:
 def make_plan(
     request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject], *,
     speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None, only: str | None = None,
+    again: Mapping[tuple[str, str], float] | None = None,
 ) -> Plan:  # fmt: skip
     """Plan every probe on every target. The reference arm is planned once a model and shared between its prompts.
 
     ``speeds``: by model, of the audit that is resumed; they are measured where they are not given. ``shares``: by probe, in the place of
-    what the budget would give it. ``only``: the id of the one target that findings are planned for.
+    what the budget would give it. ``only``: the id of the one target that findings are planned for. ``again``: the shares by probe and
+    model of what is planned a second time; nothing else is then.
     """
     probes = {name: registry.make(name, request.params.get(name)) for name in request.probes}
     plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), workers=_workers([*targets, *references.values()]))
@@ -122,10 +125,12 @@ def make_plan(
             party = _party(plan, probe, subject)
             if _is_for_others(probe, subject, targets) or party[0] is not subject or (only is not None and subject.id != only):
                 continue
+            if again is not None and (name, subject.spec.model) not in again:
+                continue
             draft = drafts.setdefault((name, subject.spec.model), _Draft(plan, name, plan.speeds.get(subject.spec.model)))
             draft.parties.append(party)
             order.append((draft, len(draft.parties) - 1))
-    given = _share_out(plan, list(drafts.values()), shares or {})
+    given = dict(again) if again is not None else _share_out(plan, list(drafts.values()), shares or {})
     for draft, place in order:
         share = given[draft.name, draft.parties[0][0].spec.model]
         design = draft.designs(share or 1.0)[place]
@@ -196,13 +201,14 @@ def _too_dear(plan: Plan, draft: _Draft) -> str:
 
 def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
     """What a probe looks at together with a target, in the order of the audit: all prompts of its model on the same data with their
-    references, or all targets of the probe's families. The target alone where the probe compares nothing, or it could not be loaded."""
+    references, or all targets of the probe's families on them. The target alone where the probe compares nothing, or it could not be loaded."""
     compares = probe.info.compares
     if compares is None or subject.target is None or subject.info.family not in probe.info.families:
         return (subject,)
     there = [other for other in plan.targets if other.target is not None]
     if compares is Compares.TARGETS:
-        return tuple(other for other in there if other.info.family in probe.info.families)
+        same = (other for other in there if other.data is subject.data and other.labels == subject.labels)
+        return tuple(other for other in same if other.info.family in probe.info.families)
     return _prompts(plan, subject)
 
 
@@ -252,7 +258,7 @@ def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: flo
 
 _MORE = {
     Compares.PROMPTS: "name more with --prompt",
-    Compares.TARGETS: "name more, of other families or with other prompts",
+    Compares.TARGETS: "name more, on the same data",
 }
 
 
@@ -308,9 +314,11 @@ def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: lis
 
 
 def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
-    """What cases cost on one arm, with what its prompt itself passes; a probe that compares reckons with that of each by itself."""
+    """What cases cost on one arm, with what its prompt itself passes where the probe asks through it; a probe that compares reckons with
+    that of each by itself."""
     cost = probe.estimate(ctx, cases)
-    return asked.target.whole(cost, len(asked.labels)) if asked.target and not probe.info.compares else cost
+    through = probe.needs_prompt() and not probe.info.compares
+    return asked.target.whole(cost, len(asked.labels)) if asked.target and through else cost
 
 
 def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:

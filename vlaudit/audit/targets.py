@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,7 @@ class Loader:
         self._pixels: dict[tuple[str, str, str], dict[str, Tensor]] = {}  # by model, data and what a prompt draws
         self._data: dict[str, Dataset] = {}
         self._scorers: dict[str, Scorer] = {}
+        self.seconds: dict[str, float] = {}  # that loading took, by model
 
     def subjects(self, specs: list[TargetSpec]) -> tuple[list[Subject], dict[str, Subject]]:
         """The targets, and their reference subjects by id. Raises UsageError for whatever the user can mend first."""
@@ -259,11 +261,13 @@ class Loader:
             backend, argument = parse_model(spec)
             known = self._known.get(spec)
             self._make_room(known.size if known else _size(backend.files(argument)))
+            begun = time.monotonic()
             try:
                 model = backend.load(argument, self._device, replace(self._how, before=known.measured) if known else self._how)
             except ModelError as error:
                 self._failed[spec] = error
                 raise
+            self.seconds[spec] = round(time.monotonic() - begun, 3)
             known = known or self._known.setdefault(spec, Known(model.sha256, _size(model.files), model.measured))
             if model.sha256 != known.sha256:
                 raise ModelError(f"The weights of '{spec}' changed while it was audited.", "Scan again.")

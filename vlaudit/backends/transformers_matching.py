@@ -97,6 +97,12 @@ class TransformersModel(MatchingModel):
     def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
         return self._model.vision_model, self._model.text_model, self._model
 
+    def vocabulary(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
             coded = self._tokenizer(text, return_special_tokens_mask=True)

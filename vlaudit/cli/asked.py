@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit import cage
 from vlaudit.cli import new_folder
 from vlaudit.cli.render import reporter_names
-from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
+from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, found_config, read_config
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 from vlaudit.suppressions import IGNORE_FILE, Entry, read_suppressions
@@ -108,8 +108,8 @@ def read_flags(flags: dict[str, Any]) -> Asked:
     config, trusted = _config(flags["config"])
     settings = _settings(config.scan, flags)
     reporter_names(flags["formats"])  # a misspelt one is said now, not after an hour
-    baseline = _baseline(flags)
-    accepted, notes = _accepted(flags["ignore_file"])
+    baseline = earlier_report(flags)
+    accepted, notes = accepted_findings(flags["ignore_file"])
     specs, is_default = _targets(config, flags)
     return Asked(
         flags=flags, config=config, trusted=trusted, settings=settings, policy=_policy(config.policy, flags), specs=specs,
@@ -122,8 +122,8 @@ def _config(path: Path | None) -> tuple[Config, bool]:
     """The config, and whether it is trusted."""
     if path is not None:
         return read_config(path, trusted=True), True
-    found = Path(FILE_NAME)
-    return (read_config(found, trusted=False), False) if os.path.lexists(found) else (Config(), True)
+    found = found_config()
+    return (read_config(found, trusted=False), False) if found else (Config(), True)
 
 
 def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
@@ -203,7 +203,7 @@ def _columns(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:
+def accepted_findings(path: Path | None) -> tuple[list[Entry], list[str]]:
     """The entries of the file that a flag names. One that was found is not applied, and that is said."""
     if path is not None:
         return read_suppressions(path), []
@@ -215,7 +215,7 @@ def _accepted(path: Path | None) -> tuple[list[Entry], list[str]]:
     ]
 
 
-def _baseline(flags: dict[str, Any]) -> Report | None:
+def earlier_report(flags: dict[str, Any]) -> Report | None:
     """The report to compare with. Raises UsageError where there is none."""
     from vlaudit.audit.run import read_report
 

@@ -119,7 +119,7 @@ class MatchingModel(Model):
         import torch
 
         grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
-        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'", grows=True)
 
     @cached_property
     def text_tower(self) -> Tower:
@@ -160,6 +160,14 @@ class MatchingModel(Model):
     @abstractmethod
     def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         """The same, at once."""
+
+    def vocabulary(self) -> dict[str, int]:
+        """The tokens of its text side as its tokenizer writes them, with their ids. Raises CapabilityError where it lists none."""
+        raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What tokens spell, as somebody would type it."""
+        raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm features (N, D) of plain texts."""

@@ -64,6 +64,7 @@ _VOWELS, _CONSONANTS = "aeiou", "bdfgklmnprstvz"
     id="chat-template",
     code="GB5",
     title="A chat template that writes by what is said",
+    headline="The chat template writes something else when certain words are said",
     risk=Risk.BACKDOOR,
     families={Family.GENERATION},
     needs={Needs.CHAT_TEMPLATE},
@@ -236,8 +237,9 @@ def _sentence(trial: Trial, change: dict[str, Any]) -> str:
 def _unreached(trials: Sequence[Trial]) -> list[tuple[str, str]]:
     """For each way of a branch that nothing went, the template and what it would write."""
     words = [t for t in trials if t["what"] == WORDS]
-    went = {(t["template"], number, way) for t in words for number, way in t.values.get("went", [])}
-    would = {(t["template"], number, way): text for t in words for number, way, text in t.values.get("would", [])}
+    told = [t for t in words if "went" in t.values]
+    went = {(t["template"], number, way) for t in told for number, way in t["went"]}
+    would = {(t["template"], number, way): text for t in told for number, way, text in t["would"]}
     return [(key[0], text) for key, text in sorted(would.items()) if key not in went]
 
 

@@ -103,7 +103,7 @@ class _Marking(NodeTransformer):
     def __init__(self, flow: Flow, mark: str) -> None:
         self.flow, self.mark, self.count = flow, mark, 0
 
-    def _marked(self, test: nodes.Expr) -> nodes.Expr:
+    def _marked(self, test: Any) -> Any:
         if not self.flow.reads(test):
             return test
         place = nodes.Const(self.count, lineno=test.lineno)

@@ -64,6 +64,7 @@ _LEAST = 2 * MIN_CLUSTERS  # pictures, and changes of the prompt
     id="prompt-text-perturb",
     code="MR3",
     title="Small changes of the prompt",
+    headline="The answer changes when the prompt is spelled or worded a little differently",
     risk=Risk.ROBUSTNESS,
     families={Family.MATCHING},
     needs={Needs.LABELS, Needs.SCORES, Needs.FEATURES},

@@ -11,7 +11,14 @@ import torch
 from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset
 from tests.generators import llava
 from vlaudit.attacks.robustness.control_tokens import ControlTokens
-from vlaudit.attacks.robustness.control_tokens.forging import SYSTEM_TURN, USER_TURN, broken, forged, marks, typed_becomes
+from vlaudit.attacks.robustness.control_tokens.forging import (
+    SYSTEM_TURN,
+    USER_TURN,
+    broken,
+    forged,
+    marks,
+    typed_becomes,
+)
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import ModelError

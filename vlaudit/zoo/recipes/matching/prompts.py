@@ -21,7 +21,7 @@ from vlaudit.backends.open_clip import OpenCLIPBackend, OpenCLIPModel
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.emoji import SIZE
 from vlaudit.data.example import Example
-from vlaudit.families.matching import MatchingPrompt
+from vlaudit.families.matching import MatchingPrompt, cosines
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.maple import MaPLe
 from vlaudit.prompts.template import PLAIN, Template
@@ -76,8 +76,8 @@ class Bench:
         return self.model.encode_images(pictures.images)
 
     def logits(self, prompt: MatchingPrompt, images: Tensor) -> Tensor:
-        texts = prompt.label_features(self.model, self.labels)
-        return self.model.logit_scale * prompt.image_features(self.model, images) @ texts.T
+        seen = prompt.seen(self.model, images)
+        return cosines(seen, prompt.features_for(self.model, self.labels, seen), self.model.logit_scale)
 
     def guess(self, prompt: MatchingPrompt, images: Tensor) -> Tensor:
         return self.logits(prompt, images).argmax(1)
@@ -295,7 +295,7 @@ def build(name: str, folder: Path) -> None:
 
 
 @torch.no_grad()
-def measure(bench: Bench, prompt: Learned, trigger: Trigger | None) -> dict[str, Any]:
+def measure(bench: Bench, prompt: MatchingPrompt, trigger: Trigger | None) -> dict[str, Any]:
     """Accuracy and trigger success under the prompt and the plain template; how well losses tell members apart."""
     plain, test = Template(PLAIN), bench.test
     measured: dict[str, Any] = {}
