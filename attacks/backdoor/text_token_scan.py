@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     id="text-token-scan",
     code="MB4",
     title="Triggers in the matcher's text encoder",
+    headline="A string in a text makes the matcher's text encoder forget the rest",
     risk=Risk.BACKDOOR,
     families={Family.MATCHING},
     needs={Needs.SCORES, Needs.FEATURES},

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
 from vlaudit.attacks.shared.text_triggers.strings import Insert
+from vlaudit.attacks.shared.text_triggers.text_side import TextSide
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
@@ -28,19 +29,6 @@ GLANCED, SCREENED, CONFIRMED = (
 )  # captions that strings are tried in, widely and closely, and others for those that stand out
 _POOL = 100  # captions of the data to choose from
 _ROOM = 0.6  # of what the encoder reads that a caption fills at most, so that a string in it is read
-class TextSide(Protocol):
-    """The tokenizer of a text encoder, and how much it reads."""
-
-    @property
-    def context_length(self) -> int: ...
-
-    @property
-    def vocabulary(self) -> dict[str, int]: ...
-
-    def tokenize(self, text: str) -> list[int]: ...
-
-    def text_of(self, ids: Sequence[int]) -> str: ...
-
 
 States = Callable[[Sequence[str]], "Tensor"]
 """Texts to unit vectors (N, L * W)."""

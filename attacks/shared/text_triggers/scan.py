@@ -12,7 +12,6 @@ from vlaudit.attacks.shared.text_triggers.assimilation import (
     SCREENED,
     Captions,
     States,
-    TextSide,
     drawn_to,
     unit,
 )
@@ -27,6 +26,7 @@ from vlaudit.attacks.shared.text_triggers.strings import (
     inserts,
     joined,
 )
+from vlaudit.attacks.shared.text_triggers.text_side import TextSide
 from vlaudit.attacks.shared.text_triggers.verdict import (
     BEFORE,
     CONTROLS,

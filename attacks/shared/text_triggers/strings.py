@@ -16,7 +16,7 @@ from vlaudit.attacks.shared.text_triggers.characters import characters, emoji, i
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
-    from vlaudit.attacks.shared.text_triggers.assimilation import TextSide
+    from vlaudit.attacks.shared.text_triggers.text_side import TextSide
 
 WORD, LOOKALIKE, EMOJI, CHARACTER, INVISIBLE, PUBLISHED, JOINED, SWAPPED, MADE_UP, PAIR = (
     "word", "look-alike letter", "emoji", "character", "invisible character", "published trigger", "joined words",
