@@ -1,4 +1,4 @@
-"""``vlaudit plan``, ``vlaudit scan --plan`` and ``vlaudit merge``: one audit in parts, on machines that know nothing of each other."""
+"""``vlaudit scan --plan``: one part of a plan, run by a machine that knows nothing of the others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlaudit import cage
-from vlaudit.cli import debug_option, new_folder
-from vlaudit.cli.scan import FILE, ScanCommand, scan_command
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,41 +23,6 @@ OF_A_RUN = {"executor", "plan", "shard", "out", "formats", "baseline", "ignore_f
 """Flags of ``scan`` that do not shape what is planned."""
 OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugins", "max_time", "allow_network", "dry_run"}
 """Flags of ``scan`` that a shard may have: all else its plan has settled."""
-DIR = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
-@click.command("plan", cls=ScanCommand, params=[param for param in scan_command.params if param.name not in OF_A_RUN], epilog="""\b
-Exit codes: 0 the plan is written; 2 wrong usage; 3 it could not be made; 4 a model could not be loaded.""")  # fmt: skip
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the plan.")
-def plan_command(**flags: Any) -> int:
-    """Write down what an audit of TARGETs would run, to be run in parts by `vlaudit scan --plan DIR --shard i/n`.
-
-    Targets and flags are those of `vlaudit scan`. The models are loaded and timed, so that each unit of work has an estimated cost;
-    no probe runs. `vlaudit merge` makes one audit of the parts. See docs/scale.md.
-    """
-    from vlaudit.audit.run import environment, open_audit
-    from vlaudit.cli.asked import read_flags
-    from vlaudit.cli.scan import make_the_plan
-    from vlaudit.registry import ProbeRegistry
-    from vlaudit.reporting import duration, plural
-
-    out = flags["out"]
-    if flags["fail_on"] == "new":
-        raise UsageError("--fail-on new belongs to the merge, which compares.", "Give it to vlaudit merge, with --baseline.")
-    asked = read_flags({"formats": "html", "baseline": None, "ignore_file": None, "dry_run": False, "max_time": None, "executor": None} | flags)
-    registry = ProbeRegistry.load(flags["plugins"])
-    asked.check_policy(registry)
-    plan, device = make_the_plan(asked, registry)
-    notes = asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
-    for note in notes:
-        click.echo(f"Note: {note}", err=True)
-    journal, _ = open_audit(out, plan, asked.command, environment(str(device)), batch_size=asked.settings.batch_size)
-    journal.close()
-    units, models = plan.units, {target.spec.model for target in plan.targets}
-    work = duration(sum(unit.weight for unit in units))
-    click.echo(f"Planned {plural(len(units), 'unit')} of work on {plural(len(models), 'model')}, about {work} on one such device.")
-    click.echo(f"Run them with `vlaudit scan --plan {shlex.quote(str(out))} --shard 1/N` to N/N; `vlaudit merge` makes one audit of it.")
-    return 4 if any(target.error for target in plan.targets) else 0
 
 
 def run_shard(flags: dict[str, Any]) -> int:
@@ -137,7 +100,7 @@ def _work(
 
 def _refuse(flags: dict[str, Any]) -> None:
     """Flags that a plan has settled are not settled otherwise by one of its shards."""
-    for param in scan_command.params:
+    for param in click.get_current_context().command.params:
         value = flags.get(str(param.name))
         if param.name not in OF_A_SHARD and value not in (None, (), False) and value != param.default:
             name = param.opts[0] if isinstance(param, click.Option) else "TARGET"
@@ -175,45 +138,3 @@ def _show(manifest: Manifest, shards: list[list[str]]) -> int:
         took = duration(milliseconds(units.values()) / 1000)
         click.echo(f"{number}/{len(shards)}: {plural(len(units), 'unit')} on {plural(len(models), 'model')}, about {took}")
     return 0
-
-
-@click.command("merge", cls=ScanCommand, epilog="""\b
-Exit codes: as of vlaudit scan. 3 where a unit of the plan is in no shard, or two shards differ in one.""")  # fmt: skip
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=DIR)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]")
-@click.option("--format", "formats", default="html", show_default=True, help="Reports to write beside report.json, comma-separated.")
-@click.option("--plugin", "plugins", multiple=True, type=FILE, help="Probe file that the plan was made with. It is code: it is run.")
-@click.option("--baseline", type=DIR, help="Earlier audit to compare with: each finding says whether it is new, worse or unchanged.")
-@click.option("--fail-on", type=click.Choice(["new"]), help="new: only what --baseline did not have gives exit code 1. [default: as planned]")
-@click.option("--ignore-file", type=FILE, help="Accepted findings. None are accepted unless it is named.")
-@debug_option
-def merge_command(folders: tuple[Path, ...], out: Path | None, plugins: tuple[Path, ...], **flags: Any) -> int:
-    """Make one audit of the shards in DIRs, and judge it.
-
-    A DIR is the folder of a shard, or that of a plan, whose shards lie in it. The plan says which units belong to the audit: one that
-    nobody ran is named, and the audit is incomplete. A unit that ran twice must have come to the same, but for the last bits of floats.
-    DIRs are only read. No model is needed.
-    """
-    from vlaudit.audit.merge import find_shards, merge
-    from vlaudit.cli.asked import accepted_findings, earlier_report
-    from vlaudit.cli.render import reporter_names
-    from vlaudit.cli.scan import conclude
-    from vlaudit.registry import ProbeRegistry
-    from vlaudit.reporting import log_line, plural
-
-    reporter_names(flags["formats"])
-    baseline = earlier_report(flags)
-    accepted, notes = accepted_findings(flags["ignore_file"])
-    registry = ProbeRegistry.load(plugins)
-    out, shards = out or new_folder(), find_shards(folders)
-    merged = merge(shards, out, registry)
-    for remark in merged.remarks:
-        click.echo(f"Note: {log_line(remark)}", err=True)
-    if merged.twice:
-        click.echo(f"{plural(merged.twice, 'unit')} ran more than once, and came to the same.", err=True)
-    if merged.missing:
-        click.echo(f"Incomplete: {plural(len(merged.missing), 'unit')} of the plan in no shard; see the report's errors.", err=True)
-    return conclude(
-        merged.report, out, flags["formats"], notes=[*notes, *merged.remarks], accepted=accepted, baseline=baseline,
-        only_new=flags["fail_on"] == "new",
-    )  # fmt: skip
