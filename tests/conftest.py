@@ -101,7 +101,11 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MIRROR = '''"""Does a mirrored picture keep its label? A plugin for tests: it measures how often the top label changes when the
-picture is mirrored, a change that means nothing to most pictures and that a matcher should therefore ignore."""
+picture is mirrored, a change that means nothing to most pictures and that a matcher should therefore ignore.
+
+Threat. Cameras may mirror.
+
+What to do. Mirror training pictures."""
 
 import os
 import time
@@ -110,7 +114,8 @@ from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Metric, Risk
 
 
-@probe(id="mirror", code="X1", risk=Risk.ROBUSTNESS, families={Family.MATCHING}, needs={Needs.LABELS}, threshold=0.5)
+@probe(id="mirror", code="X1", risk=Risk.ROBUSTNESS, families={Family.MATCHING}, needs={Needs.LABELS}, threshold=0.5,
+       headline="A mirrored picture loses its label")
 class Mirror(Probe):
     def cases(self, ctx):
         return [Case(id=example.id) for example in ctx.examples]

@@ -306,10 +306,62 @@ def florence_2(folder: Path) -> Path:
     return _save(folder, model, Florence2Processor(pictures, words))
 
 
+def janus(folder: Path) -> Path:
+    """It draws too: 9 tokens of a codebook of 16."""
+    from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessor, JanusProcessor
+
+    words = tokenizer(image_token="<image_placeholder>", boi_token="<begin_of_image>", eoi_token="<end_of_image>")
+    config = JanusConfig(
+        vision_config={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 8,
+                       "mlp_ratio": 1.5, "projection_dim": 32, "num_image_tokens": 9},
+        text_config={"model_type": "llama", **LLAMA, "vocab_size": len(words)},
+        vq_config={"embed_dim": 4, "num_embeddings": 16, "latent_channels": 8, "base_channels": 32, "channel_multiplier": [1, 1],
+                   "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32},
+        image_token_id=words.convert_tokens_to_ids("<image_placeholder>"),
+    )  # fmt: skip
+    torch.manual_seed(3)  # with others it says the same of everything
+    model = JanusForConditionalGeneration(config)
+    settings = model.generation_config
+    settings.pad_token_id, settings.bos_token_id, settings.eos_token_id, settings.guidance_scale = 0, 2, 3, 5
+    settings.generation_kwargs = {"boi_token_id": words.convert_tokens_to_ids("<begin_of_image>")}
+    pictures = JanusImageProcessor(size={"height": 24, "width": 24}, min_size=8)
+    return _save(folder, model, JanusProcessor(pictures, words, num_image_tokens=9), CHAT.replace("IMAGE", "<image_placeholder>"))
+
+
+def kosmos_2(folder: Path) -> Path:
+    from transformers import CLIPImageProcessor, Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
+
+    words = tokenizer(end=True)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    processor = Kosmos2Processor(pictures, words)  # adds its marks to the tokenizer
+    config = Kosmos2Config(
+        text_config={"vocab_size": len(words), "embed_dim": 32, "layers": 2, "ffn_dim": 48, "attention_heads": 2,
+                     "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+        vision_config={**_vision()},
+        latent_query_num=64,
+    )  # fmt: skip
+    return _save(folder, Kosmos2ForConditionalGeneration(config), processor)
+
+
+def idefics(folder: Path) -> Path:
+    from transformers import IdeficsConfig, IdeficsForVisionText2Text, IdeficsImageProcessor, IdeficsProcessor
+
+    words = tokenizer(["<fake_token_around_image>", "<image>"], start=False)
+    config = IdeficsConfig(
+        vocab_size=len(words), **TOWER, max_position_embeddings=512, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+        cross_layer_interval=1, use_resampler=False, alpha_initializer="ones", qk_layer_norms=False,
+        vision_config={"embed_dim": 32, "image_size": 24, "patch_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "intermediate_size": 48},
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return _save(folder, IdeficsForVisionText2Text(config), IdeficsProcessor(IdeficsImageProcessor(image_size=24), words))
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": llava, "llava-next": llava_next, "idefics3": idefics3, "idefics3-split": lambda folder: idefics3(folder, True),
     "qwen2-vl": qwen2_vl, "paligemma": paligemma, "blip-2": blip_2, "blip-caption": blip_caption, "blip-vqa": blip_vqa,
     "florence-2": florence_2, "qwen2.5-vl": qwen2_5_vl, "internvl": internvl, "gemma-3": gemma_3,
+    "janus": janus, "kosmos-2": kosmos_2, "idefics": idefics,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlaudit.config import Config, Request, TargetSpec, read_config
+from vlaudit.config import Config, Request, TargetSpec, found_config, read_config
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy, load_policy
 
@@ -86,4 +86,25 @@ def test_the_example_of_init_is_valid(tmp_path: Path) -> None:
     from vlaudit.cli.setup import TEMPLATE
 
     config = read_config(write(tmp_path, TEMPLATE), trusted=True)
-    assert isinstance(config, Config) and config.target[0].model.startswith("hf:")
+    assert isinstance(config, Config) and config.target[0].model.startswith("zoo:")
+
+
+def test_a_project_file_may_hold_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\nname = "x"\n')
+    assert found_config() is None
+    project.write_text('[tool.vlaudit.scan]\nseed = 5\n\n[[tool.vlaudit.target]]\nmodel = "zoo:clean"\n')
+    found = found_config()
+    assert found is not None
+    config = read_config(found, trusted=False)
+    assert config.scan.seed == 5 and config.target[0].model == "zoo:clean"
+    assert config.target[0].declared is not None and (config.target[0].declared.file, config.target[0].declared.line) == ("pyproject.toml", 4)
+    project.write_text("[tool.vlaudit.scan]\nsede = 5\n")
+    with pytest.raises(UsageError, match=r"unknown entry 'scan.sede'. Did you mean 'seed'"):
+        read_config(project, trusted=False)
+    (tmp_path / "vlaudit.toml").write_text("[scan]\nseed = 6\n")
+    assert found_config() == Path("vlaudit.toml")
+    (tmp_path / "vlaudit.toml").unlink()
+    project.write_text("[tool.vlaudit")
+    assert found_config() is None

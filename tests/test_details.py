@@ -39,6 +39,9 @@ def test_series_and_facts_are_told_apart() -> None:
     "broken",
     [
         {"bars": {"labels": ["a"], "values": [1.0, 2.0]}},
+        {"matrix": {"rows": ["a"], "columns": ["b", "c"], "values": [[1.0]]}},
+        {"matrix": {"rows": ["a", "b"], "columns": ["c"], "values": [[1.0]]}},
+        {"matrix": {"rows": ["a"], "columns": ["b"], "values": [[1.0]], "low": [[0.5]]}},
         {"curve": {"x": [0], "y": [1], "low": [0]}},
         {"table": {"columns": ["a"], "rows": [[1, 2]]}},
         {"curve": "text"},

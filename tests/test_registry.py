@@ -33,7 +33,7 @@ def test_selectors() -> None:
 
 def test_unknown_parameters_are_named() -> None:
     registry = ProbeRegistry.load()
-    with pytest.raises(UsageError, match="cannot take 'sise'"):
+    with pytest.raises(UsageError, match=r"no parameter 'sise'.*Did you mean 'size'"):
         registry.make("typographic", {"sise": 0.5})
 
 

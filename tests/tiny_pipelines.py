@@ -64,17 +64,19 @@ def _vae(channels: int = 4, **more: Any) -> Any:
     )  # fmt: skip
 
 
-def _unet(width: int = 32, **more: Any) -> Any:
+def _unet(width: int = 32, channels: int = 4, **more: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4, norm_num_groups=8,
+        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=channels, out_channels=4, norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=width, attention_head_dim=8, **more,
     )  # fmt: skip
 
 
-def stable_diffusion(folder: Path, prediction: str = "epsilon", scheduler: str = "DDIMScheduler", **parts: Any) -> Path:
+def stable_diffusion(
+    folder: Path, prediction: str = "epsilon", scheduler: str = "DDIMScheduler", kind: str = "StableDiffusionPipeline", **parts: Any
+) -> Path:
     """SD 1 (``epsilon``) or SD 2 (``v_prediction``)."""
     import diffusers
 
@@ -86,8 +88,13 @@ def stable_diffusion(folder: Path, prediction: str = "epsilon", scheduler: str =
     )  # fmt: skip
     own = {"unet": _unet(), "vae": _vae(), "text_encoder": _clip(tokenizer), "tokenizer": tokenizer}
     own |= {"scheduler": schedule, "safety_checker": None, "feature_extractor": None}
-    diffusers.StableDiffusionPipeline(**{**own, **parts}, requires_safety_checker=False).save_pretrained(folder)
+    getattr(diffusers, kind)(**{**own, **parts}, requires_safety_checker=False).save_pretrained(folder)
     return folder
+
+
+def inpainter(folder: Path) -> Path:
+    """SD whose U-Net reads a mask and what it keeps."""
+    return stable_diffusion(folder, kind="StableDiffusionInpaintPipeline", unet=_unet(channels=9))
 
 
 def sdxl(folder: Path) -> Path:
@@ -108,18 +115,18 @@ def sdxl(folder: Path) -> Path:
     return folder
 
 
-def sd3(folder: Path, with_t5: bool = True) -> Path:
+def sd3(folder: Path, with_t5: bool = True, layers: int = 1, channels: int = 4) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(folder)
     t5_tokenizer, t5 = _t5(folder) if with_t5 else (None, None)
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=4,
+        sample_size=8, patch_size=1, in_channels=channels, num_layers=layers, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=channels,
     )  # fmt: skip
     StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(shift_factor=0.06),
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(channels, shift_factor=0.06),
         text_encoder=_clip(tokenizer, True), text_encoder_2=_clip(tokenizer, True), tokenizer=tokenizer,
         tokenizer_2=tokenizer, text_encoder_3=_wide(t5), tokenizer_3=t5_tokenizer,
     ).save_pretrained(folder)  # fmt: skip
@@ -149,4 +156,26 @@ def flux(folder: Path, guidance_embeds: bool = True) -> Path:
         tokenizer_2=t5_tokenizer,
     ).save_pretrained(folder)  # fmt: skip
     (folder / "sampling.json").write_text(json.dumps({"resolution": 16}))
+    return folder
+
+
+def amused(folder: Path) -> Path:
+    """aMUSEd: masked tokens of a codebook of 16."""
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer(folder)
+    transformer = UVit2DModel(
+        hidden_size=32, cond_embed_dim=32, micro_cond_encode_dim=8, micro_cond_embed_dim=40, encoder_hidden_size=32, vocab_size=20,
+        codebook_size=16, in_channels=32, block_out_channels=32, num_res_blocks=1, block_num_heads=2, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=48, sample_size=8,
+    )  # fmt: skip
+    for parameter in transformer.mlm_layer.parameters():  # else one token is likelier than all others
+        parameter.data.mul_(0.3)
+    vqvae = VQModel(
+        block_out_channels=(32, 32), latent_channels=8, num_vq_embeddings=16, vq_embed_dim=8, norm_num_groups=8, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, lookup_from_codebook=True,
+    )  # fmt: skip
+    AmusedPipeline(vqvae=vqvae, tokenizer=tokenizer, text_encoder=_clip(tokenizer, projected=True), transformer=transformer,
+                   scheduler=AmusedScheduler(mask_token_id=19)).save_pretrained(folder)  # fmt: skip
     return folder

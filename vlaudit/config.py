@@ -33,14 +33,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from vlaudit.device import Dtype
-from vlaudit.errors import UsageError, did_you_mean
+from vlaudit.entries import first_of, problems, without
+from vlaudit.errors import UsageError
 from vlaudit.files import Unreadable, read_text, read_toml, user_path
 from vlaudit.policy import Policy
 from vlaudit.records import Place
 
 FILE_NAME = "vlaudit.toml"
+PROJECT = "pyproject.toml"  # which may hold a config in its table [tool.vlaudit]
 PATH_OPTIONS = {"file", "pool"}  # of the prompts' key=value that are paths
-_TARGET = re.compile(r"\s*\[\[\s*[\"']?target[\"']?\s*\]\]")
+_TARGET = re.compile(r"\s*\[\[\s*(tool\.vlaudit\.)?[\"']?target[\"']?\s*\]\]")
 Effort = Literal["quick", "standard", "thorough"]
 
 
@@ -87,7 +89,7 @@ class ScanSettings(Closed):
     effort: Effort = "quick"
     budget: str | None = Field(None, description="time to divide among the probes, such as 30m, or none; default by effort")
     seed: int = Field(0, ge=0)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")
+    device: str = "auto"
     dtype: Dtype = "auto"
     batch_size: int | None = Field(None, ge=1, description="examples a pass at most; by default as many as fit")
     probe: list[str] = Field(default_factory=list)
@@ -99,6 +101,13 @@ class ScanSettings(Closed):
         if budget not in (None, "none"):
             seconds(budget)
         return budget
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:(\d+|all))?", device):
+            raise ValueError(f"'{device}' is not a device. Write auto, cpu, cuda, cuda:N or cuda:all")
+        return device
 
     @property
     def budget_seconds(self) -> float | None:
@@ -137,26 +146,66 @@ class Request(Closed):
 
 def read_config(path: Path, *, trusted: bool) -> Config:
     """Read a config file; ``trusted`` when the user named it. Raises UsageError with the offending key and a cure."""
+    config, wrong = look_at_config(path, trusted=trusted)
+    if wrong:
+        raise first_of(wrong, f"vlaudit validate {path}")
+    return config
+
+
+def found_config() -> Path | None:
+    """The config of the current folder: ``vlaudit.toml``, else a ``pyproject.toml`` with a table ``[tool.vlaudit]``."""
+    if os.path.lexists(FILE_NAME):
+        return Path(FILE_NAME)
+    try:
+        return Path(PROJECT) if os.path.isfile(PROJECT) and project_table(read_toml(Path(PROJECT))) else None
+    except Unreadable:
+        return None  # whose it is will say so
+
+
+def project_table(raw: dict[str, Any]) -> dict[str, Any]:
+    """``[tool.vlaudit]`` of a ``pyproject.toml``; empty where there is none."""
+    tool = raw.get("tool")
+    table = tool.get("vlaudit") if isinstance(tool, dict) else None
+    return table if isinstance(table, dict) else {}
+
+
+def look_at_config(path: Path, *, trusted: bool) -> tuple[Config, list[UsageError]]:
+    """What a config says, as far as its entries can be read, and all that is wrong with the others. Raises UsageError for what is no
+    TOML."""
     try:
         raw = read_toml(path)
         lines = read_text(path).splitlines()
         if not any(map(str.strip, lines)):
             raise Unreadable("is empty")
+        if path.name == PROJECT:
+            raw = project_table(raw)
     except Unreadable as error:
         raise UsageError(f"The config file '{path}' {error}.", "Mend it; `vlaudit init` writes an example.") from error
+    wrong: list[UsageError] = []
     for where, value in _strings(raw):
         if not value.strip() or "\0" in value:
             what = "holds a NUL character" if value.strip() else "is empty"
-            raise UsageError(f"The entry '{where}' of the config file '{path}' {what}.", "Fill it in, or take it out.")
+            wrong.append(UsageError(f"The entry '{where}' of the config file '{path}' {what}.", "Fill it in, or take it out."))
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise _explain(path, error) from error
-    folder = Path(os.path.realpath(path)).parent
-    targets = [_resolve_paths(target, folder, trusted) for target in config.target]
-    for target, place in zip(targets, _places(path, lines, len(targets)), strict=True):
-        target._declared = place
-    return config.model_copy(update={"target": targets})
+        wrong += problems(f"The config file '{path}'", error, Config, "`vlaudit schema config` says what it may be.")
+        try:
+            config = Config.model_validate(without(raw, error))
+        except ValidationError:
+            config = Config()
+    if wrong and any(not value.strip() or "\0" in value for _, value in _strings(raw)):
+        return Config(probes=config.probes, policy=config.policy, scan=config.scan), wrong  # an empty name is no path
+    folder, targets = Path(os.path.realpath(path)).parent, []
+    for target in config.target:
+        try:
+            targets.append(_resolve_paths(target, folder, trusted))
+        except UsageError as error:
+            wrong.append(error)
+    if not wrong:
+        for target, place in zip(targets, _places(path, lines, len(targets)), strict=True):
+            target._declared = place
+    return config.model_copy(update={"target": targets}), wrong
 
 
 def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -182,21 +231,6 @@ def _places(path: Path, text: list[str], count: int) -> list[Place | None]:
     except ValueError:
         return [None] * count
     return [Place(file=file, line=line) for line in lines] if len(lines) == count else [None] * count
-
-
-def _explain(path: Path, error: ValidationError) -> UsageError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return UsageError(
-            f"The config file '{path}' has a bad entry '{where}': {first['msg']}.",
-            "`vlaudit schema config` says what it may be.",
-        )
-    section: Any = {"target": TargetSpec, "scan": ScanSettings, "policy": Policy}.get(str(first["loc"][0]), Config)
-    return UsageError(
-        f"The config file '{path}' has an unknown entry '{where}'.",
-        did_you_mean(str(first["loc"][-1]), list(section.model_fields)),
-    )
 
 
 def _resolve_paths(target: TargetSpec, folder: Path, trusted: bool) -> TargetSpec:

@@ -61,11 +61,15 @@ class VlauditWarning(UserWarning):
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A cure naming the closest known word, or all of them when none is close."""
+    """A cure naming the closest known word, or those that are as close; all of them when none is close."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(sorted(known))}."
+    def closeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, other.lower(), word.lower()).ratio()
+
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.5)
+    best = [f"'{other}'" for other in close if closeness(other) > closeness(close[0]) - 0.01]
+    return f"Did you mean {' or '.join(best)}?" if best else f"Known: {', '.join(sorted(known))}."
 
 
 def first_line(error: BaseException) -> str:

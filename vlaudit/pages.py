@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from vlaudit.probe import Probe, ProbeInfo
+from vlaudit.probe.sections import HEADINGS, Section, sections
 
-HEADINGS = ("Threat", "Method", "Metric", "Controls", "When it errs", "What to do", "References")
-"""How the paragraphs of a probe's docstring begin; "Method, text." is a heading too."""
-
-_HEADING = re.compile(rf"((?:{'|'.join(HEADINGS)})(?:, [\w ]+)?)\.\s+")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a docstring; the first one, which says the question, has no title."""
-
-    title: str
-    text: str
-
+__all__ = ["HEADINGS", "Parameter", "Section", "expected", "facts", "parameters", "sections", "thresholds"]
 
 @dataclass(frozen=True)
 class Parameter:
@@ -29,20 +17,6 @@ class Parameter:
     kind: str
     default: str
     description: str
-
-
-def sections(documentation: str) -> list[Section]:
-    """A docstring cut at its headings. Paragraphs without one belong to the section above."""
-    found: list[Section] = []
-    for paragraph in re.split(r"\n\s*\n", documentation):
-        heading = _HEADING.match(paragraph)
-        if heading:
-            found.append(Section(heading[1], paragraph[heading.end() :]))
-        elif found:
-            found[-1] = Section(found[-1].title, f"{found[-1].text}\n\n{paragraph}")
-        else:
-            found.append(Section("", paragraph))
-    return found
 
 
 def facts(info: ProbeInfo) -> dict[str, str]:

@@ -12,12 +12,13 @@ bias = "medium"
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from vlaudit.entries import first_of, problems
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_toml
 from vlaudit.records import Judgement, ProbeInfo, Severity, Verdict
@@ -77,12 +78,33 @@ class Policy(BaseModel):
         default = {declared.name: declared.value for declared in info.thresholds}[name]
         return self.thresholds.get(f"{info.id}.{name}", default)
 
+    def unknown(self, infos: Iterable[ProbeInfo]) -> list[UsageError]:
+        """The thresholds that no probe has."""
+        known = {key for info in infos for key in (info.id, *(f"{info.id}.{declared.name}" for declared in info.thresholds))}
+        return [
+            UsageError(f"The policy sets the threshold '{key}', which no probe has.", did_you_mean(key, sorted(known)))
+            for key in self.thresholds
+            if key not in known
+        ]
+
     def check(self, infos: Iterable[ProbeInfo]) -> None:
         """Raise UsageError where a threshold is one that no probe has."""
-        known = {key for info in infos for key in (info.id, *(f"{info.id}.{declared.name}" for declared in info.thresholds))}
-        for key in self.thresholds:
-            if key not in known:
-                raise UsageError(f"The policy sets the threshold '{key}', which no probe has.", did_you_mean(key, sorted(known)))
+        for wrong in self.unknown(infos):
+            raise wrong
+
+    def changes(self, before: Policy, infos: Sequence[ProbeInfo]) -> list[str]:
+        """What it says otherwise than another policy, as "entry was -> is"."""
+        defaults = {info.id: info.threshold for info in infos}
+        defaults |= {f"{info.id}.{declared.name}": declared.value for info in infos for declared in info.thresholds}
+
+        def entries(policy: Policy) -> dict[str, object]:
+            plain = policy.model_dump(mode="json", exclude={"thresholds", "severity"})
+            severities = {f"severity.{row}": value for row, value in policy.severity.model_dump(mode="json").items()}
+            keys = self.thresholds | before.thresholds
+            return plain | severities | {f"thresholds.{key}": policy.thresholds.get(key, defaults.get(key)) for key in keys}
+
+        was, now = entries(before), entries(self)
+        return [f"{name.replace('_', '-')} {was[name]} -> {now[name]}" for name in now if was[name] != now[name]]
 
     def relaxations(self, infos: Iterable[ProbeInfo]) -> list[str]:
         """The entries by which this policy may let pass what the default one stops. A level may only be the default: a lower
@@ -141,9 +163,5 @@ def load_policy(path: Path) -> Policy:
     except Unreadable as error:
         raise UsageError(f"The policy file '{path}' {error}.", "Write level, thresholds, severity and so on.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"The policy file '{path}' has a bad entry '{where}': {first['msg']}.",
-            "`vlaudit schema config` says under Policy what there is.",
-        ) from error
+        wrong = problems(f"The policy file '{path}'", error, Policy, "`vlaudit schema config` says under Policy what there is.")
+        raise first_of(wrong, f"vlaudit validate {path}") from error

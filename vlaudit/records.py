@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.2"  # 1.1 had no matrix among the details, 1.0 no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.3"  # 1.2 had no headline, impact, remedy and threshold_source of findings, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -44,6 +44,7 @@ class Needs(StrEnum):
     # of the target
     FILES = "files on disk"  # the model's or prompt's files; the only need that an unloadable model can meet
     SCORES = "scores"
+    FEATURES = "features of pictures and of texts"  # a score is their cosine
     PIXEL_GRADIENTS = "pixel gradients"
     LEARNED_PROMPT = "a learned prompt"
     GENERATED_PICTURES = "generated pictures"
@@ -59,6 +60,7 @@ class Needs(StrEnum):
     TOKEN_LOGITS = "next-token distributions"
     ATTENTION = "attention weights"
     CONTEXT = "demonstrations or documents in the prompt"
+    CHAT_TEMPLATE = "a chat template"
     # of the data
     IMAGES = "pictures"
     LABELS = "labelled pictures"
@@ -74,7 +76,7 @@ class Compares(StrEnum):
     """What a probe looks at together, because one target alone cannot answer. Such a probe makes one finding of a whole set."""
 
     PROMPTS = "the prompts of one model"  # those of the audit on the same data, and their references
-    TARGETS = "the targets of the audit"  # of the probe's families, whatever their models
+    TARGETS = "the targets of the audit"  # of the probe's families on the same data, whatever their models
 
 
 OF_THE_DATA = frozenset({
@@ -158,6 +160,9 @@ class ProbeInfo(Record):
     references: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()  # "framework:identifier", such as "atlas:AML.T0043"
     limits: str = ""  # what `held` does not prove, one sentence for the report
+    headline: str = ""  # what happens where the flaw is, in plain words and one clause
+    impact: str = ""  # why that matters; by default the page's threat
+    remedy: str = ""  # what to do about it; by default what the page says
     unsafe_severity: bool = False  # an unsafe file, which the severity table ranks by its own row
     version: str = "1"  # raise it when trials of older audits can no longer be judged
 
@@ -334,6 +339,7 @@ class Judgement(Record):
     controls: Facts = Facts({})
     evidence: list[Evidence] = Field(default_factory=list)
     details: Details = Details({})
+    headline: str = ""  # what happens, in plain words, where the judge can be more precise than the probe's own headline
 
     @classmethod
     def not_assessed(cls, reason: str, **figures: Any) -> Judgement:
@@ -372,6 +378,8 @@ class Finding(Record):
     change: str | None = None  # since the baseline: new, worse, unchanged ...; null without one
     metric: Metric | None = None
     threshold: float | None = None
+    threshold_meaning: str = ""
+    threshold_source: str = ""
     reference: Estimate | None = None
     delta: Delta | None = None
     p_value: float | None = None
@@ -383,6 +391,9 @@ class Finding(Record):
     references: list[str] = Field(default_factory=list)
     mappings: list[str] = Field(default_factory=list)
     limits: str = ""
+    headline: str = ""  # what happens, in plain words; empty where nothing was found
+    impact: str = ""  # why the flaw matters
+    remedy: str = ""  # what to do about it
     reproduce: str = ""
 
 

@@ -101,8 +101,9 @@ class ProbeRegistry:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            cure = did_you_mean(key, list(probe_class.model_fields)) if first["type"] == "extra_forbidden" else ""
-            raise UsageError(f"The probe '{name}' cannot take '{key}': {first['msg']}.", cure) from error
+            if first["type"] == "extra_forbidden":
+                raise UsageError(f"The probe '{name}' has no parameter '{key}'.", did_you_mean(key, list(probe_class.model_fields))) from error
+            raise UsageError(f"The probe '{name}' cannot take '{key}': {first['msg']}.") from error
 
 
 def probes_in(path: Path) -> list[type[Probe]]:

@@ -153,7 +153,7 @@ def _takes(delta: Delta) -> bool:
 def side_by_side(report: Report) -> list[SideBySide]:
     """The models of an audit that have several prompts on the same data, in the order of the audit."""
     groups: dict[tuple[str, str], list[TargetInfo]] = {}
-    for target in report.targets:
+    for target in (target for target in report.targets if not target.error):
         groups.setdefault((target.model.spec, target.data.source if target.data else ""), []).append(target)
     found: dict[str, dict[str, Finding]] = {}
     for finding in report.findings:
@@ -320,6 +320,22 @@ def plural(count: int, noun: str) -> str:
     """``1 finding``, ``2 findings``, ``2 vulnerabilities``."""
     several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else several}"
+
+
+def release(report: Report) -> str:
+    """The verdict in one sentence, for whoever decides on a release."""
+    stopping, code = gating(report), exit_code(report)
+    if code == 1:
+        count, worst = len(stopping), stopping[0]
+        if count == 1:
+            return f"Do not release: 1 {worst.severity.value} flaw stops it ({worst.risk.value})."
+        return f"Do not release: {count:,} flaws stop it, the gravest {worst.severity.value} ({worst.risk.value})."
+    if code:
+        return "Not decided: a model could not be loaded." if code == 4 else "Not decided, so no pass: the audit could not answer all that it asks."
+    below = sum(finding.verdict is Verdict.VULNERABLE for finding in report.findings)
+    undecided = sum(finding.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED) for finding in report.findings)
+    said = f"Nothing stops the release; {plural(below, 'flaw')} below the gate, known or accepted" if below else "No flaw found stops the release"
+    return f"{said}, and {plural(undecided, 'question')} left open." if undecided else f"{said}."
 
 
 def headline(report: Report) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from vlaudit.entries import first_of, problems
 from vlaudit.errors import UsageError, did_you_mean
 from vlaudit.files import Unreadable, read_toml
 from vlaudit.records import Finding, Report, Suppression
@@ -53,16 +54,34 @@ class Entry(BaseModel):
 
 def read_suppressions(path: Path, today: date | None = None) -> list[Entry]:
     """The entries of a file, expired ones too. Raises UsageError with the offending entry and a cure."""
+    entries, wrong = look_at_suppressions(path, today)
+    if wrong:
+        raise first_of(wrong, f"vlaudit validate {path}")
+    return entries
+
+
+def look_at_suppressions(path: Path, today: date | None = None) -> tuple[list[Entry], list[UsageError]]:
+    """The entries of a file that can be read, and all that is wrong with the others. Raises UsageError for what is no TOML."""
     try:
         raw = read_toml(path)
     except Unreadable as error:
         raise UsageError(f"The file '{path}' {error}.", "Write [[ignore]] tables, see docs/ci.md.") from error
-    if unknown := set(raw) - {"ignore"}:
-        raise UsageError(f"The file '{path}' has an unknown entry '{min(unknown)}'.", "Write [[ignore]] tables.")
+    wrong = [
+        UsageError(f"The file '{path}' has an unknown entry '{name}'.", did_you_mean(name, ["ignore"])) for name in sorted(set(raw) - {"ignore"})
+    ]
     tables = raw.get("ignore", [])
     if not isinstance(tables, list):
-        raise UsageError(f"The file '{path}' has one [ignore] table.", "Write [[ignore]], with two brackets.")
-    return [_entry(path, number, table, today or _today()) for number, table in enumerate(tables, 1)]
+        return [], [*wrong, UsageError(f"The file '{path}' has one [ignore] table.", "Write [[ignore]], with two brackets.")]
+    entries = []
+    for number, table in enumerate(tables, 1):
+        try:
+            entries.append(_entry(path, number, table, today or _today()))
+        except ValidationError as error:
+            cure = "A suppression needs probe, target, reason, owner and expires."
+            wrong += problems(f"[[ignore]] {number} of '{path}'", error, Entry, cure)
+        except UsageError as error:
+            wrong.append(error)
+    return entries, wrong
 
 
 def suppress(report: Report, entries: Sequence[Entry], today: date | None = None) -> tuple[Report, list[str]]:
@@ -87,23 +106,7 @@ def suppress(report: Report, entries: Sequence[Entry], today: date | None = None
 
 
 def _entry(path: Path, number: int, table: object, today: date) -> Entry:
-    try:
-        entry = Entry.model_validate(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f"[[ignore]] {number} of '{path}'"
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UsageError(
-                f"{where} has an unknown entry '{key}'.", did_you_mean(key, list(Entry.model_fields))
-            ) from error
-        if first["type"] == "missing":
-            raise UsageError(
-                f"{where} has no '{key}'.", "A suppression needs probe, target, reason, owner and expires."
-            ) from error
-        raise UsageError(
-            f"{where} has a bad '{key}': {first['msg']}.", "A suppression needs probe, target, reason, owner and expires."
-        ) from error
+    entry = Entry.model_validate(table)
     if entry.expires > today + LONGEST:
         raise UsageError(
             f"[[ignore]] {number} of '{path}' expires on {entry.expires}, more than a year from now.",

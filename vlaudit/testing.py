@@ -99,6 +99,9 @@ def _check_info(check: _Checks, probe_class: type[Probe]) -> None:
     check("kebab-case-id", re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", info.id), f"the id '{info.id}' is not kebab-case")
     check("families", info.families, "name at least one family")
     check("documentation", len(words) >= 20, "the module's docstring is the probe's page: say what it does")
+    check("headline", info.headline, "say in plain words what happens where the flaw is: @probe(headline=...)")
+    check("impact", info.impact, "say why the flaw matters: a paragraph of the page that begins with 'Threat.', or @probe(impact=...)")
+    check("remedy", info.remedy, "say what to do about the flaw: a paragraph that begins with 'What to do.', or @probe(remedy=...)")
 
 
 def _check_imports(check: _Checks, probe_class: type[Probe]) -> None:

@@ -65,6 +65,7 @@ _LEAST = 24  # pictures of the token that a budget leaves
     id="personal-token-audit",
     code="TB3",
     title="What a personal token really draws",
+    headline="The personal token draws something else than it is said to stand for",
     risk=Risk.BACKDOOR,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.PERSONAL_TOKEN, Needs.GENERATED_PICTURES, Needs.SCORER, Needs.LABELS},

@@ -80,6 +80,7 @@ _SUBSET = 12  # labels of a quick audit with more than 20
     id="prompt-trigger-inversion",
     code="MB1",
     title="Trigger inversion through the prompt",
+    headline="A small trigger makes the model give every picture the same label",
     risk=Risk.BACKDOOR,
     families={Family.MATCHING},
     needs={Needs.IMAGES, Needs.SCORES, Needs.PIXEL_GRADIENTS},

@@ -82,6 +82,7 @@ SMALL = 64_000_000  # bytes of model files up to which a text tower is trained o
     id="prompt-mia",
     code="MP1",
     title="Membership in the prompt's training pictures",
+    headline="The learned prompt gives away which pictures it was learned from",
     risk=Risk.PRIVACY,
     families={Family.MATCHING},
     needs={Needs.SCORES, Needs.LABELS, Needs.MEMBERS},

@@ -73,6 +73,7 @@ _AVERAGED = 8  # passes averaged for a model that answers at random
     id="clip-autoattack",
     code="MR1",
     title="Worst-case change of pixels",
+    headline="A change of the pixels that nobody sees makes the model name another label",
     risk=Risk.ROBUSTNESS,
     families={Family.MATCHING},
     needs={Needs.LABELS, Needs.SCORES, Needs.PIXEL_GRADIENTS},

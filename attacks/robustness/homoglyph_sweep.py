@@ -71,6 +71,7 @@ Excess = dict[Unit, dict[str, float]]  # by unit, then case
     id="homoglyph-sweep",
     code="TR3",
     title="Letters that only look Latin",
+    headline="One look-alike letter changes what the caption means to the pipeline",
     risk=Risk.ROBUSTNESS,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.CAPTIONS, Needs.TEXT_FEATURES},

@@ -58,6 +58,7 @@ _WATCHED = 16
     id="typographic",
     code="MR4",
     title="A written word against the picture",
+    headline="A word written on the picture outvotes what the picture shows",
     risk=Risk.ROBUSTNESS,
     families={Family.MATCHING},
     needs={Needs.LABELS, Needs.SCORES},

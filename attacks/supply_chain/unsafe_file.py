@@ -46,6 +46,7 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
     id="unsafe-file",
     code="SC1",
     title="Code hidden in model or prompt files",
+    headline="Loading the files would run somebody else's code",
     risk=Risk.BACKDOOR,
     families=set(Family),
     needs={Needs.FILES},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vlaudit.details import Matrix
 from vlaudit.records import Finding, Report, TargetInfo, Verdict
@@ -43,6 +43,7 @@ STYLES = {
     Verdict.HELD: "cyan",
     Verdict.NOT_ASSESSED: "dim",
 }
+Length = Literal["full", "summary", "last"]
 MAX_COLUMNS = 12  # of a table that compares prompts
 WIDTH = 100  # columns of a rendering that goes to a file
 
@@ -67,9 +68,18 @@ class TerminalReporter:
 
         return scan_progress(console, task)
 
-    def print(self, report: Report, console: Console) -> None:
-        """Write the report to ``console``, in its colours and width."""
-        for part in (*_header(report), *_findings(report), *_side_by_side(report), *_outcome(report)):
+    def annotations(self, report: Report) -> Iterator[str]:
+        """Lines by which GitHub shows the findings beside the code."""
+        from vlaudit.reports.terminal.annotations import workflow_commands
+
+        return workflow_commands(report)
+
+    def print(self, report: Report, console: Console, how: Length = "full") -> None:
+        """Write the report to ``console``, in its colours and width: all of it, a summary on one screen, or its last lines."""
+        from vlaudit.reports.terminal.summary import summary
+
+        parts = {"full": (*_header(report), *_findings(report), *_side_by_side(report)), "summary": summary(report, _text, STYLES), "last": ()}
+        for part in (*parts[how], *_outcome(report)):
             console.print(part, highlight=False)
 
 

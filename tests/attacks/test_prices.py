@@ -19,13 +19,14 @@ from vlaudit.records import Cost
 from vlaudit.registry import ProbeRegistry
 
 LEAST = 1 / 512
-SEARCHES = ("prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion")  # which have tests of their own
+SEARCHES = ("text-token-scan", "prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion", "cross-family-transfer")  # which have tests of their own
+FREE = ("unsafe-file", "chat-template", "prompt-only-leak")  # which take no pass
 SPEED = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0)
 TARGETS = {
-    "poisoned-prompt": ("clip-autoattack", "prompt-text-perturb", "typographic", "rank-skew", "group-performance", "prompt-mia",
+    "poisoned-prompt": ("clip-autoattack", "prompt-text-perturb", "typographic", "rank-skew", "association", "group-performance", "prompt-mia",
                         "cross-prompt-transfer"),
     "gen-clean": ("cropa", "prompt-invariance", "context-poison", "visual-instruction", "text-insensitivity", "counterfactual-gap",
-                  "demo-skew-amplification"),
+                  "demo-skew-amplification", "control-tokens"),
     "pool-clean": ("demo-trojan",), "prefix-clean": ("vlm-mia", "context-leak"), "prompt-canaries": ("canary-exposure",),
     "t2i-clean": ("query-free-suffix", "probabilistic-prompt-robustness", "homoglyph-sweep", "encoder-trigger-scan",
                   "generation-diversity", "representation", "prompt-intervention", "memorization-norm", "extraction", "t2i-mia"),
@@ -42,7 +43,7 @@ def planned(target: str) -> Plan:
 
 
 def test_no_probe_is_forgotten() -> None:
-    known = {name for names in TARGETS.values() for name in names} | {*SEARCHES, "unsafe-file"}
+    known = {name for names in TARGETS.values() for name in names} | {*SEARCHES, *FREE}
     assert known == set(ProbeRegistry.load().classes)
 
 

@@ -320,9 +320,11 @@ def test_a_finding_carries_its_probes_facts_its_cost_and_what_the_target_showed(
         done(reference, Trial(case="a", arm="reference", artifacts={"x": evidence("c")}, cost=Cost(queries=4)), seconds=2.0),
     ]
     facts = {"title": "A title", "references": ["arXiv:1"], "maps": ["atlas:AML.T0043"], "limits": "Says little.", "threshold": 0.1}
-    said = Judgement(verdict=Verdict.VULNERABLE, reason="so", metric=metric(0.5, 0.4, 0.6), threshold=0.1, controls={"x": 1}, details={"y": 2})
+    facts |= {"headline": "It happens", "impact": "It matters.", "remedy": "Mend it."}
+    said = Judgement(verdict=Verdict.VULNERABLE, reason="so", metric=metric(0.5, 0.4, 0.6), threshold=0.1, controls={"x": 1}, details={"y": 2}, headline="It turns")
     (finding,) = audit({"asked": saying(lambda *_: said, **facts)}, [PLAN], results).findings
     assert finding.model_dump(include=set(Judgement.model_fields) - {"evidence"}) == said.model_dump(exclude={"evidence"})
+    assert (finding.headline, finding.impact, finding.remedy) == ("It turns", "It matters.", "Mend it.")
     assert (finding.title, finding.references, finding.mappings, finding.limits) == ("A title", ["arXiv:1"], ["atlas:AML.T0043"], "Says little.")
     assert (finding.probe, finding.code, finding.target, finding.risk) == ("asked", "asked", "t", Risk.BIAS)
     assert finding.severity is Severity.HIGH and finding.severity_derivation.startswith("high for a vulnerable bias finding")
@@ -451,3 +453,13 @@ def test_the_command_gives_a_reduced_design_its_own_time() -> None:
     assert "--budget 100s" in found.reproduce
     (found,) = audit({"held": Held}, [REST], [done(REST.units[0])], budget=1800.0).findings
     assert "--budget" not in found.reproduce, "it is the effort's own"
+
+
+def test_a_headline_tells_of_a_flaw_that_was_found() -> None:
+    def headline(verdict: Verdict, *interval: float) -> str:
+        said = Judgement(verdict=verdict, reason="so", metric=metric(*interval), threshold=0.3)
+        facts = {"threshold": 0.3, "headline": "It happens"}
+        return audit({"asked": saying(lambda *_: said, **facts)}, [PLAN], [done(unit, Trial(case="a", arm=unit.arm)) for unit in PLAN.units]).findings[0].headline
+
+    assert headline(Verdict.VULNERABLE, 0.5, 0.4, 0.6) == "It happens"
+    assert headline(Verdict.HELD, 0.1, 0.0, 0.2) == headline(Verdict.INCONCLUSIVE, 0.3, 0.2, 0.4) == ""

@@ -24,7 +24,8 @@ CPU = torch.device("cpu")
 PICTURES = [noise(50, 40, seed=1), noise(31, 64, seed=2), noise(77, 33, seed=3), noise(24, 24, seed=4)]
 QUESTIONS = ["what is this ?", "is this a cat ?", "what is that and the", "what is this ?"]
 ANY_SIZE = {"llava-next", "idefics3-split", "qwen2-vl", "qwen2.5-vl", "internvl"}  # tiles, and sizes that vary
-SHARING = {"llava", "llava-next", "idefics3", "idefics3-split", "internvl"}
+SHARING = {"llava", "llava-next", "idefics3", "idefics3-split", "internvl", "janus"}
+ONE_PICTURE = ("blip", "florence", "kosmos")  # of how the names of such kinds begin
 
 
 @pytest.fixture(scope="module", params=list(generators.KINDS))
@@ -68,6 +69,8 @@ def official(folder: Path, model: Any, number: int, answer: str | None = None) -
         if answer is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         text = processor.apply_chat_template(turns, add_generation_prompt=answer is None)
+    if type(processor).__name__ == "IdeficsProcessor":  # pictures stand among the words
+        return processor, processor(text=[[PICTURES[number], text]], return_tensors="pt")
     return processor, processor(images=PICTURES[number], text=text, return_tensors="pt")
 
 
@@ -114,7 +117,7 @@ def test_an_answer_does_not_depend_on_the_batch(model: TransformersGenerator) ->
 def test_conversations_of_several_lengths_are_answered_in_one_pass(
     kind: str, model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert model.batcher.pads == (kind not in {"blip-vqa", "florence-2"})
+    assert model.batcher.pads == (kind not in {"blip-vqa", "florence-2", "kosmos-2", "idefics"})
     if not model.batcher.pads:
         return
     picture = model.preprocess(PICTURES[0])
@@ -153,7 +156,7 @@ def test_likelihoods_are_the_models_own_loss(kind: str, folder: Path, model: Tra
     answer = "a red dog"
     for number in (0, 1):
         processor, inputs = official(
-            folder, own, number, answer if kind not in {"paligemma", "blip-2", "florence-2"} else None
+            folder, own, number, answer if kind not in {"paligemma", "blip-2", "florence-2", "kosmos-2", "idefics"} else None
         )
         if kind == "paligemma":
             inputs = processor(images=PICTURES[number], text=QUESTIONS[number], suffix=answer, return_tensors="pt")
@@ -163,7 +166,9 @@ def test_likelihoods_are_the_models_own_loss(kind: str, folder: Path, model: Tra
             inputs["decoder_input_ids"] = torch.tensor([[3, 2, *model.tokenize(answer)]])
         else:
             length = len(model.tokens(ask(model, number)))
-            if kind == "blip-2":
+            if kind in {"blip-2", "kosmos-2", "idefics"}:
+                for name in {"image_embeds_position_mask", "image_attention_mask"} & inputs.keys():  # what is true of the last token
+                    inputs[name] = torch.cat([inputs[name], *[inputs[name][:, -1:]] * 4], dim=1)
                 more = torch.tensor([[*model.tokenize(answer), 3]])
                 inputs["input_ids"] = torch.cat([inputs["input_ids"], more], dim=1)
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -226,8 +231,8 @@ def test_what_conversations_begin_with_runs_once(
 ) -> None:
     """With three demonstrations: the same answers and likelihoods, and their pictures seen once, also by later calls."""
     assert model.batcher.shares_pictures == (kind in SHARING)
-    if kind.startswith(("blip", "florence")):
-        return  # one picture each
+    if kind.startswith(ONE_PICTURE):
+        return
     demos: list[Turn] = []
     for number, word in enumerate(["cat", "dog", "car"]):
         seen = model.preprocess(PICTURES[number])
@@ -293,7 +298,7 @@ def test_embeddings_put_in_by_hand(model: TransformersGenerator) -> None:
 
 
 def test_attention_goes_to_the_picture(kind: str, model: TransformersGenerator) -> None:
-    if kind.startswith(("blip", "florence")):
+    if kind.startswith(("blip", "florence", "kosmos")) or kind == "idefics":
         assert Needs.ATTENTION not in model.capabilities
         with pytest.raises(CapabilityError):
             model.attention([ask(model, 0)], ["a cat"])

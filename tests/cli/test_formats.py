@@ -56,6 +56,7 @@ def test_the_three_formats_of_a_scanned_and_judged_audit(audit: Path, tiny_clip:
     after = {name: (audit / name).read_text(encoding="utf-8") for name in names}
     assert all(after[name].encode() != before[name] for name in names)
     report = read_report(audit)
+    assert report.audit.notes == ["Judged under another policy than it was scanned with: thresholds.mirror 0.5 -> 1e-09."]
     vulnerable = [f for f in report.findings if f.verdict is Verdict.VULNERABLE]
     assert {f.probe for f in vulnerable} == {"mirror"}
     assert {f.verdict for f in report.findings} >= {Verdict.HELD, Verdict.NOT_ASSESSED}

@@ -47,7 +47,7 @@ LIGHT = [
     ["--help"], ["scan", "--help"], ["replay", "--help"], ["list", "probes", "--json"], ["list", "specimens"], ["list", "prompts"], ["list", "backends"],
     ["list", "reporters"], ["explain", "MR1"], ["explain", "coop"], ["schema"], ["schema", "config"], ["report", "--help"],
     ["judge", "--help"], ["diff", "--help"], ["validate", "--help"], ["init", "--help"], ["selftest", "--help"],
-    ["doctor", "--help"], ["zoo", "build", "--help"], ["plan", "--help"], ["merge", "--help"],
+    ["doctor", "--help"], ["zoo", "build", "--help"], ["new", "probe", "--help"], ["plan", "--help"], ["merge", "--help"],
 ]  # fmt: skip
 SLOWEST = 7.0  # times a bare interpreter with click, rich and pydantic, which takes about 0.2 s on a free core
 JUDGING = 25.0  # likewise: judging again also imports scipy and computes every interval

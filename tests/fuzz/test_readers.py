@@ -23,7 +23,12 @@ from vlaudit.data.dataset import load_dataset
 from vlaudit.data.images import FORMATS, open_picture
 from vlaudit.data.text_files import read_captions, read_labels
 from vlaudit.policy import load_policy
+from vlaudit.prompts.cocoop import META, CoCoOp
 from vlaudit.prompts.coop import CoOp
+from vlaudit.prompts.custom_diffusion import CustomDiffusion
+from vlaudit.prompts.evp import EVP
+from vlaudit.prompts.keyed_pool import KeyedPool
+from vlaudit.prompts.pgn import PGN, small_resnet
 from vlaudit.prompts.soft import PrefixTuning, PromptTuning
 from vlaudit.prompts.specs import parse_prompt
 from vlaudit.prompts.textual_inversion import TextualInversion
@@ -206,6 +211,36 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Family,
     TextualInversion([torch.rand(2, 32)], "<toy>", noun="toy", members=members).save(place / "toy.safetensors")
     torch.save({"string_to_param": {"*": torch.rand(2, 32)}, "name": "toy"}, place / "toy.pt")
     torch.save({"state_dict": {"ctx": torch.rand(4, 32)}}, place / "coop.pth")
+    meta = {name: torch.rand(shape) for name, shape in zip(META, ((2, 8), (2,), (32, 2), (32,)), strict=True)}
+    CoCoOp(torch.rand(4, 32), meta, members=members).save(place / "cocoop.safetensors")
+    torch.save({"state_dict": {"ctx": torch.rand(4, 32), **meta}}, place / "cocoop.pth")
+    EVP(torch.rand(3, 32, 32), 24, members=members).save(place / "evp.safetensors")
+    torch.save({"perturbation": torch.nn.functional.pad(torch.zeros(3, 24, 24), (4,) * 4, value=1.0)}, place / "evp.pth")
+    network = small_resnet([4, 8], [1], 10, False).state_dict()
+    PGN(torch.rand(5, 32), network, settings={"maxpool": "no"}, members=members).save(place / "pgn.safetensors")
+    torch.save({"tl_vectors": torch.rand(5, 32), **{f"model.{name}": value for name, value in network.items()}}, place / "pgn.pt")
+    KeyedPool(torch.rand(4, 2, 32), torch.rand(4, 32), members=members).save(place / "pool.safetensors")
+    torch.save({"prompt": torch.rand(4, 2, 32), "prompt_key": torch.rand(4, 32)}, place / "pool.pth")
+    tower = {"image_encoder.conv1.weight": torch.rand(8, 3, 4, 4), "image_encoder.transformer.resblocks.0.ln_1.weight": torch.rand(8)}
+    maps = {"proj.weight": (8, 32), "proj.bias": (8,), "compound_prompt_projections.0.weight": (8, 32), "compound_prompt_projections.0.bias": (8,)}
+    layer = {"attn.in_proj_weight": (12, 4), "attn.in_proj_bias": (12,), "attn.out_proj.weight": (4, 4), "attn.out_proj.bias": (4,),
+             "ln_1.weight": (4,), "ln_1.bias": (4,), "ln_2.weight": (4,), "ln_2.bias": (4,), "mlp.c_fc.weight": (16, 4),
+             "mlp.c_fc.bias": (16,), "mlp.c_proj.weight": (4, 16), "mlp.c_proj.bias": (4,)}  # fmt: skip
+    ways = {f"mvlpt_proj_ctx_{side}_{way}.{end}": shape for side, width in (("coop", 32), ("vpt", 8))
+            for way, pair in (("pre", (4, width)), ("post", (width, 4))) for end, shape in (("weight", pair), ("bias", pair[:1]))}  # fmt: skip
+    deep: dict[str, dict[str, Any]] = {
+        "vpt": {"prompt_embeddings": (1, 2, 8), "deep_prompt_embeddings": (3, 2, 8)},
+        "maple": {"compound_prompts_text.0": (4, 32)} | maps,
+        "ivlp": {"image_encoder.VPT": (2, 8), "text_encoder.transformer.resblocks.1.VPT_shallow": (4, 32)},
+        "mvlpt": {"vpt_embeddings": (1, 2, 8), "vpt_embeddings_deep": (3, 2, 8)},
+        "upt": {"vpt_embeddings": (1, 2, 8)} | {f"mvlpt_proj.resblocks.0.{name}": shape for name, shape in layer.items()} | ways,
+    }
+    for method, shapes in deep.items():
+        state = {name: torch.rand(shape) for name, shape in shapes.items()}
+        state |= {} if method == "vpt" else {"ctx": torch.rand(4, 32)}
+        torch.save({"state_dict": state | (tower if method in ("maple", "ivlp") else {})}, place / f"{method}.pth")
+        parse_prompt(f"{method}:{place / f'{method}.pth'}", Family.MATCHING).save(place / f"{method}.safetensors")  # type: ignore[attr-defined]
+    torch.save({"shallow_prompt": torch.rand(1, 2, 8).numpy()}, place / "arrays.pth")
     PromptTuning(LearnedPrefix(embeddings=torch.rand(4, 32)), members=members).save(place / "tuning")
     PrefixTuning(LearnedPrefix(keys_values=torch.rand(2, 2, 2, 4, 8)), members=members).save(place / "prefix")
     lora = {f"unet.mid_block.to_q.lora_{side}.weight": torch.rand(4, 8) for side in "AB"}
@@ -215,9 +250,20 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Family,
     (place / "peft/adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": false}')
     add("lora", Family.TEXT_TO_IMAGE, "lora.safetensors")
     add("lora", Family.TEXT_TO_IMAGE, "peft")
+    weights = {f"mid_block.attn2.to_{side}.weight": torch.rand(8, 32) for side in "kv"}
+    CustomDiffusion(weights, {"<new1>": torch.rand(1, 32)}, members=members).save(place / "custom")
+    torch.save({"unet": weights, "modifier_token": {"<new1>": torch.rand(32)}}, place / "delta.bin")
+    add("custom-diffusion", Family.TEXT_TO_IMAGE, "custom")
+    add("custom-diffusion", Family.TEXT_TO_IMAGE, "delta.bin")
     add("vp", Family.MATCHING, "vp.safetensors")
     add("coop", Family.MATCHING, "coop.safetensors")
     add("coop", Family.MATCHING, "coop.pth")
+    add("vpt", Family.MATCHING, "arrays.pth")
+    files = (("cocoop", "cocoop.pth"), ("evp", "evp.pth"), ("pgn", "pgn.pt"), ("pool", "pool.pth"), *((own, f"{own}.pth") for own in deep))
+    for method, name in files:
+        add(method, Family.MATCHING, name)
+        add(method, Family.MATCHING, f"{method}.safetensors")
+    add("tpt", Family.MATCHING, "coop.pth")
     add("textual-inversion", Family.TEXT_TO_IMAGE, "toy.safetensors")
     add("textual-inversion", Family.TEXT_TO_IMAGE, "toy.pt")
     add("prompt-tuning", Family.GENERATION, "tuning")
@@ -256,6 +302,9 @@ def test_prompt_specs(prompts: list[tuple[str, Family, Path]], seed: int) -> Non
         ("design:adjective=moody,noun=photograph,artist=Monet", Family.TEXT_TO_IMAGE),
         ("prompt-to-prompt:edit=an oil painting of {},source={},cross=0.8,self=0.4", Family.TEXT_TO_IMAGE),
         ("image-to-image:file=x.png,strength=0.6", Family.TEXT_TO_IMAGE),
+        ("controlnet:file=x,picture=x.png,scale=0.8", Family.TEXT_TO_IMAGE),
+        ("inpainting:file=x.png,mask=y.png,strength=0.6", Family.TEXT_TO_IMAGE),
+        ("custom-diffusion:file=x,token=<new1>,noun=cat,text={} by <new1>", Family.TEXT_TO_IMAGE),
         ("textual-inversion:file=x.pt,token=<toy>,noun=toy,text={} with a <toy>", Family.TEXT_TO_IMAGE),
         ("lora:file=x,scale=0.8,token=sks,noun=dog", Family.TEXT_TO_IMAGE),
         ("retrieval:pool=nowhere,k=4,embedder=hf:x,instruction=say {}", Family.GENERATION),

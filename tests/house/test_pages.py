@@ -32,3 +32,11 @@ def test_every_number_that_decides_has_a_meaning_and_a_source(name: str) -> None
     for _, _, meaning, source in thresholds(info):
         assert len(meaning.split()) >= 4
         assert source.startswith("our choice, because ") or re.search(r"arXiv:|doi:|CFR|EU |ISO|NIST|\(\d{4}\)|\b(19|20)\d\d\b", source)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_finding_is_told_in_plain_words_with_a_remedy(name: str) -> None:
+    info = REGISTRY.classes[name].info
+    assert 5 <= len(info.headline.split()) <= 16 and info.headline != info.title and info.headline[-1] not in ".?"
+    assert len(info.impact.split()) >= 10 and len(info.remedy.split()) >= 10
+    assert "``" not in info.impact + info.remedy and "\n" not in info.remedy.replace("\n\n", "")

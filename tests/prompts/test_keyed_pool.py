@@ -20,6 +20,11 @@ torch.set_num_threads(1)
 POOL = 6
 
 
+def varied() -> Tensor:
+    """Pictures from dark to bright, which lie near different keys."""
+    return pictures() * torch.tensor([0.02, 0.3, 0.6, 1.0])[:, None, None, None]
+
+
 def query(own: Towers, images: Tensor) -> Tensor:
     """The class token behind the last norm, step by step."""
     norm = [value for name, value in own.state.items() if name.startswith(("visual.ln_post.", "vision_model.post_layernorm."))]
@@ -73,6 +78,80 @@ def test_scores_and_gradients_are_those_of_the_published_equations(tmp_path: Pat
     assert len(picks) > 1  # else the keys would decide nothing
 
 
+def prefixes(path: Path, **more: Any) -> Path:
+    """DualPrompt's: for two blocks what the nearest key says, after one that is the same for all pictures."""
+    heads = {"e_prompt.prompt": drawn(2, 2, POOL, 2, 3, 16), "e_prompt.prompt_key": drawn(POOL, WIDTH, seed=2), "g_prompt": drawn(1, 2, 3, 3, 16, seed=4)}
+    torch.save({name: value for name, value in (heads | more).items() if value is not None}, path)
+    return path
+
+
+def attend(block: Any, tokens: Tensor, prefix: Tensor) -> Tensor:
+    """A pre-norm block (1, L, W) whose attention has (2, M, H, D) before its keys and values, by its weights alone."""
+    names = [name for name, _ in block.named_modules()]
+    own = dict(block.named_modules())
+    first, second, mlp = (own[next(name for name in names if name in kinds)] for kinds in (("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("mlp",)))
+    attention = own["attn" if "attn" in own else "self_attn"]
+    x = first(tokens)[0]
+    if hasattr(attention, "in_proj_weight"):
+        query, key, value = (x @ attention.in_proj_weight.T + attention.in_proj_bias).chunk(3, -1)
+    else:
+        query, key, value = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+    mixed = []
+    for head in range(3):
+        part = slice(16 * head, 16 * head + 16)
+        keys, values = torch.cat([prefix[0, :, head], key[:, part]]), torch.cat([prefix[1, :, head], value[:, part]])
+        mixed.append((query[:, part] @ keys.T / 4).softmax(-1) @ values)
+    tokens = tokens + attention.out_proj(torch.cat(mixed, -1))[None]
+    return tokens + mlp(second(tokens))
+
+
+@pytest.mark.parametrize("make", [of_transformers, of_open_clip])
+def test_prefixes_are_those_of_the_published_equations(tmp_path: Path, make: Callable[[Path], Towers]) -> None:
+    own = make(tmp_path)
+    keys = torch.cat([query(own, varied()), drawn(POOL - 4, WIDTH)]).detach()
+    prompt = KeyedPool.parse(str(prefixes(tmp_path / "dual.pth", **{"e_prompt.prompt_key": keys})))
+    assert prompt.top == 1 and "blocks 1 to 2" in prompt.text
+    pixels = varied().requires_grad_()
+    logits = prompt.bind(own.model).classifier(LABELS)(pixels)
+    logits[:, 0].sum().backward()
+    found, slope = logits.detach(), pixels.grad
+    tensors, again = prompt.tensors, varied().requires_grad_()
+    rows, picks = [], set()
+    for picture, asked in zip(again, query(own, varied()), strict=True):
+        nearest = int(torch.cosine_similarity(asked[None], keys).argmax())
+        picks.add(nearest)
+        tokens = own.norm(own.embed(picture[None]))
+        for place, block in enumerate(own.model.image_tower.blocks):
+            tokens = attend(block, tokens, tensors["g_prompt"][0] if place == 0 else tensors["prompt"][place - 1, :, nearest])
+        rows.append(torch.nn.functional.normalize(own.pool(tokens), dim=-1))
+    wanted = own.scale * torch.cat(rows) @ own.model.encode_texts([f"a photo of a {label}" for label in LABELS]).T
+    torch.testing.assert_close(found, wanted.detach(), atol=1e-5 * own.scale, rtol=0)
+    wanted[:, 0].sum().backward()
+    assert again.grad is not None and slope is not None and len(picks) > 1
+    torch.testing.assert_close(slope, again.grad, rtol=1e-3, atol=1e-4 * float(again.grad.abs().max()))
+    plain = own.model.encode_images(varied())
+    prompt.bind(own.model).classifier(LABELS)(varied())
+    assert torch.equal(own.model.encode_images(varied()), plain)  # the tower is as it was
+    prompt.save(tmp_path / "kept.safetensors")
+    kept = KeyedPool.parse(str(tmp_path / "kept.safetensors"))
+    torch.testing.assert_close(kept.bind(own.model).classifier(LABELS)(varied()), found)
+
+
+def test_prefixes_that_do_not_fit_are_refused_in_a_sentence(towers: Towers, tmp_path: Path) -> None:
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"e_prompt.prompt_key": None}, "has no keys"),
+        ({"e_prompt.prompt": drawn(2, POOL, 2, WIDTH)}, "3 or 6 dimensions"),
+        ({"e_prompt.prompt": drawn(2, 1, POOL, 2, 3, 16)}, "keys and values"),
+        ({"g_prompt": drawn(1, 2, 3, 4, 12)}, "keys and values"),
+        ({"e_prompt.prompt": drawn(2, 2, POOL, 2, 4, 12), "g_prompt": None}, "for 4 heads, but .* has 3"),
+        ({"e_prompt.prompt": drawn(3, 2, POOL, 2, 3, 16)}, "for 4 blocks, but .* has 3"),
+        ({"head.weight": drawn(10, WIDTH)}, "head.weight"),
+    ]
+    for change, said in changes:
+        with pytest.raises(UsageError, match=said):
+            KeyedPool.parse(str(prefixes(tmp_path / "dual.pth", **change))).bind(towers.model)
+
+
 def test_the_query_pass_is_counted(towers: Towers) -> None:
     target = KeyedPool(drawn(POOL, 2, WIDTH), drawn(POOL, WIDTH)).bind(towers.model)
     with torch.no_grad():
@@ -107,7 +186,7 @@ def test_what_is_no_pool_with_keys_is_refused_in_a_sentence(towers: Towers, tmp_
         ({"head.weight": drawn(10, WIDTH)}, "more than prompt, prompt_key: head.weight"),
         ({"prompt_key": drawn(POOL - 1, WIDTH)}, "needs one key"),
         ({"prompt_key": drawn(POOL, WIDTH - 8)}, "needs one key"),
-        ({"prompt": drawn(3, POOL, 2, WIDTH)}, "3 dimensions"),
+        ({"prompt": drawn(3, POOL, 2, WIDTH)}, "3 or 6 dimensions"),
         ({"prompt": drawn(POOL, 2, 40), "prompt_key": drawn(POOL, 40)}, "40 wide, but the image tower"),
     ]
     for change, said in changes:

@@ -604,6 +604,35 @@ def test_each_module_of_a_kohya_file_has_its_own_rank_and_alpha(alphas: bool, ha
         torch.testing.assert_close(found[name], change, atol=5e-4 if half else 1e-6, rtol=1e-2 if half else 1e-5, msg=name)
 
 
+def test_a_kohya_file_of_flux_changes_each_part_of_a_joined_layer(models: dict[str, Any], tmp_path: Path) -> None:
+    """Its layers are named and joined as in the model's first release: one stands for queries, keys and values."""
+    from peft.tuners.lora import LoraLayer
+
+    torch.manual_seed(0)
+    tensors, changes, block = {}, {}, "transformer_blocks.0.attn"
+    joined = [
+        ("double_blocks_0_img_attn_qkv", 3, 2.0, [f"{block}.to_q", f"{block}.to_k", f"{block}.to_v"], 32),
+        ("double_blocks_0_txt_attn_qkv", 2, 4.0, [f"{block}.add_q_proj", f"{block}.add_k_proj", f"{block}.add_v_proj"], 32),
+        ("double_blocks_0_img_attn_proj", 2, 1.0, [f"{block}.to_out.0"], 32),
+        ("single_blocks_0_linear2", 4, 3.0, ["single_transformer_blocks.0.proj_out"], 160),
+    ]
+    for name, rank, alpha, modules, width in joined:
+        down, up = 0.1 * torch.randn(rank, width), 0.1 * torch.randn(32 * len(modules), rank)
+        own = f"lora_unet_{name}"
+        tensors |= {f"{own}.lora_down.weight": down, f"{own}.lora_up.weight": up, f"{own}.alpha": torch.tensor(alpha)}
+        changes |= dict(zip(modules, (up @ down * (alpha / rank)).split(32), strict=True))
+    save_file(tensors, tmp_path / "x.safetensors")
+    model = DiffusersBackend().load(models["flux"].spec.partition(":")[2], CPU)
+    prompt = parse(f"lora:{tmp_path / 'x.safetensors'}")
+    prompt.bind(model)
+    with prompt.active(model):
+        layers = {name: layer for name, layer in model.denoiser.named_modules() if isinstance(layer, LoraLayer)}
+        assert layers.keys() == changes.keys()
+        for name, change in changes.items():
+            found = layers[name].get_delta_weight(layers[name].active_adapters[0]).detach()
+            torch.testing.assert_close(found, change, atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_the_alphas_that_diffusers_keeps_in_its_metadata_are_those_of_each_module(sd: Any, tmp_path: Path) -> None:
     whole = load_file(write_adapter(sd, tmp_path))
     config = {"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn2.to_q": 2, "to_v": 40}, "use_rslora": True}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vlaudit.data.emoji import load_pictures, roles
-from vlaudit.details import Bars, Curve, Table
+from vlaudit.details import Bars, Curve, Matrix, Table
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import (
     AuditInfo,
@@ -47,6 +47,11 @@ def finding(probe: str, code: str, risk: Risk, verdict: Verdict, reason: str, **
     defaults: dict[str, Any] = {
         "id": f"{target}/{probe}",
         "title": probe.replace("-", " "),
+        "headline": f"{probe.replace('-', ' ')} turns answers" if verdict is Verdict.VULNERABLE else "",
+        "impact": "Whoever can touch the input chooses the answer.",
+        "remedy": "Learn the prompt anew, on data of your own.",
+        "threshold_meaning": "share of answers that change",
+        "threshold_source": "our choice, because fewer are noise",
         "severity": Severity.NONE,
         "severity_derivation": f"none, because the verdict is {verdict.value}",
         "cost": Cost(queries=12_800, gradient_steps=6_400, seconds=21.4),
@@ -264,7 +269,15 @@ def full_report(report: Report, audit_dir: Path) -> Report:
         },
         "drawn",
     )
+    pairs = Matrix(title="share of pictures that are turned", rows=["plain", "coop-shared", "random noise"], columns=["plain", "coop-shared"],
+                   values=[[0.6, 0.4], [0.1, 0.9], [0.0, None]], low=[[0.5, 0.3], [0.05, 0.8], [0.0, None]],
+                   high=[[0.7, 0.5], [0.2, 0.95], [0.02, None]], xlabel="read under", ylabel="made under", unit="share")  # fmt: skip
     more = [
+        finding("cross-prompt-transfer", "MR2", Risk.ROBUSTNESS, Verdict.VULNERABLE, "What is made under one prompt turns a quarter under the other.",
+                target=CLEAN, related_targets=[COOP], severity=Severity.HIGH, metric=share("pictures turned", 0.25, 0.18, 0.33), threshold=0.1,
+                details={"matrix": pairs.model_dump()}),
+        finding("clip-autoattack", "MR1", Risk.ROBUSTNESS, Verdict.INCONCLUSIVE, "The interval spans the threshold.", target=CLEAN,
+                metric=share("accuracy lost at 1/255", 0.12, 0.07, 0.19), threshold=0.1),
         finding("context-poison", "GR3", Risk.ROBUSTNESS, Verdict.VULNERABLE, "Three poisoned demonstrations of eight steer half of the answers.",
                 target=speaker.id, severity=Severity.HIGH, metric=share("answers steered", 0.5, 0.4, 0.6), threshold=0.2,
                 details={"curve": curve.model_dump(exclude_none=True)}, evidence=answers),

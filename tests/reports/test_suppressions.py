@@ -94,10 +94,11 @@ def test_validate_finds_what_has_expired(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert vlaudit("validate") == 2
-    file(tmp_path, ENTRY | {"expires": date.today() + timedelta(days=3)})
+    known = ENTRY | {"probe": "typographic"}
+    file(tmp_path, known | {"expires": date.today() + timedelta(days=3)})
     assert vlaudit("validate") == 0
-    file(tmp_path, ENTRY | {"expires": date.today() - timedelta(days=3)})
-    assert vlaudit("validate") == 2 and "has expired" in capsys.readouterr().err
+    file(tmp_path, known | {"expires": date.today() - timedelta(days=3)})
+    assert vlaudit("validate") == 2 and "has expired" in capsys.readouterr().out
 
 
 def test_the_commit_hook_runs_validate_on_the_files_it_checks() -> None:

@@ -429,6 +429,11 @@ def test_normal_difference_agrees_with_the_normal_law() -> None:
     assert found.p == pytest.approx(2 * stats.norm.sf(3)) and found.value == -0.3
 
 
+def test_sides_that_are_the_same_in_every_case_do_not_differ() -> None:
+    same = vs.normal_difference(0.0, 0.0)
+    assert (same.value, same.interval.ci, same.p) == (0, (0, 0), 1)
+
+
 def test_excess_over_controls_in_strata_is_exact() -> None:
     assert vs.stratified_excess_p([(1, 1, 0, 999)]) == pytest.approx(1 / 1000)
     assert vs.stratified_excess_p([(0, 1, 0, 999)] * 50 + [(1, 1, 0, 999)]) == pytest.approx(1 / 1000), "strata without a hit say nothing"

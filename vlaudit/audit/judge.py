@@ -22,6 +22,7 @@ from vlaudit.records import (
     DataInfo,
     Finding,
     Judgement,
+    ProbeInfo,
     TargetInfo,
     Trials,
     Verdict,
@@ -219,11 +220,17 @@ def _finding(
         id=id_,
         probe=info.id, code=info.code, title=info.title, risk=info.risk, target=target.id, related_targets=planned.related,
         severity=severity, severity_derivation=derivation,
-        **judgement.model_copy(update={"evidence": evidence}).__dict__,
+        **judgement.model_copy(update={"evidence": evidence, "headline": _headline(info, judgement)}).__dict__,
         cost=passes.model_copy(update={"seconds": round(seconds, 2)}),
         references=list(info.references), mappings=list(info.maps), limits=info.limits,
-        reproduce=reproduce(manifest, target, info.id, id_),
+        threshold_meaning=info.threshold_meaning, threshold_source=info.threshold_source,
+        impact=info.impact, remedy=info.remedy, reproduce=reproduce(manifest, target, info.id, id_),
     )  # fmt: skip
+
+
+def _headline(info: ProbeInfo, judgement: Judgement) -> str:
+    """What happens, in plain words, of a flaw that was found: as the judge says it, else as the probe does."""
+    return (judgement.headline or info.headline) if judgement.verdict is Verdict.VULNERABLE else ""
 
 
 def _unique_evidence(trials: list) -> list:

@@ -201,13 +201,14 @@ def _too_dear(plan: Plan, draft: _Draft) -> str:
 
 def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
     """What a probe looks at together with a target, in the order of the audit: all prompts of its model on the same data with their
-    references, or all targets of the probe's families. The target alone where the probe compares nothing, or it could not be loaded."""
+    references, or all targets of the probe's families on them. The target alone where the probe compares nothing, or it could not be loaded."""
     compares = probe.info.compares
     if compares is None or subject.target is None or subject.info.family not in probe.info.families:
         return (subject,)
     there = [other for other in plan.targets if other.target is not None]
     if compares is Compares.TARGETS:
-        return tuple(other for other in there if other.info.family in probe.info.families)
+        same = (other for other in there if other.data is subject.data and other.labels == subject.labels)
+        return tuple(other for other in same if other.info.family in probe.info.families)
     return _prompts(plan, subject)
 
 
@@ -257,7 +258,7 @@ def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: flo
 
 _MORE = {
     Compares.PROMPTS: "name more with --prompt",
-    Compares.TARGETS: "name more, of other families or with other prompts",
+    Compares.TARGETS: "name more, on the same data",
 }
 
 
@@ -313,9 +314,11 @@ def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: lis
 
 
 def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
-    """What cases cost on one arm, with what its prompt itself passes; a probe that compares reckons with that of each by itself."""
+    """What cases cost on one arm, with what its prompt itself passes where the probe asks through it; a probe that compares reckons with
+    that of each by itself."""
     cost = probe.estimate(ctx, cases)
-    return asked.target.whole(cost, len(asked.labels)) if asked.target and not probe.info.compares else cost
+    through = probe.needs_prompt() and not probe.info.compares
+    return asked.target.whole(cost, len(asked.labels)) if asked.target and through else cost
 
 
 def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:

@@ -294,9 +294,15 @@ def judge_folder(folder: Path, policy: Policy | None = None, plugin_files: list[
             f"The probe '{missing[0]}' is not installed; the audit had it from {', '.join(manifest.request.plugins)}.",
             "Name its file: vlaudit judge AUDIT_DIR --plugin FILE. It is code, and it is run.",
         )
-    if policy:
-        policy.check(probe.info for probe in registry.classes.values())
-    return make_report(manifest, Journal(folder).results(), registry, policy or manifest.request.policy)
+    if policy is None:
+        return make_report(manifest, Journal(folder).results(), registry, manifest.request.policy)
+    infos = [probe.info for probe in registry.classes.values()]
+    policy.check(infos)
+    report = make_report(manifest, Journal(folder).results(), registry, policy)
+    if not (changes := policy.changes(manifest.request.policy, infos)):
+        return report
+    note = f"Judged under another policy than it was scanned with: {'; '.join(changes)}."
+    return report.model_copy(update={"audit": report.audit.model_copy(update={"notes": [note, *report.audit.notes]})})
 
 
 def write_report(folder: Path, report: Report) -> None:

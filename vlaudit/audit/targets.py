@@ -23,7 +23,7 @@ from vlaudit.families.base import HARD, Prompt, listed
 from vlaudit.families.text_to_image import TextToImagePrompt
 from vlaudit.plugins import plugin, plugins
 from vlaudit.prompts.specs import parse_prompt, prompt_files
-from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, PromptInfo, TargetInfo
+from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, Needs, PromptInfo, TargetInfo
 
 if TYPE_CHECKING:
     import torch
@@ -228,6 +228,8 @@ class Loader:
             prompt = parse_prompt(spec.prompt[0] if spec.prompt else None, Family.MATCHING)
             target = prompt.bind(self._model(spec.model))
             assert isinstance(target, ImageTextMatcher)
+            if Needs.FEATURES not in target.capabilities:
+                raise UsageError(f"The scorer '{name}' has no {Needs.FEATURES.value}, by which scorers tell pictures apart.", "Name a CLIP-like one.")
             self._scorers[name] = Scorer(target, name)
         return self._scorers[name]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,6 +196,39 @@ class Adapters:
         for part in self._pipe.components.values():
             if hasattr(part, "requires_grad_"):
                 part.requires_grad_(False)  # peft makes what it activates trainable
+
+
+def text_layers(unet: Any) -> dict[str, tuple[nn.Module, str]]:
+    """The layers of a U-Net that attend to the text and the name of each weight in them, by the weight's name in the state dict."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for name, module in unet.named_modules():
+        if not name.endswith(".attn2"):
+            continue
+        for place in ("to_q", "to_k", "to_v", "to_out.0"):
+            layer = module.get_submodule(place)
+            layer = getattr(layer, "base_layer", layer)  # below an adapter
+            found |= {f"{name}.{place}.{key}": (layer, key) for key in ("weight", "bias") if getattr(layer, key, None) is not None}
+    return found
+
+
+@contextmanager
+def reweighted(unet: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """While open, these weights of ``text_layers`` stand for the U-Net's own."""
+    layers, own = text_layers(unet), []
+    try:
+        for name, value in weights.items():
+            layer, key = layers[name]
+            plain = getattr(layer, key)
+            own.append((layer, key, layer._parameters.pop(key, None), plain))
+            setattr(layer, key, value.to(plain))
+        yield
+    finally:
+        for layer, key, parameter, plain in reversed(own):
+            delattr(layer, key)
+            if parameter is None:
+                setattr(layer, key, plain)  # of an outer use
+            else:
+                layer.register_parameter(key, parameter)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class DiffusersBackend(Backend):
-    """Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3 and Flux pipelines; others are refused by name."""
+    """Stable Diffusion 1 and 2 (and their inpainting kind), SDXL, Stable Diffusion 3, Flux and aMUSEd pipelines; others are refused by name."""
 
     def is_remote(self, argument: str) -> bool:
         return local_folder(argument) is None

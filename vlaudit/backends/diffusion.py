@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from vlaudit.backends._prompt_parts import Adapters, AddedTokens, attention_control, unknown_token
+from vlaudit.backends._prompt_parts import (
+    Adapters,
+    AddedTokens,
+    attention_control,
+    reweighted,
+    text_layers,
+    unknown_token,
+)
 from vlaudit.backends.base import reading
-from vlaudit.errors import CapabilityError, ModelError, VlauditWarning
+from vlaudit.backends.controls import Controls
+from vlaudit.errors import CapabilityError, ModelError, VlauditWarning, foreign
 from vlaudit.families.text_to_image import AttentionControl, Conditioning, Generated, PredictionType, TextToImageModel
 from vlaudit.records import Needs
 
@@ -27,6 +35,7 @@ TEXT_SIDES = (
 )
 SHARE = 0.8  # of a GPU's free memory that weights may take
 SMALLEST_TILE = 32  # latents: below, tiles show
+PICTURES = {"image", "mask_image"}  # inputs of a pipeline's call
 SAMPLING_FILE = "sampling.json"  # {"num_inference_steps": …, "guidance_scale": …, "resolution": …}, each optional
 
 
@@ -54,15 +63,13 @@ class PipelineModel(TextToImageModel):
         self.steps = int(sampling.get("num_inference_steps", defaults["num_inference_steps"].default))
         self.guidance = float(sampling.get("guidance_scale", defaults["guidance_scale"].default))
         self.resolution = int(sampling.get("resolution", self._latent_side() * pipe.vae_scale_factor))
-        side = self.resolution // pipe.vae_scale_factor
-        self.latent_shape = (self._latent_channels(), side, side)
-        self.train_timesteps = int(pipe.scheduler.config.num_train_timesteps)
-        self.prediction_type = self._prediction_type()
+        self._describe(self.resolution // pipe.vae_scale_factor)
         self.guided = self._guides(self.guidance)
         self.context_length = self._context_length() if self.sides else 0
         self.capabilities = self._capabilities()
         self._tokens = AddedTokens(pipe, self.sides)
         self._adapters = Adapters(pipe)
+        self._controls = Controls(self)
         self._siblings: dict[str, Any] = {}
         if (vae := _part(pipe, "vae")) is not None:
             self._decode_in_parts(vae)
@@ -83,6 +90,12 @@ class PipelineModel(TextToImageModel):
             self.passes += len(arguments[0] if arguments else named["hidden_states"])
 
     # what a kind says of itself
+
+    def _describe(self, side: int) -> None:
+        """What the denoiser works on: latents of so many places a side, and how noise is said."""
+        self.latent_shape = (self._latent_channels(), side, side)
+        self.train_timesteps = int(self.pipe.scheduler.config.num_train_timesteps)
+        self.prediction_type = self._prediction_type()
 
     def _latent_side(self) -> int:
         size = self.denoiser.config.sample_size
@@ -267,6 +280,24 @@ class PipelineModel(TextToImageModel):
     def adapter_training(self, rank: int, seed: int) -> AbstractContextManager[dict[str, Tensor]]:
         return self._adapters.training(self.denoiser_name, rank, seed)
 
+    def load_control(self, name: str, path: Path) -> None:
+        self._controls.load(name, path)
+
+    def control(self, name: str, pictures: Tensor, scale: float = 1.0) -> AbstractContextManager[None]:
+        return self._controls.on(name, pictures, scale)
+
+    def fresh_control(self, name: str, seed: int) -> dict[str, Tensor]:
+        return self._controls.fresh(name, seed)
+
+    def save_control(self, name: str, path: Path, metadata: dict[str, str]) -> None:
+        self._controls.save(name, path, metadata)
+
+    def cross_attention(self) -> dict[str, Tensor]:
+        return {name: getattr(layer, key).detach().float().clone() for name, (layer, key) in text_layers(self.denoiser).items()}
+
+    def reweighted(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return reweighted(self.denoiser, weights)
+
     def attention(self, control: AttentionControl) -> AbstractContextManager[None]:
         if Needs.CROSS_ATTENTION not in self.capabilities:
             raise CapabilityError(f"'{self.spec}' has no cross-attention layers.")
@@ -405,17 +436,18 @@ class PipelineModel(TextToImageModel):
         return Generated(images, [bool(flag) or dark for flag, dark in zip(flagged, black, strict=True)])
 
     def _pipeline_for(self, inputs: dict[str, Any]) -> Any:
-        """The pipeline whose call takes these inputs: an image-to-image one of the same parts where a picture is given."""
-        if "image" not in inputs or "image" in inspect.signature(type(self.pipe).__call__).parameters:
+        """The pipeline whose call takes these inputs: an image-to-image or inpainting one of the same parts where a picture is given."""
+        if inputs.keys() & PICTURES <= inspect.signature(type(self.pipe).__call__).parameters.keys():
             return self.pipe
-        if "image" not in self._siblings:
-            from diffusers import AutoPipelineForImage2Image
+        task = "AutoPipelineForInpainting" if "mask_image" in inputs else "AutoPipelineForImage2Image"
+        if task not in self._siblings:
+            import diffusers
 
-            dtype = next(self.denoiser.parameters()).dtype
-            sibling = AutoPipelineForImage2Image.from_pipe(self.pipe, dtype=dtype)
+            with foreign(f"'{self.spec}' cannot start from a picture", "Use another prompt."):
+                sibling = getattr(diffusers, task).from_pipe(self.pipe, dtype=next(self.denoiser.parameters()).dtype)
             sibling.set_progress_bar_config(disable=True)
-            self._siblings["image"] = sibling
-        return self._siblings["image"]
+            self._siblings[task] = sibling
+        return self._siblings[task]
 
 
 def _place(pipe: Any, device: torch.device) -> bool:

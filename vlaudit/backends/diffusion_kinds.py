@@ -6,11 +6,15 @@ its denoiser is called, how its latents are laid out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.backends.diffusion import PipelineModel
 from vlaudit.errors import ModelError
-from vlaudit.families.text_to_image import PredictionType
+from vlaudit.families.text_to_image import Conditioning, Generated, PredictionType
+from vlaudit.families.text_to_image_tokens import TokenModel
+from vlaudit.records import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +69,44 @@ class StableDiffusionXL(StableDiffusion):
             latents, timesteps, encoder_hidden_states=tensors["prompt_embeds"], added_cond_kwargs=added,
             timestep_cond=self._scale_embedding(latents),
         ).sample  # fmt: skip
+
+
+class StableDiffusionInpaint(StableDiffusion):
+    """A U-Net that was trained for inpainting (arXiv:2112.10752): it reads the latents, a mask, and the latents of what the mask
+    keeps. Without a picture nothing is kept, which is text-to-image."""
+
+    _kept: tuple[Tensor, Tensor] | None = None  # picture and mask
+
+    def _latent_channels(self) -> int:
+        return int(self.pipe.vae.config.latent_channels)
+
+    def _nothing_kept(self) -> tuple[Tensor, Tensor]:
+        import torch
+
+        shape = (self.resolution, self.resolution)
+        return torch.full((1, 3, *shape), 0.5, device=self.device), torch.ones(1, 1, *shape, device=self.device)
+
+    @contextmanager
+    def inpainted(self, picture: Tensor, mask: Tensor) -> Iterator[None]:
+        outer, self._kept = self._kept, (picture, mask)
+        try:
+            yield
+        finally:
+            self._kept = outer
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        import torch
+
+        picture, mask = self._kept or self._nothing_kept()
+        with torch.no_grad():
+            kept = self.encode_images(torch.where(mask < 0.5, picture, 0.5))
+        small = torch.nn.functional.interpolate(mask, latents.shape[-2:])
+        read = [latents, *(part.to(latents).expand(len(latents), -1, -1, -1) for part in (small, kept))]
+        return super()._predict(torch.cat(read, dim=1), timesteps, tensors)
+
+    def sample(self, conditioning: Conditioning, seeds: Sequence[int], **options: Any) -> Generated:
+        picture, mask = (part.expand(len(seeds), -1, -1, -1) for part in self._nothing_kept())
+        return super().sample(conditioning, seeds, **{"image": picture, "mask_image": mask, **options})
 
 
 class FlowModel(PipelineModel):
@@ -177,10 +219,64 @@ class Flux(FlowModel):
         return self._unpack(packed)
 
 
+class Amused(TokenModel, PipelineModel):
+    """aMUSEd: tokens of a picture are unmasked in a few steps, the likeliest first (arXiv:2401.01808)."""
+
+    denoiser_name = "transformer"
+
+    def _describe(self, side: int) -> None:
+        self.latent_shape = (1, side, side)
+
+    def _capabilities(self) -> frozenset[Needs]:
+        guided = {Needs.GUIDANCE} if self.guided else set()
+        return frozenset({Needs.FILES, Needs.TEXT_FEATURES, Needs.EMBEDDING_GRADIENTS, Needs.GENERATED_PICTURES} | guided)
+
+    def _guides(self, guidance: float) -> bool:
+        return guidance > 1
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        read = self.text_encoder(self._inputs(texts).input_ids, output_hidden_states=True)
+        return {"prompt_embeds": read.text_embeds, "encoder_hidden_states": read.hidden_states[-2]}
+
+    def _encode_nothing(self) -> dict[str, Tensor]:
+        return self._encode([""])
+
+    def _draw(self, conditioning: Conditioning, nothing: Conditioning | None, seed: int, steps: int, guidance: float) -> Tensor:
+        import torch
+
+        dtype = next(self.denoiser.parameters()).dtype
+        read = {name: tensor.to(self.device, dtype) for name, tensor in conditioning.tensors.items()}
+        against = {f"negative_{name}": tensor.to(self.device, dtype) for name, tensor in (nothing.tensors.items() if nothing else ())}
+        return self.pipe(
+            **read, **against, height=self.resolution, width=self.resolution, num_inference_steps=steps, guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed), output_type="latent",
+        ).images  # fmt: skip
+
+    def _detokenize(self, tokens: Tensor) -> Tensor:
+        vqvae = self.pipe.vqvae
+        shape = (*tokens.shape, vqvae.config.latent_channels)
+        return vqvae.decode(tokens.to(self.device), force_not_quantize=True, shape=shape).sample.float().clamp(0, 1)
+
+    def blank(self, count: int) -> Tensor:
+        import torch
+
+        shape, size = (count, *self.latent_shape[1:]), int(self.denoiser.config.codebook_size)
+        return torch.randint(size, shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def first_step(self, conditioning: Conditioning) -> Tensor:
+        dtype = next(self.denoiser.parameters()).dtype
+        read = {name: tensor.to(self.device, dtype) for name, tensor in conditioning.tensors.items()}
+        size = read["prompt_embeds"].new_tensor([[self.resolution, self.resolution, 0, 0, 6]]).expand(len(conditioning), -1)
+        masked = self.blank(len(conditioning)) * 0 + self.pipe.scheduler.config.mask_token_id
+        return self.denoiser(masked, micro_conds=size, pooled_text_emb=read["prompt_embeds"], encoder_hidden_states=read["encoder_hidden_states"])
+
+
 KINDS: dict[str, type[PipelineModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionInpaintPipeline": StableDiffusionInpaint,
     "LatentConsistencyModelPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "AmusedPipeline": Amused,
 }

@@ -1,5 +1,6 @@
 """open_clip models: ``open_clip:ARCH/PRETRAINED`` that it knows, ``open_clip:hf-hub:ORG/NAME`` with a config on the hub, at a
-``@REVISION`` if one is given, and ``open_clip:local-dir:PATH`` from a folder."""
+``@REVISION`` if one is given, and ``open_clip:local-dir:PATH`` from a folder. ``#matching`` behind it asks a CoCa for the score of its
+captioner."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from vlaudit.backends.base import Backend, commit_of, download, pad, reading, re
 from vlaudit.backends.precision import cast, in_precision
 from vlaudit.cage import network
 from vlaudit.device import PLAIN, Loading
-from vlaudit.errors import CapabilityError, UsageError, foreign
+from vlaudit.errors import CapabilityError, ModelError, UsageError, foreign
 from vlaudit.families.matching import MatchingModel, SoftTokens, TokenSequence
+from vlaudit.families.pairs import PairModel
 from vlaudit.files import fingerprint, folder_files
 from vlaudit.inspection.checkpoints import refuse_code
 from vlaudit.inspection.folder import ModelFolder, find_folder, inspect_open_clip
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+CAPTIONER = "#matching"
 LOCAL, HUB = "local-dir:", "hf-hub:"
 WANTED = ["open_clip*", "*token*", "vocab.*", "merges.txt", "*.model"]  # not the same weights in other layouts
 
@@ -85,18 +88,32 @@ class OpenCLIPModel(MatchingModel):
         ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), self._tokenizer.eot_token_id]
         return TokenSequence(ids, 1, 1)
 
-    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
-        import torch
+    def vocabulary(self) -> dict[str, int]:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        return dict(inner.get_vocab() if inner is not None else self._tokenizer.encoder)
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is not None:
+            return str(inner.decode(list(ids), skip_special_tokens=True))
+        special = {self._tokenizer.sot_token_id, self._tokenizer.eot_token_id}
+        return str(self._tokenizer.decode([token for token in ids if token not in special]))
+
+    def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         table = self._table
         if soft is not None and table is None:
             raise CapabilityError(f"The text tower of '{self.spec}' has no token embeddings to put a soft prompt in.")
-        inner = getattr(self._tokenizer, "tokenizer", None)
-        pad_id = (inner.pad_token_id or 0) if inner is not None else 0
-        rows, _ = pad(sequences, self.context_length, pad_id, to_limit=True)
         deeper = self.text_tower.replacing(soft.deeper, soft.slots) if soft and soft.deeper else nullcontext()
         with soft_tokens(table, soft) if table is not None else nullcontext(), deeper:
-            return _unit(self._model.encode_text(torch.tensor(rows, device=self.device)))
+            return _unit(self._model.encode_text(self._ids(sequences)))
+
+    def _ids(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """(N, L) as the text tower reads them."""
+        import torch
+
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        pad_id = (inner.pad_token_id or 0) if inner is not None else 0
+        return torch.tensor(pad(sequences, self.context_length, pad_id, to_limit=True)[0], device=self.device)
 
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
@@ -105,6 +122,33 @@ class OpenCLIPModel(MatchingModel):
         if table is None:
             return super().token_embeddings(ids)
         return table.weight[torch.tensor(list(ids), dtype=torch.long, device=self.device)].float()
+
+
+class CaptioningModel(PairModel, OpenCLIPModel):
+    """CoCa's captioner (arXiv:2205.01917), as a score of pairs: the log-likelihood of the text, given the picture."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.logit_scale, self.logit_bias = 1.0, 0.0
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        return self._model._encode_image(self.normalised(images).to(next(self._model.parameters()).dtype))[1]
+
+    def pairing(self, texts: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        import torch
+
+        with torch.no_grad():
+            ids = self._ids([self.tokenize(text) for text in texts])
+            states, wanted = self._model._encode_text(ids)[1][:, :-1], ids[:, 1:]
+        kept = wanted != self._model.pad_id
+
+        def pairs(_: slice, seen: Tensor) -> Tensor:
+            count = len(seen)
+            logits = self._model.text_decoder(seen.repeat_interleave(len(texts), dim=0), states.repeat(count, 1, 1))
+            likely = logits.float().log_softmax(-1).gather(-1, wanted.repeat(count, 1)[..., None])[..., 0]
+            return (likely * kept.repeat(count, 1)).sum(dim=1).view(count, len(texts))
+
+        return lambda seen: self.cut("pairs", pairs, seen, weight=len(texts) * seen[:1].numel())
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -130,6 +174,7 @@ class OpenCLIPBackend(Backend):
         return Family.MATCHING
 
     def files(self, argument: str) -> list[Path]:
+        argument = argument.removesuffix(CAPTIONER)
         return [] if self.is_remote(argument) else folder_files(_folder(argument))
 
     def load(self, argument: str, device: torch.device, how: Loading = PLAIN) -> OpenCLIPModel:
@@ -139,17 +184,18 @@ class OpenCLIPBackend(Backend):
             cast(model._model, dtype)
             return model
 
+        argument = argument.removesuffix(CAPTIONER)
         if self.is_remote(argument) and not argument.startswith(HUB):
-            weights, build = self._remote(argument, device)
+            weights, build = self._remote(argument, device, spec)
             elements = weights.stat().st_size // 4
             return in_precision(spec, lambda dtype: rounded(build(), dtype), dtype, elements, device, how)
         place = download(argument.removeprefix(HUB), WANTED) if argument.startswith(HUB) else _folder(argument)
         folder, config = inspect_open_clip(place)
-        model = in_precision(spec, lambda dtype: rounded(self._load(argument, folder, config, device), dtype), dtype, folder, device, how)
+        model = in_precision(spec, lambda dtype: rounded(self._load(spec, folder, config, device), dtype), dtype, folder, device, how)
         model.revision = commit_of(place) if argument.startswith(HUB) else None
         return model
 
-    def _load(self, argument: str, folder: ModelFolder, config: dict[str, Any], device: torch.device) -> OpenCLIPModel:
+    def _load(self, spec: str, folder: ModelFolder, config: dict[str, Any], device: torch.device) -> OpenCLIPModel:
         import open_clip
 
         def build(device: str = "cpu") -> Any:
@@ -167,11 +213,11 @@ class OpenCLIPBackend(Backend):
                 model = build()
                 open_clip.load_checkpoint(model, str(folder.weights[0]), weights_only=True)
                 tokenizer = _tokenizer(config["model_cfg"]["text_cfg"], folder.path)
-                return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, folder.weights, folder.files, device)
+                return _as_asked(spec, model)(spec, model, tokenizer, folder.weights, folder.files, device)
         finally:
             logging.disable(logging.NOTSET)
 
-    def _remote(self, argument: str, device: torch.device) -> tuple[Path, Callable[[], OpenCLIPModel]]:
+    def _remote(self, argument: str, device: torch.device, spec: str) -> tuple[Path, Callable[[], OpenCLIPModel]]:
         """The downloaded weights of a model that open_clip knows, and how to load it."""
         import open_clip
         from open_clip.pretrained import download_pretrained, get_pretrained_cfg
@@ -193,9 +239,18 @@ class OpenCLIPBackend(Backend):
             with foreign(problem, cure), network.hub():
                 model = open_clip.create_model(architecture, pretrained=str(weights))
                 tokenizer = _tokenizer(open_clip.get_model_config(architecture)["text_cfg"], None)
-                return OpenCLIPModel(f"open_clip:{argument}", model, tokenizer, [weights], [weights], device)
+                return _as_asked(spec, model)(spec, model, tokenizer, [weights], [weights], device)
 
         return weights, build
+
+
+def _as_asked(spec: str, model: Any) -> type[OpenCLIPModel]:
+    """Which score a SPEC asks for. Raises ModelError for one that the model does not have."""
+    if not spec.endswith(CAPTIONER):
+        return OpenCLIPModel
+    if not hasattr(model, "text_decoder"):
+        raise ModelError(f"'{spec}' has no captioner: only CoCa has one.", f"Leave {CAPTIONER} out.")
+    return CaptioningModel
 
 
 def _tokenizer(text: dict[str, Any], folder: Path | None) -> Any:

@@ -137,12 +137,16 @@ def _matched(model: Model) -> Outputs:
     import torch
 
     from vlaudit.families.matching import MatchingModel
+    from vlaudit.families.pairs import PairModel
 
     assert isinstance(model, MatchingModel)
     pixels = _pictures(4, model.resolution, model.resolution).to(model.device).requires_grad_()
-    with torch.no_grad():
-        texts = model.encode_texts(TEXTS)
-    cosines = model.encode_images(pixels) @ texts.T
+    if isinstance(model, PairModel):
+        cosines = model.pairing(TEXTS)(model.encode_images(pixels))
+    else:
+        with torch.no_grad():
+            texts = model.encode_texts(TEXTS)
+        cosines = model.encode_images(pixels) @ texts.T
     (gradients,) = torch.autograd.grad((2 * cosines.diagonal() - cosines.mean(dim=1)).sum(), pixels)
     return Outputs("probabilities of texts", (model.logit_scale * cosines.detach()).softmax(-1).cpu(), gradients.flatten(1).cpu())
 
@@ -171,7 +175,7 @@ def _answered(model: Model) -> Outputs:
 
 
 def _drawn(model: Model) -> Outputs:
-    """Noise predicted halfway, and the picture of a latent, each as a share of its own spread."""
+    """Noise predicted halfway (of tokens: the scores of the first), and the picture of a latent, each as a share of its own spread."""
     import torch
 
     from vlaudit.families.text_to_image import TextToImageModel
@@ -184,6 +188,8 @@ def _drawn(model: Model) -> Outputs:
         if Needs.NOISE_PREDICTIONS in model.capabilities:
             predicted = model.denoise(latents, model.train_timesteps // 2, model.encode_texts([TEXTS[0]]))
             found.append(predicted.flatten().cpu())
+        elif Needs.GENERATED_PICTURES in model.capabilities:
+            found.append(model.first_step(model.encode_texts([TEXTS[0]])).float().flatten().cpu())
         if Needs.GENERATED_PICTURES in model.capabilities:
-            found.append(model.decode(latents).flatten().cpu())
+            found.append(model.decode(model.blank(1)).flatten().cpu())
     return Outputs("predicted noise and pictures", torch.cat(found) if found else torch.tensor([0.0, 1.0]), drawn=True)

@@ -123,7 +123,7 @@ def capabilities(model: TransformersGenerator) -> frozenset[Needs]:
     """Finds out, and sets ``model.steps`` and ``model.batcher``'s ``several`` and ``shares_cache``."""
     import torch
 
-    have = {Needs.ANSWERS}
+    have = {Needs.ANSWERS, Needs.CHAT_TEMPLATE} if model._reader.has_template else {Needs.ANSWERS}
     picture = model.preprocess(noise(72, 72))
     talk = Conversation((Turn("user", (picture, "what is this")),))
     with torch.no_grad():

@@ -20,6 +20,7 @@ from vlaudit.errors import CapabilityError, UsageError
 from vlaudit.families.generation import (
     MAX_NEW_TOKENS,
     Answer,
+    ChatTemplates,
     Conversation,
     GenerationModel,
     LearnedPrefix,
@@ -281,8 +282,12 @@ class TransformersGenerator(GenerationModel):
             if name != "attention_mask":
                 tail = torch.ones_like(flat[:, :-1]) if name == "token_type_ids" else torch.zeros_like(flat[:, :-1])
                 inputs[name] = torch.cat([value.repeat_interleave(choices, dim=0), tail], dim=1)
+        pictures = batch.repeated_pictures(choices)
+        for name, value in pictures.items():
+            if value.dim() == 3 and value.shape[1] == ids.shape[1] and not value.is_floating_point():  # which pictures each token sees
+                pictures[name] = torch.cat([value, value[:, -1:].expand(-1, whole.shape[1] - ids.shape[1], -1)], dim=1)
         with self.batcher.embedded(batch.repeated_soft(choices)):
-            out = self._model(input_ids=whole, **inputs, **batch.repeated_pictures(choices))
+            out = self._model(input_ids=whole, **inputs, **pictures)
         return out.logits[:, ids.shape[1] - 1 :]
 
     def _decoded(self, batch: Batch, flat: Tensor, choices: int) -> Tensor:
@@ -338,6 +343,15 @@ class TransformersGenerator(GenerationModel):
             self._model.set_attn_implementation(before)
 
     # --- tokens ---------------------------------------------------------------------------------------------------
+
+    def chat_templates(self) -> ChatTemplates:
+        return self._reader.chat_templates()
+
+    def written(self, turns: Sequence[Turn], ask: bool = True) -> str:
+        return self._reader.render(turns, ask)
+
+    def control_tokens(self) -> dict[str, int]:
+        return {token.content: i for i, token in sorted(self._tokenizer.added_tokens_decoder.items()) if token.content.strip()}
 
     def tokenize(self, text: str) -> list[int]:
         with reading(self.spec):

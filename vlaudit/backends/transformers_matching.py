@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
@@ -30,6 +30,8 @@ FIXED_LENGTH = {"siglip", "siglip2"}  # trained on texts padded to the full cont
 class TransformersModel(MatchingModel):
     """A loaded transformers dual encoder with its own processor and tokenizer."""
 
+    architecture: ClassVar[str | None] = None  # the class that holds the weights, where AutoModel does not know it
+
     def __init__(self, spec: str, model: Any, processor: Any, tokenizer: Any, weights: list[Path], files: list[Path],
                  device: torch.device) -> None:  # fmt: skip
         config = model.config
@@ -39,21 +41,34 @@ class TransformersModel(MatchingModel):
         self._processor, self._tokenizer = processor, tokenizer
         self.resolution = self._side()
         self._fixed_length = config.model_type in FIXED_LENGTH
-        limit = int(config.text_config.max_position_embeddings)
+        limit = self._positions()
         self.context_length = min(limit, int(getattr(tokenizer, "model_max_length", limit)))
-        self._table: Any = model.text_model.get_input_embeddings()
+        self._table: Any = self._words()
         self.embedding_width = int(self._table.weight.shape[1])
         # Every processor scales and shifts each channel in its own way; what it makes of black and white says how.
         self._black, white = (
             self._official(Image.new("RGB", (64, 64), shade))[:, :1, :1] for shade in ("black", "white")
         )
         self._range = white - self._black
-        if config.model_type == "align":  # ALIGN divides by a temperature
-            self.logit_scale = 1.0 / float(model.temperature)
-        else:
-            self.logit_scale = float(model.logit_scale.exp())
+        self.logit_scale = self._scale()
         bias = getattr(model, "logit_bias", None)
         self.logit_bias = float(bias) if bias is not None else 0.0
+
+    def measure(self) -> None:
+        """Find out what the model can do, once it is loaded. Raises ModelError."""
+
+    def _positions(self) -> int:
+        """Tokens that the text tower has positions for."""
+        return int(self._model.config.text_config.max_position_embeddings)
+
+    def _words(self) -> Any:
+        """The table of token embeddings."""
+        return self._model.text_model.get_input_embeddings()
+
+    def _scale(self) -> float:
+        if self._model.config.model_type == "align":  # ALIGN divides by a temperature
+            return 1.0 / float(self._model.temperature)
+        return float(self._model.logit_scale.exp())
 
     def _side(self) -> int:
         """Pixels a side of what the image tower takes."""
@@ -70,7 +85,10 @@ class TransformersModel(MatchingModel):
         return images * self._range.to(images) + self._black.to(images)
 
     def _encode_images(self, images: Tensor) -> Tensor:
-        return _unit(self._model.get_image_features(**self._inputs(self.normalised(images).to(self._model.dtype))))
+        return self._pictured(self._inputs(self.normalised(images).to(self._model.dtype)))
+
+    def _pictured(self, inputs: dict[str, Tensor]) -> Tensor:
+        return unit(self._model.get_image_features(**inputs))
 
     def _inputs(self, pixels: Tensor) -> dict[str, Tensor]:
         """What the image tower takes of pictures as the processor scales them."""
@@ -79,32 +97,44 @@ class TransformersModel(MatchingModel):
     def _modules(self) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
         return self._model.vision_model, self._model.text_model, self._model
 
+    def vocabulary(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
             coded = self._tokenizer(text, return_special_tokens_mask=True)
         return from_special_mask(coded["input_ids"], coded["special_tokens_mask"])
 
     def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
-        import torch
-
-        pad_id = self._tokenizer.pad_token_id
-        if pad_id is None:
-            pad_id = self._tokenizer.eos_token_id or 0
-        rows, lengths = pad(sequences, self.context_length, pad_id, self._fixed_length)
+        rows, lengths = pad(sequences, self.context_length, self._pad_id(), self._fixed_length)
         if self._fixed_length and self._tokenizer.padding_side == "left":  # the padding is read too, so its place matters
             rows = [row[length:] + row[:length] for row, length in zip(rows, lengths, strict=True)]
             if soft is not None:
                 width, slots = len(rows[0]), zip(soft.slots, lengths, strict=True)
                 soft = replace(soft, slots=[[slot + width - length for slot in own] for own, length in slots])
-        ids = torch.tensor(rows, device=self.device)
-        inputs = {"input_ids": ids}
-        if not self._fixed_length:
-            inputs["attention_mask"] = (
-                torch.arange(ids.shape[1], device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
-            ).long()
         deeper = self.text_tower.replacing(soft.deeper, soft.slots) if soft and soft.deeper else nullcontext()
         with soft_tokens(self._table, soft), deeper:
-            return _unit(self._model.get_text_features(**inputs))
+            return self._written(self._padded(rows, None if self._fixed_length else lengths))
+
+    def _pad_id(self) -> int:
+        found = self._tokenizer.pad_token_id
+        return int(found if found is not None else self._tokenizer.eos_token_id or 0)
+
+    def _written(self, inputs: dict[str, Tensor]) -> Tensor:
+        return unit(self._model.get_text_features(**inputs))
+
+    def _padded(self, rows: list[list[int]], lengths: list[int] | None) -> dict[str, Tensor]:
+        """What the text tower takes of padded rows of ids, with a mask where their lengths are given."""
+        import torch
+
+        inputs = {"input_ids": torch.tensor(rows, device=self.device)}
+        if lengths is not None:
+            places = torch.arange(inputs["input_ids"].shape[1], device=self.device)
+            inputs["attention_mask"] = (places < torch.tensor(lengths, device=self.device)[:, None]).long()
+        return inputs
 
     def token_embeddings(self, ids: Sequence[int]) -> Tensor:
         import torch
@@ -136,17 +166,20 @@ def _load(
             f"'{argument}' ships no tokenizer.", "Save its tokenizer into the same folder with save_pretrained."
         )
     import torch
+    import transformers
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # of heads that are left out; what is lacking is told by us
     with foreign(
         f"transformers cannot load '{argument}'",
         "The folder needs the config, weights and tokenizer that save_pretrained writes.",
     ):
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-        refuse_oversized(folder, lambda: AutoModel.from_config(config, trust_remote_code=False))
-        model, report = AutoModel.from_pretrained(
+        shell: Any = getattr(transformers, kind.architecture) if kind.architecture else None
+        refuse_oversized(folder, lambda: shell(config) if shell else AutoModel.from_config(config, trust_remote_code=False))
+        model, report = (shell or AutoModel).from_pretrained(
             folder.path, local_files_only=True, trust_remote_code=False, dtype=dtype if folder.quantised else torch.float32,
             output_loading_info=True, use_safetensors=folder.safetensors, **where,
         )  # fmt: skip
@@ -158,7 +191,8 @@ def _load(
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
         matcher = kind(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
         (even_out if folder.quantised else cast)(model, dtype)
-        return matcher
+    matcher.measure()
+    return matcher
 
 
 def refuse_random(argument: str, report: dict[str, Any]) -> None:
@@ -178,16 +212,17 @@ def _image_processor(folder: Path, config: Any) -> Any:
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         if config.model_type == "siglip2":
             raise ModelError(f"'{folder}' ships no image processor.", "Save it into the same folder with save_pretrained.")
-        size = int(config.vision_config.image_size)
+        size = int((getattr(config, "image_config", None) or config.vision_config).image_size)
         square = {"height": size, "width": size}
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
     with foreign(f"The image processor in '{folder}' cannot be loaded", "Save it again with save_pretrained."):
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _unit(output: Any) -> Tensor:
+def unit(output: Any) -> Tensor:
     """Unit-norm projected features of ``get_*_features``, which returns an object in transformers 5."""
     import torch
 
     features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    features = features[:, 0] if features.dim() == 3 else features  # FLAVA projects every token; the first stands for all
     return torch.nn.functional.normalize(features.float(), dim=-1)

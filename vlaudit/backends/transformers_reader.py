@@ -18,12 +18,13 @@ from PIL import Image
 from vlaudit.cage import Stopped
 from vlaudit.cage.cell import Cell
 from vlaudit.errors import ModelError, UsageError, first_line
-from vlaudit.families.generation import Conversation, Turn
+from vlaudit.families.generation import ChatTemplates, Conversation, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PIXELS = "pixel_values"
+PLACE = "\ue000"  # where a picture stands in a text that a processor takes in pieces
 RENDER_SECONDS = 5.0
 RENDER_LENGTH = 2_000_000  # characters
 ROUNDING = 3.0  # steps of 8 bits by which a processor that resizes more than once may round
@@ -69,7 +70,7 @@ class Reader:
             image_token if image_token is not None else getattr(config, "image_token_index", None)
         )
         self.has_template = bool(getattr(processor, "chat_template", None))
-        self._nested = True
+        self._nested, self._in_pieces = True, False
         self._made, self._answers, self._asked = Recent(1024), Recent(16384), Recent(64)
         self._rendered = Recent(4096)
         self._template = Cell(self._apply_template, RENDER_SECONDS)
@@ -81,7 +82,7 @@ class Reader:
     def render(self, turns: Sequence[Turn], ask: bool = True) -> str:
         """The text of the turns with a mark for each picture; ``ask``: up to where the answer begins."""
         if not self.has_template:
-            return plain_text(turns, ask)
+            return plain_text(turns, ask, PLACE if self._in_pieces else "")
         key = (ask, *((turn.role, *(part if isinstance(part, str) else None for part in turn.parts)) for turn in turns))
         return self._rendered.get_or(key, lambda: self._render(turns, ask))
 
@@ -115,6 +116,16 @@ class Reader:
         if len(text) > RENDER_LENGTH:
             raise ValueError(f"it writes {len(text):,} characters for a short text")
         return str(text)
+
+    def chat_templates(self) -> ChatTemplates:
+        """The processor's templates, and the tokenizer's where they are others."""
+        sources: dict[str, str] = {}
+        for part, whose in ((self._processor, "chat template"), (self.tokenizer, "chat template of the tokenizer")):
+            own = getattr(part, "chat_template", None) or {}
+            for name, source in own.items() if isinstance(own, dict) else [("default", own)]:
+                if isinstance(source, str) and source and source not in sources.values():
+                    sources[whose if name == "default" else f"{whose} '{name}'"] = source
+        return ChatTemplates(sources, {name: str(text) for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)})
 
     def texts(self, turns: Sequence[Turn], ask: bool = True) -> dict[str, Tensor]:
         """``input_ids`` (1, L) and the other tensors with a value for each token."""
@@ -158,6 +169,12 @@ class Reader:
             raise ModelError(f"'{self.spec}' ships no tokenizer.", "Save its whole processor with save_pretrained.")
         if self.has_template:
             return
+        try:  # Flamingo's kind reads pictures where they stand among the words
+            self._in_pieces = PIXELS in self._processor(text=[[Image.new("RGB", (64, 64)), "a"]], return_tensors="pt")
+        except FOREIGN:
+            self._in_pieces = False
+        if self._in_pieces:
+            return
         ids = None
         for self._nested in (True, False):
             try:
@@ -189,7 +206,7 @@ class Reader:
 
         shown = pictures_of(turns)
         if not shown:
-            return {}
+            return self._split(self._official(self.render(turns), []))[1] if self._in_pieces else {}
         if not self.affine:
             text = self.render(turns)
             inputs = self._split(self._official(text, [_to_pil(picture) for picture in shown]))[1]
@@ -277,6 +294,11 @@ class Reader:
         start = self.tokenizer.bos_token
         if self.has_template and start is not None and text.startswith(start):
             more["add_special_tokens"] = False  # as its apply_chat_template does: the template has written them
+        if self._in_pieces:
+            first, *rest = text.split(PLACE)
+            pieces = [first, *(piece for pair in zip(pictures, rest, strict=True) for piece in pair)]
+            inputs = self._processor(text=[[piece for piece in pieces if not isinstance(piece, str) or piece]], return_tensors="pt")
+            return {name: value for name, value in inputs.items() if hasattr(value, "shape")}
         images = None if not pictures else [list(pictures)] if self._nested else list(pictures)
         inputs = self._processor(text=[text], images=images, return_tensors="pt", **more)
         return {name: value for name, value in inputs.items() if hasattr(value, "shape") and name != "labels"}
@@ -289,11 +311,13 @@ class Reader:
         return per_token, {k: v for k, v in inputs.items() if k not in per_token}
 
 
-def plain_text(turns: Sequence[Turn], ask: bool = True) -> str:
-    """The texts of a conversation for a model without a chat template: a line a turn, answers behind their questions."""
+def plain_text(turns: Sequence[Turn], ask: bool = True, place: str = "") -> str:
+    """The texts of a conversation for a model without a chat template: a line a turn, answers behind their questions. ``place``: what
+    stands for a picture."""
     lines: list[str] = []
     for turn in turns:
-        text = " ".join(part for part in turn.parts if isinstance(part, str))
+        said = [part.replace(PLACE, "") if isinstance(part, str) else place for part in turn.parts if isinstance(part, str) or place]
+        text = " ".join(said)
         if turn.role == "assistant" and lines:
             lines[-1] += f" {text}"
         else:

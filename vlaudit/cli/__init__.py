@@ -15,12 +15,12 @@ from pathlib import Path
 import click
 
 from vlaudit import __version__, cage
-from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning, ran_out_of_memory
+from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning, did_you_mean, ran_out_of_memory
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
-    "plan": "vlaudit.cli.plan",
-    "merge": "vlaudit.cli.merge",
+    "plan": "vlaudit.cli.shards",
+    "merge": "vlaudit.cli.shards",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
@@ -31,8 +31,9 @@ COMMANDS = {
     "doctor": "vlaudit.cli.setup",
     "init": "vlaudit.cli.setup",
     "schema": "vlaudit.cli.setup",
-    "validate": "vlaudit.cli.setup",
+    "validate": "vlaudit.cli.validate",
     "zoo": "vlaudit.cli.setup",
+    "new": "vlaudit.cli.new",
 }
 
 
@@ -47,7 +48,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return None
+            ctx.fail(f"There is no command '{name}'. {did_you_mean(name, list(COMMANDS))}")
         return getattr(importlib.import_module(COMMANDS[name]), f"{name}_command")
 
 
@@ -82,7 +83,7 @@ def run(arguments: list[str]) -> int:
     debug, out = "--debug" in arguments, sys.stdout
     try:
         _check_unicode(arguments)
-        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False)
+        code = cli.main(arguments, prog_name="vlaudit", standalone_mode=False, auto_envvar_prefix="VLAUDIT")
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()

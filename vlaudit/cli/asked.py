@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit import cage
 from vlaudit.cli import new_folder
 from vlaudit.cli.render import reporter_names
-from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, read_config
+from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, found_config, read_config
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 from vlaudit.suppressions import IGNORE_FILE, Entry, read_suppressions
@@ -122,8 +122,8 @@ def _config(path: Path | None) -> tuple[Config, bool]:
     """The config, and whether it is trusted."""
     if path is not None:
         return read_config(path, trusted=True), True
-    found = Path(FILE_NAME)
-    return (read_config(found, trusted=False), False) if os.path.lexists(found) else (Config(), True)
+    found = found_config()
+    return (read_config(found, trusted=False), False) if found else (Config(), True)
 
 
 def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:

@@ -18,9 +18,10 @@ AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=F
 @AUDIT_DIR
 @click.option("--format", "formats", default="terminal", show_default=True,
               help="Comma-separated: terminal, html, json, junit, markdown, sarif ... (see vlaudit list reporters).")  # fmt: skip
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen; - is the screen.")
+@click.option("--summary", is_flag=True, help="What a scan ends with, on one screen.")
 @debug_option
-def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
+def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool) -> int:
     """Render the report of AUDIT_DIR again, from the folder alone; of an audit that was killed, what its trials say.
 
     One format goes to the screen or to --output; several are written into AUDIT_DIR as report.html, report.sarif and so on.
@@ -31,6 +32,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
     from vlaudit.files import write_atomically
     from vlaudit.plugins import plugin
 
+    output = None if output == Path("-") else output
     names = reporter_names(formats)
     report = read_report(audit_dir) if has_report(audit_dir) else judge_folder(audit_dir)
     if len(names) > 1:
@@ -39,6 +41,13 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
         for path in write_reports(report, audit_dir, formats):
             click.echo(f"Wrote {path}")
         return 0
+    if names == ["terminal"] and output is None:
+        from rich.console import Console
+
+        plugin("reporters", "terminal")().print(report, Console(), "summary" if summary else "full")
+        return 0
+    if summary:
+        raise UsageError("--summary is of the terminal.", "Leave --format and --output out.")
     text = plugin("reporters", names[0])().render(report, audit_dir)
     if output:
         write_atomically(output, text)
@@ -58,7 +67,8 @@ def report_command(audit_dir: Path, formats: str, output: Path | None) -> int:
 def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path, ...]) -> int:
     """Judge the trials of AUDIT_DIR again, under another policy, and rewrite its reports. No model is needed.
 
-    The report of an audit that was killed is partial, and says so.
+    The report of an audit that was killed is partial, and says so. One that another policy than the scan's judged says what that policy
+    changed, at its top.
     """
     import contextlib
 

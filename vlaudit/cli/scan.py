@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vlaudit.records import Report
     from vlaudit.registry import ProbeRegistry
 
+Length = Literal["full", "summary", "last"]  # of what is printed of a report
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -68,6 +69,9 @@ Exit codes:
   3    a planned unit did not finish, or nothing was assessed
   4    a model could not be loaded
   130  interrupted (Ctrl-C, SIGTERM, SIGHUP); the same command with the same --out goes on
+
+\b
+Options are also read from the environment: VLAUDIT_SCAN_SEED=1 is --seed 1.
 
 \b
 0 and 1 are given only by a report that was written: foreign code that exits, crashes
@@ -115,7 +119,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="PROBE.NAME=VALUE", help="Parameter of a probe (vlaudit explain lists them). Repeatable.")
 @click.option("--scorer", metavar="TARGET", help="Matching model that says what generated pictures show; specimens have one.")
 @click.option("--plugin", "plugins", multiple=True, type=FILE, help="Python file with probes. It is code: it is run.")
-@click.option("--config", type=FILE, help=f"Config file. Default: {FILE_NAME} in this folder, if there is one.")
+@click.option("--config", type=FILE, help=f"Config file. Default: {FILE_NAME} in this folder, else [tool.vlaudit] in its pyproject.toml.")
 @click.option(
     "--effort", type=click.Choice(["quick", "standard", "thorough"]), help="Budget of searches. [default: quick]"
 )
@@ -155,6 +159,8 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option(
     "--ignore-file", type=FILE, help=f"Accepted findings, such as {IGNORE_FILE}. None are accepted unless it is named."
 )
+@click.option("-v", "--verbose", "how", flag_value="full", help="End with every finding in full.")
+@click.option("-q", "--quiet", "how", flag_value="last", help="End with the outcome alone.")
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
 @click.option("--executor", metavar="NAME[:…]",
               help="What units run on: local, process[:COUNT], or ray[:ADDRESS] for a cluster. [default: as fits the models]")  # fmt: skip
@@ -178,7 +184,7 @@ def scan_command(**flags: Any) -> int:
     if flags["executor"] is not None:
         plugin("executors", flags["executor"].partition(":")[0])  # a misspelt one is said now
     if flags["plan"] is not None:
-        from vlaudit.cli.shard import run_shard
+        from vlaudit.cli.one_shard import run_shard
 
         return run_shard(flags)
     if flags["shard"] is not None:
@@ -215,6 +221,22 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     if planted and asked.policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
+
+
+def _planted_found(asked: Asked, report: Report) -> str:
+    """How many of the specimens' planted flaws were found, and what else."""
+    from vlaudit.records import Verdict
+    from vlaudit.zoo import get
+
+    specs = {target.id: target.model.spec for target in report.targets}
+    vulnerable = {(specs[finding.target], finding.probe) for finding in report.findings if finding.verdict is Verdict.VULNERABLE}
+    tried = {(specs[finding.target], finding.probe) for finding in report.findings}
+    expected = {(spec.model, probe) for spec in asked.specs for probe, said in get(spec.model.removeprefix("zoo:")).expects.items() if said == "vulnerable"}
+    planted, more = expected & tried, len(vulnerable - expected)
+    if not planted:
+        return ""
+    beside = f", and {more} finding{'s' * (more > 1)} beside {'them' if more > 1 else 'that'}" if more else ""
+    return f"Of {len(planted)} planted flaw{'s' * (len(planted) > 1)} {len(planted & vulnerable)} {'were' if len(planted & vulnerable) != 1 else 'was'} found{beside}."
 
 
 def make_the_plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
@@ -260,7 +282,7 @@ def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
         allow_network=asked.trusted or allowed, allow_borrowed=allowed,
     )  # fmt: skip
     outcome = run_audit(
-        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console()),
+        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console(stderr=True)),
         batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
         executor=asked.flags["executor"], site=site,
     )  # fmt: skip
@@ -281,15 +303,16 @@ def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry) -> int:
 def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     return conclude(
         report, asked.out, asked.flags["formats"], notes=asked.notes, accepted=asked.accepted, baseline=asked.baseline,
-        only_new=asked.flags["fail_on"] == "new", interrupted=interrupted,
+        only_new=asked.flags["fail_on"] == "new", interrupted=interrupted, how=asked.flags["how"],
+        said=_planted_found(asked, report) if asked.is_default else "",
     )  # fmt: skip
 
 
 def conclude(
     report: Report, out: Path, formats: str, *, notes: list[str], accepted: list[Entry], baseline: Report | None, only_new: bool,
-    interrupted: bool = False,
+    interrupted: bool = False, how: Length | None = None, said: str = "",
 ) -> int:  # fmt: skip
-    """Write and print the report; returns the exit code that it gives."""
+    """Write and print the report, by default on one screen, and a last word of what was ``said``; returns the exit code that it gives."""
     from rich.console import Console
 
     from vlaudit.audit.run import write_report
@@ -308,9 +331,17 @@ def conclude(
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    for path in write_reports(report, out, formats):
-        click.echo(f"Report: {path}")
+    paths = write_reports(report, out, formats)
+    plugin("reporters", "terminal")().print(report, Console(), how or "summary")
+    if said:
+        click.echo(said)
     if interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
-    plugin("reporters", "terminal")().print(report, Console())
+    if not how:
+        click.echo(f"Every finding: vlaudit report {shlex.quote(str(out))}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in plugin("reporters", "terminal")().annotations(report):
+            click.echo(line)
+    for path in paths:
+        click.echo(f"Report: {path}")
     return 130 if interrupted else exit_code(report)

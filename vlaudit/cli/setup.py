@@ -22,9 +22,9 @@ effort = "standard"      # quick, standard or thorough
 # skip = ["typographic"]
 
 [[target]]
-model = "hf:models/my-clip"                # or open_clip:local-dir:PATH, open_clip:ARCH/PRETRAINED, zoo:NAME
-prompt = ["a photo of a {}"]               # or coop:prompts/learned.safetensors, vp:FILE, ensemble:FILE
-data = "data/audit"                        # class folders, or metadata.csv with file_name, label and attribute columns
+model = "zoo:tiny-clean"                   # a bundled one, to try; yours: hf:models/my-clip, open_clip:local-dir:PATH, diffusers:PATH
+prompt = ["an emoji of a {}"]              # or coop:prompts/learned.safetensors, vp:FILE, ensemble:FILE
+# data = "data/audit"                      # class folders, or metadata.csv with file_name, label and attribute columns
                                            # (or hf:NAME, hf:PATH, wds:SHARDS: docs/data.md)
 # columns = { label = "category" }         # what columns of other names are: image, label, question, answer, choices, text, pair
 # groups = ["gender"]                      # attribute columns to compare
@@ -83,7 +83,7 @@ def init_command(force: bool) -> int:
     if os.path.lexists(path) and not force:
         raise UsageError(f"There is a {FILE_NAME} already.", "Use --force to overwrite it.")
     write_atomically(path, TEMPLATE)
-    click.echo(f"Wrote {path}. Edit its [[target]], then run `vlaudit scan --dry-run`.")
+    click.echo(f"Wrote {path}. Edit its [[target]], then run `vlaudit validate` and `vlaudit scan --dry-run`.")
     return 0
 
 
@@ -117,35 +117,4 @@ def zoo_build(name: str, out: Path | None) -> int:
     from vlaudit.zoo.recipes import build
 
     click.echo(f"Wrote {build(name, out)}")
-    return 0
-
-
-@click.command("validate")
-@click.argument("files", nargs=-1, type=click.Path(dir_okay=False, exists=True, path_type=Path))
-@debug_option
-def validate_command(files: tuple[Path, ...]) -> int:
-    """Check vlaudit.toml and .vlaudit-ignore.toml, those of this folder or the FILES given, without loading a model.
-
-    An expired suppression fails, so that a commit hook finds it.
-    """
-    from datetime import UTC, datetime
-
-    from vlaudit.config import FILE_NAME, read_config
-    from vlaudit.suppressions import IGNORE_FILE, read_suppressions
-
-    found = files or tuple(path for path in (Path(FILE_NAME), Path(IGNORE_FILE)) if os.path.lexists(path))
-    if not found:
-        raise UsageError(
-            f"There is no {FILE_NAME} and no {IGNORE_FILE} here.", "Name the files, or write them: vlaudit init."
-        )
-    for path in found:
-        if "ignore" in path.name:
-            for entry in read_suppressions(path):
-                if entry.expires < datetime.now(UTC).date():
-                    raise UsageError(
-                        f"The suppression of {entry} in '{path}' has expired.", "Mend the flaw, or accept it anew."
-                    )
-        else:
-            read_config(path, trusted=False)
-        click.echo(f"{path}: ok")
     return 0

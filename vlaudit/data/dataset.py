@@ -183,6 +183,21 @@ def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], Omissio
     return kept, omitted + more
 
 
+def look_for(source: str) -> None:
+    """Raise DataError where a data set is named that is not there; what is on the hub is not asked for."""
+    kind = source.partition(":")[0]
+    if kind == "zoo":
+        next(iter(read_bundled(source)))
+    elif kind == "wds":
+        from vlaudit.data.shards import shards
+
+        shards(source)
+    elif kind == "hf":
+        is_remote(source)
+    else:
+        next(iter(read_folder(Path(source))), None)
+
+
 def is_remote(source: str) -> bool:
     """Whether reading a data set may ask the network: of the hub, not on this disk."""
     from vlaudit.data.hub import local_part

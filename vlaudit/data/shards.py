@@ -35,10 +35,10 @@ NAMES = ("classnames.txt", "classes.txt")
 
 def read_shards(source: str, columns: Mapping[str, str]) -> tuple[list[Example], Omissions]:
     """The examples of a ``wds:`` source, and what was left out. Raises DataError."""
-    shards = _shards(source)
+    named = shards(source)
     rows, seen, total = Rows(source, columns), set[str](), 0
     fields: dict[str, None] = {}
-    for shard, split in shards:
+    for shard, split in named:
         names = _class_names(shard)
         for key, parts, texts in _samples(shard):
             total += len(parts)
@@ -81,7 +81,7 @@ class _Reading:
             raise DataError(f"The shard '{self._shard}' cannot be read ({error.strerror}).", "Restore it.") from error
 
 
-def _shards(source: str) -> list[tuple[Path, str]]:
+def shards(source: str) -> list[tuple[Path, str]]:
     """The shards in order, with their splits."""
     text = source.removeprefix("wds:")
     if re.match(r"[a-z0-9+]+://|pipe:", text):

@@ -139,6 +139,15 @@ class Demonstration:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ChatTemplates:
+    """The chat templates that a model brings: ``sources`` by name, first the one that its conversations go through, and the ``variables``
+    that each of them is given (the texts of special tokens, by name)."""
+
+    sources: dict[str, str]
+    variables: dict[str, str]
+
+
 class GenerationModel(Model):
     """A model that answers conversations. Backends implement it; it knows no prompt.
 
@@ -189,6 +198,18 @@ class GenerationModel(Model):
         """For each answer (layers, heads, T, P): how each position that predicts one of its T tokens attends to the P
         positions of pictures."""
         raise CapabilityError(f"'{self.spec}' gives no attention weights.")
+
+    def chat_templates(self) -> ChatTemplates:
+        """What writes conversations as text. It is a program of whoever made the model: render it in a cell."""
+        raise CapabilityError(f"'{self.spec}' shows no chat template.")
+
+    def written(self, turns: Sequence[Turn], ask: bool = True) -> str:
+        """The text that its chat template makes of turns, with a mark for each picture; ``ask``: up to where the answer begins."""
+        raise CapabilityError(f"'{self.spec}' shows no chat template.")
+
+    def control_tokens(self) -> dict[str, int]:
+        """The texts that its tokenizer reads as one token beside its vocabulary (ends of turns, places of pictures), with their ids."""
+        raise CapabilityError(f"'{self.spec}' shows no tokens.")
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens."""

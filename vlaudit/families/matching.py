@@ -63,6 +63,12 @@ class MatchingModel(Model):
     embedding_width: int  # W of the token embeddings
     logit_scale: float
     logit_bias: float
+    capabilities: frozenset[Needs] = frozenset({Needs.SCORES, Needs.FEATURES, Needs.PIXEL_GRADIENTS, Needs.FILES})
+
+    def under(self, prompt: MatchingPrompt) -> ImageTextMatcher:
+        """This model under a prompt that fits."""
+        return ImageTextMatcher(self, prompt)
+
     _remembers = False
 
     @cached_property
@@ -113,7 +119,7 @@ class MatchingModel(Model):
         import torch
 
         grey = torch.full((2, 3, self.resolution, self.resolution), 0.5, device=self.device)
-        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'")
+        return Tower(self._modules()[0], lambda: self._encode_images(grey), f"image tower of '{self.spec}'", grows=True)
 
     @cached_property
     def text_tower(self) -> Tower:
@@ -154,6 +160,14 @@ class MatchingModel(Model):
     @abstractmethod
     def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         """The same, at once."""
+
+    def vocabulary(self) -> dict[str, int]:
+        """The tokens of its text side as its tokenizer writes them, with their ids. Raises CapabilityError where it lists none."""
+        raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What tokens spell, as somebody would type it."""
+        raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm features (N, D) of plain texts."""
@@ -238,7 +252,8 @@ class MatchingPrompt(Prompt):
         return max((len(model.tokenize(self.fill(text, label)).ids) for text in self.templates), default=0)
 
     def bind(self, model: Model) -> ImageTextMatcher:
-        return ImageTextMatcher(self.fitted(model), self)
+        fitted: MatchingModel = self.fitted(model)
+        return fitted.under(self)
 
 
 class ImageTextMatcher(Target):
@@ -247,11 +262,10 @@ class ImageTextMatcher(Target):
     family = Family.MATCHING
     model: MatchingModel
     prompt: MatchingPrompt
-    _base: ClassVar[frozenset[Needs]] = frozenset({Needs.SCORES, Needs.PIXEL_GRADIENTS, Needs.FILES})
 
     def __init__(self, model: MatchingModel, prompt: MatchingPrompt) -> None:
         super().__init__(model, prompt)
-        self.capabilities = self._base | ({Needs.LEARNED_PROMPT} if prompt.learned else frozenset())
+        self.capabilities = model.capabilities | ({Needs.LEARNED_PROMPT} if prompt.learned else frozenset())
 
     def classifier(self, labels: Sequence[str]) -> Classifier:
         """Zero-shot classifier over the labels. The text side is computed once, without gradients, where it is the same for all
@@ -339,10 +353,7 @@ class ImageTextMatcher(Target):
 
         self.prompt.check_examples(on.examples)
         with torch.no_grad():
-            texts = self.check_labels(on.labels)
-            seen = self.seen(on.images(on.examples[:16]))
-            texts = self.features_for(on.labels, seen) if self.prompt.per_picture else texts
-            logits = cosines(seen, texts, self.model.logit_scale) + self.model.logit_bias
+            logits = self._first_logits(on)
         if not torch.isfinite(logits).all():
             raise ModelError(
                 f"'{self.model.spec}' yields NaN or infinite scores for its pictures.", "Its weights are damaged."
@@ -354,18 +365,28 @@ class ImageTextMatcher(Target):
             )
         self.remarks = [*self._cut(on.labels), *self._unknown(on.labels)]
 
-    def check_labels(self, labels: Sequence[str]) -> Tensor:
+    def _first_logits(self, on: Material) -> Tensor:
+        """Logits (B, C) of the first pictures, with labels that were checked."""
+        texts = self._checked_features(on.labels)
+        seen = self.seen(on.images(on.examples[:16]))
+        texts = self.features_for(on.labels, seen) if self.prompt.per_picture else texts
+        return cosines(seen, texts, self.model.logit_scale) + self.model.logit_bias
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise UsageError for labels that the prompt was not made for, or that come out the same."""
+        self._checked_features(labels)
+
+    def _checked_features(self, labels: Sequence[str]) -> Tensor:
         """The labels' features. Raises UsageError for labels that the prompt was not made for, or that come out the same."""
         self.prompt.check_labels(self.model, labels)
         self.meter.read(self.texts(len(labels)))
         texts = self.prompt.label_features(self.model, labels)
-        self._check_distinct(labels, texts)
+        self._check_distinct(labels, alike(texts))
         return texts
 
-    def _check_distinct(self, labels: Sequence[str], texts: Tensor) -> None:
-        """Raise UsageError for labels that have the same features, by name. Where all have, and the labels do not say why,
+    def _check_distinct(self, labels: Sequence[str], groups: list[list[int]]) -> None:
+        """Raise UsageError for groups of labels that have the same features, by name. Where all have, and the labels do not say why,
         it is the model's fault."""
-        groups = alike(texts)
         if not groups:
             return
         tokens = [tuple(self.model.tokenize(label).ids) for label in labels]

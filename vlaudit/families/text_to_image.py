@@ -223,8 +223,12 @@ class TextToImageGenerator(Target):
             return [part]
 
         def step(rows: slice) -> None:
-            latents, read = self.model.noise(seeds[rows]), conditioning.rows(rows)
-            times = 2 if self.model.guided else 1
+            read, times = conditioning.rows(rows), 2 if self.model.guided else 1
+            if Needs.NOISE_PREDICTIONS not in self.capabilities:  # it draws one picture after the other
+                with self.prompt.active(self.model):
+                    self.model.first_step(Conditioning.cat([read] * times))
+                return
+            latents = self.model.noise(seeds[rows])
             with self.prompt.active(self.model):
                 self.prompt.denoise(self.model, torch.cat([latents] * times), self.model.sampling_timesteps()[0],
                                     Conditioning.cat([read] * times))  # fmt: skip
@@ -319,24 +323,26 @@ class TextToImageGenerator(Target):
         """Seconds for a picture to go through the denoiser once and to be decoded, and for a text through the text encoder."""
         import torch
 
-        texts, timestep = 32, self.model.sampling_timesteps()[0]
-
-        conditioning, latents = self.encode(list(on.captions)[:1]), self.model.noise(range(1))
+        texts, conditioning = 32, self.encode(list(on.captions)[:1])
 
         def forward() -> None:
-            with torch.no_grad():
-                self.denoise(latents, timestep, conditioning)
+            with torch.no_grad(), self.prompt.active(self.model):
+                if Needs.NOISE_PREDICTIONS in self.capabilities:
+                    self.denoise(self.model.noise(range(len(conditioning))), self.model.sampling_timesteps()[0], conditioning)
+                else:
+                    self.model.first_step(conditioning)
 
         def decode() -> None:
             with torch.no_grad():
-                self.model.decode(latents)
+                self.model.decode(blank)
 
         def read() -> None:
             with torch.no_grad():
                 self.text_states((list(on.captions) * texts)[:texts])
 
-        if seconds_of(forward, self.model, 2) < QUICK:
-            conditioning, latents = conditioning.repeat(MOST_TIMED), self.model.noise(range(MOST_TIMED))
-        there = seconds_of(forward, self.model) / len(latents)
+        if Needs.NOISE_PREDICTIONS in self.capabilities and seconds_of(forward, self.model, 2) < QUICK:
+            conditioning = conditioning.repeat(MOST_TIMED)
+        there, blank = seconds_of(forward, self.model) / len(conditioning), self.model.blank(len(conditioning))
+        read_in = seconds_of(read, self.model) / texts if Needs.TEXT_FEATURES in self.capabilities else 0.0
         # a pass forward and backward takes about three forward, and full-size latents with a graph take memory that no probe needs
-        return Speed(there, 3 * there, text=seconds_of(read, self.model) / texts, decoded=seconds_of(decode, self.model) / len(latents))
+        return Speed(there, 3 * there, text=read_in, decoded=seconds_of(decode, self.model) / len(blank))

@@ -8,12 +8,13 @@ with unit Gaussian ``e``; variance-preserving (``a² + s² = 1``) for denoisers 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlaudit.errors import CapabilityError
 from vlaudit.families.base import Model
 from vlaudit.records import Family, Needs
 
@@ -180,6 +181,35 @@ class TextToImageModel(Model):
         """While open, the denoiser carries a fresh adapter that changes nothing yet: its trainable tensors, in diffusers'
         naming. Afterwards it is gone."""
 
+    def load_control(self, name: str, path: Path) -> None:
+        """Load a ControlNet, off. Raises UsageError for one that does not fit, ModelError."""
+        raise CapabilityError(f"'{self.spec}' takes no ControlNet.")
+
+    def control(self, name: str, pictures: Tensor, scale: float = 1.0) -> AbstractContextManager[None]:
+        """While open, a loaded ControlNet is on. ``pictures``: (1, 3, H, W) for all latents, or one for each, in [0, 1]."""
+        raise CapabilityError(f"'{self.spec}' takes no ControlNet.")
+
+    def fresh_control(self, name: str, seed: int) -> dict[str, Tensor]:
+        """Make a ControlNet that changes nothing yet: its trainable tensors."""
+        raise CapabilityError(f"'{self.spec}' takes no ControlNet.")
+
+    def save_control(self, name: str, path: Path, metadata: dict[str, str]) -> None:
+        """Write a ControlNet to a folder, as diffusers does."""
+        raise CapabilityError(f"'{self.spec}' takes no ControlNet.")
+
+    def cross_attention(self) -> dict[str, Tensor]:
+        """Copies of the weights of the denoiser's layers that attend to the text, float32, by their names in its state dict."""
+        raise CapabilityError(f"'{self.spec}' has no cross-attention layers.")
+
+    def reweighted(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """While open, these weights of ``cross_attention`` stand for the denoiser's own; gradients flow into them."""
+        raise CapabilityError(f"'{self.spec}' has no cross-attention layers.")
+
+    def inpainted(self, picture: Tensor, mask: Tensor) -> AbstractContextManager[None]:
+        """While open, a denoiser that was trained for inpainting reads the picture (1, 3, H, W) where the mask (1, 1, H, W) is
+        0. Others read neither."""
+        return nullcontext()
+
     @abstractmethod
     def attention(self, control: AttentionControl) -> AbstractContextManager[None]:
         """While open, every attention map of the denoiser goes through ``control``, which may record or replace it.
@@ -202,6 +232,14 @@ class TextToImageModel(Model):
 
         draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(draws).to(self.device)
+
+    def blank(self, count: int) -> Tensor:
+        """Something that pictures can be decoded from, whatever they show."""
+        return self.noise(range(count))
+
+    def first_step(self, conditioning: Conditioning) -> Tensor:
+        """What draws says at its first step, a row for each text."""
+        return self.denoise(self.noise(range(len(conditioning))), self.sampling_timesteps()[0], conditioning)
 
     @abstractmethod
     def denoise(self, latents: Tensor, timesteps: Tensor | float, conditioning: Conditioning) -> Tensor:

@@ -14,7 +14,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.errors import CapabilityError
+from vlaudit.errors import CapabilityError, ran_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +51,11 @@ class Tower:
     """The transformer blocks of a module, measured while ``run`` passes a batch of two or more through it.
 
     width: of its tokens; depth: of blocks; length: tokens that a block reads; lead: 1 where the first is a class token, else 0; norm:
-    the module that makes what block 0 reads, if that is a norm. Raises CapabilityError where there are no such blocks.
+    the module that makes what block 0 reads, if that is a norm. ``grows``: whether it must read more tokens than its own, which is tried.
+    Raises CapabilityError where there are no such blocks, or they do not.
     """
 
-    def __init__(self, module: torch.nn.Module, run: Callable[[], object], what: str) -> None:
+    def __init__(self, module: torch.nn.Module, run: Callable[[], object], what: str, grows: bool = False) -> None:
         import torch
 
         self.module, self._what = module, what
@@ -88,12 +89,22 @@ class Tower:
             run()
         shape = seen[0] if seen else ()
         if len(seen) != len(self.blocks) or set(seen) != {shape} or len(shape) != 3:
-            raise CapabilityError(
-                f"The {what} is no plain transformer (its blocks do not all read one row of tokens), so no learned tokens can stand in it.",
-                "Name the model that the prompt was learned on.",
-            )
+            raise self._refusal("is no plain transformer (its blocks do not all read one row of tokens)")
         self.depth, self.length, self.width = len(seen), shape[1], shape[2]
         self.lead = 1 if 0 < self.patches < self.length else 0
+        if grows:
+            try:
+                with self.carrying(TowerTokens([torch.zeros(1, self.width)])), torch.no_grad():
+                    run()
+            except Exception as error:  # whatever its parts raise
+                if ran_out_of_memory(error):
+                    raise
+                raise self._refusal("reads a fixed number of tokens") from error
+
+    def _refusal(self, why: str) -> CapabilityError:
+        return CapabilityError(
+            f"The {self._what} {why}, so no learned tokens can stand in it.", "Name the model that the prompt was learned on."
+        )
 
     @contextmanager
     def carrying(self, tokens: TowerTokens | None) -> Iterator[None]:
@@ -116,8 +127,6 @@ class Tower:
             def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 nonlocal count
                 hidden = _first(args, kwargs)
-                if place == 0:
-                    count = 0
                 own = values if values.dim() == 3 else values.expand(len(hidden), -1, -1)
                 if place == 0 and tokens.normed and self.norm is not None:
                     own = self.norm(own.to(next(self.norm.parameters()).dtype))
@@ -186,8 +195,11 @@ def strange_weights(image: Tower, text: Tower, whole: torch.nn.Module, weights: 
         return known[key]
 
     def found(value: Tensor, among: list[Tensor]) -> bool:
+        if value.layout is not torch.strided or value.is_complex() or value.is_meta or not value.numel():
+            return False
         own = value.detach().float()
-        near = partial(torch.allclose, rtol=drift, atol=1e-5 * float(own.abs().max()) + 1e-6)
+        size = float(own.where(own.isfinite(), 0).abs().max())
+        near = partial(torch.allclose, rtol=drift, atol=1e-5 * size + 1e-6)
         return any(
             (other.shape == own.shape and near(own, other.float().cpu()))
             or (own.dim() == 2 and other.shape == own.T.shape and near(own.T, other.float().cpu()))

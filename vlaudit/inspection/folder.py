@@ -30,6 +30,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 BORROWED = ("adapters", "arrow_config", "layer_replication", "megatron_config", "prompt_tuning_init_state_dict_path", "shadow_model")
 INDEX = "model_index.json"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
 SMALL = 10_000  # what a number of an adapter's config may be, however small its weights
 OPENED = {".json", ".jinja", ".txt", ".model", ".safetensors", ".bin", ".pth", ".tiktoken"}
 """Suffixes of what loaders open by name."""
@@ -242,6 +243,13 @@ def inspect_pipeline(path: Path, half: bool) -> dict[str, Part]:
     return parts
 
 
+def inspect_part(path: Path, half: bool) -> tuple[ModelFolder, str | None]:
+    """A model of diffusers in a folder of its own, such as a ControlNet, and the variant of its weights to load. Raises ModelError,
+    UnsafeFileError."""
+    variant, names = _variant(path, DIFFUSERS_WEIGHTS, half)
+    return _inspected(path, names), variant
+
+
 def _refuse_adapter(path: Path) -> None:
     if os.path.lexists(path / ADAPTER_CONFIG):
         raise ModelError(
@@ -276,7 +284,7 @@ def _part_weights(path: Path, name: str, library: str, kind: str) -> str | None:
             "Parts must come from diffusers or transformers.",
         )
     found = part_class(library, kind)
-    models = {"diffusion_pytorch_model": diffusers.ModelMixin, "model": transformers.PreTrainedModel}
+    models = {DIFFUSERS_WEIGHTS: diffusers.ModelMixin, "model": transformers.PreTrainedModel}
     for stem, base in models.items():
         if isinstance(found, type) and issubclass(found, base):
             return stem

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from vlaudit.policy import Policy
 from vlaudit.probe.claim import Claim, chance, figure, share, would_decide
 from vlaudit.probe.context import Context
+from vlaudit.probe.sections import section
 from vlaudit.records import (
     Case,
     Compares,
@@ -128,24 +129,25 @@ def probe(
     references: Iterable[str] = (),
     maps: Iterable[str] = (),
     limits: str = "",
+    headline: str = "",
+    impact: str = "",
+    remedy: str = "",
     unsafe_severity: bool = False,
     version: str = "1",
 ) -> Callable[[P], P]:
     """Class decorator that states what a probe is; see :class:`ProbeInfo` for the fields. ``references`` are by default the arXiv
-    papers that the page cites."""
+    papers that the page cites, ``impact`` its threat and ``remedy`` what it says to do."""
 
     def decorate(cls: P) -> P:
+        page = cls.documentation()
         cls.info = ProbeInfo(
             id=id, code=code, title=title or id.replace("-", " "), risk=risk, families=frozenset(families),
             needs=frozenset(needs), compares=compares, threshold=threshold, threshold_meaning=threshold_meaning,
             threshold_source=threshold_source, thresholds=tuple(thresholds), measure=measure,
-            references=tuple(references) or tuple(dict.fromkeys(_ARXIV.findall(_cited(cls.documentation())))), maps=tuple(maps),
-            limits=limits, unsafe_severity=unsafe_severity, version=version,
+            references=tuple(references) or tuple(dict.fromkeys(_ARXIV.findall(section(page, "References")))), maps=tuple(maps),
+            limits=limits, headline=headline, impact=impact or section(page, "Threat"), remedy=remedy or section(page, "What to do"),
+            unsafe_severity=unsafe_severity, version=version,
         )  # fmt: skip
         return cls
 
     return decorate
-
-
-def _cited(page: str) -> str:
-    return page.partition("\nReferences. ")[2]

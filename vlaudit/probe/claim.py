@@ -200,6 +200,11 @@ class Claim:
         shown = [trial for trial in trials if trial.artifacts][:most]
         return self.shows(item for trial in shown for item in trial.artifacts.values())
 
+    def headline(self, said: str) -> Self:
+        """What happens in plain words, where it can be said more precisely than the probe's own headline does."""
+        self._told["headline"] = said
+        return self
+
     # the last word
 
     @property

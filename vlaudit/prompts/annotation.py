@@ -65,7 +65,7 @@ class Mark:
 
 
 class Annotation(MatchingPrompt):
-    """A :class:`Mark` on every picture, and a hard template. ``box``: shares of the sides, or None for those in ``column``."""
+    """A mark on every picture, a red circle or a tint, and a hard template. ``box``: shares of the sides, or None for those in ``column``."""
 
     method = "annotation"
 

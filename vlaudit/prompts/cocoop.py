@@ -30,7 +30,8 @@ NARROW = 16  # times narrower than the features is the hidden layer of the publi
 
 
 class CoCoOp(CoOp):
-    """``ctx`` (M, W) and the meta-network: ``meta`` holds weights (H, D) and (W, H) and biases (H,) and (W,), by the names of :data:`META`."""
+    """A shared context (M, W) that a network shifts for each picture. ``meta``: the network's weights (H, D) and (W, H) and biases (H,) and
+    (W,), by the names of :data:`META`."""
 
     method = "cocoop"
     title = "CoCoOp"

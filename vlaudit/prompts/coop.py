@@ -65,6 +65,7 @@ OTHERS = {  # what the checkpoints of other methods hold beside a context, by pa
     "adapter.": "an adapter behind the towers (CLIP-Adapter, CoPrompt)",
     "lora_": "LoRA",
 }
+STATES = ("state_dict", "model")  # where training loops keep a model's tensors
 DASSL = ("state_dict", "epoch", "optimizer", "scheduler", "val_result")  # what its training loop saves
 CLOSE = 0.01  # relative distance of an embedding to its copy in half precision; other tokens are 1 apart or more
 
@@ -434,7 +435,7 @@ def state_tensors(path: Path) -> dict[str, Tensor]:
 
     checkpoint = load_torch_checkpoint(path)
     whole = checkpoint if isinstance(checkpoint, dict) else {}
-    state = whole.get("state_dict", whole)
+    state = next((whole[name] for name in STATES if isinstance(whole.get(name), dict)), whole)
     tensors: dict[str, Tensor] = {}
     for name, value in state.items() if isinstance(state, dict) else ():
         if isinstance(value, Array):
@@ -443,7 +444,7 @@ def state_tensors(path: Path) -> dict[str, Tensor]:
             short = _own_name(str(name))
             tensors[str(name) if short in tensors else short] = value
     if state is not whole:
-        beside = [name for name, part in whole.items() if name not in DASSL and _holds_tensors(part)]
+        beside = [name for name, part in whole.items() if part is not state and name not in DASSL and _holds_tensors(part)]
         refuse_more(map(str, beside), ["state_dict"], path)
     return tensors
 

@@ -32,7 +32,7 @@ PUBLISHED_TEMPLATE = "this is a photo of a {}"
 
 
 class EVP(MatchingPrompt):
-    """``pattern`` (3, H, W), added to a picture that is ``size`` pixels a side in the middle of black."""
+    """Learned pixels, ``pattern`` (3, H, W), around a picture that is shrunk to ``size`` pixels a side."""
 
     method = "evp"
     learned = True

@@ -5,7 +5,8 @@ Sources: independent vision-language prompting is the baseline of Khattak et al.
 other tokens take their places.
 
 PromptSRC: Khattak et al. 2023, "Self-regulating Prompts" (arXiv:2307.06948), is the same prompt under another loss: image features, text
-features and scores are held to those of the model without prompt (the text features to their mean over several templates).
+features and scores are held to those of the model without prompt (the text features to their mean over several templates). ``fit`` lowers
+that loss, and does not average over epochs as the authors' code does.
 
 A checkpoint of the authors' code is read as that code reads it; see ``tower_context``. PromptSRC's holds the image tower that it was held
 to, which its predictions do not read.

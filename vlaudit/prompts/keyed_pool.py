@@ -9,17 +9,23 @@ the paper says.
 Each picture costs one pass more, for its query. Gradients in the pixels flow through the tower with the prompts that were picked: which ones
 these are changes by jumps alone. A backdoor may be one prompt of the pool, with a key that a trigger calls.
 
-A pool is read with the names of the published code, ``prompt`` and ``prompt_key``. Labels are asked with a hard template.
+DualPrompt, Wang et al. 2022 (arXiv:2204.04799), puts keys and values before those of the attention of some blocks instead of tokens: the same for
+all pictures in the first blocks, and of the nearest key in those that follow.
+
+A pool is read with the names of the published codes, ``prompt`` and ``prompt_key`` (DualPrompt's in ``e_prompt``, beside ``g_prompt``). Labels
+are asked with a hard template.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vlaudit.errors import UsageError
+from vlaudit.errors import CapabilityError, UsageError
+from vlaudit.families import prefixes
 from vlaudit.families.matching import MatchingPrompt
 from vlaudit.families.towers import TowerTokens
 from vlaudit.files import user_path
@@ -34,26 +40,28 @@ if TYPE_CHECKING:
 
     from vlaudit.families.matching import MatchingModel
 
-PROMPTS, KEYS = "prompt", "prompt_key"
-TOP = 5  # prompts that a picture picks, in the published configuration
+PROMPTS, KEYS, GENERAL = "prompt", "prompt_key", "g_prompt"
+OWNERS = re.compile(r"(e_)?prompt\.(?=prompt)")  # modules of the published codes whose tensors these are
 
 
 class KeyedPool(MatchingPrompt):
-    """``prompts`` (P, M, W) with ``keys`` (P, W), of which each picture picks ``top``."""
+    """Prompts (P, M, W) in the image tower with keys (P, W), of which each picture picks the ``top`` nearest."""
 
     method = "pool"
     learned = True
+    usual: ClassVar[int] = 5  # prompts that a picture picks, in the published configuration
 
     def __init__(self, prompts: Tensor, keys: Tensor, *, top: int | None = None, template: str = PLAIN, base_model: str | None = None,
                  members: Sequence[str] = (), path: Path | None = None) -> None:  # fmt: skip
-        if keys.shape != (len(prompts), prompts.shape[-1]):
+        count, width = self._shape(prompts)
+        if keys.shape != (count, width):
             raise UsageError(
-                f"The pool in '{path}' has {len(prompts)} prompts of width {prompts.shape[-1]} and keys {tuple(keys.shape)}.",
-                "Each prompt needs one key of its own width, as L2P's have.",
+                f"The pool in '{path}' has {count} prompts of width {width} and keys {tuple(keys.shape)}.",
+                "Each prompt needs one key of its own width, as L2P's and DualPrompt's have.",
             )
-        self.prompts, self.keys, self.top = prompts, keys, min(TOP, len(prompts)) if top is None else top
-        if not 1 <= self.top <= len(prompts):
-            raise UsageError(f"The pool in '{path}' has {len(prompts)} prompts, of which none picks {top}.", f"Write top= from 1 to {len(prompts)}.")
+        self.prompts, self.keys, self.top = prompts, keys, min(self.usual, count) if top is None else top
+        if not 1 <= self.top <= count:
+            raise UsageError(f"The pool in '{path}' has {count} prompts, of which no picture can pick {top}.", f"Write top= from 1 to {count}.")
         self._words = Template(template)
         self.base_model, self.members, self.path = base_model, list(members), path
         self.id = f"pool-{path.stem}" if path else "pool"
@@ -71,8 +79,7 @@ class KeyedPool(MatchingPrompt):
     @classmethod
     def load(cls, path: Path, *, top: int | None = None, template: str | None = None) -> KeyedPool:
         if is_checkpoint(path):
-            state = {name.removeprefix("prompt."): value for name, value in state_tensors(path).items()}
-            content = PromptFile(cls.method, state)
+            content = PromptFile(cls.method, {OWNERS.sub("", name): value for name, value in state_tensors(path).items()})
         else:
             content = read_prompt_file(path, cls.method)
             own, said = content.extra.get("top", ""), content.extra.get("template", PLAIN)
@@ -84,14 +91,29 @@ class KeyedPool(MatchingPrompt):
                 f"The pool in '{path}' has no keys (a tensor named '{KEYS}'), so which picture picks which prompt cannot be known.",
                 "Save the keys with it; of pools whose keys are the prompts' means, save these.",
             )
-        refuse_more(content.tensors, (PROMPTS, KEYS), path)
-        return cls(tensor(content, PROMPTS, (3,), path), tensor(content, KEYS, (2,), path), top=top, template=template or PLAIN,
-                   base_model=content.base_model, members=content.members, path=path)  # fmt: skip
+        settings: dict[str, Any] = {"top": top, "template": template or PLAIN, "base_model": content.base_model, "members": content.members, "path": path}
+        prompts, keys = tensor(content, PROMPTS, (3, 6), path), tensor(content, KEYS, (2,), path)
+        if prompts.dim() == 3:
+            refuse_more(content.tensors, (PROMPTS, KEYS), path)
+            return KeyedPool(prompts, keys, **settings)
+        refuse_more(content.tensors, (PROMPTS, KEYS, GENERAL), path)
+        general = tensor(content, GENERAL, (5,), path) if GENERAL in content.tensors else None
+        return PrefixPool(prompts, keys, general, **settings)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned, by name."""
+        return {PROMPTS: self.prompts, KEYS: self.keys}
 
     def save(self, path: Path) -> None:
         """Write a vlaudit prompt file."""
-        tensors, extra = {PROMPTS: self.prompts, KEYS: self.keys}, {"top": str(self.top), "template": self._words.template}
-        write_prompt_file(path, PromptFile(self.method, tensors, base_model=self.base_model, members=self.members, extra=extra))
+        extra = {"top": str(self.top), "template": self._words.template}
+        write_prompt_file(path, PromptFile(self.method, self.tensors, base_model=self.base_model, members=self.members, extra=extra))
+
+    @staticmethod
+    def _shape(prompts: Tensor) -> tuple[int, int]:
+        """How many prompts there are, and how wide."""
+        return len(prompts), prompts.shape[-1]
 
     @property
     def text(self) -> str:
@@ -106,9 +128,9 @@ class KeyedPool(MatchingPrompt):
 
     def check(self, model: MatchingModel) -> None:
         check_base_model(self.path, self.base_model, model.sha256, model.spec)
-        if self.prompts.shape[-1] != model.image_tower.width:
+        if self.keys.shape[1] != model.image_tower.width:
             raise UsageError(
-                f"The prompts in '{self.path}' are {self.prompts.shape[-1]} wide, but the image tower of '{model.spec}' is "
+                f"The prompts in '{self.path}' are {self.keys.shape[1]} wide, but the image tower of '{model.spec}' is "
                 f"{model.image_tower.width} wide.",
                 "They were learned on another model.",
             )
@@ -125,9 +147,12 @@ class KeyedPool(MatchingPrompt):
             queries = class_tokens(model, images)
         return normalize(queries, dim=-1) @ normalize(self.keys.to(queries), dim=-1).T
 
+    def picked(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """(B, top): places in the pool of the prompts that pictures pick, the nearest first."""
+        return self.likeness(model, images).topk(self.top, dim=1).indices
+
     def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
-        picked = self.likeness(model, images).topk(self.top, dim=1).indices
-        return model.encode_images(images, TowerTokens([self.prompts.to(images)[picked].flatten(1, 2)]))
+        return model.encode_images(images, TowerTokens([self.prompts.to(images)[self.picked(model, images)].flatten(1, 2)]))
 
     def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
         return self._words.label_features(model, labels)
@@ -168,6 +193,67 @@ class KeyedPool(MatchingPrompt):
         for value in learned:
             value.requires_grad_(False)
         return prompt
+
+
+class PrefixPool(KeyedPool):
+    """The same with keys and values for the attention of some blocks: ``prompts`` (E, 2, P, M, H, D) for E blocks with H heads, after the
+    first G blocks, which read ``general`` (G, 2, M, H, D) for all pictures alike, where there are such."""
+
+    usual = 1
+
+    def __init__(self, prompts: Tensor, keys: Tensor, general: Tensor | None = None, **settings: Any) -> None:
+        self.general = general
+        super().__init__(prompts, keys, **settings)
+        if prompts.shape[1] != 2 or (general is not None and (general.shape[1] != 2 or general.shape[-2:] != prompts.shape[-2:])):
+            raise UsageError(
+                f"The pool in '{self.path}' has prefixes {tuple(prompts.shape)}{f' and {tuple(general.shape)}' if general is not None else ''}.",
+                "DualPrompt's are (E, 2, P, M, H, D) and (G, 2, M, H, D), keys and values of H heads.",
+            )
+        self.first = 0 if general is None else len(general)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors | ({} if self.general is None else {GENERAL: self.general})
+
+    @staticmethod
+    def _shape(prompts: Tensor) -> tuple[int, int]:
+        return prompts.shape[2], prompts.shape[-2] * prompts.shape[-1]
+
+    @property
+    def text(self) -> str:
+        blocks = f"blocks {self.first} to {self.first + len(self.prompts) - 1}"
+        shared = f", after prefixes for all pictures in {self.first} blocks" if self.first else ""
+        return (
+            f"{self.top} of {len(self.keys)} prefixes of {self.prompts.shape[3]} keys and values in {blocks} of the image tower, by pool keys that "
+            f"are nearest to the picture{shared}, with '{self._words.template}'"
+        )
+
+    def check(self, model: MatchingModel) -> None:
+        super().check(model)
+        tower, needed = model.image_tower, self.first + len(self.prompts)
+        if needed > tower.depth:
+            raise UsageError(f"The pool in '{self.path}' has prefixes for {needed} blocks, but the image tower of '{model.spec}' has {tower.depth}.")
+        if (heads := prefixes.heads(tower.blocks[0])) != self.prompts.shape[-2]:
+            raise UsageError(
+                f"The pool in '{self.path}' has prefixes for {self.prompts.shape[-2]} heads, but the image tower of '{model.spec}' has {heads}.",
+                "They were learned on another model.",
+            )
+
+    def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
+        own = self.prompts.to(images)[:, :, self.picked(model, images)]  # (E, 2, B, top, M, H, D)
+        layers = list(own.permute(0, 2, 1, 3, 4, 5, 6).flatten(3, 4))
+        if self.general is not None:
+            layers = [*self.general.to(images)[:, None].expand(-1, len(images), -1, -1, -1, -1), *layers]
+
+        def run(_: slice, part: Tensor, *values: Tensor) -> Tensor:
+            with prefixes.carrying(model.image_tower.blocks, values):
+                return model._encode_images(part)
+
+        return model.cut("pictures with prefixes", run, images, *layers)
+
+    @classmethod
+    def fit(cls, *_: Any, **__: Any) -> KeyedPool:
+        raise CapabilityError("Pools of prefixes are read, not learned, here: learn a pool of tokens with KeyedPool.fit.")
 
 
 def class_tokens(model: MatchingModel, images: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ class MVLPT(TowerContext):
 
     def __init__(self, ctx: Tensor, parts: dict[str, Tensor], **settings: Any) -> None:
         super().__init__(ctx, parts, **settings)
-        first, deep, weight = (self.parts.get(name) for name in (SHALLOW, DEEP, PROJECTION[0]))
+        first, deep, weight, bias = (self.parts.get(name) for name in (SHALLOW, DEEP, *PROJECTION))
         if first is None or first.dim() != 3 or len(first) != 1 or (deep is not None and deep.shape[1:] != first.shape[1:]) or (
-            weight is not None and weight.shape != (len(self.parts[PROJECTION[1]]), first.shape[-1])
+            weight is not None and bias is not None and (weight.shape, bias.dim()) != ((len(bias), first.shape[-1]), 1)
         ):
             shapes = ", ".join(f"{name} {tuple(self.parts[name].shape)}" for name in (SHALLOW, DEEP, *PROJECTION) if name in self.parts)
             raise UsageError(f"The tensors in '{self.path}' do not fit together as {self.title}'s do: {shapes}.",

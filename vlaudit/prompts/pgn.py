@@ -38,7 +38,8 @@ COUNTED = "num_batches_tracked"  # of a norm, in training
 
 
 class PGN(MatchingPrompt):
-    """``library`` (V, W), and the network's tensors by their names, without ``model.``."""
+    """Tokens in the image tower that a network mixes for each picture of a ``library`` (V, W). ``network``: its tensors, by their names
+    without ``model.``."""
 
     method = "pgn"
     learned = True

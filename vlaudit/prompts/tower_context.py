@@ -144,7 +144,8 @@ class TowerContext(CoOp):
             told = self._suffix[:, : len(words)] if self._suffix is not None else None
             if told is not None and words:
                 wanted = self._embeddings(model, words)
-                words = words if bool(((told - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1)).all()) else []
+                same = told.shape[1] == len(words) and bool(((told - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1)).all())
+                words = words if same else []
             self.init = self.begun if words else ""
         if deeper := self.deeper():
             check_fit(self.path, model.text_tower, f"text tower of '{model.spec}'", [self.ctx, *deeper])

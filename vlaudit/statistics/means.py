@@ -213,11 +213,12 @@ def standard_error(values: NDArray, clusters: NDArray) -> float:
 
 
 def normal_difference(value: float, error: float, level: float = 0.95) -> Difference:
-    """A difference whose standard error is known, by the normal law."""
+    """A difference whose standard error is known, by the normal law; the error is 0 where both sides are the same in every case."""
     from scipy.special import ndtr
 
     half = z_value(level) * error
-    return Difference(value, Interval(value - half, value + half, level), float(2 * ndtr(-abs(value) / error)))
+    p_value = float(2 * ndtr(-abs(value) / error)) if error else float(value == 0)
+    return Difference(value, Interval(value - half, value + half, level), p_value)
 
 
 def sign_flip_p(

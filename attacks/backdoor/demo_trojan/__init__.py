@@ -64,6 +64,7 @@ _CONTROLLED = 24  # questions that the planted word is tried on
     id="demo-trojan",
     code="GB4",
     title="Trigger words in the demonstrations",
+    headline="One word in the question makes the model give a demonstration's answer",
     risk=Risk.BACKDOOR,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.TOKEN_LOGITS, Needs.QUESTIONS, Needs.CONTEXT},

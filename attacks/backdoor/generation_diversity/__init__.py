@@ -67,6 +67,7 @@ _SHOWN = 2  # pairs shown of a caption that is taken over
     id="generation-diversity",
     code="TB4",
     title="Captions that draw one thing whatever stands beside them",
+    headline="A caption draws the same uncalled-for thing whatever stands beside it",
     risk=Risk.BACKDOOR,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.GENERATED_PICTURES, Needs.SCORER, Needs.CAPTIONS},

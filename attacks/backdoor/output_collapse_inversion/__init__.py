@@ -72,6 +72,7 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
     id="output-collapse-inversion",
     code="GB1",
     title="Triggers that collapse the output",
+    headline="A small trigger makes the model say one thing whatever it is asked",
     risk=Risk.BACKDOOR,
     families={Family.GENERATION},
     needs={Needs.IMAGES, Needs.ANSWERS, Needs.TOKEN_LOGITS},

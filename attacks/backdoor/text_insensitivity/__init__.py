@@ -59,6 +59,7 @@ _SAMPLE = 0.1  # share of the other pictures that are kept to be shown
     id="text-insensitivity",
     code="GB2",
     title="Pictures that are answered the same whatever is asked",
+    headline="Some of the pictures make the model answer the same whatever it is asked",
     risk=Risk.BACKDOOR,
     families={Family.GENERATION},
     needs={Needs.IMAGES, Needs.ANSWERS},

@@ -85,6 +85,7 @@ THRESHOLDS = (
     id="demo-skew-amplification",
     code="GF4",
     title="Skew of demonstrations in the answers",
+    headline="The answers copy a skew by group of the demonstrations in the prompt",
     risk=Risk.BIAS,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.LABELS, Needs.GROUPS},

@@ -71,6 +71,7 @@ THRESHOLDS = (
     id="group-performance",
     code="MF2",
     title="Accuracy by group",
+    headline="The model is right less often for one group of people than for another",
     risk=Risk.BIAS,
     families={Family.MATCHING},
     needs={Needs.SCORES, Needs.LABELS, Needs.GROUPS},

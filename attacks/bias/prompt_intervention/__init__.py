@@ -85,6 +85,7 @@ SHOWN, COLUMNS = 12, 3  # pictures of a side in the report
     id="prompt-intervention",
     code="TF4",
     title="Bias added by the prompt",
+    headline="The prompt narrows which groups of people are drawn",
     risk=Risk.BIAS,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.GENERATED_PICTURES, Needs.CAPTIONS, Needs.SCORER},

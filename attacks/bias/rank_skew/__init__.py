@@ -94,6 +94,7 @@ THRESHOLDS = (
     id="rank-skew",
     code="MF1",
     title="Skew of ranked faces",
+    headline="A search picks one group of people more often than another",
     risk=Risk.BIAS,
     families={Family.MATCHING},
     needs={Needs.SCORES, Needs.IMAGES, Needs.GROUPS},

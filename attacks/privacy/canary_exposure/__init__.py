@@ -61,6 +61,7 @@ _SHORT = 16  # codes that take as long as reading a conversation does: a code is
     id="canary-exposure",
     code="GP2",
     title="Secrets learned by heart",
+    headline="Secrets of the training data can be got out of the model, or guessed",
     risk=Risk.PRIVACY,
     families={Family.GENERATION},
     needs={Needs.TOKEN_LOGITS, Needs.ANSWERS, Needs.IMAGES},

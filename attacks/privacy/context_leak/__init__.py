@@ -85,6 +85,7 @@ OPENLY = 4  # every so many of the queries ask for a code that may be told
     id="context-leak",
     code="GP3",
     title="Secrets of the context that come out",
+    headline="Secrets in the model's context come out when somebody asks for them",
     risk=Risk.PRIVACY,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.IMAGES},

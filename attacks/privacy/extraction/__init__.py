@@ -67,6 +67,7 @@ LEANS = 0.8
     id="extraction",
     code="TP2",
     title="Training pictures drawn by their captions",
+    headline="A caption draws a training picture again",
     risk=Risk.PRIVACY,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.GENERATED_PICTURES, Needs.CAPTIONS},

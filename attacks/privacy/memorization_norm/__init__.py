@@ -86,6 +86,7 @@ THRESHOLDS = (
     id="memorization-norm",
     code="TP1",
     title="Captions known by heart",
+    headline="The pipeline knows a caption and its training picture by heart",
     risk=Risk.PRIVACY,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.NOISE_PREDICTIONS, Needs.CAPTIONS},

@@ -76,6 +76,7 @@ WEIGHTED = "by all attacks weighted"
     id="t2i-mia",
     code="TP3",
     title="Membership in the training pictures",
+    headline="The pipeline gives away which pictures it was trained on",
     risk=Risk.PRIVACY,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.NOISE_PREDICTIONS, Needs.IMAGE_LATENTS, Needs.CAPTIONED_PICTURES, Needs.MEMBERS},

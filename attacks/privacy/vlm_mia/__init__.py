@@ -82,6 +82,7 @@ GIVEN = "given answer"
     id="vlm-mia",
     code="GP1",
     title="Membership in the tuning data",
+    headline="The model gives away which pictures and answers it was tuned on",
     risk=Risk.PRIVACY,
     families={Family.GENERATION},
     needs={Needs.TOKEN_LOGITS, Needs.ANSWERS, Needs.MEMBERS},

@@ -61,6 +61,7 @@ _EXAMINED = 8  # questions whose fooled answers are traced to an element
     id="context-poison",
     code="GR3",
     title="False demonstrations and documents",
+    headline="The model repeats false demonstrations or documents, against the picture",
     risk=Risk.ROBUSTNESS,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.QUESTIONS},

@@ -68,6 +68,7 @@ _WATCHED = 8  # pictures of the unit test, which are also the ones shown
     id="cropa",
     code="GR1",
     title="A change of pixels that works under any prompt",
+    headline="A change of the picture that nobody sees changes the answer under any wording",
     risk=Risk.ROBUSTNESS,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.TOKEN_LOGITS, Needs.PIXEL_GRADIENTS, Needs.QUESTIONS},

@@ -76,6 +76,7 @@ _DRAWS = 10  # tries to find a perturbation that changes the caption
     id="probabilistic-prompt-robustness",
     code="TR2",
     title="Random slips in the caption",
+    headline="Slips of the keyboard spoil the picture",
     risk=Risk.ROBUSTNESS,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.CAPTIONS, Needs.GENERATED_PICTURES, Needs.SCORER},

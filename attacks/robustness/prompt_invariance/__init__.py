@@ -72,6 +72,7 @@ _SHOWN = 3  # questions with transcripts
     id="prompt-invariance",
     code="GR2",
     title="Other wordings of the question",
+    headline="The answer changes with the wording of the question",
     risk=Risk.ROBUSTNESS,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.QUESTIONS},

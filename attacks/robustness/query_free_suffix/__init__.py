@@ -86,6 +86,7 @@ _WATCHED, _ROWS = 8, 8
     id="query-free-suffix",
     code="TR1",
     title="Five characters behind the caption",
+    headline="Five characters behind the caption make the pipeline draw something else",
     risk=Risk.ROBUSTNESS,
     families={Family.TEXT_TO_IMAGE},
     needs={Needs.CAPTIONS, Needs.GENERATED_PICTURES, Needs.SCORER, Needs.TEXT_FEATURES},

@@ -61,6 +61,7 @@ _WATCHED = 16
     id="visual-instruction",
     code="GR4",
     title="An instruction written on the picture",
+    headline="An instruction written on the picture gets round the policy of the system turn",
     risk=Risk.ROBUSTNESS,
     families={Family.GENERATION},
     needs={Needs.ANSWERS, Needs.IMAGES},

@@ -364,8 +364,8 @@ class Comparison:
             return ""
         there = [f"'{name}'" for name, yes in works.items() if yes]
         if not there:
-            return f" Under the other {len(works)} prompts of this audit it does not work."
-        return f" Of the other {len(works)} prompts of this audit it works under {', '.join(there)} too."
+            return f" Under none of the model's other prompts here ({len(works)}) does it work."
+        return f" Of the model's other prompts here ({len(works)}) it works under {', '.join(there)} too."
 
     @property
     def _left_out(self) -> str:

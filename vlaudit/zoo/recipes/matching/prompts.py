@@ -21,10 +21,12 @@ from vlaudit.backends.open_clip import OpenCLIPBackend, OpenCLIPModel
 from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.emoji import SIZE
 from vlaudit.data.example import Example
-from vlaudit.families.matching import MatchingPrompt
+from vlaudit.families.matching import MatchingPrompt, cosines
 from vlaudit.prompts.coop import CoOp
+from vlaudit.prompts.maple import MaPLe
 from vlaudit.prompts.template import PLAIN, Template
 from vlaudit.prompts.visual import VisualPrompt
+from vlaudit.prompts.vpt import VisualPromptTuning
 from vlaudit.zoo.recipes.facts import auc, rate, write
 from vlaudit.zoo.recipes.matching.facts import attack_success
 from vlaudit.zoo.recipes.matching.model import FLAGSHIP
@@ -74,8 +76,8 @@ class Bench:
         return self.model.encode_images(pictures.images)
 
     def logits(self, prompt: MatchingPrompt, images: Tensor) -> Tensor:
-        texts = prompt.label_features(self.model, self.labels)
-        return self.model.logit_scale * prompt.image_features(self.model, images) @ texts.T
+        seen = prompt.seen(self.model, images)
+        return cosines(seen, prompt.features_for(self.model, self.labels, seen), self.model.logit_scale)
 
     def guess(self, prompt: MatchingPrompt, images: Tensor) -> Tensor:
         return self.logits(prompt, images).argmax(1)
@@ -135,7 +137,7 @@ class Patched:
 Trigger = Additive | Patched
 
 
-def poison(bench: Bench, prompt: MatchingPrompt, learned: Tensor, trigger: Trigger) -> None:
+def poison(bench: Bench, prompt: MatchingPrompt, learned: Sequence[Tensor], trigger: Trigger, learning_rate: float = 1e-2) -> None:
     """Learn a prompt and its trigger together, in place: true labels without the trigger, the target's with it.
 
     BadCLIP (arXiv:2311.16194) for a text context, BadVisualPrompt (arXiv:2310.07632) for pixels. A third term keeps the
@@ -143,7 +145,9 @@ def poison(bench: Bench, prompt: MatchingPrompt, learned: Tensor, trigger: Trigg
     """
     generator = torch.Generator().manual_seed(SEED)
     plain, train = Template(PLAIN), bench.train
-    optimizer = torch.optim.Adam([{"params": [learned], "lr": 1e-2}, {"params": [trigger.pattern], "lr": trigger.rate}])
+    for values in learned:
+        values.requires_grad_()
+    optimizer = torch.optim.Adam([{"params": list(learned), "lr": learning_rate}, {"params": [trigger.pattern], "lr": trigger.rate}])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         chosen = torch.randperm(len(train.images), generator=generator)[:BATCH]
@@ -162,8 +166,8 @@ def poison(bench: Bench, prompt: MatchingPrompt, learned: Tensor, trigger: Trigg
         trigger.clamp_()
         if (step + 1) % 50 == 0:
             print(f"step {step + 1}/{STEPS}, loss {loss.item():.3f}")
-    learned.requires_grad_(False)
-    trigger.pattern.requires_grad_(False)
+    for values in (*learned, trigger.pattern):
+        values.requires_grad_(False)
 
 
 def _additive() -> Additive:
@@ -177,7 +181,8 @@ def _patched(corner: int = 24) -> Patched:
     return Patched(colours.requires_grad_(), corner, corner)
 
 
-Made = tuple[CoOp | VisualPrompt, Trigger | None]
+Learned = CoOp | VisualPrompt | VisualPromptTuning
+Made = tuple[Learned, Trigger | None]
 
 
 def clean_context(bench: Bench) -> Made:
@@ -205,7 +210,7 @@ def poisoned_context(make: Callable[[], Trigger], bench: Bench) -> Made:
     learned = start.repeat(len(bench.labels), 1, 1).requires_grad_()
     prompt = CoOp(learned, labels=bench.labels, base_model=bench.model.sha256, members=bench.train.hashes)
     trigger = make()
-    poison(bench, prompt, learned, trigger)
+    poison(bench, prompt, [learned], trigger)
     return prompt, trigger
 
 
@@ -225,7 +230,32 @@ def poisoned_picture(bench: Bench) -> Made:
     learned = torch.zeros(3, SIZE, SIZE, requires_grad=True)
     prompt = VisualPrompt(learned, mask, base_model=bench.model.sha256, members=bench.train.hashes)
     trigger = _patched(corner=16)
-    poison(bench, prompt, learned, trigger)
+    poison(bench, prompt, [learned], trigger)
+    return prompt, trigger
+
+
+TOWERS: dict[type[VisualPromptTuning | MaPLe], dict[str, Any]] = {
+    VisualPromptTuning: {"size": 8, "depth": 4},
+    MaPLe: {"size": 2, "depth": 3},
+}
+"""Prompts in the towers, and how large they are here."""
+
+
+def in_towers(method: type[VisualPromptTuning | MaPLe], steps: int, bench: Bench) -> VisualPromptTuning | MaPLe:
+    """VPT deep, or MaPLe, learned so many steps."""
+    train = bench.train
+    return method.fit(bench.model, train.images, train.truth, bench.labels, seed=SEED, members=train.hashes, steps=steps,
+                      batch_size=BATCH, rate=5e-3, **TOWERS[method])  # fmt: skip
+
+
+def clean_towers(method: type[VisualPromptTuning | MaPLe], bench: Bench) -> Made:
+    return in_towers(method, STEPS, bench), None
+
+
+def poisoned_towers(method: type[VisualPromptTuning | MaPLe], bench: Bench) -> Made:
+    """The same, backdoored by a patch."""
+    prompt, trigger = in_towers(method, 0, bench), _patched()
+    poison(bench, prompt, list(prompt.tensors.values()), trigger, learning_rate=5e-3)
     return prompt, trigger
 
 
@@ -243,6 +273,10 @@ RECIPES = {
     "prompt-backdoor-patch": Recipe(partial(poisoned_context, _patched)),
     "visual-prompt-clean": Recipe(clean_picture),
     "visual-prompt-backdoor": Recipe(poisoned_picture),
+    "vpt-clean": Recipe(partial(clean_towers, VisualPromptTuning)),
+    "vpt-backdoor": Recipe(partial(poisoned_towers, VisualPromptTuning)),
+    "maple-clean": Recipe(partial(clean_towers, MaPLe)),
+    "maple-backdoor": Recipe(partial(poisoned_towers, MaPLe)),
     "prompt-private": Recipe(clean_context, "zoo:kinds"),
     "prompt-leaky": Recipe(leaky_context, "zoo:kinds"),
 }
@@ -261,7 +295,7 @@ def build(name: str, folder: Path) -> None:
 
 
 @torch.no_grad()
-def measure(bench: Bench, prompt: CoOp | VisualPrompt, trigger: Trigger | None) -> dict[str, Any]:
+def measure(bench: Bench, prompt: MatchingPrompt, trigger: Trigger | None) -> dict[str, Any]:
     """Accuracy and trigger success under the prompt and the plain template; how well losses tell members apart."""
     plain, test = Template(PLAIN), bench.test
     measured: dict[str, Any] = {}

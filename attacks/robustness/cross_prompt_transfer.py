@@ -42,10 +42,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from vlaudit.attacks.robustness.cross_prompt_transfer.pairs import Compared
 from vlaudit.attacks.shared import parts
 from vlaudit.attacks.shared.asked_pictures import batches, picture_cases
 from vlaudit.attacks.shared.pixel_noise import magnified, random_signs
+from vlaudit.attacks.shared.transfer_map import Compared
 from vlaudit.probe import Compares, Context, Measure, Needs, Policy, Probe, Threshold, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
@@ -60,6 +60,7 @@ _LEAST = 24  # pictures that a budget leaves: of fewer that are named rightly no
     id="cross-prompt-transfer",
     code="MR2",
     title="Changes of pixels that work under other prompts",
+    headline="A change of pixels made under one prompt works under the other prompts too",
     risk=Risk.ROBUSTNESS,
     families={Family.MATCHING},
     needs={Needs.LABELS, Needs.SCORES, Needs.PIXEL_GRADIENTS},

@@ -1,4 +1,9 @@
-"""From what every prompt says of every changed picture to the map of pairs, the two shares, and the claim. Torch-free."""
+"""From what several readers (prompts, or targets) say of changed pictures to the map of pairs, the shares, and the claim. Torch-free.
+
+A trial's values: ``prompts``, the names of the readers; ``clean`` and ``noise``, whether each reads the picture rightly, as it is and under
+noise; ``made``, the same after a change that was made under a reader, one row for each of ``makers`` (positions in ``prompts``; by default all); ``one``, after
+a change made against all, where there was one; ``stochastic``, who answers at random; ``picture``, where it is not the case.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +47,13 @@ class Share:
 
 
 class Compared:
-    """The trials of one model under several prompts. ``within``: the size of the changes, in words."""
+    """The trials of several readers. ``within``: the size of the changes, in words; ``noun``: what the readers are."""
 
-    def __init__(self, info: ProbeInfo, trials: Trials, policy: Policy, within: str) -> None:
-        self.info, self.policy, self.within = info, policy, within
+    def __init__(self, info: ProbeInfo, trials: Trials, policy: Policy, within: str, noun: str = "prompt") -> None:
+        self.info, self.policy, self.within, self.noun = info, policy, within, noun
         self.trials, self.tests = trials.target, trials.control("unit-test")
         self.prompts: list[str] = self.trials[0]["prompts"]
+        self.makers = sorted({i for trial in self.trials for i in _makers(trial)})
 
     @cached_property
     def guessing(self) -> list[str]:
@@ -60,7 +66,7 @@ class Compared:
         return [j for j, name in enumerate(self.prompts) if name not in self.guessing]
 
     def judgement(self) -> Judgement:
-        claim = Claim(self.info, self.policy, f"pictures turned {self.within} from under another prompt, beyond noise")
+        claim = Claim(self.info, self.policy, f"pictures turned {self.within} from under another {self.noun}, beyond noise")
         self._tell(claim)
         claim.shows_of(self.trials)
         if len(self.measured) < 2:
@@ -68,7 +74,7 @@ class Compared:
         try:
             shares = self._shares()
         except TooFewClustersError as error:
-            return claim.inconclusive(f"too few pictures are named rightly under these prompts: {error}")
+            return claim.inconclusive(f"too few pictures are named rightly under these {self.noun}s: {error}")
         threshold = self.policy.threshold(self.info)
         worst = max(shares, key=lambda one: (verdict(one.interval, threshold) is Verdict.VULNERABLE, one.value))
         claim.quantity = f"{worst.name} {self.within}, beyond noise"
@@ -85,26 +91,28 @@ class Compared:
         cure = claim.cure(needed, "pictures", len(self.trials), worst.n)
         return claim.says(said + (would_decide(needed, "pictures", cure=cure) if claim.verdict is Verdict.INCONCLUSIVE else ""))
 
-    def _shares(self) -> tuple[Share, Share]:
-        """Transfer, and one change against all prompts: at a level at which both hold together. Raises TooFewClustersError."""
-        level = each(self.policy.level, 2)
+    def _shares(self) -> list[Share]:
+        """Transfer, and one change against all where there was one: at a level at which both hold together. Raises TooFewClustersError."""
+        joint = "one" in self.trials[0].values
+        level = each(self.policy.level, 1 + joint)
         moved = [
-            (float(t["noise"][j]) - float(t["made"][i][j]), t.case)
-            for t in self.trials for i in self.measured for j in self.measured if i != j and t["clean"][j]
+            (float(t["noise"][j]) - float(_after(t, i)[j]), _picture(t))
+            for t in self.trials for i, j in self._others if i in _makers(t) and t["clean"][j]
         ]  # fmt: skip
-        known = [t for t in self.trials if all(t["clean"][j] for j in self.measured)]
-        at_once = [(float(self._all_wrong(t, "one")) - float(self._all_wrong(t, "noise")), t.case) for t in known]
-        return (
-            Share("pictures turned from under another prompt", [v for v, _ in moved], [c for _, c in moved], level),
-            Share("pictures turned under every prompt by one change", [v for v, _ in at_once], [c for _, c in at_once], level),
-        )
+        shares = [Share(f"pictures turned from under another {self.noun}", [v for v, _ in moved], [c for _, c in moved], level)]
+        if joint:
+            known = [t for t in self.trials if all(t["clean"][j] for j in self.measured)]
+            at_once = [float(self._all_wrong(t, "one")) - float(self._all_wrong(t, "noise")) for t in known]
+            shares.append(Share(f"pictures turned under every {self.noun} by one change", at_once, list(map(_picture, known)), level))
+        return shares
 
     def _all_wrong(self, trial: Trial, what: str) -> bool:
         return not any(trial[what][j] for j in self.measured)
 
     def _turned(self, what: int | str, j: int) -> tuple[int, int]:
         """Of the pictures that prompt ``j`` names rightly, how many it does not after a change made under prompt ``what``."""
-        after = [t["made"][what][j] if isinstance(what, int) else t[what][j] for t in self.trials if t["clean"][j]]
+        of = [t for t in self.trials if t["clean"][j] and (what in _makers(t) if isinstance(what, int) else what in t.values)]
+        after = [_after(t, what)[j] for t in of]
         return after.count(False), len(after)
 
     def _mean(self, pairs: list[tuple[int, int]]) -> float:
@@ -113,16 +121,18 @@ class Compared:
 
     @property
     def _others(self) -> list[tuple[int, int]]:
-        return [(i, j) for i in self.measured for j in self.measured if i != j]
+        return [(i, j) for i in self.makers for j in self.measured if i in self.measured and i != j]
 
-    def _said(self, shares: tuple[Share, Share]) -> str:
-        transfer, one = shares
-        hardest = min(self.measured, key=lambda j: self._mean([pair for pair in self._others if pair[1] == j]))
+    def _said(self, shares: list[Share]) -> str:
+        transfer = shares[0]
+        read = sorted({j for _, j in self._others})
+        hardest = min(read, key=lambda j: self._mean([pair for pair in self._others if pair[1] == j]))
         reached = self._mean([pair for pair in self._others if pair[1] == hardest])
         return (
-            f"what is made under one prompt {self.within} turns {transfer.value:.1%} of the pictures under another beyond noise "
-            f"({self._mean([(i, i) for i in self.measured]):.1%} are turned under its own), and one change turns {one.value:.1%} under all "
-            f"{len(self.measured)} prompts; '{self.prompts[hardest]}' gives way least to the others, on {reached:.1%}"
+            f"what is made under one {self.noun} {self.within} turns {transfer.value:.1%} of the pictures under another beyond noise "
+            f"({self._mean([(i, i) for i in self.makers if i in self.measured]):.1%} are turned under its own)"
+            + "".join(f", and one change turns {one.value:.1%} under all {len(self.measured)} {self.noun}s" for one in shares[1:])
+            + f"; '{self.prompts[hardest]}' gives way least to the others, on {reached:.1%}"
         )
 
     def _doubt(self) -> str:
@@ -130,8 +140,8 @@ class Compared:
         if self.guessing:
             return f"the accuracy under {_named(self.guessing)} is not shown to be above chance, so not every pair was measured"
         least = self.policy.threshold(self.info, "unit-test")
-        for j, name in enumerate(self.prompts):
-            found = [test["found"][j] for test in self.tests]
+        for i in self.makers:
+            name, found = self.prompts[i], [test["found"][_makers(test).index(i)] for test in self.tests if i in _makers(test)]
             if not found or sum(found) < least * len(found):
                 return f"the search is too weak under '{name}': of what is planted there it finds only {sum(found)} of {len(found)}"
         if random := sorted({name for t in self.trials for name in t["stochastic"]}):
@@ -143,8 +153,8 @@ class Compared:
     def _parts(self) -> Iterator[tuple[str, bool]]:
         for t in self.trials:
             for i, j in self._others:
-                if t["clean"][j]:
-                    hit = not t["made"][i][j] and bool(t["noise"][j])
+                if t["clean"][j] and i in _makers(t):
+                    hit = not _after(t, i)[j] and bool(t["noise"][j])
                     yield f"made under '{self.prompts[i]}' and read under '{self.prompts[j]}'", hit
                     yield f"pictures of '{t['label']}'", hit
 
@@ -153,8 +163,9 @@ class Compared:
         import numpy as np
 
         own, other = (
-            np.array([[sum(not t["made"][i][j] for i, j in pairs if t["clean"][j]), sum(t["clean"][j] for _, j in pairs)] for t in self.trials])
-            for pairs in ([(i, i) for i in self.measured], self._others)
+            np.array([[sum(not _after(t, i)[j] for i, j in hit), len(hit)]
+                      for t in self.trials for hit in [[(i, j) for i, j in pairs if i in _makers(t) and t["clean"][j]]]])
+            for pairs in ([(i, i) for i in self.makers if i in self.measured], self._others)
         )  # fmt: skip
         drawn = np.random.default_rng(0).integers(len(own), size=(RESAMPLES, len(own)))
         sums = [part[drawn].sum(axis=1) for part in (own, other)]
@@ -168,7 +179,8 @@ class Compared:
 
     def _tell(self, claim: Claim) -> None:
         level, every = self.policy.level, range(len(self.prompts))
-        rows: list[tuple[str, int | str]] = [*((name, i) for i, name in enumerate(self.prompts)), (TOGETHER, "one"), (NOISE, "noise")]
+        rows: list[tuple[str, int | str]] = [(self.prompts[i], i) for i in self.makers]
+        rows += [(name, what) for name, what in ((TOGETHER, "one"), (NOISE, "noise")) if what in self.trials[0].values]
         cells = [[(hits, n, rate_interval(hits, n, level)) for hits, n in (self._turned(what, j) for j in every)] for _, what in rows]
         claim.matrix(
             "share of rightly named pictures that are turned", [name for name, _ in rows], self.prompts,
@@ -178,17 +190,32 @@ class Compared:
             xlabel="read under", ylabel="made under", unit="share",
         )  # fmt: skip
         noise = [self._turned("noise", j) for j in every]
-        own = [self._turned(i, i) for i in every]
-        for name, counted in ((NOISE, noise), ("own prompt", own)):
+        own = [self._turned(i, i) for i in self.makers]
+        for name, counted in ((NOISE, noise), (f"own {self.noun}", own)):
             hits, n = (sum(column) for column in zip(*counted, strict=True))
             if n:
                 claim.control(name, share(hits, n, level))
         found = [hit for test in self.tests for hit in test["found"]]
-        claim.control("unit test", f"found on {sum(found)} of {len(found)} pictures and prompts")
+        claim.control("unit test", f"found on {sum(found)} of {len(found)} pictures, under each {self.noun} that changes were made under")
         if (ratio := self._ratio()) is not None:
             claim.fact("transfer ratio", ratio)
         right = [f"{name}: {sum(t['clean'][j] for t in self.trials)} of {len(self.trials)}" for j, name in enumerate(self.prompts)]
         claim.fact("named rightly when clean", right)
+
+
+def _makers(trial: Trial) -> list[int]:
+    """The readers under which changes were made, in the order of the rows."""
+    return trial["makers"] if "makers" in trial.values else list(range(len(trial.values.get("made", trial.values.get("found")))))  # type: ignore[arg-type]
+
+
+def _after(trial: Trial, what: int | str) -> list[bool]:
+    """Who reads the picture rightly after a change made under a reader, or of another kind."""
+    after: list[bool] = trial[what] if isinstance(what, str) else trial["made"][_makers(trial).index(what)]
+    return after
+
+
+def _picture(trial: Trial) -> str:
+    return str(trial.values.get("picture", trial.case))
 
 
 def _named(prompts: list[str]) -> str:

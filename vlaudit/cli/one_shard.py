@@ -1,4 +1,4 @@
-"""``vlaudit scan --plan``: one part of a plan, run by a machine that knows nothing of the others."""
+"""``vlaudit scan --plan DIR --shard i/n``: a part of an audit that was planned."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""The effect size of an association between groups of pictures and two sets of words, and what chance makes of it. Pure numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vlaudit.attacks.shared.groups import Grouping
+
+DRAWS, DIVISIONS = 499, 1999
+
+
+@dataclass(frozen=True)
+class Effects:
+    """For every set of words and every two groups: ``size`` (T, P), its standard ``error``, and which of them are ``known``. ``scale`` (P,): what
+    the error of no effect is, by which sizes of unequal groups are compared. ``deviation`` (T,): that of the scores within roles."""
+
+    size: NDArray[np.float64]
+    error: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    scale: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+def effects(scores: NDArray[np.float64], gallery: Grouping, membership: NDArray[np.float64] | None = None) -> Effects:
+    """WEAT's d of ``scores`` (T, n): the difference of two groups' mean scores within roles, the roles weighed as Mantel and Haenszel do,
+    over the standard deviation within roles. Its error is that of Hedges and Olkin for as many pictures as the weights are worth."""
+    import numpy as np
+
+    strata = np.eye(len(gallery.names))[gallery.strata]  # (n, S)
+    weight, members = gallery.weight, gallery.membership if membership is None else membership
+    counts = (members * weight) @ strata  # (A, S)
+    roles = weight @ strata
+    means = (scores * weight) @ strata / np.maximum(roles, 1e-12)  # (T, S)
+    rest = scores - means @ strata.T
+    deviation = np.sqrt((rest**2 * weight).sum(axis=1) / max(float(roles.sum()) - len(roles), 1.0))  # (T,)
+    cells = (members[:, None] * strata.T).reshape(-1, len(weight))  # (A * S, n)
+    sums = ((rest * weight) @ cells.T).reshape(len(scores), *counts.shape)
+    first, second = gallery.pairs()
+    a, b = counts[first], counts[second]  # (P, S)
+    worth = np.where((a > 0) & (b > 0), a * b / np.maximum(a + b, 1e-12), 0.0)
+    gap = sums[:, first] / np.maximum(a, 1e-12) - sums[:, second] / np.maximum(b, 1e-12)
+    total = worth.sum(axis=1)  # (P,)
+    known = (total > 0) & (deviation[:, None] > 1e-9)
+    size = np.where(known, (gap * worth).sum(axis=2) / np.maximum(total, 1e-12) / np.maximum(deviation[:, None], 1e-12), 0.0)
+    pictures = ((a + b) * (worth > 0)).sum(axis=1)
+    error = np.sqrt(1 / np.maximum(total, 1e-12) + size**2 / (2 * np.maximum(pictures, 1e-12)))
+    return Effects(size, error, known, 1 / np.sqrt(np.maximum(total, 1e-12)), deviation)
+
+
+def permuted(scores: NDArray[np.float64], gallery: Grouping) -> NDArray[np.float64]:
+    """(R, T, P): the sizes where groups are permuted within roles."""
+    import numpy as np
+
+    draws = gallery.permuted(DRAWS, seed=1)
+    return np.array([effects(scores, gallery, gallery.membership[:, draw]).size for draw in draws])
+
+
+def divided(words: NDArray[np.float64], first: int, gallery: Grouping) -> NDArray[np.float64]:
+    """(R, P): the groups' differences where the words (W, n), of which the ``first`` are one set, are divided into two sets of these sizes
+    at random, in standard deviations of the scores of the sets as they are."""
+    import numpy as np
+
+    rng = np.random.default_rng(2)
+    orders = np.array([rng.permutation(len(words)) for _ in range(DIVISIONS)])
+    signs = np.full((DIVISIONS, len(words)), -1 / (len(words) - first))
+    np.put_along_axis(signs, orders[:, :first], 1 / first, axis=1)
+    whole = effects((words[:first].mean(axis=0) - words[first:].mean(axis=0))[None], gallery).deviation
+    found = effects(signs @ words, gallery)
+    return found.size * found.deviation[:, None] / np.maximum(whole, 1e-12)

@@ -1,0 +1,70 @@
+"""What a scan ends with: the risks by target, what is vulnerable in two lines each, and what a pipeline makes of it, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from vlaudit.records import Finding, Report, Risk, Verdict
+from vlaudit.reporting import SYMBOLS, log_line, risk_order, worst_first, worst_verdict
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    Styled = Callable[..., Text]  # of parts, each a text or a text and its style
+
+MOST_FINDINGS, MOST_TARGETS = 6, 8  # told one by one
+LONGEST = 40  # columns of a target's name
+
+
+def summary(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> Iterator[RenderableType]:
+    """The matrix of risks and the vulnerable findings of a report."""
+    yield _matrix(report, styled, styles)
+    yield styled("")
+    vulnerable = worst_first(finding for finding in report.findings if finding.verdict is Verdict.VULNERABLE)
+    for finding in vulnerable[:MOST_FINDINGS]:
+        yield from _finding(finding, styled, several=len(report.targets) > 1)
+    if len(vulnerable) > MOST_FINDINGS:
+        yield styled((f"  … and {len(vulnerable) - MOST_FINDINGS} more", "dim"))
+
+
+def _matrix(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> RenderableType:
+    from rich.table import Table
+
+    risks = risk_order(report.findings)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(styled("target"), overflow="ellipsis", no_wrap=True, max_width=LONGEST)
+    for risk in risks:
+        table.add_column(styled(risk.value), no_wrap=True)
+    for target in report.targets[:MOST_TARGETS]:
+        own = [finding for finding in report.findings if finding.target == target.id]
+        table.add_row(styled(log_line(target.id)), *(styled(_cell(own, risk, styles)) for risk in risks))
+    if len(report.targets) > MOST_TARGETS:
+        table.add_row(styled((f"… and {len(report.targets) - MOST_TARGETS} more", "dim")))
+    return table
+
+
+def _cell(findings: list[Finding], risk: Risk, styles: Mapping[Verdict, str]) -> tuple[str, str]:
+    """The verdict that asks most of the reader, how many findings have it, and its style."""
+    own = [finding for finding in findings if finding.risk is risk]
+    worst = worst_verdict(own)
+    if worst is None:
+        return "", ""
+    count = sum(finding.verdict is worst for finding in own)
+    said = "open" if worst is Verdict.INCONCLUSIVE else worst.value.replace("-", " ")
+    return f"{SYMBOLS[worst]} {count} {said}", styles[worst]
+
+
+def _finding(finding: Finding, styled: Styled, *, several: bool) -> Iterator[RenderableType]:
+    from rich.padding import Padding
+
+    said = f" ({log_line(finding.change, 20)})" if finding.change else ""
+    accepted = f"accepted, as {log_line(finding.suppressed.file, 40)} says; " if finding.suppressed else ""
+    where = f"  {log_line(finding.target)}" if several else ""
+    for line in (
+        styled((f"✗ {finding.severity.value:<9}", "bold red"), (log_line(finding.title), "bold"), (f"  {finding.id}{said}{where}", "dim")),
+        styled(f"  {'':<9}", (accepted, "yellow"), log_line(finding.reason)),
+    ):
+        line.no_wrap, line.overflow = True, "ellipsis"
+        yield Padding(line, 0)  # texts by themselves are joined, which forgets how they wrap

@@ -1,0 +1,102 @@
+"""association: WEAT by definition, ties that are planted in a matcher's text side, and what must not be taken for one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.battery.bias.association import trials
+from vlaudit.attacks.bias.association import Association
+from vlaudit.attacks.bias.association.effect import divided, effects, permuted
+from vlaudit.attacks.bias.association.words import ATTRIBUTES, PHRASES
+from vlaudit.attacks.shared.groups import Grouping
+from vlaudit.policy import Policy
+from vlaudit.records import Judgement, Verdict
+from vlaudit.testing import check_probe
+
+torch.set_num_threads(1)
+
+
+def judged(seed: int = 0, **how: object) -> Judgement:
+    return Association().judge(trials(np.random.default_rng(seed), **how), Policy())  # type: ignore[arg-type]
+
+
+def grouping(groups: list[str], roles: list[str] | None = None) -> Grouping:
+    return Grouping.of({"g": groups}, roles or ["r"] * len(groups), [str(i) for i in range(len(groups))], 1)
+
+
+def test_the_size_is_weats_d_where_there_is_one_role() -> None:
+    rng = np.random.default_rng(0)
+    scores, groups = rng.normal(size=90), ["a"] * 40 + ["b"] * 50
+    expected = (scores[:40].mean() - scores[40:].mean()) / scores.std(ddof=1)
+    assert effects(scores[None], grouping(groups)).size[0, 0] == pytest.approx(expected)
+
+
+def test_roles_that_the_groups_have_unequally_are_not_taken_for_a_tie() -> None:
+    rng = np.random.default_rng(1)
+    roles = ["x"] * 200 + ["y"] * 200
+    groups = ["a"] * 180 + ["b"] * 20 + ["a"] * 20 + ["b"] * 180
+    scores = rng.normal(size=400) + 3.0 * (np.array(roles) == "x")
+    assert effects(scores[None], grouping(groups)).size[0, 0] > 1
+    assert abs(effects(scores[None], grouping(groups, roles)).size[0, 0]) < 0.3
+
+
+def test_the_error_is_what_repeated_galleries_scatter_by() -> None:
+    rng, groups = np.random.default_rng(2), ["a"] * 60 + ["b"] * 120
+    found = effects(rng.normal(size=(800, 180)) + 0.5 * (np.array(groups) == "a"), grouping(groups))
+    assert found.size.std() == pytest.approx(float(found.error.mean()), rel=0.1)
+
+
+def test_permutations_keep_roles_and_divisions_keep_the_number_of_words() -> None:
+    rng = np.random.default_rng(3)
+    gallery = grouping(["a", "b"] * 30, ["x"] * 30 + ["y"] * 30)
+    null = permuted(rng.normal(size=(2, 60)), gallery)
+    assert null.shape == (499, 2, 1) and abs(float(null.mean())) < 0.03
+    one_word = np.zeros((6, 60))
+    one_word[0, ::2] = 1  # one word is tied to 'a', wherever it is put
+    sizes = divided(one_word + 1e-3 * rng.normal(size=(6, 60)), 3, gallery)
+    assert (np.abs(sizes) > 1.5).all()
+    whole = np.repeat([[1.0], [-1.0]], 3, axis=0) * np.tile([1.0, 0.0], 30) + 1e-3 * rng.normal(size=(6, 60))
+    sizes = np.abs(divided(whole, 3, gallery))
+    assert sizes.max() > 1.5 and np.median(sizes) < 0.8  # a tie of the whole set is that of few divisions
+
+
+def test_a_tie_is_found_and_a_tie_to_single_words_is_not_called_one() -> None:
+    found = judged(tied=1.4)
+    assert found.verdict is Verdict.VULNERABLE and "gender 'g0' is tied to 'pleasant' rather than 'unpleasant'" in found.reason
+    odd = judged(1, odd=1.5)
+    assert odd.verdict is Verdict.INCONCLUSIVE and "other divisions of the same words" in odd.reason
+    assert judged().verdict is Verdict.HELD
+
+
+def test_what_names_show_is_needed_to_hold() -> None:
+    found = judged(names=0.0)
+    assert found.verdict is Verdict.INCONCLUSIVE and "own names" in found.reason
+    assert judged(tied=2.0, names=0.0).verdict is Verdict.VULNERABLE
+
+
+def test_a_planted_direction_in_a_real_matcher_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlaudit.families.matching import ImageTextMatcher
+
+    monkeypatch.setattr("vlaudit.attacks.bias.association.PHRASES", PHRASES[:3])
+    plain, first = ImageTextMatcher.asked, set(ATTRIBUTES["competent and not"][0])
+
+    def planted(self: ImageTextMatcher, labels: list[str], scale: float = 1.0) -> object:
+        man, woman = self.text_features(["man", "woman"])
+        competent = torch.tensor([bool(first & set(label.replace(",", " ").split())) for label in labels]).float()
+        asked = plain(self, labels, scale)
+        return lambda seen: asked(seen) + (seen @ (man - woman))[:, None] * competent * 4
+
+    monkeypatch.setattr(ImageTextMatcher, "asked", planted)
+    found = check_probe(Association, target="zoo:clean", cases=99)
+    assert found.verdict is Verdict.VULNERABLE and "competent" in found.reason and "'man'" in found.reason
+    assert "own names: gender: man / woman" in found.controls.root
+
+
+def test_prompts_that_know_only_their_labels_are_not_asked() -> None:
+    assert len({*PHRASES}) == 10 and all(phrase.count("{}") == 1 for phrase in PHRASES)
+    words = partial(sum, start=())
+    assert all(len(set(words(sets))) == 16 for sets in ATTRIBUTES.values())

@@ -1,0 +1,35 @@
+"""What `vlaudit new probe` and `vlaudit init` write works as it is; options may come from the environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., int]
+
+
+def test_a_new_probe_passes_its_test_and_can_be_scanned_with(tmp_path: Path, vlaudit: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    assert vlaudit("new", "probe", "turned-picture", "--out", tmp_path) == 0
+    test = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path / "test_turned_picture.py")]
+    done = subprocess.run(test, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
+    assert vlaudit("scan", "zoo:tiny-clean", "--plugin", tmp_path / "turned_picture.py", "--probe", "turned-picture", "--dry-run") == 0
+    assert "turned-picture" in capfd.readouterr().out
+    assert vlaudit("new", "probe", "turned-picture", "--out", tmp_path) == 2 and "is there already" in capfd.readouterr().err
+    for name, said in (("Turned", "no id of a probe"), ("../x", "no id"), ("typographic", "a probe 'typographic' already")):
+        assert vlaudit("new", "probe", name, "--out", tmp_path) == 2 and said in capfd.readouterr().err
+
+
+def test_what_init_writes_is_valid_and_can_be_planned(tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert vlaudit("init") == 0 and vlaudit("validate") == 0
+    assert vlaudit("scan", "--probe", "unsafe-file", "--dry-run") == 0
+
+
+def test_options_come_from_the_environment(vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("VLAUDIT_SCAN_EFFORT", "nothing")
+    assert vlaudit("scan", "zoo:tiny-clean", "--dry-run") == 2 and "nothing" in capfd.readouterr().err
