@@ -328,7 +328,7 @@ def release(report: Report) -> str:
     if code == 1:
         count, worst = len(stopping), stopping[0]
         if count == 1:
-            return f"Do not release: 1 {worst.severity.value} flaw stops it ({worst.risk.value})."
+            return f"Do not release: 1 flaw of severity {worst.severity.value} stops it ({worst.risk.value})."
         return f"Do not release: {count:,} flaws stop it, the gravest {worst.severity.value} ({worst.risk.value})."
     if code:
         return "Not decided: a model could not be loaded." if code == 4 else "Not decided, so no pass: the audit could not answer all that it asks."

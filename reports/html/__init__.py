@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vlaudit.reports.html.view import Card
 
 HERE = Path(__file__).parent
+TRIES = 3  # to leave out as many pictures as must be
 MAX_DRAWN = 500_000  # characters of all plots and tables, so that 200 findings are laid out at once
 
 
@@ -34,16 +35,21 @@ class HTMLReporter:
         self.max_size = max_size  # bytes of the page; pictures that do not fit are left out
 
     def render(self, report: Report, audit_dir: Path) -> str:
-        made = self._render(report, audit_dir, self.max_size)
-        over = len(made.encode()) - self.max_size
-        return self._render(report, audit_dir, max(self.max_size - over, 0)) if over > 0 else made
+        made, pictures = self._render(report, audit_dir, self.max_size)
+        for _ in range(TRIES):  # what is left out is named, which takes a little of the room that it made
+            over = len(made.encode()) - self.max_size
+            if over <= 0 or not pictures:
+                break
+            made, pictures = self._render(report, audit_dir, max(pictures - over, 0))
+        return made
 
-    def _render(self, report: Report, audit_dir: Path, budget: int) -> str:
+    def _render(self, report: Report, audit_dir: Path, budget: int) -> tuple[str, int]:
+        """The page, and how much of it are pictures."""
         from vlaudit.reports.html.view import page
 
         script = (HERE / "script.js").read_text(encoding="utf-8")
         environment, shown = page_environment(HERE), page(report, audit_dir, budget)
-        return environment.get_template("page.html").render(
+        made = environment.get_template("page.html").render(
             **shared_style(script),
             symbols=SYMBOLS,
             words=WORDS,
@@ -53,6 +59,7 @@ class HTMLReporter:
             max_size=self.max_size,
             **shown,
         )
+        return made, shown["gallery"].size
 
 
 def _drawings(environment: Environment, cards: list[Card]) -> dict[str, list[str] | None]:

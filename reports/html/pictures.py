@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlaudit.files import Unreadable, read_bytes
 from vlaudit.records import Evidence, Finding, Verdict
@@ -178,20 +178,15 @@ def _smallest(image: Image, content: bytes) -> tuple[str, bytes]:
     found = [(MEDIA_TYPES[str(image.format)], content)]
     if image.format == "PNG" and getattr(image, "n_frames", 1) == 1:
         again = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if image.has_transparency_data else "RGB")
-        options: dict[str, dict[str, Any]] = {
-            "image/webp": {"format": "WEBP", "lossless": True, "exact": True, "method": 4}, "image/png": {"format": "PNG", "optimize": True},
-        }  # fmt: skip
-        for media_type, how in options.items():
-            if media_type == "image/png":
-                colours = again.getcolors(256) if again.mode == "RGB" else None
-                if not colours:
-                    continue
-                again = again.quantize(len(colours))
-                if again.convert("RGB").tobytes() != image.convert("RGB").tobytes():
-                    continue
-            buffer = io.BytesIO()
-            again.save(buffer, **how)
-            found.append((media_type, buffer.getvalue()))
+        webp, png = io.BytesIO(), io.BytesIO()
+        again.save(webp, format="WEBP", lossless=True, exact=True, method=4)
+        found.append(("image/webp", webp.getvalue()))
+        colours = again.getcolors(256) if again.mode == "RGB" else None
+        if colours:
+            few = again.quantize(len(colours))
+            if few.convert("RGB").tobytes() == again.tobytes():
+                few.save(png, format="PNG", optimize=True)
+                found.append(("image/png", png.getvalue()))
     own, best = found[0], min(found, key=lambda form: len(form[1]))
     return best if len(best[1]) < LEAST_GAIN * len(own[1]) else own
 

@@ -53,6 +53,7 @@ GENERAL_LIMITS = (
 Drawn: TypeAlias = BarPlot | CurvePlot | HeatMap | Series
 NBSP = "\u00a0"
 SECTIONS = ("summary", "matrix", "prompts", "findings", "not-assessed", "targets", "thresholds", "limits", "provenance", "controls")
+FEW = 6  # inconclusive findings that stand among the flaws in the first table; more of them are folded
 MAX_PLOT = 2_000_000  # bytes of a file of plot data; what is larger would not fit the page
 
 
@@ -198,6 +199,7 @@ def page(report: Report, audit_dir: Path, budget: int = MAX_BYTES) -> dict[str, 
         "report": report,
         "verdict": release(report),
         "cards": cards,
+        "at_once": [Verdict.VULNERABLE, *([Verdict.INCONCLUSIVE] if count_verdicts(ordered)[Verdict.INCONCLUSIVE] <= FEW else [])],
         "first": {card.finding.verdict: card.anchor for card in reversed(cards)},
         "thresholds": _thresholds(ordered),
         "outcome": outcome,

@@ -11,11 +11,13 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vlaudit.cli.render import made_reporter, page_size
 from vlaudit.details import Bars, Curve, Details, Facts, Figure, in_words
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
@@ -98,7 +100,7 @@ def test_what_no_gate_stops_is_no_flaw_that_stops_a_release(report: Report) -> N
     )
     assert release(held.model_copy(update={"audit": report.audit.model_copy(update={"complete": False})})).startswith("Not decided")
     one = report.model_copy(update={"findings": report.findings[:1]})
-    assert release(one) == "Do not release: 1 critical flaw stops it (backdoor)."
+    assert release(one) == "Do not release: 1 flaw of severity critical stops it (backdoor)."
 
 
 def test_facts_that_say_the_same_of_several_things_are_a_table(report: Report, audit_dir: Path) -> None:
@@ -211,10 +213,24 @@ def test_the_size_of_pictures_is_capped(report: Report, audit_dir: Path) -> None
 
 
 def test_the_page_is_no_larger_than_asked_and_says_what_it_left_out(report: Report, audit_dir: Path) -> None:
-    own = with_evidence(report, *(noise(ArtifactStore(audit_dir), i, side=200) for i in range(6)))
+    store = ArtifactStore(audit_dir)
+    own = with_evidence(report, *(noise(store, i, side=200) for i in range(3)), *(noise(store, i, side=20) for i in range(99, 300)))
     text = HTMLReporter(max_size=500_000).render(own, audit_dir)
-    assert 300_000 < len(text.encode()) <= 500_000
+    assert 400_000 < len(text.encode()) <= 500_000
     assert "left out, because the file would exceed 500,000 bytes" in " ".join(Page(text).text.split())
+
+
+def test_the_size_is_read_as_people_write_it_and_told_to_reporters_that_have_one() -> None:
+    def size(text: str) -> int | None:
+        return page_size(click.Context(click.Command("report")), click.Option(["--max-size"]), text)
+
+    assert (size("800kB"), size("2.5 MB"), size("20m")) == (800_000, 2_500_000, 20_000_000)
+    for wrong in ("x", "-5MB", "5", "1e9MB", "MB"):
+        with pytest.raises(click.BadParameter, match="write 800kB or 20MB"):
+            size(wrong)
+    made = made_reporter("html", 800_000)
+    assert isinstance(made, HTMLReporter) and made.max_size == 800_000
+    assert not hasattr(made_reporter("json", 800_000), "max_size") and HTMLReporter().max_size == 5_000_000
 
 
 def test_pictures_of_what_is_vulnerable_come_first_and_of_the_named_case_before_all(report: Report, audit_dir: Path) -> None:

@@ -15,6 +15,7 @@ from vlaudit import cage
 from vlaudit.cli import debug_option
 from vlaudit.cli.asked import Asked, read_flags
 from vlaudit.cli.dry_run import show_plan
+from vlaudit.cli.render import MAX_SIZE
 from vlaudit.config import FILE_NAME, seconds
 from vlaudit.errors import UsageError
 from vlaudit.records import Family
@@ -144,6 +145,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
     show_default=True,
     help="Reports to write beside report.json, comma-separated (see vlaudit list reporters).",
 )
+@MAX_SIZE
 @click.option(
     "--fail-on",
     type=click.Choice(["none", "low", "medium", "high", "critical", "new"]),
@@ -212,7 +214,7 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     from vlaudit.zoo import get
 
     specimens = [get(spec.model.removeprefix("zoo:")) for spec in asked.specs]
-    probes = registry.select(asked.settings.probe, asked.settings.skip)
+    probes = registry.select(asked.chosen, asked.settings.skip)
     click.echo(f"No target given: auditing {len(specimens)} bundled specimen{'s' * (len(specimens) > 1)} with planted flaws.")
     for specimen in specimens:
         click.echo(f"  {specimen.target} ({specimen.family.value}): {specimen.planted}.")
@@ -220,6 +222,8 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     planted = sorted({probe for probe, verdict in said if verdict == "vulnerable" and probe in probes})
     if planted and asked.policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
+    if asked.chosen != asked.settings.probe:
+        click.echo(f"{len(probes)} of {len(registry.classes)} probes, for a first look; --effort standard runs all, vlaudit selftest every specimen.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
@@ -303,14 +307,14 @@ def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry) -> int:
 def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     return conclude(
         report, asked.out, asked.flags["formats"], notes=asked.notes, accepted=asked.accepted, baseline=asked.baseline,
-        only_new=asked.flags["fail_on"] == "new", interrupted=interrupted, how=asked.flags["how"],
+        only_new=asked.flags["fail_on"] == "new", max_size=asked.flags["max_size"], interrupted=interrupted, how=asked.flags["how"],
         said=_planted_found(asked, report) if asked.is_default else "",
     )  # fmt: skip
 
 
 def conclude(
     report: Report, out: Path, formats: str, *, notes: list[str], accepted: list[Entry], baseline: Report | None, only_new: bool,
-    interrupted: bool = False, how: Length | None = None, said: str = "",
+    interrupted: bool = False, how: Length | None = None, said: str = "", max_size: int | None = None,
 ) -> int:  # fmt: skip
     """Write and print the report, by default on one screen, and a last word of what was ``said``; returns the exit code that it gives."""
     from rich.console import Console
@@ -331,7 +335,7 @@ def conclude(
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    paths = write_reports(report, out, formats)
+    paths = write_reports(report, out, formats, max_size)
     plugin("reporters", "terminal")().print(report, Console(), how or "summary")
     if said:
         click.echo(said)
