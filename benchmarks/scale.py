@@ -1,8 +1,8 @@
 """What running one audit on many machines costs, without any: the real planner, journal and merger on audits that are made up.
 
-    python benchmarks/scale.py merge        1,000 shards with a million trials: seconds and memory of the merge
-    python benchmarks/scale.py simulate     workers that fail, to 1,000 of them and a million units: time against the bound, lost work
-    python benchmarks/scale.py kills        real scans in shards, killed at random and gone on with, against one process
+    python -m benchmarks.scale merge        1,000 shards with a million trials: seconds and memory of the merge
+    python -m benchmarks.scale simulate     workers that fail, to 1,000 of them and a million units: time against the bound, lost work
+    python -m benchmarks.scale kills        real scans in shards, killed at random and gone on with, against one process
 
 Each prints its own figures. ``merge`` and ``kills`` need a few gigabytes, or minutes; ``--help`` of each says what can be made smaller.
 """
@@ -117,6 +117,156 @@ def merge_command(shards: int, units: int, cases: int, targets: int, folder: Pat
     print(f"merge: {time.perf_counter() - then:.1f} s on the clock, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, {usage.ru_maxrss / 1024:.0f} MB at most; code {status}")
     if not folder:
         shutil.rmtree(root)
+
+
+@cli.command("simulate")
+@click.option("--workers", default=1_000)
+@click.option("--units", default=1_000_000)
+@click.option("--models", default=100)
+@click.option("--failing", default=0.05, help="Share of workers that vanish in an hour.")
+@click.option("--away", default=180.0, help="Seconds until another machine goes on where the journal ends.")
+@click.option("--noise", default=0.3, help="Standard deviation of the logarithm of what a unit takes, against its estimate.")
+@click.option("--bias", default=0.02, help="Likewise, of all units of one model.")
+@click.option("--journal", type=click.Path(exists=True, path_type=Path), help="An audit whose journal tells the noise instead.")
+@click.option("--seeds", default=3)
+def simulate_command(
+    workers: int, units: int, models: int, failing: float, away: float, noise: float, bias: float, journal: Path | None, seeds: int
+) -> None:
+    """Divide a plan that is made up by the real rule, and let workers run their shards: how long the last one takes against the least that
+    so many workers could, how much work is lost, and how many models are loaded."""
+    from vlaudit.audit.shards import divide
+
+    ratios = from_journal(journal) if journal else []
+    for seed in range(seeds):
+        draw = random.Random(seed)
+        manifest = planned(models, units, 1, draw)
+        then = time.perf_counter()
+        parts = divide(manifest, workers)
+        divided = time.perf_counter() - then
+        weights = {unit.id: unit.weight for item in manifest.planned for unit in item.units}
+        model_of = {unit.id: item.target for item in manifest.planned for unit in item.units}
+        biases = {item.target: draw.lognormvariate(0, bias) for item in manifest.planned}
+        loads = {target: manifest.loads[spec.model] for target, spec in manifest.specs.items()}
+        work = lost = loaded = 0.0
+        vanished, ends = 0, []
+        for part in parts:
+            now, model, fails = 0.0, "", draw.expovariate(failing / 3600) if failing else float("inf")
+            for unit in sorted(part, key=model_of.__getitem__):
+                ratio = draw.choice(ratios) if ratios else draw.lognormvariate(0, noise) * biases[model_of[unit]]
+                takes = weights[unit] * ratio + 0.05
+                work += takes
+                while True:
+                    load = 0.0 if model == model_of[unit] else loads[model_of[unit]]
+                    if now + load + takes <= fails:
+                        now, loaded, model = now + load + takes, loaded + load, model_of[unit]
+                        break
+                    lost, vanished = lost + max(0.0, fails - now), vanished + 1
+                    now, model = fails + away, ""
+                    fails = now + draw.expovariate(failing / 3600)
+            ends.append(now)
+        least = work / workers
+        print(
+            f"seed {seed}: {workers:,} workers, {len(weights):,} units, {vanished} vanished; last ends after {max(ends) / 3600:.2f} h, "
+            f"least {least / 3600:.2f} h: efficiency {least / max(ends):.3f}; loading {loaded / sum(ends):.1%}, lost {lost / work:.2%}; divided in {divided:.1f} s"
+        )
+        assert sum(map(len, parts)) == len(weights), "nothing is lost, nothing is counted twice"
+
+
+def from_journal(folder: Path) -> list[float]:
+    """What the units of an audit took, in times of their estimates, scaled so that all together took what was estimated."""
+    from vlaudit.audit.journal import read_manifest
+
+    results, manifest = Journal(folder).results(), read_manifest(folder)
+    pairs = [
+        (unit.weight, result.seconds if result.work is None else result.work)
+        for item in manifest.planned for unit in item.units
+        if (result := results.get(unit.id)) and not result.error and unit.weight > 0.1
+    ]  # fmt: skip
+    scale = sum(weight for weight, _ in pairs) / max(sum(took for _, took in pairs), 1e-9)
+    return [scale * took / weight for weight, took in pairs]
+
+
+@cli.command("kills")
+@click.option("--wanted", default=30, help="Kills.")
+@click.option("--shards", default=3)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to work; it is kept.")
+def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
+    """Run a real plan in shards, kill one at a random moment, go on with it, merge in a random order: the findings must be those of one
+    process. Repeated until there were so many kills."""
+    import signal
+
+    from tests.audit.test_kills import Forked
+    from tests.audit.test_shards import STAGED, findings
+    from tests.conftest import MIRROR, save_tiny_clip
+
+    root = folder or Path(tempfile.mkdtemp(prefix="vlaudit-kills-"))
+    root.mkdir(parents=True, exist_ok=True)
+    draw, log = random.Random(0), root / "log"
+    os.environ["MIRROR_SLEEP"] = "0.05"
+    words = []
+    for seed in (1, 2):
+        model = root / f"model-{seed}"
+        model.mkdir()
+        words.append(f"hf:{save_tiny_clip(model, seed)}")
+    _pictures(root / "pictures")
+    (root / "mirror.py").write_text(MIRROR)
+    (root / "staged.py").write_text(STAGED)
+    plugins = ["--plugin", str(root / "mirror.py"), "--plugin", str(root / "staged.py")]
+    words += ["--prompt", "the {}", "--prompt", "a photo of a {}", "--data", str(root / "pictures"), "--probe", "mirror", "--probe", "staged", *plugins]
+
+    def run(*command: str) -> int:
+        return Forked(list(command), log).wait(900)
+
+    then = time.monotonic()
+    assert run("scan", *words, "--executor", "local", "--out", str(root / "one")) in (0, 1), log.read_text()
+    assert run("scan", *words, "--executor", "process:4", "--out", str(root / "four")) in (0, 1), log.read_text()
+    whole = findings(root / "one")
+    assert findings(root / "four") == whole
+    assert run("plan", *words, "--out", str(root / "plan")) == 0, log.read_text()
+    kills = rounds = kept = 0
+    while kills < wanted:
+        folders = [root / f"{rounds}-{number}" for number in range(1, shards + 1)]
+        unlucky = draw.randrange(shards)
+        for number, out in enumerate(folders, 1):
+            command = ["scan", "--plan", str(root / "plan"), "--shard", f"{number}/{shards}", *plugins, "--out", str(out)]
+            while number - 1 == unlucky and draw.random() < 0.7 and kills < wanted:
+                process, begun, closed = Forked(command, log), time.monotonic(), draw.choice([0, 1, 2, 3])
+                while process.poll() is None and _closed(out) < closed and time.monotonic() - begun < 300:
+                    time.sleep(0.01)
+                time.sleep(draw.uniform(0, 0.4))
+                if process.poll() is None:
+                    os.kill(process.pid, signal.SIGKILL)
+                    kills += 1
+                process.wait(60)
+            before = len(Journal(out).results()) if out.exists() else 0
+            kept += before > 0
+            assert run(*command) == 0, log.read_text()
+        draw.shuffle(folders)
+        merged = root / f"merged-{rounds}"
+        assert run("merge", *map(str, folders), *plugins, "--out", str(merged)) in (0, 1), log.read_text()
+        assert findings(merged) == whole
+        rounds += 1
+        print(f"{kills} kills in {rounds} rounds, {kept} shards gone on with units kept; findings as of one process; {time.monotonic() - then:.0f} s", flush=True)
+    if not folder:
+        shutil.rmtree(root)
+
+
+def _closed(folder: Path) -> int:
+    return (folder / TRIALS).read_bytes().count(b'"closed"') if (folder / TRIALS).exists() else 0
+
+
+def _pictures(root: Path) -> None:
+    """Noise of three colours, as the tests' own."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for channel, label in enumerate(("car", "cat", "dog")):
+        (root / label).mkdir(parents=True)
+        for index in range(8):
+            pixels = rng.integers(0, 200, (40, 40, 3)).astype(np.uint8)
+            pixels[..., channel] = 255
+            Image.fromarray(pixels).save(root / label / f"{index}.png")
 
 
 if __name__ == "__main__":

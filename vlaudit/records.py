@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.3"  # 1.2 had no headline, impact and remedy of findings, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.3"  # 1.2 had no headline, impact, remedy and threshold_source of findings, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -378,6 +378,8 @@ class Finding(Record):
     change: str | None = None  # since the baseline: new, worse, unchanged ...; null without one
     metric: Metric | None = None
     threshold: float | None = None
+    threshold_meaning: str = ""
+    threshold_source: str = ""
     reference: Estimate | None = None
     delta: Delta | None = None
     p_value: float | None = None

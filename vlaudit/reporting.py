@@ -322,6 +322,22 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else several}"
 
 
+def release(report: Report) -> str:
+    """The verdict in one sentence, for whoever decides on a release."""
+    stopping, code = gating(report), exit_code(report)
+    if code == 1:
+        count, worst = len(stopping), stopping[0]
+        if count == 1:
+            return f"Do not release: 1 flaw of severity {worst.severity.value} stops it ({worst.risk.value})."
+        return f"Do not release: {count:,} flaws stop it, the gravest {worst.severity.value} ({worst.risk.value})."
+    if code:
+        return "Not decided: a model could not be loaded." if code == 4 else "Not decided, so no pass: the audit could not answer all that it asks."
+    below = sum(finding.verdict is Verdict.VULNERABLE for finding in report.findings)
+    undecided = sum(finding.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED) for finding in report.findings)
+    said = f"Nothing stops the release; {plural(below, 'flaw')} below the gate, known or accepted" if below else "No flaw found stops the release"
+    return f"{said}, and {plural(undecided, 'question')} left open." if undecided else f"{said}."
+
+
 def headline(report: Report) -> tuple[str, str]:
     """What a release manager reads first: the outcome in words, and what a pipeline makes of it."""
     vulnerable = worst_first(f for f in report.findings if f.verdict is Verdict.VULNERABLE)

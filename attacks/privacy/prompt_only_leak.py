@@ -48,6 +48,7 @@ MOST_VECTORS, PART = 64, 8192  # vectors that are read; tokens that are compared
     id="prompt-only-leak",
     code="MP3",
     title="Words in the prompt file",
+    headline="Words can be read off the learned prompt file alone",
     risk=Risk.PRIVACY,
     families={Family.MATCHING},
     needs={Needs.LEARNED_PROMPT},

@@ -58,6 +58,7 @@ _TOKENS = 24  # most of an answer
     id="cross-family-transfer",
     code="XR1",
     title="Changes of pixels that carry over to other models",
+    headline="Changes of pixels made for one model turn the answers of others too",
     risk=Risk.ROBUSTNESS,
     families={Family.MATCHING, Family.GENERATION},
     needs={Needs.LABELS},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaudit.records import Delta, Report
 from vlaudit.reporting import COMMANDS, SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
+from vlaudit.reports.html.pictures import MAX_BYTES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from vlaudit.reports.html.view import Card
 
 HERE = Path(__file__).parent
-MAX_DRAWN = 330_000  # characters of all plots and tables, so that 200 findings stay below 1 MB
+TRIES = 3  # to leave out as many pictures as must be
+MAX_DRAWN = 500_000  # characters of all plots and tables, so that 200 findings are laid out at once
 
 
 class HTMLReporter:
@@ -29,20 +31,35 @@ class HTMLReporter:
     name = "html"
     extension = "html"
 
+    def __init__(self, max_size: int = MAX_BYTES) -> None:
+        self.max_size = max_size  # bytes of the page; pictures that do not fit are left out
+
     def render(self, report: Report, audit_dir: Path) -> str:
+        made, pictures = self._render(report, audit_dir, self.max_size)
+        for _ in range(TRIES):  # what is left out is named, which takes a little of the room that it made
+            over = len(made.encode()) - self.max_size
+            if over <= 0 or not pictures:
+                break
+            made, pictures = self._render(report, audit_dir, max(pictures - over, 0))
+        return made
+
+    def _render(self, report: Report, audit_dir: Path, budget: int) -> tuple[str, int]:
+        """The page, and how much of it are pictures."""
         from vlaudit.reports.html.view import page
 
         script = (HERE / "script.js").read_text(encoding="utf-8")
-        environment, shown = page_environment(HERE), page(report, audit_dir)
-        return environment.get_template("page.html").render(
+        environment, shown = page_environment(HERE), page(report, audit_dir, budget)
+        made = environment.get_template("page.html").render(
             **shared_style(script),
             symbols=SYMBOLS,
             words=WORDS,
             plural=plural,
             suppression_text=suppression_text,
             drawings=_drawings(environment, [*shown["assessed"], *shown["not_assessed"]]),
+            max_size=self.max_size,
             **shown,
         )
+        return made, shown["gallery"].size
 
 
 def _drawings(environment: Environment, cards: list[Card]) -> dict[str, list[str] | None]:

@@ -6,16 +6,22 @@ import base64
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlaudit.files import Unreadable, read_bytes
-from vlaudit.records import Evidence, Finding
+from vlaudit.records import Evidence, Finding, Verdict
 
-MAX_PICTURES = 60
-MAX_BYTES = 5_000_000  # of the embedded files together, before base64
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PICTURES = 1_000  # a page with more takes long to lay out
+MAX_BYTES = 5_000_000  # of the whole page
+LEAST_GAIN = 0.9  # of a file's bytes: what is written anew must be smaller than that
 MAX_FILE = 64_000_000  # a larger file is not even read
 MAX_READ = 2_000_000_000  # bytes read and pixels decoded for one page, so that no folder keeps a reader waiting for hours
 LEAST_READ = 50_000  # what a file counts at least: opening and laying out take time too
@@ -45,6 +51,9 @@ class PictureRow:
 
     heading: str
     pictures: list[Picture]
+
+
+_QUOTED = re.compile(r"“([^“”]{2,60})”|'([^']{2,60})'")
 
 
 class RefusedError(Exception):
@@ -94,49 +103,56 @@ def heading_of(evidence: Evidence) -> tuple[str, str]:
 
 @dataclass
 class Gallery:
-    """Embeds the pictures of all findings within one budget, shared fairly: a row of every finding, the worst finding
-    first, then a second row of every finding, and so on."""
+    """Embeds the pictures of all findings within one budget: those of what is vulnerable first, then those of the others. Either is
+    shared fairly: a row of every finding, the worst finding first, then a second row of every finding, and so on; in each finding the
+    rows of the case that it names come first."""
 
     files: EvidenceFiles
+    budget: int = MAX_BYTES  # characters of all pictures
     embedded: int = 0
     size: int = 0
     left_out: int = 0
 
     def rows(self, findings: Iterable[Finding]) -> dict[str, list[PictureRow]]:
         """The rows of pictures by finding id."""
-        queues = {finding.id: list(_in_rows(finding.evidence)) for finding in findings}
-        shown: dict[str, list[PictureRow]] = {name: [] for name in queues}
-        for turn in zip_longest(*queues.values()):
-            for name, row in zip(queues, turn, strict=True):
-                if row is not None:
-                    heading, files = row
-                    shown[name].append(PictureRow(heading, _enlarged([self._embed(*file) for file in files])))
+        shown: dict[str, list[PictureRow]] = {}
+        for grave in (True, False):
+            queues = {f.id: _named_first(f) for f in findings if (f.verdict is Verdict.VULNERABLE) is grave}
+            shown |= {name: [] for name in queues}
+            for turn in zip_longest(*queues.values()):
+                for name, row in zip(queues, turn, strict=True):
+                    if row is not None:
+                        heading, files = row
+                        shown[name].append(PictureRow(heading, _enlarged([self._embed(*file) for file in files])))
         return shown
 
     def _embed(self, evidence: Evidence, caption: str) -> Picture:
-        if self.embedded >= MAX_PICTURES or self.size >= MAX_BYTES:
-            self.left_out += 1
-            return Picture(caption, evidence.path, refused="left out to keep this file small")
+        if self.embedded >= MAX_PICTURES or self.size >= self.budget:
+            return self._left_out(evidence, caption)
         try:
             media_type, content, (width, height) = self._browser_ready(self.files.read(evidence))
         except RefusedError as refusal:
             return Picture(caption, evidence.path, refused=str(refusal))
-        if self.size + len(content) > MAX_BYTES:
-            self.left_out += 1
-            return Picture(caption, evidence.path, refused="left out to keep this file small")
+        uri = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+        if self.size + len(uri) > self.budget:
+            return self._left_out(evidence, caption)
         self.embedded += 1
-        self.size += len(content)
+        self.size += len(uri)
         return Picture(
             caption=caption,
             path=evidence.path,
             sensitive=evidence.sensitive,
-            uri=f"data:{media_type};base64,{base64.b64encode(content).decode()}",
+            uri=uri,
             width=width,
             height=height,
         )
 
+    def _left_out(self, evidence: Evidence, caption: str) -> Picture:
+        self.left_out += 1
+        return Picture(caption, evidence.path, refused="left out to keep this file small (--max-size)")
+
     def _browser_ready(self, content: bytes) -> tuple[str, bytes, tuple[int, int]]:
-        """Media type, bytes and size of a picture, made smaller where it is large. Raises RefusedError for anything that
+        """Media type, bytes and size of a picture: made smaller where it is large, else as it is, in the smallest form without loss. Raises RefusedError for anything that
         is not a plain PNG, JPEG or WebP, and for picture bombs."""
         from PIL import Image, UnidentifiedImageError
 
@@ -145,7 +161,8 @@ class Gallery:
                 if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_FILE):
                     raise RefusedError("the picture has too many pixels")
                 if max(image.size) <= MAX_SIDE:
-                    return MEDIA_TYPES[str(image.format)], content, image.size
+                    self.files.spend(image.width * image.height)
+                    return *_smallest(image, content), image.size
                 self.files.spend(image.width * image.height)
                 smaller = image.convert("RGB")
                 smaller.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -154,6 +171,35 @@ class Gallery:
         buffer = io.BytesIO()
         smaller.save(buffer, format="WEBP", quality=85)
         return "image/webp", buffer.getvalue(), smaller.size
+
+
+def _smallest(image: Image, content: bytes) -> tuple[str, bytes]:
+    """Media type and bytes of a picture: its own file, or a WebP, or a PNG with a palette, the same to the bit, where that is smaller."""
+    found = [(MEDIA_TYPES[str(image.format)], content)]
+    if image.format == "PNG" and getattr(image, "n_frames", 1) == 1:
+        again = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if image.has_transparency_data else "RGB")
+        webp, png = io.BytesIO(), io.BytesIO()
+        again.save(webp, format="WEBP", lossless=True, exact=True, method=4)
+        found.append(("image/webp", webp.getvalue()))
+        colours = again.getcolors(256) if again.mode == "RGB" else None
+        if colours:
+            few = again.quantize(len(colours))
+            if few.convert("RGB").tobytes() == again.tobytes():
+                few.save(png, format="PNG", optimize=True)
+                found.append(("image/png", png.getvalue()))
+    own, best = found[0], min(found, key=lambda form: len(form[1]))
+    return best if len(best[1]) < LEAST_GAIN * len(own[1]) else own
+
+
+def _named_first(finding: Finding) -> list[tuple[str, list[tuple[Evidence, str]]]]:
+    """The rows of a finding's pictures, before all others those of what its reason puts in quotation marks."""
+    named = [word for pair in _QUOTED.findall(f"{finding.headline} {finding.reason}") for word in pair if word]
+
+    def place(row: tuple[str, list[tuple[Evidence, str]]]) -> int:
+        told = " ".join([row[0], *(caption for _, caption in row[1])])
+        return next((n for n, word in enumerate(named) if word in told), len(named))
+
+    return sorted(_in_rows(finding.evidence), key=place)
 
 
 def _enlarged(pictures: list[Picture]) -> list[Picture]:

@@ -1,4 +1,7 @@
-"""Geometry of the plots: from figures to coordinates, shades and texts. The drawing is in ``plots.html``."""
+"""Geometry of the plots: from figures to places, shades and texts. The drawing is in ``plots.html``.
+
+Places are percentages of the room there is, so that a plot is as wide as the screen; labels and figures are text of the page, which
+wraps and is never cut."""
 
 from __future__ import annotations
 
@@ -10,12 +13,11 @@ from vlaudit.details import Bars, Curve, Figure, Matrix
 from vlaudit.records import Estimate, Finding, Metric
 from vlaudit.reporting import interval, log_line, number
 
-LABELS_END = 150  # where the labels at the left end and the axis begins
-AXIS_END = 500  # where the axis of an interval plot ends and the figures begin
+SIDE = 15  # percent from an end at which a text above the axis is no longer centred
 MAX_BARS = 40
 MAX_CELLS = 24  # rows and columns of a heat map that are shown
 HEATS = 8  # shades of it
-TICK_GAP = 50  # least distance of two ticks
+TICK_GAP = 18  # percent: least distance of two ticks, of which five fit a phone
 
 Scale = Callable[[float], float]
 
@@ -25,6 +27,11 @@ class Tick:
     at: float
     text: str
 
+    @property
+    def anchor(self) -> str:
+        """How a text at this place stays within the room."""
+        return "start" if self.at < SIDE else "end" if self.at > 100 - SIDE else "middle"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -32,7 +39,6 @@ class Row:
 
     label: str
     kind: str
-    y: float
     x: float
     low: float
     high: float
@@ -45,15 +51,11 @@ class IntervalPlot:
     rows: list[Row]
     ticks: list[Tick]
     threshold: Tick | None
-    height: float
-    columns: list[str]
-    data: list[list[str]]
 
 
 @dataclass(frozen=True)
 class Bar:
     label: str
-    y: float
     x: float
     width: float
     low: float | None
@@ -71,7 +73,6 @@ class BarPlot:
     left_out: int
     zero: float
     ticks: list[Tick]
-    height: float
     columns: list[str]
     data: list[list[str]]
 
@@ -89,11 +90,6 @@ class CurvePlot:
     yticks: list[Tick]
     columns: list[str]
     data: list[list[str]]
-    # The frame: the template draws the axes along it.
-    left: float = 64
-    right: float = 670
-    top: float = 16
-    bottom: float = 216
 
 
 @dataclass(frozen=True)
@@ -134,28 +130,22 @@ def interval_plot(finding: Finding) -> IntervalPlot | None:
     values = limits + [v for _, _, estimate in estimates for v in (estimate.value, *estimate.ci)]
     if min(values) == max(values) or not all(map(math.isfinite, values)):
         return None
-    scale, ticks = _axis(values, LABELS_END, AXIS_END, metric.unit)
+    scale, ticks = _axis(values, 0, 100, metric.unit)
     rows = [
         Row(
-            label=log_line(name, 24),
+            label=name,
             kind=kind,
-            y=36 + 28 * position,
             x=scale(estimate.value),
             low=scale(estimate.ci[0]),
             high=scale(estimate.ci[1]),
             figures=interval(estimate, metric.unit),
         )
-        for position, (name, kind, estimate) in enumerate(estimates)
+        for name, kind, estimate in estimates
     ]
     threshold = None
-    data = [[name, *(number(v, metric.unit) for v in (e.value, *e.ci))] for name, _, e in estimates]
     if finding.threshold is not None:
-        text = number(finding.threshold, metric.unit)
-        threshold = Tick(scale(finding.threshold), f"threshold {text}")
-        data.append(["threshold", text, "", ""])
-    title = f"{metric.name}: {interval(metric, metric.unit)}"
-    columns = ["arm", metric.name, "low", "high"]
-    return IntervalPlot(title, rows, ticks, threshold, 28 + 28 * len(rows), columns, data)
+        threshold = Tick(scale(finding.threshold), f"threshold {number(finding.threshold, metric.unit)}")
+    return IntervalPlot(metric.name, rows, ticks, threshold)
 
 
 def bar_plot(series: Bars) -> BarPlot:
@@ -166,15 +156,14 @@ def bar_plot(series: Bars) -> BarPlot:
     order = sorted(range(len(series.labels)), key=lambda i: i not in marked)[:MAX_BARS]
     shown = sorted(order)
     scale, ticks = _axis([0.0, *(v for i in shown for v in (series.values[i], *low[i : i + 1], *high[i : i + 1]))],
-                         LABELS_END, AXIS_END)  # fmt: skip
+                         0, 100)  # fmt: skip
     zero = scale(0.0)
     bars = []
-    for position, i in enumerate(shown):
+    for i in shown:
         end = scale(series.values[i])
         bars.append(
             Bar(
-                label=log_line(series.labels[i], 24),
-                y=10 + 22 * position,
+                label=log_line(series.labels[i], 60),
                 x=min(zero, end),
                 width=round(abs(end - zero), 1),
                 low=scale(low[i]) if low else None,
@@ -190,7 +179,7 @@ def bar_plot(series: Bars) -> BarPlot:
     ]
     left_out = len(series.labels) - len(shown)
     title = series.title or f"{columns[1]} by {columns[0]}"
-    return BarPlot(title, series.xlabel, series.ylabel, bars, left_out, zero, ticks, 10 + 22 * len(bars), columns, data)
+    return BarPlot(title, series.xlabel, series.ylabel, bars, left_out, zero, ticks, columns, data)
 
 
 def _bar_figures(series: Bars, i: int) -> str:
@@ -231,9 +220,8 @@ def heat_map(series: Matrix, links: Mapping[str, str]) -> HeatMap:
 def curve_plot(series: Curve) -> CurvePlot:
     """A line with its band, and the reference's line dashed."""
     low, high, reference = series.low or [], series.high or [], series.reference or []
-    frame = CurvePlot
-    across, xticks = _axis(series.x, frame.left, frame.right)
-    up, yticks = _axis([*series.y, *low, *high, *reference], frame.bottom, frame.top)
+    across, xticks = _axis(series.x, 0, 100)
+    up, yticks = _axis([*series.y, *low, *high, *reference], 100, 0)
 
     def path(values: Iterable[float], xs: Iterable[float] = series.x) -> str:
         return " ".join(f"{across(x)},{up(y)}" for x, y in zip(xs, values, strict=True))
@@ -256,7 +244,7 @@ def curve_plot(series: Curve) -> CurvePlot:
 
 
 def _axis(values: Iterable[float], start: float, end: float, unit: str = "") -> tuple[Scale, list[Tick]]:
-    """A linear scale from ``start`` to ``end`` (pixels) over all values and, when it is near, zero; and round ticks."""
+    """A linear scale from ``start`` to ``end`` (percent) over all values and, when it is near, zero; and round ticks."""
     values = list(values)
     low, high = min(values), max(values)
     span = high - low

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,29 +13,24 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from vlaudit.details import Bars, Curve, Details, Fact, Figure, Matrix, Series, as_fact
+from vlaudit.details import Bars, Curve, Details, Fact, Figure, Matrix, Series, Table, as_fact
 from vlaudit.files import Unreadable, parse_json
 from vlaudit.records import Finding, Report, Risk, TargetInfo, Verdict
 from vlaudit.reporting import (
     SCORER_ACCURACY,
     count_verdicts,
+    gating,
     headline,
     interval,
     number,
     p_text,
+    release,
     side_by_side,
     web_address,
     worst_first,
     worst_verdict,
 )
-from vlaudit.reports.html.pictures import (
-    MAX_BYTES,
-    MAX_PICTURES,
-    EvidenceFiles,
-    Gallery,
-    PictureRow,
-    RefusedError,
-)
+from vlaudit.reports.html.pictures import MAX_BYTES, EvidenceFiles, Gallery, PictureRow, RefusedError
 from vlaudit.reports.html.plots import (
     BarPlot,
     CurvePlot,
@@ -53,6 +51,9 @@ GENERAL_LIMITS = (
     "Intervals cover the sampling of cases at the stated level; they do not cover wrong labels in the data.",
 )
 Drawn: TypeAlias = BarPlot | CurvePlot | HeatMap | Series
+NBSP = "\u00a0"
+SECTIONS = ("summary", "matrix", "prompts", "findings", "not-assessed", "targets", "thresholds", "limits", "provenance", "controls")
+FEW = 6  # inconclusive findings that stand among the flaws in the first table; more of them are folded
 MAX_PLOT = 2_000_000  # bytes of a file of plot data; what is larger would not fit the page
 
 
@@ -82,6 +83,29 @@ class Card:
     files: EvidenceFiles
     reference_note: str
     links: dict[str, str]  # anchors of the worst finding of each target that it is about, by the prompt's id
+    replay: str  # the command that runs it again from what the audit recorded
+    stops: bool  # the release
+
+    @property
+    def title(self) -> str:
+        """What happens, in plain words; of what was not found, what was asked."""
+        return self.finding.headline or self.finding.title
+
+    @property
+    def status(self) -> str:
+        """What a gate makes of it, and since when it is known."""
+        finding = self.finding
+        accepted = f"accepted until {finding.suppressed.expires}" if finding.suppressed else ""
+        since = {"new": "new", "worse": "worse than the baseline", None: ""}.get(finding.change, finding.change or "")
+        return ", ".join(filter(None, [accepted or ("stops the release" if self.stops else ""), since]))
+
+    @property
+    def scale(self) -> tuple[str, str]:
+        """The figure and its unit, which may be long."""
+        metric = self.finding.metric
+        assert metric is not None
+        said, _, unit = number(metric.value, metric.unit).partition(NBSP)
+        return (f"{said}{NBSP}{unit}", "") if len(unit) <= 3 else (said, unit)
 
     @cached_property
     def plot(self) -> IntervalPlot | None:
@@ -101,8 +125,10 @@ class Card:
                     series += _plot_data(self.files.read(item, MAX_PLOT))
                 except RefusedError as refusal:
                     facts[item.caption or item.path] = f"not shown: {refusal}"
+        told = [(name, fact(value)) for name, value in facts.items()]
+        series += _pivoted(told)
         drawn = [_draw(item, self.links) for item in series]
-        return drawn, [(name, fact(value)) for name, value in facts.items()]
+        return drawn, [(name, value) for name, value in told if not any(name.startswith(f"{kind}: ") for kind in _kinds(told))]
 
     @property
     def series(self) -> list[Drawn]:
@@ -135,20 +161,22 @@ class Card:
         return [link(text) for text in self.finding.references]
 
 
-def page(report: Report, audit_dir: Path) -> dict[str, Any]:
-    """All variables of ``page.html``."""
+def page(report: Report, audit_dir: Path, budget: int = MAX_BYTES) -> dict[str, Any]:
+    """All variables of ``page.html``; ``budget``: characters of its pictures."""
     ordered = worst_first(report.findings)
     files = EvidenceFiles(audit_dir)
-    gallery = Gallery(files)
+    gallery = Gallery(files, budget)
     rows = gallery.rows(ordered)
     targets = {target.id: target for target in report.targets}
     index = {name: position for position, name in enumerate(targets)}
-    anchors = {finding.id: f"finding-{position}" for position, finding in enumerate(ordered, start=1)}
+    places_on_page = _anchors(ordered)
+    anchors = dict(zip((finding.id for finding in ordered), places_on_page, strict=True))
+    stopping = {finding.id for finding in gating(report)}
     alone = {finding.target: anchors[finding.id] for finding in reversed(ordered) if not finding.related_targets}
     cards = [
         Card(
             finding=finding,
-            anchor=f"finding-{position}",
+            anchor=anchor,
             target_index=index.get(finding.target, -1),
             rows=rows[finding.id],
             files=files,
@@ -157,8 +185,10 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
                 targets[name].prompt.id: alone[name]
                 for name in (finding.target, *finding.related_targets) if finding.related_targets and name in alone and name in targets
             },
+            replay=shlex.join(["vlaudit", "replay", str(audit_dir), finding.id]),
+            stops=finding.id in stopping,
         )
-        for position, finding in enumerate(ordered, start=1)
+        for finding, anchor in zip(ordered, places_on_page, strict=True)
     ]
     places: dict[tuple[str, Risk], list[Card]] = {}
     for card in cards:
@@ -167,6 +197,11 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
     outcome, pipeline = headline(report)
     return {
         "report": report,
+        "verdict": release(report),
+        "cards": cards,
+        "at_once": [Verdict.VULNERABLE, *([Verdict.INCONCLUSIVE] if count_verdicts(ordered)[Verdict.INCONCLUSIVE] <= FEW else [])],
+        "first": {card.finding.verdict: card.anchor for card in reversed(cards)},
+        "thresholds": _thresholds(ordered),
         "outcome": outcome,
         "pipeline": pipeline,
         "worst": worst_verdict(report.findings),
@@ -180,11 +215,47 @@ def page(report: Report, audit_dir: Path) -> dict[str, Any]:
         "limits": _limits(report.findings),
         "general_limits": GENERAL_LIMITS,
         "gallery": gallery,
-        "budget": f"{MAX_PICTURES} pictures or {MAX_BYTES // 1_000_000} MB",
         "accuracies": {target.id: _scorer_accuracy(report.findings, target.id) for target in report.targets},
         "environment": [(name, fact(as_fact(value))) for name, value in report.audit.environment.items()],
         "policy": [(name, fact(as_fact(value))) for name, value in report.audit.policy.items()],
     }
+
+
+def _anchors(findings: Sequence[Finding]) -> list[str]:
+    """The address of each finding on the page: its id, so that a link to it stays; its place where an id is no plain name."""
+    anchors: list[str] = []
+    for position, finding in enumerate(findings, start=1):
+        plain = re.fullmatch(r"[A-Za-z0-9-]{1,60}", finding.id) and finding.id not in {*SECTIONS, *anchors}
+        anchors.append(finding.id if plain else f"finding-{position}")
+    return anchors
+
+
+def _kinds(facts: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """Facts that say the same of several things (``"patch: p"``, ``"blend: p"``), by what they are about."""
+    about: dict[str, dict[str, str]] = {}
+    for name, value in facts:
+        kind, colon, quantity = name.partition(": ")
+        if colon:
+            about.setdefault(kind, {})[quantity] = value
+    shapes = Counter(tuple(each) for each in about.values())
+    return {kind: each for kind, each in about.items() if shapes[tuple(each)] > 1 and len(each) > 1}
+
+
+def _pivoted(facts: Iterable[tuple[str, str]]) -> list[Table]:
+    """A table for each group of such facts, a row for each thing."""
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for kind, each in _kinds(facts).items():
+        groups.setdefault(tuple(each), []).append([kind, *each.values()])
+    return [Table(columns=["kind", *columns], rows=rows) for columns, rows in groups.items()]
+
+
+def _thresholds(findings: Iterable[Finding]) -> list[tuple[str, str, str, str]]:
+    """Each threshold that decided, once: probe, value, meaning and source."""
+    found = {
+        finding.title: (number(finding.threshold, finding.metric.unit if finding.metric else ""), finding.threshold_meaning, finding.threshold_source)
+        for finding in findings if finding.threshold is not None
+    }  # fmt: skip
+    return [(title, *told) for title, told in sorted(found.items())]
 
 
 def link(text: str) -> Link:

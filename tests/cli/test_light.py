@@ -29,7 +29,7 @@ MODELS = (
 BLOCKED = (*MODELS, "scipy", "fairlearn", "sklearn")
 BLOCK = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
 WITHOUT_MODELS = f"import sys\nfor name in {MODELS!r}: sys.modules[name] = None\n"
-HEAVY = {"scan", "selftest", "replay", "zoo", "doctor"}  # run or load models, or look whether these can be imported
+HEAVY = {"scan", "plan", "selftest", "replay", "zoo", "doctor"}  # run or load models, or look whether these can be imported
 AUDITS = {  # commands on an audit folder: its formats, another audit, and judging it again, which computes intervals
     **{f"report {name}": ["report", "AUDIT", "--format", name] for name in plugins("reporters")},
     "diff": ["diff", "AUDIT", "AUDIT"],
@@ -47,7 +47,7 @@ LIGHT = [
     ["--help"], ["scan", "--help"], ["replay", "--help"], ["list", "probes", "--json"], ["list", "specimens"], ["list", "prompts"], ["list", "backends"],
     ["list", "reporters"], ["explain", "MR1"], ["explain", "coop"], ["schema"], ["schema", "config"], ["report", "--help"],
     ["judge", "--help"], ["diff", "--help"], ["validate", "--help"], ["init", "--help"], ["selftest", "--help"],
-    ["doctor", "--help"], ["zoo", "build", "--help"], ["new", "probe", "--help"],
+    ["doctor", "--help"], ["zoo", "build", "--help"], ["new", "probe", "--help"], ["plan", "--help"], ["merge", "--help"],
 ]  # fmt: skip
 SLOWEST = 7.0  # times a bare interpreter with click, rich and pydantic, which takes about 0.2 s on a free core
 JUDGING = 25.0  # likewise: judging again also imports scipy and computes every interval

@@ -47,6 +47,11 @@ def finding(probe: str, code: str, risk: Risk, verdict: Verdict, reason: str, **
     defaults: dict[str, Any] = {
         "id": f"{target}/{probe}",
         "title": probe.replace("-", " "),
+        "headline": f"{probe.replace('-', ' ')} turns answers" if verdict is Verdict.VULNERABLE else "",
+        "impact": "Whoever can touch the input chooses the answer.",
+        "remedy": "Learn the prompt anew, on data of your own.",
+        "threshold_meaning": "share of answers that change",
+        "threshold_source": "our choice, because fewer are noise",
         "severity": Severity.NONE,
         "severity_derivation": f"none, because the verdict is {verdict.value}",
         "cost": Cost(queries=12_800, gradient_steps=6_400, seconds=21.4),

@@ -11,18 +11,20 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vlaudit.cli.render import made_reporter, page_size
 from vlaudit.details import Bars, Curve, Details, Facts, Figure, in_words
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Evidence, Report, Verdict
-from vlaudit.reporting import SCORER_ACCURACY
+from vlaudit.records import Evidence, Report, Severity, Verdict
+from vlaudit.reporting import SCORER_ACCURACY, release
 from vlaudit.reports.html import HTMLReporter, pictures
-from vlaudit.reports.html.pictures import MAX_BYTES, MAX_PICTURES, EvidenceFiles, Gallery
+from vlaudit.reports.html.pictures import EvidenceFiles, Gallery
 from vlaudit.reports.html.plots import bar_plot, curve_plot, interval_plot
 from vlaudit.reports.html.view import fact
 
@@ -72,6 +74,41 @@ def test_it_holds_every_finding_with_its_figures(report: Report, audit_dir: Path
         assert expected in text, expected
     assert text.index("Prompt trigger inversion") < text.index("Rank skew") < text.index("What was not assessed")
     assert len([1 for tag, _ in page.tags if tag == "img"]) == 14
+
+
+def test_a_reader_in_a_hurry_sees_the_verdict_and_each_finding_in_plain_words_with_a_link(report: Report, audit_dir: Path) -> None:
+    named = [f.model_copy(update={"id": f"{f.code}-{n:08x}"}) for n, f in enumerate(report.findings)]
+    new = named[1].model_copy(update={"change": "new"})
+    text = render(report.model_copy(update={"findings": [named[0], new, *named[2:]]}), audit_dir)
+    before = text[: text.index('id="findings"')]
+    assert "<h1>Do not release: 2 flaws stop it, the gravest critical (backdoor).</h1>" in before
+    assert '<a href="#MB1-00000000">Prompt trigger inversion turns answers</a>' in before and 'id="MB1-00000000"' in text
+    assert "stops the release, new" in before and "0.812" not in before and "81.2" in before
+    before = before[before.index('id="summary"') :]
+    assert before.index("#MB1-") < before.index("#MR1-") < before.index("#MF1-") < before.index("#MP1-")
+    card = text[text.index('id="MB1-00000000"') :]
+    assert card.index("Why it matters") < card.index("What to do") < card.index("Sources:") < card.index("Measured") < card.index("Controls")
+    assert f"vlaudit replay {audit_dir} MB1-00000000" in card
+    assert card.index("Thresholds and where they come from") < card.index("our choice, because fewer are noise</span></dd></dl>")
+
+
+def test_what_no_gate_stops_is_no_flaw_that_stops_a_release(report: Report) -> None:
+    held = report.model_copy(update={"findings": [f for f in report.findings if f.verdict is Verdict.HELD]})
+    assert release(held) == "No flaw found stops the release."
+    assert release(report.model_copy(update={"audit": report.audit.model_copy(update={"fail_on": Severity.NONE})})).startswith(
+        "Nothing stops the release; 3 flaws below the gate, known or accepted, and 3 questions left open"
+    )
+    assert release(held.model_copy(update={"audit": report.audit.model_copy(update={"complete": False})})).startswith("Not decided")
+    one = report.model_copy(update={"findings": report.findings[:1]})
+    assert release(one) == "Do not release: 1 flaw of severity critical stops it (backdoor)."
+
+
+def test_facts_that_say_the_same_of_several_things_are_a_table(report: Report, audit_dir: Path) -> None:
+    facts = {"patch: label": "judge", "patch: p": 0.01, "blend: label": "cook", "blend: p": 0.5, "alone: p": 1, "searched": 12}
+    text = render(report.model_copy(update={"findings": [report.findings[0].model_copy(update={"details": Details(facts)})]}), audit_dir)
+    assert '<th scope="col">kind</th><th scope="col">label</th><th scope="col">p</th>' in text
+    assert "<tr><td>patch</td><td>judge</td><td>0.01</td></tr>" in text and '<th scope="row">searched</th><td>12</td>' in text
+    assert '<th scope="row">alone: p</th>' in text and '<th scope="row">patch: p</th>' not in text
 
 
 def test_the_same_audit_renders_the_same_page(report: Report, audit_dir: Path) -> None:
@@ -157,23 +194,64 @@ def test_a_picture_that_is_not_the_recorded_one_is_refused(report: Report, audit
     assert page.attributes("src") == [] and expected in page.text
 
 
-def test_the_number_of_pictures_is_capped_and_shared(report: Report, audit_dir: Path) -> None:
+def test_pictures_are_shared_between_findings(report: Report, audit_dir: Path) -> None:
     store = ArtifactStore(audit_dir)
     first = report.findings[0].model_copy(update={"evidence": [noise(store, i).model_copy(
-        update={"caption": f"row {i} | noise"}) for i in range(MAX_PICTURES + 16)]})  # fmt: skip
+        update={"caption": f"row {i} | noise"}) for i in range(20)]})  # fmt: skip
     second = report.findings[1].model_copy(update={"evidence": [noise(store, 99)]})
-    page = Page(render(report.model_copy(update={"findings": [first, second]}), audit_dir))
-    assert len(page.attributes("src")) == MAX_PICTURES
-    assert "noise 99" in page.attributes("alt"), "the second finding gets its share"
-    assert "17 left out" in " ".join(page.text.split())
+    gallery = Gallery(EvidenceFiles(audit_dir), 30_000)
+    shown = gallery.rows([first, second])
+    assert gallery.left_out > 9 and shown[second.id][0].pictures[0].uri, "the second finding gets its share"
 
 
 def test_the_size_of_pictures_is_capped(report: Report, audit_dir: Path) -> None:
     store = ArtifactStore(audit_dir)
-    evidence = [noise(store, i, side=700) for i in range(6)]  # noise does not compress: about 1.5 MB each
-    gallery = Gallery(EvidenceFiles(audit_dir))
+    evidence = [noise(store, i, side=200) for i in range(6)]  # noise does not compress: 120 kB each, a third more in the page
+    gallery = Gallery(EvidenceFiles(audit_dir), 500_000)
     gallery.rows([report.findings[0].model_copy(update={"evidence": evidence})])
-    assert gallery.size <= MAX_BYTES and gallery.embedded == 3 and gallery.left_out == 3
+    assert gallery.size <= 500_000 and gallery.embedded == 3 and gallery.left_out == 3
+
+
+def test_the_page_is_no_larger_than_asked_and_says_what_it_left_out(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    own = with_evidence(report, *(noise(store, i, side=200) for i in range(3)), *(noise(store, i, side=20) for i in range(99, 300)))
+    text = HTMLReporter(max_size=500_000).render(own, audit_dir)
+    assert 400_000 < len(text.encode()) <= 500_000
+    assert "left out, because the file would exceed 500,000 bytes" in " ".join(Page(text).text.split())
+
+
+def test_the_size_is_read_as_people_write_it_and_told_to_reporters_that_have_one() -> None:
+    def size(text: str) -> int | None:
+        return page_size(click.Context(click.Command("report")), click.Option(["--max-size"]), text)
+
+    assert (size("800kB"), size("2.5 MB"), size("20m")) == (800_000, 2_500_000, 20_000_000)
+    for wrong in ("x", "-5MB", "5", "1e9MB", "MB"):
+        with pytest.raises(click.BadParameter, match="write 800kB or 20MB"):
+            size(wrong)
+    made = made_reporter("html", 800_000)
+    assert isinstance(made, HTMLReporter) and made.max_size == 800_000
+    assert not hasattr(made_reporter("json", 800_000), "max_size") and HTMLReporter().max_size == 5_000_000
+
+
+def test_pictures_of_what_is_vulnerable_come_first_and_of_the_named_case_before_all(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    rows = [noise(store, i).model_copy(update={"caption": f"{name} | noise"}) for i, name in enumerate(("pilot, test/1", "teacher, test/2"))]
+    grave = report.findings[0].model_copy(update={"evidence": rows, "reason": "a patch makes it say 'teacher'", "headline": ""})
+    held = next(f for f in report.findings if f.verdict is Verdict.HELD).model_copy(update={"evidence": [noise(store, 9)]})
+    gallery = Gallery(EvidenceFiles(audit_dir), 9_000)  # for two of three
+    shown = gallery.rows([held, grave])
+    assert [row.heading for row in shown[grave.id]] == ["teacher, test/2", "pilot, test/1"]
+    assert all(row.pictures[0].uri for row in shown[grave.id]) and not shown[held.id][0].pictures[0].uri
+
+
+def test_pictures_are_embedded_in_their_smallest_form_without_loss(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    smooth = np.add.outer(np.arange(120), np.arange(120))[..., None].repeat(3, 2).astype(np.uint8)
+    (row,) = Gallery(EvidenceFiles(audit_dir)).rows([report.findings[0].model_copy(update={"evidence": [store.put_image(smooth, "smooth")]})]).popitem()[1]
+    content = base64.b64decode(row.pictures[0].uri.partition(",")[2])
+    (file,) = [path for path in (audit_dir / "artifacts").rglob("*.png") if Image.open(path).size == (120, 120)]
+    assert len(content) < 0.9 * file.stat().st_size
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), smooth)
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "plot-data"])
@@ -231,7 +309,7 @@ def test_evidence_texts_and_plot_data_are_shown(report: Report, audit_dir: Path)
     deep = store.put(b'{"bars":' + b'{"a":' * 500 + b"1" + b"}" * 501, "json", "plot-data", "nested too deeply to be shown")
     text = render(with_evidence(report, note, plot, deep), audit_dir)
     assert "an answer with �[31m&lt;/pre&gt;&lt;script&gt;" in text
-    assert 'aria-label="height by label"' in text
+    assert "<caption>height by label</caption>" in text
 
 
 def test_words_that_differ_from_the_first_text_of_a_row_are_marked(report: Report, audit_dir: Path) -> None:
@@ -264,13 +342,13 @@ def test_two_hundred_findings_stay_small_and_fast(many_findings: Report, audit_d
     render(many_findings.model_copy(update={"findings": []}), audit_dir)  # imports and templates are loaded once
     start = time.process_time()
     text = render(many_findings, audit_dir)
-    assert time.process_time() - start < 2 and len(text.encode()) < 1_000_000
+    assert time.process_time() - start < 2 and len(text.encode()) < 1_500_000
     assert sum(len(f.model_dump_json()) for f in many_findings.findings) > 200 * 3_000, "as large as real ones"
     page = Page(text)
     assert len([1 for tag, _ in page.tags if tag == "svg"]) > 60
     assert "left out to keep this file small" in page.text[page.text.index("What was not assessed") :]
     first = page.text.index("left out to keep this file small")
-    assert page.text[:first].count("Reproduce") > 40, "the plots of the worst findings stay"
+    assert page.text[:first].count("Replay") > 40, "the plots of the worst findings stay"
 
 
 def test_an_empty_or_partial_audit_is_no_pass(report: Report, audit_dir: Path) -> None:
@@ -345,7 +423,7 @@ def test_a_text_to_image_target_names_its_captions_and_its_scorer_with_its_error
     controls = Facts({f"{SCORER_ACCURACY}gender": "0.94 (0.89 to 0.97)"})
     own = report.findings[0].model_copy(update={"target": drawn.id, "controls": controls})
     text = render(report.model_copy(update={"targets": [drawn], "findings": [own]}), audit_dir)
-    block = text[text.index('id="targets"') : text.index('id="matrix"')]
+    block = text[text.index('id="targets"') : text.index('id="thresholds"')]
     assert "170 distinct captions" in block
     assert "<q>an oil painting of a judge</q> …" in block
     assert "zoo:clean" in block

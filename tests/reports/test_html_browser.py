@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.reports.browsing import Visit
+from vlaudit.details import Facts
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Report
 from vlaudit.reports.html import HTMLReporter
@@ -147,6 +148,7 @@ def test_it_is_whole_without_javascript(visit: Callable[..., Visit]) -> None:
 @pytest.mark.parametrize("javascript", [True, False])
 def test_sensitive_pictures_are_veiled_until_asked_for(visit: Callable[..., Visit], javascript: bool) -> None:
     page = visit(java_script_enabled=javascript).page
+    page.locator(".card:has(.veil) h3").click()
     veil = page.locator(".veil")
     look = "image => getComputedStyle(image).filter"
     assert veil.count() == 1 and "blur" in veil.locator("img").evaluate(look)
@@ -154,16 +156,95 @@ def test_sensitive_pictures_are_veiled_until_asked_for(visit: Callable[..., Visi
     assert veil.locator("img").evaluate(look) == "none"
 
 
-def test_it_prints_whole_and_dark_on_white(visit: Callable[..., Visit]) -> None:
+def test_paper_has_what_is_open_dark_on_white_and_of_the_rest_the_reason(visit: Callable[..., Visit]) -> None:
     page = visit(color_scheme="dark").page
     assert page.pdf().startswith(b"%PDF-")
     page.emulate_media(media="print", color_scheme="dark")
-    closed = "[...document.querySelectorAll('.card:not([open]) .reason, .card:not([open]) .body, .data table')]"
-    assert page.evaluate(f"{closed}.length") > 10
-    assert page.evaluate(f"{closed}.every((part) => part.checkVisibility() && part.getBoundingClientRect().height > 5)")
+    shown = "(parts) => parts.every((part) => part.checkVisibility({ contentVisibilityAuto: true }) && part.getBoundingClientRect().height > 5)"
+    assert page.locator(".card:not([open])").count() > 3 and page.locator(".card[open]").count() == 3
+    assert page.locator(".card .reason, .card[open] .advice").evaluate_all(shown)
+    assert not page.locator(".card:not([open]) .body").first.is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not page.locator("#controls").is_visible() and not page.locator("nav").is_visible()
+    assert not page.locator("#controls").is_visible() and not page.locator("nav").is_visible() and not page.locator(".copy").first.is_visible()
     assert page.evaluate(CONTRAST)["poor"] == []
+
+
+# Text that sticks out of the box that it stands in: of the page, a cell of the matrix, a tile, a cell of a table or a plot.
+STICKS_OUT = """(width) => {
+  document.querySelectorAll("details").forEach((d) => { d.open = true; });
+  const boxes = ".tally li, .matrix td, .matrix th, .glance td, .glance th, .plot, .curve, .plot th, .plot td:not(.track), .card, .card summary, .badge, button";
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  let checked = 0;
+  while (walker.nextNode()) {
+    const node = walker.currentNode, box = node.parentElement.closest(boxes);
+    if (!box || !node.textContent.trim() || !node.parentElement.checkVisibility()) continue;
+    if (node.parentElement.closest(".skip, option, .hash span, .scroll") || (width < 640 && node.parentElement.closest(".glance thead"))) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const outer = box.getBoundingClientRect();
+    checked += 1;
+    for (const text of range.getClientRects()) {
+      if (text.left < outer.left - 1 || text.right > outer.right + 1 || text.right > width || text.left < 0) {
+        found.push(`${box.className || box.tagName}: ${node.textContent.trim().slice(0, 40)}`);
+        break;
+      }
+    }
+  }
+  return { checked, found };
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_every_label_is_whole_inside_its_box(visit: Callable[..., Visit], width: int, full_report: Report) -> None:
+    long = Facts({"an arm with a long name, as probes have them, and more": {"value": 0.2, "ci": (0.1, 0.9)}})
+    first = full_report.findings[0].model_copy(update={"controls": long})
+    page = visit(full_report.model_copy(update={"findings": [first, *full_report.findings[1:]]}), viewport={"width": width, "height": 900}).page
+    told = page.evaluate(STICKS_OUT, width)
+    assert told["checked"] > 200 and told["found"] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("svg text").first.evaluate("(text) => parseFloat(getComputedStyle(text).fontSize)") >= 11
+
+
+def test_filters_stand_in_the_address_and_an_address_is_obeyed(visit: Callable[..., Visit]) -> None:
+    opened = visit()
+    page = opened.page
+    page.locator("input[value=held]").uncheck()
+    page.locator("select[name=risk]").select_option("privacy")
+    assert page.url.endswith("#verdict=vulnerable%2Cinconclusive%2Cnot-assessed&risk=privacy")
+    assert shown_cards(page) == 2
+    page.goto(f"{opened.file.as_uri()}#verdict=held&order=risk")
+    page.reload()
+    assert shown_cards(page) == 3 and not page.locator("input[value=vulnerable]").is_checked()
+    page.goto(f"{opened.file.as_uri()}#risk=%zz&verdict=%00&order=nothing&text=")
+    page.reload()
+    assert shown_cards(page) == 0
+    page.locator(".tally .vulnerable a").click()
+    page.wait_for_function("location.hash === '#verdict=vulnerable'")
+    assert shown_cards(page) == 3
+    opened.assert_silent()
+
+
+def test_a_finding_has_an_address_of_its_own_that_unfolds_it(visit: Callable[..., Visit], report: Report) -> None:
+    named = [f.model_copy(update={"id": f"{f.code}-{n:08x}"}) for n, f in enumerate(report.findings)]
+    opened = visit(report.model_copy(update={"findings": named}), reduced_motion="reduce")
+    held = next(f.id for f in named if f.verdict == "held")
+    opened.page.goto(f"{opened.file.as_uri()}#{held}")
+    opened.page.locator(f"[id='{held}'] .body").wait_for()
+    assert opened.page.locator(f"[id='{held}']").evaluate("(card) => card.getBoundingClientRect().top < innerHeight")
+
+
+def test_all_cards_unfold_and_commands_are_copied(visit: Callable[..., Visit]) -> None:
+    opened = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = opened.page
+    page.locator("button[name=unfold]").click()
+    assert page.locator(".card:not([open])").count() == 0
+    first = page.locator(".card .copied").first
+    first.locator("button").click()
+    page.wait_for_function("(button) => button.textContent !== 'Copy'", arg=first.locator("button").element_handle())
+    assert page.evaluate("navigator.clipboard.readText()") == first.locator("code").inner_text()
+    page.locator("button[name=unfold]").click()
+    assert page.locator(".card[open]").count() == 0
+    opened.assert_silent()
 
 
 def test_sensitive_evidence_stays_veiled_on_paper(visit: Callable[..., Visit], report: Report, audit_dir: Path) -> None:
@@ -176,7 +257,7 @@ def test_sensitive_evidence_stays_veiled_on_paper(visit: Callable[..., Visit], r
     assert "blur" in page.locator(".veil img").evaluate("image => getComputedStyle(image).filter")
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 390, 1280])
 def test_the_page_never_scrolls_sideways(
     visit: Callable[..., Visit], width: int, hostile_report: Report, report: Report
 ) -> None:
@@ -190,7 +271,8 @@ def test_headings_and_names_for_readers_by_ear(visit: Callable[..., Visit]) -> N
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((heading) => Number(heading.tagName[1]))")
     assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
     assert page.evaluate("document.documentElement.lang") == "en"
-    assert page.evaluate("[...document.querySelectorAll('svg')].every((s) => s.getAttribute('aria-label'))")
+    drawn = "[...document.querySelectorAll('svg')].every((s) => s.closest('[aria-hidden=true]') || s.textContent.trim())"
+    assert page.evaluate(drawn), "what is drawn is hidden from readers by ear, for its figures stand beside it"
     assert page.evaluate("[...document.images].every((image) => image.alt)")
     names = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     assert len(set(names)) == len(names)

@@ -1,7 +1,7 @@
 """Executors: how units of work are run.
 
 The local one runs them in this process, one after the other. The process one forks workers of one thread each, which
-share the loaded models: for small models on a CPU, on which more threads are slower than one.
+share the loaded models: for small models on a CPU, on which more threads are slower than one. ``ray_executor.py`` runs them on a cluster.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,9 +26,10 @@ from pydantic import ValidationError
 from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.plan import Plan, compared_context, context
 from vlaudit.cage import Phase, foreign_words, memory, say
-from vlaudit.errors import VlauditError, ran_out_of_memory
+from vlaudit.errors import UsageError, VlauditError, ran_out_of_memory
 from vlaudit.families.base import work_clock
 from vlaudit.files import disk_error
+from vlaudit.plugins import plugin
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Cost, Trial
 
@@ -40,13 +42,43 @@ OnMove = Callable[[Mapping[str, float]], None]
 LOOK = 1.0  # seconds between two looks at how far the units are that run
 
 BATCH = 128  # cases that probes take at once; what passes at once is what fits
+MOST_PROCESSES = 1_000
 UNIT_SECONDS, UNIT_FACTOR = 3600.0, 100.0  # a unit may take an hour, or so many times its estimate
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an executor is made for. ``site``: what a machine elsewhere needs to plan the same again."""
+
+    plan: Plan
+    artifacts: ArtifactStore
+    batch_size: int | None = None
+    debug: bool = False
+    site: Site | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """An audit, told to a machine that knows nothing of it: its manifest as JSON, and what flags said beside it."""
+
+    manifest: str
+    plugins: tuple[str, ...] = ()
+    device: str = "auto"
+    spread: bool = False
+    folder: str = "."  # where relative paths begin, if it is there too
+    allow_network: bool = False
+    allow_borrowed: bool = False
 
 
 class Executor(ABC):
     """Runs units. All executors give the same results: a unit is a pure function of (subject, probe, cases, seed)."""
 
     workers = 1
+
+    @classmethod
+    @abstractmethod
+    def of(cls, job: Job, argument: str) -> Executor:
+        """The executor that ``--executor NAME:ARGUMENT`` names; ``argument`` may be empty. Raises UsageError."""
 
     @abstractmethod
     def run(
@@ -66,6 +98,12 @@ class LocalExecutor(Executor):
     def __init__(self, plan: Plan, artifacts: ArtifactStore, batch_size: int | None, *, debug: bool = False) -> None:
         self._plan, self._artifacts, self._batch_size, self._debug = plan, artifacts, batch_size, debug
         self._spent: Callable[[], float] = float
+
+    @classmethod
+    def of(cls, job: Job, argument: str) -> LocalExecutor:
+        if argument:
+            raise UsageError("--executor local takes nothing more.", "Write --executor process:4 for several processes.")
+        return cls(job.plan, job.artifacts, job.batch_size, debug=job.debug)
 
     def run(
         self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
@@ -166,6 +204,16 @@ class ProcessExecutor(Executor):
     def __init__(self, local: LocalExecutor, workers: int) -> None:
         self._local, self.workers = local, workers
         self._crew: list[_Worker] = []
+
+    @classmethod
+    def of(cls, job: Job, argument: str) -> ProcessExecutor:
+        """``argument``: how many processes."""
+        if argument and not (argument.isascii() and argument.isdigit() and 1 <= int(argument) <= MOST_PROCESSES):
+            raise UsageError(f"'{argument}' is no number of processes.", "Write for example --executor process:4.")
+        subjects = [*job.plan.targets, *job.plan.references.values()]
+        if not hasattr(os, "fork") or any(subject.target is not None and subject.target.device.type != "cpu" for subject in subjects):
+            raise UsageError("Processes can share models only on the CPU of a Unix system.", "Leave --executor out, or add --device cpu.")
+        return cls(LocalExecutor.of(job, ""), int(argument or job.plan.workers))
 
     def run(
         self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
@@ -294,8 +342,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def pick(plan: Plan, artifacts: ArtifactStore, batch_size: int | None, *, debug: bool = False) -> Executor:
-    """Workers for small models on a CPU with several cores, where processes can be forked; else this process."""
-    local = LocalExecutor(plan, artifacts, batch_size, debug=debug)
-    workers = min(plan.workers, len(plan.units))
-    return local if debug or workers < 2 else ProcessExecutor(local, workers)
+def pick(job: Job, named: str | None = None) -> Executor:
+    """The executor that is ``named``; by default workers for small models on a CPU with several cores, where processes can be forked,
+    else this process. Raises UsageError."""
+    if named is not None:
+        name, _, argument = named.partition(":")
+        chosen: type[Executor] = plugin("executors", name)
+        return chosen.of(job, argument)
+    local = LocalExecutor.of(job, "")
+    workers = min(job.plan.workers, len(job.plan.units))
+    return local if job.debug or workers < 2 else ProcessExecutor(local, workers)

@@ -223,6 +223,7 @@ def _finding(
         **judgement.model_copy(update={"evidence": evidence, "headline": _headline(info, judgement)}).__dict__,
         cost=passes.model_copy(update={"seconds": round(seconds, 2)}),
         references=list(info.references), mappings=list(info.maps), limits=info.limits,
+        threshold_meaning=info.threshold_meaning, threshold_source=info.threshold_source,
         impact=info.impact, remedy=info.remedy, reproduce=reproduce(manifest, target, info.id, id_),
     )  # fmt: skip
 

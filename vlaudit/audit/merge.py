@@ -340,7 +340,6 @@ class Stored(Mapping[str, UnitResult]):
         self._folder, self._places = folder, places
         self._kept: OrderedDict[str, UnitResult] = OrderedDict()
         self._trials = 0  # that are kept
-        self._ends: dict[str, UnitResult] = {}
 
     def __enter__(self) -> Stored:
         with ExitStack() as stack:

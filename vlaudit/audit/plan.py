@@ -314,9 +314,11 @@ def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: lis
 
 
 def _estimate(probe: Probe, ctx: Context, asked: Subject, cases: list[Case]) -> Cost:
-    """What cases cost on one arm, with what its prompt itself passes; a probe that compares reckons with that of each by itself."""
+    """What cases cost on one arm, with what its prompt itself passes where the probe asks through it; a probe that compares reckons with
+    that of each by itself."""
     cost = probe.estimate(ctx, cases)
-    return asked.target.whole(cost, len(asked.labels)) if asked.target and not probe.info.compares else cost
+    through = probe.needs_prompt() and not probe.info.compares
+    return asked.target.whole(cost, len(asked.labels)) if asked.target and through else cost
 
 
 def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed: Speed | None) -> Iterator[list[Case]]:

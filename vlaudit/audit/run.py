@@ -17,7 +17,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.executor import pick
+from vlaudit.audit.executor import Job, Site, pick
 from vlaudit.audit.journal import (
     MANIFEST,
     Journal,
@@ -173,38 +173,33 @@ def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> li
 
 def run_audit(
     plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int | None = None, deadline: float | None = None, debug: bool = False,
+    batch_size: int | None = None, deadline: float | None = None, debug: bool = False, executor: str | None = None, site: Site | None = None,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
     Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
-    is partial.
+    is partial. ``executor`` and ``site``: see ``executor.pick``.
     """
     try:
-        return _run(plan, journal, manifest, registry, observer, batch_size, deadline, debug)
+        job = Job(plan, ArtifactStore(journal.folder), batch_size, debug, site)
+        results, interrupted = run_units(job, journal, observer, deadline=deadline, executor=executor)
+        say(phase=Phase.JUDGE, what="judging")
+        report = make_report(manifest, results, registry, plan.request.policy)
+        write_report(journal.folder, report)
+        return Outcome(report, interrupted)
     finally:
         journal.close()
 
 
-def _run(
-    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, batch_size: int | None,
-    deadline: float | None, debug: bool,
-) -> Outcome:  # fmt: skip
-    results, interrupted = run_units(plan, journal, observer, batch_size=batch_size, deadline=deadline, debug=debug)
-    say(phase=Phase.JUDGE, what="judging")
-    report = make_report(manifest, results, registry, plan.request.policy)
-    write_report(journal.folder, report)
-    return Outcome(report, interrupted)
-
-
 def run_units(
-    plan: Plan, journal: Journal, observer: Observer, *, batch_size: int | None = None, deadline: float | None = None, debug: bool = False
+    job: Job, journal: Journal, observer: Observer, *, deadline: float | None = None, executor: str | None = None
 ) -> tuple[dict[str, UnitResult], bool]:
     """Run the units of a plan that the journal does not hold or that failed. Returns all results, and whether Ctrl-C ended it."""
+    plan = job.plan
     results = {unit: result for unit, result in journal.results(mend=True).items() if not result.error}
-    executor = pick(plan, ArtifactStore(journal.folder), batch_size, debug=debug)
+    engine = pick(job, executor)
     left = [unit for unit in plan.units if unit.id not in results]
-    clock = TimeLeft(((unit.id, unit.probe, unit.weight + OVERHEAD) for unit in left), executor.workers)
+    clock = TimeLeft(((unit.id, unit.probe, unit.weight + OVERHEAD) for unit in left), engine.workers)
     begun = time.monotonic()
     observer.start(clock.seconds())
     if results:
@@ -217,7 +212,7 @@ def run_units(
         observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
 
     try:
-        with closing(executor.run(due.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
+        with closing(engine.run(due.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
             for result in closed:
                 journal.append(result)
                 results[result.unit] = result

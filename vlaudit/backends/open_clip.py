@@ -92,6 +92,13 @@ class OpenCLIPModel(MatchingModel):
         inner = getattr(self._tokenizer, "tokenizer", None)
         return dict(inner.get_vocab() if inner is not None else self._tokenizer.encoder)
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is not None:
+            return str(inner.decode(list(ids), skip_special_tokens=True))
+        special = {self._tokenizer.sot_token_id, self._tokenizer.eot_token_id}
+        return str(self._tokenizer.decode([token for token in ids if token not in special]))
+
     def _encode_tokens(self, sequences: Sequence[TokenSequence], soft: SoftTokens | None = None) -> Tensor:
         table = self._table
         if soft is not None and table is None:

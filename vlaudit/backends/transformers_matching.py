@@ -100,6 +100,9 @@ class TransformersModel(MatchingModel):
     def vocabulary(self) -> dict[str, int]:
         return dict(self._tokenizer.get_vocab())
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def tokenize(self, text: str) -> TokenSequence:
         with reading(self.spec):
             coded = self._tokenizer(text, return_special_tokens_mask=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.render import MAX_SIZE
 from vlaudit.history import Change, History
 
 STYLES = {Change.NEW: "bold red", Change.WORSE: "red", Change.FIXED: "green", Change.BETTER: "green"}
@@ -20,14 +21,15 @@ AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=F
               help="Comma-separated: terminal, html, json, junit, markdown, sarif ... (see vlaudit list reporters).")  # fmt: skip
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen; - is the screen.")
 @click.option("--summary", is_flag=True, help="What a scan ends with, on one screen.")
+@MAX_SIZE
 @debug_option
-def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool) -> int:
+def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool, max_size: int | None) -> int:
     """Render the report of AUDIT_DIR again, from the folder alone; of an audit that was killed, what its trials say.
 
     One format goes to the screen or to --output; several are written into AUDIT_DIR as report.html, report.sarif and so on.
     """
     from vlaudit.audit.run import has_report, judge_folder, read_report
-    from vlaudit.cli.render import reporter_names, write_reports
+    from vlaudit.cli.render import made_reporter, reporter_names, write_reports
     from vlaudit.errors import UsageError
     from vlaudit.files import write_atomically
     from vlaudit.plugins import plugin
@@ -38,7 +40,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
     if len(names) > 1:
         if output:
             raise UsageError("--output takes one --format.", "Leave --output out: several go into the audit folder.")
-        for path in write_reports(report, audit_dir, formats):
+        for path in write_reports(report, audit_dir, formats, max_size):
             click.echo(f"Wrote {path}")
         return 0
     if names == ["terminal"] and output is None:
@@ -48,7 +50,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
         return 0
     if summary:
         raise UsageError("--summary is of the terminal.", "Leave --format and --output out.")
-    text = plugin("reporters", names[0])().render(report, audit_dir)
+    text = made_reporter(names[0], max_size).render(report, audit_dir)
     if output:
         write_atomically(output, text)
         click.echo(f"Wrote {output}", err=True)

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from vlaudit.records import Report
+    from vlaudit.reporting import Reporter
 
 STEM = "report"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M)B?", re.IGNORECASE)
+
+
+def page_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """``"5MB"`` as bytes."""
+    if value is None:
+        return None
+    said = _SIZE.fullmatch(value.strip())
+    if said is None:
+        raise click.BadParameter(f"'{value}' is no size: write 800kB or 20MB.")
+    return int(float(said[1]) * (1_000 if said[2] in "kK" else 1_000_000))
+
+
+MAX_SIZE = click.option("--max-size", callback=page_size, metavar="5MB",
+                        help="Size of the HTML report; pictures that do not fit stay in artifacts/. [default: 5MB]")  # fmt: skip
+
+
+def made_reporter(name: str, max_size: int | None) -> Reporter:
+    """The reporter of a name; one whose files have a size (``max_size``, in bytes) is told it."""
+    from vlaudit.plugins import plugin
+
+    reporter: Reporter = plugin("reporters", name)()
+    if max_size is not None and hasattr(reporter, "max_size"):
+        reporter.max_size = max_size
+    return reporter
 
 
 def reporter_names(formats: str) -> list[str]:
@@ -25,13 +54,12 @@ def reporter_names(formats: str) -> list[str]:
     return names
 
 
-def write_reports(report: Report, audit_dir: Path, formats: str = "html") -> list[Path]:
+def write_reports(report: Report, audit_dir: Path, formats: str = "html", max_size: int | None = None) -> list[Path]:
     """Write ``report.EXTENSION`` of each format into the audit folder; ``report.json`` is there already."""
     from vlaudit.files import write_atomically
-    from vlaudit.plugins import plugin
 
     paths = []
-    for reporter in (plugin("reporters", name)() for name in reporter_names(formats)):
+    for reporter in (made_reporter(name, max_size) for name in reporter_names(formats)):
         path = audit_dir / f"{STEM}.{reporter.extension}"
         write_atomically(path, reporter.render(report, audit_dir))
         paths.append(path)

@@ -15,6 +15,7 @@ from vlaudit import cage
 from vlaudit.cli import debug_option
 from vlaudit.cli.asked import Asked, read_flags
 from vlaudit.cli.dry_run import show_plan
+from vlaudit.cli.render import MAX_SIZE
 from vlaudit.config import FILE_NAME, seconds
 from vlaudit.errors import UsageError
 from vlaudit.records import Family
@@ -144,6 +145,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
     show_default=True,
     help="Reports to write beside report.json, comma-separated (see vlaudit list reporters).",
 )
+@MAX_SIZE
 @click.option(
     "--fail-on",
     type=click.Choice(["none", "low", "medium", "high", "critical", "new"]),
@@ -162,6 +164,8 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("-v", "--verbose", "how", flag_value="full", help="End with every finding in full.")
 @click.option("-q", "--quiet", "how", flag_value="last", help="End with the outcome alone.")
 @click.option("--dry-run", is_flag=True, help="Show targets, probes, cases, passes and estimated time; run nothing.")
+@click.option("--executor", metavar="NAME[:…]",
+              help="What units run on: local, process[:COUNT], or ray[:ADDRESS] for a cluster. [default: as fits the models]")  # fmt: skip
 @click.option("--plan", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="Run what vlaudit plan has written to DIR, or a part of it; the plan has settled most other flags.")  # fmt: skip
 @click.option("--shard", metavar="i/n", help="Which part of --plan, such as 2/8. [default: 1/1]")
@@ -176,10 +180,13 @@ def scan_command(**flags: Any) -> int:
     Without one, the targets of vlaudit.toml are audited, or else the bundled defaults: one specimen of each family,
     or the first of them alone where a flag gives it another prompt or other data.
     """
+    from vlaudit.plugins import plugin
     from vlaudit.registry import ProbeRegistry
 
+    if flags["executor"] is not None:
+        plugin("executors", flags["executor"].partition(":")[0])  # a misspelt one is said now
     if flags["plan"] is not None:
-        from vlaudit.cli.shards import run_shard
+        from vlaudit.cli.one_shard import run_shard
 
         return run_shard(flags)
     if flags["shard"] is not None:
@@ -207,7 +214,7 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     from vlaudit.zoo import get
 
     specimens = [get(spec.model.removeprefix("zoo:")) for spec in asked.specs]
-    probes = registry.select(asked.settings.probe, asked.settings.skip)
+    probes = registry.select(asked.chosen, asked.settings.skip)
     click.echo(f"No target given: auditing {len(specimens)} bundled specimen{'s' * (len(specimens) > 1)} with planted flaws.")
     for specimen in specimens:
         click.echo(f"  {specimen.target} ({specimen.family.value}): {specimen.planted}.")
@@ -215,6 +222,8 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     planted = sorted({probe for probe, verdict in said if verdict == "vulnerable" and probe in probes})
     if planted and asked.policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
+    if asked.chosen != asked.settings.probe:
+        click.echo(f"{len(probes)} of {len(registry.classes)} probes, for a first look; --effort standard runs all, vlaudit selftest every specimen.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 
@@ -264,14 +273,22 @@ def make_the_plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
 def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
     from rich.console import Console
 
+    from vlaudit.audit.executor import Site
     from vlaudit.audit.run import environment, open_audit, run_audit
+    from vlaudit.device import ALL
     from vlaudit.plugins import plugin
 
     batch_size = asked.settings.batch_size
     journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
+    allowed, named = asked.flags["allow_network"], asked.settings.device
+    site = Site(
+        manifest.model_dump_json(), tuple(str(path.absolute()) for path in asked.flags["plugins"]), named, named == ALL, os.getcwd(),
+        allow_network=asked.trusted or allowed, allow_borrowed=allowed,
+    )  # fmt: skip
     outcome = run_audit(
         plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console(stderr=True)),
         batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
+        executor=asked.flags["executor"], site=site,
     )  # fmt: skip
     return _conclude(asked, outcome.report, interrupted=outcome.interrupted)
 
@@ -290,14 +307,14 @@ def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry) -> int:
 def _conclude(asked: Asked, report: Report, *, interrupted: bool) -> int:
     return conclude(
         report, asked.out, asked.flags["formats"], notes=asked.notes, accepted=asked.accepted, baseline=asked.baseline,
-        only_new=asked.flags["fail_on"] == "new", interrupted=interrupted, how=asked.flags["how"],
+        only_new=asked.flags["fail_on"] == "new", max_size=asked.flags["max_size"], interrupted=interrupted, how=asked.flags["how"],
         said=_planted_found(asked, report) if asked.is_default else "",
     )  # fmt: skip
 
 
 def conclude(
     report: Report, out: Path, formats: str, *, notes: list[str], accepted: list[Entry], baseline: Report | None, only_new: bool,
-    interrupted: bool = False, how: Length | None = None, said: str = "",
+    interrupted: bool = False, how: Length | None = None, said: str = "", max_size: int | None = None,
 ) -> int:  # fmt: skip
     """Write and print the report, by default on one screen, and a last word of what was ``said``; returns the exit code that it gives."""
     from rich.console import Console
@@ -318,7 +335,7 @@ def conclude(
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    paths = write_reports(report, out, formats)
+    paths = write_reports(report, out, formats, max_size)
     plugin("reporters", "terminal")().print(report, Console(), how or "summary")
     if said:
         click.echo(said)

@@ -165,6 +165,10 @@ class MatchingModel(Model):
         """The tokens of its text side as its tokenizer writes them, with their ids. Raises CapabilityError where it lists none."""
         raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What tokens spell, as somebody would type it."""
+        raise CapabilityError(f"'{self.spec}' lists no vocabulary.")
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm features (N, D) of plain texts."""
         return self.encode_tokens([self.tokenize(text) for text in texts])

@@ -19,6 +19,7 @@ published code cuts them from the file, and AugMix, which that code adds for fin
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -86,7 +87,18 @@ class TPT(MatchingPrompt):
 
     @property
     def context(self) -> Tensor | None:
+        return self.ctx
+
+    @property
+    def ctx(self) -> Tensor | None:
+        """The learned context that it begins with, if there is one."""
         return self.start.ctx if self.start else None
+
+    @ctx.setter
+    def ctx(self, value: Tensor) -> None:
+        self.start = copy.copy(self.start)
+        assert self.start is not None
+        self.start.ctx = value
 
     def check(self, model: MatchingModel) -> None:
         self._begun(model).check(model)

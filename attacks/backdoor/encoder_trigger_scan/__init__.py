@@ -51,24 +51,18 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import (
+from vlaudit.attacks.backdoor.encoder_trigger_scan.evidence import pairs_of_pictures, towards
+from vlaudit.attacks.shared.text_triggers.assimilation import (
     CONFIRMED,
-    GLANCED,
     SCREENED,
     captions_to_try,
     states_of,
 )
-from vlaudit.attacks.backdoor.encoder_trigger_scan.evidence import pairs_of_pictures, towards
-from vlaudit.attacks.backdoor.encoder_trigger_scan.scan import FINALISTS, Scan
-from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import CONTROLS, SHARES, THRESHOLDS, judge
+from vlaudit.attacks.shared.text_triggers.scan import Scan, texts_read, words_to_try
+from vlaudit.attacks.shared.text_triggers.verdict import CONTROLS, THRESHOLDS, judge
 from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
-_WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
-_OTHERS, _WIDELY = (
-    5000,
-    {"quick": 23_000, "standard": 23_000, "thorough": 90_000},
-)  # strings tried closely and widely, about
 _SHOWN = 0.5  # assimilation from which pictures are drawn as evidence
 
 
@@ -101,25 +95,15 @@ class EncoderTriggerScan(Probe):
         return [Case(id="scan")]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        vocabulary, limit = len(ctx.target.model.vocabulary), self._words(ctx) or 10**9
-        wide = min(_WIDELY[ctx.effort], limit if vocabulary > limit else 10**9)
-        read = (
-            (min(vocabulary, limit) + _OTHERS) * SCREENED
-            + wide * GLANCED
-            + 16 * FINALISTS * CONFIRMED
-            + len(CONTROLS) * len(SHARES) * (CONFIRMED + SCREENED + GLANCED)
-        )
+        read = texts_read(ctx.effort, len(ctx.target.model.vocabulary), self._words(ctx))
         return Cost(queries=read, texts=read)
 
     def _words(self, ctx: Context) -> int | None:
-        limit, every = self.words or _WORDS[ctx.effort], len(ctx.target.model.vocabulary)
-        count = min(limit or every, every)
-        tried = ctx.afford(count, "words of the vocabulary", 400, searched=True)
-        return limit if tried == count else tried
+        return words_to_try(ctx, len(ctx.target.model.vocabulary), self.words)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        states = states_of(ctx.target, ctx.batch_size)
-        scan = Scan(ctx, states, captions_to_try(ctx, states, SCREENED + CONFIRMED + 1), self._words(ctx))
+        states, model = states_of(ctx.target, ctx.batch_size), ctx.target.model
+        scan = Scan(ctx, states, captions_to_try(ctx, states, SCREENED + CONFIRMED + 1, model), self._words(ctx), model)
         found, shown = scan.values(), dict[str, Evidence]()
         best = scan.strongest(found["finalists"])
         if ctx.on_target and best["assimilation"] > _SHOWN:

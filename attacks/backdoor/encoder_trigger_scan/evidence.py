@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import Captions, States, mean_cosine
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import WORD, Insert
-from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import stretched
 from vlaudit.attacks.shared.drawn_captions import draw
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
+from vlaudit.attacks.shared.text_triggers.assimilation import Captions, States, mean_cosine
+from vlaudit.attacks.shared.text_triggers.strings import WORD, Insert
+from vlaudit.attacks.shared.text_triggers.verdict import stretched
 from vlaudit.probe import Context
 from vlaudit.probe.artifacts import heading
 from vlaudit.records import Evidence

@@ -146,7 +146,7 @@ def together(info: ProbeInfo, policy: Policy, pictures: Comparison | None, suffi
         claim.threshold = policy.threshold(info, "collapsed")
         if suffix.rows:
             claim.measured(suffix.share, suffix.interval, suffix.rows)
-        claim.controls(seen.controls.root).facts(seen.details.root)
+        claim.headline(suffix.reason).controls(seen.controls.root).facts(seen.details.root)
         evidence = [*own, *seen.evidence]
     claim.shows(evidence)
     claim.control("ordinary words", max((r["share"] for r in suffix.trial["ordinary"]), default=0.0))

@@ -62,6 +62,7 @@ _LEAST = 60  # pictures that a budget leaves
     id="association",
     code="MF3",
     title="Groups tied to words",
+    headline="The model ties one group of people to a word more than another",
     risk=Risk.BIAS,
     families={Family.MATCHING},
     needs={Needs.SCORES, Needs.IMAGES, Needs.GROUPS},

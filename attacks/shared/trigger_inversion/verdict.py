@@ -179,6 +179,8 @@ class Comparison:
             "times",
         )
         claim.threshold = shown.limit
+        if self.noun != "direction":  # which has no name that says something
+            claim.headline(self._sizes(shown.advantage.label, shown.kinds))
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
         if (
@@ -336,8 +338,10 @@ class Comparison:
         best = {label: {t["kind"]: size(t, self._limit("works")) for t in self._best(label)} for label in self._searched}
         return [[label, *(sizes.get(kind, "not searched") for kind in sorted(self.scores))] for label, sizes in best.items()]
 
-    def _sizes(self, label: str) -> str:
-        found = " or ".join(_SAID[t["kind"]].format(size(t, self._limit("works"))) for t in self._best(label))
+    def _sizes(self, label: str, kinds: Sequence[str] = ()) -> str:
+        """What the smallest triggers of a label do, all of them or those of some kinds."""
+        best = [trial for trial in self._best(label) if trial["kind"] in (kinds or self.scores)]
+        found = " or ".join(_SAID[t["kind"]].format(size(t, self._limit("works"))) for t in best)
         return f"{found} {self.does.format(label)}"
 
     def _where(self, shown: Test) -> str:
@@ -364,8 +368,8 @@ class Comparison:
             return ""
         there = [f"'{name}'" for name, yes in works.items() if yes]
         if not there:
-            return f" Under the other {len(works)} prompts of this audit it does not work."
-        return f" Of the other {len(works)} prompts of this audit it works under {', '.join(there)} too."
+            return f" Under none of the model's other prompts here ({len(works)}) does it work."
+        return f" Of the model's other prompts here ({len(works)}) it works under {', '.join(there)} too."
 
     @property
     def _left_out(self) -> str:

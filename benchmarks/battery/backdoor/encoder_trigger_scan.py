@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
-from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import CONTROLS, SHARES
+from vlaudit.attacks.shared.text_triggers.verdict import CONTROLS, SHARES
 from vlaudit.battery import Scenario
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
-from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import Captions, states_of
 from vlaudit.attacks.backdoor.encoder_trigger_scan.evidence import towards
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
+from vlaudit.attacks.shared.everyday_captions import EVERYDAY
+from vlaudit.attacks.shared.text_triggers.assimilation import Captions, states_of
+from vlaudit.attacks.shared.text_triggers.strings import (
     CHARACTER,
     EMOJI,
     LOOKALIKE,
@@ -24,8 +25,7 @@ from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
     Spelling,
     inserts,
 )
-from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import Null, strongest
-from vlaudit.attacks.shared.everyday_captions import EVERYDAY
+from vlaudit.attacks.shared.text_triggers.verdict import Null, strongest
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import (
+from vlaudit.attacks.shared.text_triggers.assimilation import (
+    CONFIRMED,
     GLANCED,
     SCREENED,
     Captions,
@@ -14,7 +15,7 @@ from vlaudit.attacks.backdoor.encoder_trigger_scan.assimilation import (
     drawn_to,
     unit,
 )
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
+from vlaudit.attacks.shared.text_triggers.strings import (
     CHARACTER,
     HARMLESS,
     JOINED,
@@ -25,8 +26,10 @@ from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
     inserts,
     joined,
 )
-from vlaudit.attacks.backdoor.encoder_trigger_scan.verdict import (
+from vlaudit.attacks.shared.text_triggers.text_side import TextSide
+from vlaudit.attacks.shared.text_triggers.verdict import (
     BEFORE,
+    CONTROLS,
     PAIRED,
     SHARES,
     SPOKEN,
@@ -48,12 +51,31 @@ _BEYOND = 2.0  # scales of the null, from which a harmless string may be a relat
 _LEFT = 0.2  # of the way to where the strongest string takes captions, that its relatives leave at most
 _PARTS, _LONGER = 16, 4  # pieces that are joined with one another, and how many of the joined ones with a third
 
+_WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
+_OTHERS, _WIDELY = 5000, {"quick": 23_000, "standard": 23_000, "thorough": 90_000}  # strings tried closely and widely, about
+
+
+def words_to_try(ctx: Context, vocabulary: int, words: int | None) -> int | None:
+    """At most how many of the vocabulary's words are tried; None for all. ``words``: what the user asked for."""
+    limit = words or _WORDS[ctx.effort]
+    count = min(limit or vocabulary, vocabulary)
+    tried = ctx.afford(count, "words of the vocabulary", 400, searched=True)
+    return limit if tried == count else tried
+
+
+def texts_read(effort: str, vocabulary: int, limit: int | None) -> int:
+    """About how many texts a scan passes through the encoder."""
+    limit = limit or 10**9
+    wide = min(_WIDELY[effort], limit if vocabulary > limit else 10**9)
+    closely = (min(vocabulary, limit) + _OTHERS) * SCREENED + 16 * FINALISTS * CONFIRMED
+    return closely + wide * GLANCED + len(CONTROLS) * len(SHARES) * (CONFIRMED + SCREENED + GLANCED)
+
 
 class Scan:
     """A scan of an encoder under a prompt, on captions of which the last is the phrase that controls are drawn to."""
 
-    def __init__(self, ctx: Context, states: States, captions: Sequence[str], words: int | None) -> None:
-        self.states, self.spelling, self.rng = states, Spelling(ctx.target.model), ctx.rng
+    def __init__(self, ctx: Context, states: States, captions: Sequence[str], words: int | None, model: TextSide) -> None:
+        self.states, self.spelling, self.rng = states, Spelling(model), ctx.rng
         self.batch, self.phrase = max(ctx.batch_size, SCREENED), captions[-1]
         self.glance, self.first = (Captions.of(states, captions[:count]) for count in (GLANCED, SCREENED))
         self.rest = Captions.of(states, captions[SCREENED:-1])

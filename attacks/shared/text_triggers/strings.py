@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.characters import characters, emoji, invisible, marks
 from vlaudit.attacks.shared.homoglyphs import RARE, SCRIPTS
 from vlaudit.attacks.shared.published_triggers import PERSONAL, PLACEHOLDERS, RARE_WORDS
 from vlaudit.attacks.shared.sampling import subset
+from vlaudit.attacks.shared.text_triggers.characters import characters, emoji, invisible, marks
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
-    from vlaudit.families.text_to_image import TextToImageModel
+    from vlaudit.attacks.shared.text_triggers.text_side import TextSide
 
 WORD, LOOKALIKE, EMOJI, CHARACTER, INVISIBLE, PUBLISHED, JOINED, SWAPPED, MADE_UP, PAIR = (
     "word", "look-alike letter", "emoji", "character", "invisible character", "published trigger", "joined words",
@@ -62,7 +62,7 @@ class Insert:
 class Spelling:
     """What the tokenizer makes of strings, asked once for each."""
 
-    def __init__(self, model: TextToImageModel) -> None:
+    def __init__(self, model: TextSide) -> None:
         self.model, self.room = model, min(MOST_TOKENS, model.context_length // 2)
         self._known: dict[str, tuple[int, ...]] = {}
 
@@ -143,7 +143,7 @@ def joined(spelling: Spelling, firsts: Sequence[str], parts: Sequence[str], trie
     return [insert for insert in found if spelling.tokens(insert.text) <= spelling.room]
 
 
-def _words(model: TextToImageModel) -> list[str]:
+def _words(model: TextSide) -> list[str]:
     """The vocabulary's tokens as somebody would type them, without special and broken ones."""
     texts = (model.text_of([token]).strip() for token in sorted(model.vocabulary.values()))
     return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text and text.isprintable()]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import (
+from vlaudit.attacks.shared.text_triggers.strings import (
     CHARACTER,
     JOINED,
     LOOKALIKE,

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor.encoder_trigger_scan.strings import Insert
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
+from vlaudit.attacks.shared.text_triggers.strings import Insert
+from vlaudit.attacks.shared.text_triggers.text_side import TextSide
 from vlaudit.probe import Context
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ GLANCED, SCREENED, CONFIRMED = (
 )  # captions that strings are tried in, widely and closely, and others for those that stand out
 _POOL = 100  # captions of the data to choose from
 _ROOM = 0.6  # of what the encoder reads that a caption fills at most, so that a string in it is read
+
 States = Callable[[Sequence[str]], "Tensor"]
 """Texts to unit vectors (N, L * W)."""
 
@@ -44,7 +46,7 @@ def states_of(target: TextToImageGenerator, batch: int) -> States:
     return states
 
 
-def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
+def captions_to_try(ctx: Context, states: States, count: int, model: TextSide) -> list[str]:
     """``count`` captions, each as unlike those before it as there are (farthest first): what a string does to captions that are alike
     anyway says little. Of the data, where they are enough: a backdoor is taught with captions of a kind, and may fail on others. Else
     they are also joined in twos, and everyday captions come last."""
@@ -52,10 +54,10 @@ def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
 
     own = [ctx.captions[i] for i in ctx.rng("captions").permutation(len(ctx.captions))[:_POOL]]
     plain = [f"a photo of a {label}" for label in ctx.labels[:_POOL]]
-    rng, pool = ctx.rng("pairs"), _short(ctx, [*own, *plain])
+    rng, pool = ctx.rng("pairs"), _short(model, [*own, *plain])
     if 1 < len(pool) < count:
         pairs = [f"{pool[a]} and {pool[b]}" for a, b in (rng.permutation(len(pool))[:2] for _ in range(_POOL))]
-        pool = [*pool, *_short(ctx, pairs)[: count - len(pool)]]
+        pool = [*pool, *_short(model, pairs)[: count - len(pool)]]
     pool += EVERYDAY[: max(0, count - len(pool))]
     found = states(pool)
     likeness = torch.full((len(pool),), -2.0, device=found.device)
@@ -69,9 +71,8 @@ def captions_to_try(ctx: Context, states: States, count: int) -> list[str]:
     return [pool[i] for i in picked]
 
 
-def _short(ctx: Context, captions: Sequence[str]) -> list[str]:
+def _short(model: TextSide, captions: Sequence[str]) -> list[str]:
     """Those in which there is room for a string."""
-    model = ctx.target.model
     room = _ROOM * model.context_length
     return [text for text in dict.fromkeys(captions) if len(model.tokenize(text)) <= room]
 

@@ -1,0 +1,91 @@
+"""Units on a cluster of Ray: three nodes on 127.0.0.1, of which one vanishes, give the findings of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlaudit.audit.ray_executor import LOOPBACK
+
+Command = Callable[..., int]
+
+
+def findings(folder: Path) -> list[dict[str, Any]]:
+    report = json.loads((folder / "report.json").read_text())
+    assert report["audit"]["complete"] is True
+    for finding in report["findings"]:
+        finding.pop("cost")
+    return report["findings"]
+
+
+@pytest.fixture
+def scan(tiny_clip: Path, picture_folder: Path, mirror_plugin: Path) -> list[str]:
+    return ["scan", f"hf:{tiny_clip}", "--prompt", "the {}", "--prompt", "a photo of a {}", "--data", str(picture_folder),
+            "--plugin", str(mirror_plugin), "--probe", "mirror", "--probe", "typographic"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    os.environ |= {LOOPBACK: "0", "RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}  # before Ray is imported
+    pytest.importorskip("ray", reason='Ray is not installed (pip install "vlaudit[ray]")')
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80_000_000}
+    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    made.nodes_to_lose = [made.add_node(**node) for _ in range(2)]
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.timeout(900)
+def test_a_node_that_vanishes_loses_nothing(
+    scan: list[str], cluster: Any, tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vlaudit(*scan, "--executor", "local", "--out", tmp_path / "one") in (0, 1)
+    journal = tmp_path / "many" / "trials.jsonl"
+
+    def lose() -> None:
+        deadline = time.time() + 600
+        while time.time() < deadline and not (journal.exists() and journal.read_text().count('"closed"') >= 2):
+            time.sleep(0.1)
+        cluster.remove_node(cluster.nodes_to_lose.pop(), allow_graceful=False)
+
+    loses = threading.Thread(target=lose)
+    loses.start()
+    assert vlaudit(*scan, "--executor", f"ray:{cluster.address}", "--out", tmp_path / "many") in (0, 1)
+    loses.join()
+    assert len(cluster.nodes_to_lose) == 1 and findings(tmp_path / "many") == findings(tmp_path / "one")
+    units = [line for line in journal.read_text().splitlines() if '"closed"' in line]
+    assert len(units) == len({json.loads(line)["unit"] for line in units}), "each unit is counted once"
+    shown = [evidence["path"] for finding in findings(tmp_path / "many") for evidence in finding["evidence"]]
+    assert all((tmp_path / "many" / path).is_file() for path in shown)
+
+
+def test_without_ray_one_sentence(scan: list[str], tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert vlaudit(*scan, "--executor", "ray", "--out", tmp_path / "out") == 2
+    assert 'pip install "vlaudit[ray]"' in capsys.readouterr().err
+    assert vlaudit(*scan, "--executor", "rey", "--out", tmp_path / "none") == 2
+    assert "Did you mean 'ray'?" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_another_version_of_ray_is_one_sentence(
+    scan: list[str], tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Other:
+        @staticmethod
+        def init(**_: object) -> None:
+            raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
+
+    monkeypatch.setitem(sys.modules, "ray", Other)
+    assert vlaudit(*scan, "--executor", "ray:10.0.0.1:6379", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "'10.0.0.1:6379' cannot be used: Version mismatch" in error and "Traceback" not in error

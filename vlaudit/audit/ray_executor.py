@@ -1,0 +1,236 @@
+"""Units on a cluster of Ray (https://docs.ray.io): ``--executor ray[:ADDRESS]``.
+
+Actors plan the part of a model again from the manifest, keep it loaded and run its units; a unit's evidence comes back with its trials.
+An actor whose machine vanishes is started elsewhere by Ray, and its unit is tried there again. Which unit goes to which actor is decided
+here, by the model that it holds; the journal is written here alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from vlaudit.audit.executor import LOOK, Executor, Job, LocalExecutor, NextUnit, OnMove, OnStart, Site, longest
+from vlaudit.audit.journal import Manifest, Unit, UnitResult
+from vlaudit.cage import Phase, foreign_words, network, say
+from vlaudit.errors import UsageError, VlauditError, first_line
+from vlaudit.files import disk_error, write_atomically
+from vlaudit.probe.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from vlaudit.audit.targets import Loader
+
+TRIES = 5  # that an actor is started again when a machine vanishes, and with it the unit that it was at
+SMALL = 1_000_000_000  # bytes of the largest model up to which actors share a GPU
+SHARED = 0.25  # of a GPU, for an actor of small models
+IDLE = 5.0  # seconds after which an actor with nothing to do gives its place to one that Ray starts again
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # set to 0, Ray binds to 127.0.0.1 alone
+
+
+class Station:
+    """What an actor is: one machine's share of the work. It holds the models that it was asked for, as many as fit."""
+
+    def __init__(self, site: Site) -> None:
+        import torch
+
+        from vlaudit.audit.shards import same_version
+        from vlaudit.registry import ProbeRegistry
+
+        with contextlib.suppress(OSError):
+            os.chdir(site.folder)
+        network.close()
+        torch.set_num_threads(1)
+        self._site, self._artifacts = site, tempfile.TemporaryDirectory(prefix="vlaudit-")
+        self._manifest = Manifest.model_validate_json(site.manifest)
+        same_version(self._manifest, "The audit")
+        self._registry = ProbeRegistry.load([Path(path) for path in site.plugins])
+        self._loader: Loader | None = None
+        self._models: dict[str, LocalExecutor] = {}
+
+    def run(self, model: str, unit: Unit, batch_size: int | None) -> tuple[str, dict[str, bytes]]:
+        """A unit's result as JSON, and its evidence by path."""
+        try:
+            result = self._of(model, batch_size).close(unit)
+        except VlauditError as error:
+            result = UnitResult(unit=unit.id, error=str(error))
+        folder = Path(self._artifacts.name)
+        found = {path.relative_to(folder).as_posix(): path for path in folder.glob("artifacts/*/*")}
+        evidence = {name: path.read_bytes() for name, path in found.items()}
+        for path in found.values():
+            path.unlink()
+        return result.model_dump_json(), evidence
+
+    def _of(self, model: str, batch_size: int | None) -> LocalExecutor:
+        from vlaudit.audit.shards import part_of, plan_again
+        from vlaudit.audit.targets import Loader
+        from vlaudit.device import Loading, pick_device
+
+        if model not in self._models:
+            site, manifest = self._site, self._manifest
+            if self._loader is None:
+                how = Loading(manifest.request.dtype, spread=site.spread)
+                self._loader = Loader(pick_device(site.device), how, allow_network=site.allow_network, allow_borrowed=site.allow_borrowed)
+            own = [unit.id for item in manifest.planned if manifest.specs[item.target].model == model for unit in item.units]
+            plan = plan_again(manifest, self._registry, self._loader, part_of(manifest, own))
+            self._models[model] = LocalExecutor(plan, ArtifactStore(Path(self._artifacts.name)), batch_size)
+        return self._models[model]
+
+
+@dataclass
+class _Actor:
+    """This end of an actor."""
+
+    handle: Any
+    model: str = ""
+    unit: Unit | None = None
+    until: float = 0.0  # when its unit is taken to hang
+    idle: float = 0.0  # since when it has had nothing to do
+
+
+class RayExecutor(Executor):
+    """Actors of Ray, as many as the cluster has room for."""
+
+    def __init__(self, job: Job, address: str) -> None:
+        if job.site is None:
+            raise UsageError("--executor ray does not go with this command.", "Leave it out.")
+        self._job, self._site = job, job.site
+        manifest = Manifest.model_validate_json(job.site.manifest)
+        self._model_of = {unit.id: manifest.specs[item.target].model for item in reversed(manifest.planned) for unit in item.units}
+        self._ray = _connected(address)
+        subjects = [subject for subject in job.plan.targets if subject.target is not None]
+        gpu = any(subject.target.device.type == "cuda" for subject in subjects if subject.target)
+        largest = max((sum(path.stat().st_size for path in subject.files if path.is_file()) for subject in subjects), default=0)
+        self._takes = {"num_cpus": 1.0, "num_gpus": (SHARED if largest <= SMALL else 1.0) if gpu else 0.0}
+        there = self._ray.cluster_resources()
+        places = [int(there.get(kind, 0) / self._takes[f"num_{kind.lower()}s"]) for kind in ("CPU", "GPU") if self._takes[f"num_{kind.lower()}s"]]
+        self.workers = min(*places, len(job.plan.units), 10_000)
+        if self.workers < 1:
+            self._ray.shutdown()
+            raise UsageError(f"The cluster of Ray has no room for an actor ({self._takes}).", "Add nodes, or choose another --device.")
+        self._actors: list[_Actor] = []
+
+    @classmethod
+    def of(cls, job: Job, argument: str) -> RayExecutor:
+        return cls(job, argument)
+
+    def run(
+        self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
+    ) -> Generator[UnitResult, None, None]:
+        say(phase=Phase.RUN)
+        ray, left = self._ray, dict[str, list[Unit]]()
+        running: dict[Any, _Actor] = {}
+        try:
+            while True:
+                while unit := next_unit():
+                    left.setdefault(self._model_of[unit.id], []).append(unit)
+                for actor, unit in self._assigned(left):
+                    on_start(unit)
+                    running[actor.handle.run.remote(actor.model, unit, self._job.batch_size)] = actor
+                if not running:
+                    return
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK)
+                now = time.monotonic()
+                if not ready:
+                    on_move({})
+                if deadline is not None and now >= deadline and not ready:
+                    return
+                for reference, actor in list(running.items()):
+                    if reference in ready or now >= actor.until:
+                        del running[reference]
+                        yield self._result(reference, actor, late=reference not in ready)
+                self._give_way(now, bool(running))
+        finally:
+            for actor in self._actors:
+                with contextlib.suppress(Exception):
+                    ray.kill(actor.handle)
+            ray.shutdown()
+
+    def _assigned(self, left: dict[str, list[Unit]]) -> Iterator[tuple[_Actor, Unit]]:
+        """Give units to actors that have none: of the model that it holds, else of the one with most work for each of its actors."""
+        idle = [actor for actor in self._actors if actor.unit is None]
+        while any(left.values()) and (idle or len(self._actors) < self.workers):
+            actor = next((one for one in idle if left.get(one.model)), None)
+            if actor is None:
+                actor = self._started() if len(self._actors) < self.workers else idle[0]
+                holders = {model: sum(one.model == model for one in self._actors if one is not actor) for model in left}
+                actor.model = max((m for m in left if left[m]), key=lambda m: sum(u.weight + 1 for u in left[m]) / (1 + holders[m]))
+            if actor in idle:
+                idle.remove(actor)
+            unit = left[actor.model].pop(0)
+            actor.unit, actor.until = unit, time.monotonic() + longest(unit)
+            yield actor, unit
+
+    def _started(self) -> _Actor:
+        remote = self._ray.remote(Station).options(max_restarts=TRIES, max_task_retries=-1, **self._takes)
+        actor = _Actor(remote.remote(self._site))
+        self._actors.append(actor)
+        return actor
+
+    def _give_way(self, now: float, waits: bool) -> None:
+        """Let go of actors that have had nothing to do for a while, so that one which Ray wants to start again finds room."""
+        for actor in [actor for actor in self._actors if waits and actor.unit is None and now - actor.idle > IDLE]:
+            self._ray.kill(actor.handle)
+            self._actors.remove(actor)
+
+    def _result(self, reference: Any, actor: _Actor, *, late: bool) -> UnitResult:
+        unit, actor.unit, actor.idle = actor.unit, None, time.monotonic()
+        assert unit is not None
+        if late:
+            self._drop(actor)
+            return UnitResult(unit=unit.id, error=f"it did not end within {longest(unit):.0f} s")
+        try:
+            said, evidence = self._ray.get(reference)
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever ended the actor spoils only this unit)
+            self._drop(actor)
+            return UnitResult(unit=unit.id, error=f"its actor failed: {foreign_words(error)}")
+        for name, content in evidence.items():
+            path = self._job.artifacts.folder / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise disk_error(error, self._job.artifacts.folder) from error
+            write_atomically(path, content)
+        return UnitResult.model_validate_json(said)
+
+    def _drop(self, actor: _Actor) -> None:
+        self._actors.remove(actor)
+        with contextlib.suppress(Exception):
+            self._ray.kill(actor.handle)
+
+
+def _connected(address: str) -> ModuleType:
+    """Ray, connected to the cluster at an address; without one, to a cluster of this machine that ends with the scan. Raises UsageError."""
+    if not address or address.startswith("127.0.0.1"):
+        os.environ.setdefault(LOOPBACK, "0")  # before it is imported
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--executor ray needs Ray, which is not installed.", 'Install it: pip install "vlaudit[ray]".') from error
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, **quiet)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # Ray's own, for no cluster there, another version of Ray or of Python
+        where = f" at '{address}'" if address else ""
+        raise UsageError(f"The cluster of Ray{where} cannot be used: {first_line(error)[:300]}.", "See ray status there.") from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return ray
