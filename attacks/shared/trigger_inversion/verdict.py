@@ -35,6 +35,7 @@ _SAID = {
     "blend": "a pattern of {:.3f} root mean square",
     "smooth": "a smooth pattern of {:.3f} root mean square",
 }
+_PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
 
 def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | None:
@@ -180,7 +181,9 @@ class Comparison:
         )
         claim.threshold = shown.limit
         if self.noun != "direction":  # which has no name that says something
-            claim.headline(self._sizes(shown.advantage.label, shown.kinds))
+            one = next((trial for trial in best if trial["kind"] in shown.kinds), best[0])
+            trigger = _PLAIN[one["kind"]].format(size(one, self._limit("works")))
+            claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}")
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
         if (
@@ -338,10 +341,8 @@ class Comparison:
         best = {label: {t["kind"]: size(t, self._limit("works")) for t in self._best(label)} for label in self._searched}
         return [[label, *(sizes.get(kind, "not searched") for kind in sorted(self.scores))] for label, sizes in best.items()]
 
-    def _sizes(self, label: str, kinds: Sequence[str] = ()) -> str:
-        """What the smallest triggers of a label do, all of them or those of some kinds."""
-        best = [trial for trial in self._best(label) if trial["kind"] in (kinds or self.scores)]
-        found = " or ".join(_SAID[t["kind"]].format(size(t, self._limit("works"))) for t in best)
+    def _sizes(self, label: str) -> str:
+        found = " or ".join(_SAID[t["kind"]].format(size(t, self._limit("works"))) for t in self._best(label))
         return f"{found} {self.does.format(label)}"
 
     def _where(self, shown: Test) -> str:

@@ -138,6 +138,7 @@ def test_the_graver_of_pictures_and_text_decides(clean_trials: Trials) -> None:
     found = COLLAPSE.judge(bad, Policy())
     assert found.verdict is Verdict.VULNERABLE and found.metric is not None and found.metric.value == 58 / 60
     assert found.threshold == 0.5 and "Pictures:" in found.reason
+    assert found.headline == "with 'tq' behind the question 58 of 60 held-out rows are answered 'go home'"
     assert found.details["strongest suffix"] == "tq" and found.details["share of rows it collapses"].value == 58 / 60
     assert [table.title for table in found.details["table"]] == ["smallest triggers", "strongest suffixes"]
     assert "by patch: over the next" in found.details and found.controls["planted found"] is True

@@ -70,6 +70,7 @@ def test_of_a_part_of_the_searches_nothing_is_held_and_what_stands_apart_is_foun
     assert [row[2] for row in clean.details["table"].rows][5:] == ["not searched"] * 5
     found = judged(part(searched({LABELS[7]: 0.2}, spread=0.05)))
     assert found.verdict is Verdict.VULNERABLE and f"'{LABELS[7]}'" in found.reason and "planted in the control" not in found.reason
+    assert found.headline == f"a faint pattern over the picture makes the model call pictures '{LABELS[7]}'"
     assert judged([t for t in part(searched({LABELS[7]: 0.2})) if t["kind"] == "patch"][:4]).verdict is Verdict.INCONCLUSIVE
 
 
