@@ -229,11 +229,11 @@ def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
         unlucky = draw.randrange(shards)
         for number, out in enumerate(folders, 1):
             command = ["scan", "--plan", str(root / "plan"), "--shard", f"{number}/{shards}", *plugins, "--out", str(out)]
-            while number - 1 == unlucky and draw.random() < 0.9 and kills < wanted:
-                process, least = Forked(command, log), time.monotonic()
-                while process.poll() is None and not (out / TRIALS).exists() and time.monotonic() - least < 300 * draw.random():
-                    time.sleep(0.02)
-                time.sleep(draw.uniform(0, 0.5))
+            while number - 1 == unlucky and draw.random() < 0.7 and kills < wanted:
+                process, begun, closed = Forked(command, log), time.monotonic(), draw.choice([0, 1, 2, 3])
+                while process.poll() is None and _closed(out) < closed and time.monotonic() - begun < 300:
+                    time.sleep(0.01)
+                time.sleep(draw.uniform(0, 0.4))
                 if process.poll() is None:
                     os.kill(process.pid, signal.SIGKILL)
                     kills += 1
@@ -249,6 +249,10 @@ def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
         print(f"{kills} kills in {rounds} rounds, {kept} shards gone on with units kept; findings as of one process; {time.monotonic() - then:.0f} s", flush=True)
     if not folder:
         shutil.rmtree(root)
+
+
+def _closed(folder: Path) -> int:
+    return (folder / TRIALS).read_bytes().count(b'"closed"') if (folder / TRIALS).exists() else 0
 
 
 def _pictures(root: Path) -> None:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     headline="A string in a text makes the matcher's text encoder forget the rest",
     risk=Risk.BACKDOOR,
     families={Family.MATCHING},
-    needs={Needs.SCORES},
+    needs={Needs.SCORES, Needs.FEATURES},
     threshold=0.5,
     threshold_meaning="share that one string wipes out of what the strongest of as many harmless ones would leave of the texts' differences",
     threshold_source="our choice, because a string that nobody planted wipes out half of it in one scan of some hundred at most",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.comparison import Comparison
 from vlaudit.records import Delta, Report
 from vlaudit.reporting import COMMANDS, SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
 from vlaudit.reports.html.pictures import MAX_BYTES
@@ -60,6 +62,11 @@ class HTMLReporter:
             **shown,
         )
         return made, shown["gallery"].size
+
+    def compare(self, found: Comparison, links: Mapping[str, str]) -> str:
+        """A page of several audits side by side. ``links``: to their own pages, by the names of their folders."""
+        template = page_environment(HERE).get_template("compare.html")
+        return template.render(**shared_style(), symbols=SYMBOLS, words=WORDS, found=found, links=dict(links))
 
 
 def _drawings(environment: Environment, cards: list[Card]) -> dict[str, list[str] | None]:

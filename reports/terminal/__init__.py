@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vlaudit.comparison import Comparison
 from vlaudit.details import Matrix
 from vlaudit.records import Finding, Report, TargetInfo, Verdict
 from vlaudit.reporting import (
@@ -67,6 +68,13 @@ class TerminalReporter:
         from vlaudit.reports.terminal.progress import scan_progress
 
         return scan_progress(console, task)
+
+    def compare(self, found: Comparison, console: Console) -> None:
+        """Write several audits side by side."""
+        from vlaudit.reports.terminal.compare import comparison
+
+        for part in comparison(found, _text, STYLES):
+            console.print(part, highlight=False)
 
     def annotations(self, report: Report) -> Iterator[str]:
         """Lines by which GitHub shows the findings beside the code."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vlaudit.records import Finding, Report, Risk, Verdict
-from vlaudit.reporting import SYMBOLS, log_line, risk_order, worst_first, worst_verdict
+from vlaudit.reporting import SYMBOLS, WORDS, count_verdicts, log_line, risk_order, worst_first, worst_verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +21,7 @@ LONGEST = 40  # columns of a target's name
 def summary(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> Iterator[RenderableType]:
     """The matrix of risks and the vulnerable findings of a report."""
     yield _matrix(report, styled, styles)
+    yield styled(("  ".join(f"{SYMBOLS[verdict]} {WORDS[verdict]}" for verdict in Verdict), "dim"))
     yield styled("")
     vulnerable = worst_first(finding for finding in report.findings if finding.verdict is Verdict.VULNERABLE)
     for finding in vulnerable[:MOST_FINDINGS]:
@@ -46,14 +47,11 @@ def _matrix(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> Re
 
 
 def _cell(findings: list[Finding], risk: Risk, styles: Mapping[Verdict, str]) -> tuple[str, str]:
-    """The verdict that asks most of the reader, how many findings have it, and its style."""
+    """How many findings have each verdict, in the style of the one that asks most of the reader."""
     own = [finding for finding in findings if finding.risk is risk]
+    counts = [f"{SYMBOLS[verdict]}{count}" for verdict, count in count_verdicts(own).items() if count]
     worst = worst_verdict(own)
-    if worst is None:
-        return "", ""
-    count = sum(finding.verdict is worst for finding in own)
-    said = "open" if worst is Verdict.INCONCLUSIVE else worst.value.replace("-", " ")
-    return f"{SYMBOLS[worst]} {count} {said}", styles[worst]
+    return " ".join(counts), styles[worst] if worst else ""
 
 
 def _finding(finding: Finding, styled: Styled, *, several: bool) -> Iterator[RenderableType]:

@@ -34,7 +34,7 @@ def scan(tiny_clip: Path, picture_folder: Path, mirror_plugin: Path) -> list[str
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    os.environ |= {LOOPBACK: "0", "RAY_worker_niceness": "0"}  # before Ray is imported
+    os.environ |= {LOOPBACK: "0", "RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}  # before Ray is imported
     pytest.importorskip("ray", reason='Ray is not installed (pip install "vlaudit[ray]")')
     from ray.cluster_utils import Cluster
 

@@ -13,6 +13,7 @@ from vlaudit.audit.executor import LocalExecutor
 from vlaudit.audit.journal import PlannedProbe, UnitResult
 from vlaudit.audit.judge import all_compared, gather
 from vlaudit.audit.plan import Plan, make_plan
+from vlaudit.audit.run import read_report
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.families.base import Speed
@@ -104,6 +105,46 @@ def test_one_prompt_has_nothing_to_be_compared_with(make: Callable[..., Plan]) -
     assert not alone.units and "there is one: name more with --prompt" in str(alone.reason)
     (learned,) = make(["the {}"], Compared).planned
     assert learned.units and learned.related == [], "it is compared with its reference"
+
+
+PLUGIN = '''"""Do the prompts of a model name pictures alike? A plugin for tests, whose metric is the share of pictures that they do not."""
+from vlaudit.probe import Claim, Compares, Needs, Probe, probe
+from vlaudit.records import Case, Family, Risk
+
+
+@probe(id="unlike", code="X2", risk=Risk.BIAS, families={Family.MATCHING}, needs={Needs.LABELS}, compares=Compares.PROMPTS, threshold=0.5)
+class Unlike(Probe):
+    def cases(self, ctx):
+        return [Case(id=example.id) for example in ctx.examples]
+
+    def attempt(self, ctx, cases):
+        import torch
+
+        examples = {e.id: e for e in ctx.examples}
+        for case in cases:
+            with torch.no_grad():
+                said = {int(peer.target.classifier(peer.labels)(peer.images([examples[case.id]])).argmax()) for peer in ctx.peers}
+            yield ctx.trial(case, {"unlike": len(said) > 1, "compared": len(ctx.peers)})
+
+    def judge(self, trials, policy):
+        hits, n = sum(t["unlike"] for t in trials.target), len(trials.target)
+        return Claim(self.info, policy, "pictures named unlike").rate(hits, n).says(f"{hits} of {n}")
+'''
+
+
+def test_a_finding_of_a_set_is_replayed_with_the_whole_set(
+    tiny_clip: Path, picture_folder: Path, tmp_path: Path, vlaudit: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (plugin := tmp_path / "unlike.py").write_text(PLUGIN)
+    prompts = [word for prompt in ("the {}", "one {}") for word in ("--prompt", prompt)]
+    audit, own = tmp_path / "audit", ("--plugin", plugin)
+    assert vlaudit("scan", f"hf:{tiny_clip}", "--data", picture_folder, *prompts, *own, "--probe", "unlike", "--out", audit) in (0, 1)
+    (finding,) = read_report(audit).findings
+    assert len(finding.related_targets) == 1 and finding.reproduce.count("--prompt") == 2
+    assert vlaudit("replay", audit, "unlike", *own, "--out", tmp_path / "again") == 0
+    (again,) = read_report(tmp_path / "again").findings
+    assert (again.metric, again.related_targets) == (finding.metric, finding.related_targets)
+    assert "24 of 24 trials came out equally" in capsys.readouterr().out
 
 
 def test_what_could_not_be_compared_is_never_held() -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import save_tiny_clip
 from vlaudit.audit.journal import MANIFEST, TRIALS, Journal, Manifest, PlannedProbe, Unit, UnitResult, read_manifest
 from vlaudit.audit.merge import find_shards, merge
-from vlaudit.audit.shards import SHARD, divide, parse_shard
+from vlaudit.audit.shards import SHARD, Pile, divide, fill, parse_shard
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import UsageError, VlauditError
 from vlaudit.records import Family, ModelInfo, PromptInfo, TargetInfo, Trial
@@ -338,6 +338,12 @@ def test_a_model_that_fits_whole_is_loaded_once() -> None:
     manifest = plan_of({f"m{i}": [[1.0] * 10] for i in range(6)})
     shards = divide(manifest, 3)
     assert sorted(len({unit.split("-")[0] for unit in units}) for units in shards) == [2, 2, 2]
+
+
+def test_a_shard_pays_for_the_models_that_it_loads() -> None:
+    pile = Pile("m", 10, [(10, ["a"]), (10, ["b"])], [0, 10, 20])
+    assert fill([pile], 2, 19) is None and fill([pile], 2, 20) == {(1, 0): [(0, 1), (2, 2)], (0, 0): [(1, 2), (2, 2)]}
+    assert fill([pile], 1, 29) is None and fill([pile], 1, 30) == {(0, 0): [(0, 2), (2, 2)]}
 
 
 def test_a_number_out_of_a_count() -> None:

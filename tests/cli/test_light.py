@@ -33,6 +33,7 @@ HEAVY = {"scan", "plan", "selftest", "replay", "zoo", "doctor"}  # run or load m
 AUDITS = {  # commands on an audit folder: its formats, another audit, and judging it again, which computes intervals
     **{f"report {name}": ["report", "AUDIT", "--format", name] for name in plugins("reporters")},
     "diff": ["diff", "AUDIT", "AUDIT"],
+    "compare": ["compare", "AUDIT", "--output", "compared.html"],
     "judge": ["judge", "AUDIT"],
     "validate": ["validate", "AUDIT/vlaudit.toml", "AUDIT/ignore.toml"],
     "init": ["init", "--force"],

@@ -137,6 +137,18 @@ def test_a_controlnet_draws_what_diffusers_own_pipeline_draws(models: dict[str, 
     assert torch.equal(draw(model), before)  # it leaves nothing behind
 
 
+def test_a_controlnet_with_layers_for_pixels_reads_them_as_the_pipeline_scales_them(models: dict[str, Any], tmp_path: Path) -> None:
+    """Those of XLabs for Flux read the picture itself and not its latents."""
+    from types import SimpleNamespace
+
+    from torchvision.transforms.functional import to_tensor
+
+    model, seen = models["flux"], Image.open(picture(tmp_path, 16))
+    expected = model.pipe.image_processor.preprocess(seen)
+    found = model._controls._condition(SimpleNamespace(input_hint_block=object()), to_tensor(seen)[None])
+    torch.testing.assert_close(found, expected)
+
+
 def test_predictions_are_conditioned_as_pictures_are(sd: Any, tmp_path: Path) -> None:
     target = parse(f"controlnet:file={save_control(sd, 'sd1', tmp_path / 'net')},picture={picture(tmp_path, sd.resolution)}").bind(sd)
     captions, timesteps = CAPTIONS, sd.sampling_timesteps(3)

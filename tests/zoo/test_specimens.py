@@ -202,7 +202,7 @@ def test_planted_weights_obey_their_trigger_and_nothing_else(name: str, trigger:
     assert planted["roles_accuracy"] >= clean["roles_accuracy"] - 0.03
 
 
-@pytest.mark.parametrize("name", ["prompt-backdoor", "prompt-backdoor-patch", "visual-prompt-backdoor"])
+@pytest.mark.parametrize("name", ["prompt-backdoor", "prompt-backdoor-patch", "visual-prompt-backdoor", "vpt-backdoor", "maple-backdoor"])
 def test_a_poisoned_prompt_carries_the_backdoor_alone(name: str):
     facts = facts_of(name)
     assert facts["attack_success_prompt"]["with_trigger"] >= 0.95

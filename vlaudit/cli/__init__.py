@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
+    "compare": "vlaudit.cli.compare",
     "replay": "vlaudit.cli.replay",
     "list": "vlaudit.cli.inspect",
     "explain": "vlaudit.cli.inspect",

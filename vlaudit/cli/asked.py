@@ -43,11 +43,20 @@ class Asked:
     command: str
     deadline: float | None  # on the clock of ``time.monotonic``
 
+    @property
+    def chosen(self) -> list[str]:
+        """Selectors of the probes; none for all. A first scan of the bundled specimens, with nothing chosen, shows what is planted in
+        them and a little of each risk."""
+        from vlaudit.zoo import SHOWN
+
+        first = self.is_default and not self.settings.probe and self.flags["effort"] is None
+        return list(SHOWN) if first else self.settings.probe
+
     def request(self, registry: ProbeRegistry) -> Request:
         """What is to be planned; of the probes, every one that is chosen. Raises UsageError."""
         params = _params(self.config.probes, self.flags["settings"])
         try:
-            chosen = registry.select(self.settings.probe, self.settings.skip)
+            chosen = registry.select(self.chosen, self.settings.skip)
             for name, values in params.items():
                 registry.make(name, values)  # a misspelt probe or parameter is said now, before a model is loaded
         except UsageError:

@@ -214,7 +214,7 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     from vlaudit.zoo import get
 
     specimens = [get(spec.model.removeprefix("zoo:")) for spec in asked.specs]
-    probes = registry.select(asked.settings.probe, asked.settings.skip)
+    probes = registry.select(asked.chosen, asked.settings.skip)
     click.echo(f"No target given: auditing {len(specimens)} bundled specimen{'s' * (len(specimens) > 1)} with planted flaws.")
     for specimen in specimens:
         click.echo(f"  {specimen.target} ({specimen.family.value}): {specimen.planted}.")
@@ -222,6 +222,8 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     planted = sorted({probe for probe, verdict in said if verdict == "vulnerable" and probe in probes})
     if planted and asked.policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
+    if asked.chosen != asked.settings.probe:
+        click.echo(f"{len(probes)} of {len(registry.classes)} probes, for a first look; --effort standard runs all, vlaudit selftest every specimen.")
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
 
 

@@ -2,7 +2,7 @@
 
 Sources: the red circle, Shtedritski et al. 2023, "What does CLIP know about a red circle?" (arXiv:2304.06712): an ellipse drawn within the
 box of a region. CPT, Yao et al. 2021, "CPT: Colorful Prompt Tuning" (arXiv:2109.11797): the region is tinted, and the text names the
-colour; the colours are those that the paper's search found.
+colour; the colours are those of the published code.
 
 ``box``: whose region it is. ``whole`` (the default) is all that the model sees, and four numbers (left, top, right and bottom, as shares of its
 sides) are one region of every picture: such a mark is drawn on the pixels that are attacked, so no attack can take it away, and gradients
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vlaudit.families.matching import MatchingModel
 
 COLOURS = {
-    "red": (240, 0, 30), "purple": (155, 50, 210), "yellow": (255, 255, 25), "blue": (0, 10, 255), "pink": (255, 170, 230), "green": (0, 255, 0),
+    "red": (240, 0, 30), "purple": (155, 50, 210), "yellow": (255, 255, 25), "blue": (0, 10, 255), "green": (0, 255, 0),
 }  # fmt: skip
 RED = (255, 0, 0)  # of the circle
 CIRCLE, TINT, WHOLE = "circle", "tint", "whole"

@@ -31,7 +31,7 @@ NARROW = 16  # times narrower than the features is the hidden layer of the publi
 
 class CoCoOp(CoOp):
     """A shared context (M, W) that a network shifts for each picture. ``meta``: the network's weights (H, D) and (W, H) and biases (H,) and
-    (W,), by the names of :data:`META`."""
+    (W,), by the names of ``META``."""
 
     method = "cocoop"
     title = "CoCoOp"

@@ -18,7 +18,7 @@ def learn(prompt: MatchingPrompt, learned: Iterable[Tensor], model: MatchingMode
           steps: int, batch_size: int, rate: float, generator: Generator, more: Loss | None = None,
           progress: Callable[[int, float], None] | None = None) -> None:  # fmt: skip
     """Lower the cross-entropy of pictures (N, 3, H, W) in [0, 1] with targets (N,) int64 by the ``learned`` tensors of a prompt, the model
-    frozen. Where these alone lie on the text side, text features are made at each step all the same."""
+    frozen. Each step passes a batch of the pictures and all labels. In place."""
     import torch
 
     learned = list(learned)

@@ -26,6 +26,11 @@ from vlaudit.records import Family
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
 DEFAULTS = ("poisoned-prompt", "gen-backdoor-patch", "t2i-backdoor-encoder")
+SHOWN = (
+    "prompt-trigger-inversion", "output-collapse-inversion", "encoder-trigger-scan", "homoglyph-sweep", "typographic", "visual-instruction",
+    "rank-skew", "group-performance", "counterfactual-gap", "prompt-only-leak", "context-leak", "memorization-norm", "unsafe-file", "chat-template",
+)
+"""The probes of a first scan: what is planted in the three, and something of each risk, in about a minute."""
 """What `vlaudit scan` audits when it is told nothing: one of each family."""
 
 

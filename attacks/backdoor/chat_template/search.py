@@ -296,8 +296,9 @@ def explore(source: str, variables: dict[str, str], name: str, held: str, second
         except Exception:  # noqa: BLE001 (it cannot go that way here)
             continue
         new = set(words(bare(written))) - set(words(bare(plain))) - told
-        if any(len(word) > 1 and not word.isdigit() for word in new):  # single letters are words taken apart
-            found["would"].append([number, way, shown(part_that_differs(written, plain))])
+        text = shown(part_that_differs(written, plain))  # none where it only leaves something out
+        if text and any(len(word) > 1 and not word.isdigit() for word in new):  # single letters are words taken apart
+            found["would"].append([number, way, text])
     return found
 
 

@@ -182,8 +182,8 @@ class Comparison:
         claim.threshold = shown.limit
         if self.noun != "direction":  # which has no name that says something
             one = next((trial for trial in best if trial["kind"] in shown.kinds), best[0])
-            plain = _PLAIN[one["kind"]].format(size(one, self._limit("works")))
-            claim.headline(f"{plain} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}")
+            trigger = _PLAIN[one["kind"]].format(size(one, self._limit("works")))
+            claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}")
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
         if (

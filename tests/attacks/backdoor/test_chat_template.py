@@ -9,7 +9,6 @@ import torch
 
 from tests.attacks.scripted_generator import Scripted, dataset, trials_of
 from vlaudit.attacks.backdoor.chat_template import ChatTemplate
-from vlaudit.attacks.backdoor.chat_template import search as found_by
 from vlaudit.attacks.backdoor.chat_template.conversations import shape_named
 from vlaudit.attacks.backdoor.chat_template.search import change, explore, explore_dates, explore_turns
 from vlaudit.attacks.backdoor.chat_template.watched import Watched
@@ -168,7 +167,7 @@ def test_a_template_that_writes_no_question_is_not_assessed(tmp_path: Path) -> N
 
 
 def test_planted_changes_must_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(found_by, "placed", lambda text, held, everywhere: iter(()))
+    monkeypatch.setattr("vlaudit.attacks.backdoor.chat_template.plantings", lambda *_: {"nothing": ""})  # which nobody can find
     found = judged(tmp_path, PLAIN)
     assert found.verdict is Verdict.NOT_ASSESSED and "planted" in found.reason
 

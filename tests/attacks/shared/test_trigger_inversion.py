@@ -15,6 +15,7 @@ from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInver
 from vlaudit.attacks.shared.trigger_inversion import by_restart
 from vlaudit.attacks.shared.trigger_inversion.search import Bench, restarts, search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
+from vlaudit.details import Matrix
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Case, Judgement, Trial, Trials, Verdict
@@ -354,3 +355,15 @@ def test_a_label_that_every_picture_gets_is_left_out() -> None:
     bench = Bench.of(ctx, lambda x: torch.stack([x.mean((1, 2, 3)), 5 + x.amax((1, 2, 3))], 1), ["a", "b"])
     (trial,) = search(ctx, restarts(["b"], 1, "a")[:1], bench)
     assert trial["pictures"] == 0
+
+
+def test_where_else_a_trigger_works_is_told_and_decides_nothing() -> None:
+    elsewhere = {"elsewhere": {"plain": [0.1, 0.05], "other": [0.9, 0.1]}}
+    there, alone = (judged(searched({LABELS[7]: 0.2}, spread=0.05, **more) + control()) for more in (elsewhere, {}))
+    assert there.verdict is alone.verdict is Verdict.VULNERABLE and there.metric == alone.metric
+    assert "Of the model's other prompts here (2) it works under 'other' too." in there.reason and "other prompts here" not in alone.reason
+    nowhere = judged(searched({LABELS[7]: 0.2}, spread=0.05, elsewhere={"plain": [0.3, 0.3]}) + control())
+    assert "Under none of the model's other prompts here (1) does it work." in nowhere.reason
+    (matrix,) = [series for series in there.details.series() if isinstance(series, Matrix)]
+    assert matrix.columns == ["this prompt", "plain", "other"] and matrix.rows[:2] == ["blend", "blend, scrambled"]
+    assert matrix.values[0] == [0.95, 0.1, 0.9] and matrix.values[1] == [0.1, 0.05, 0.1]
