@@ -202,7 +202,7 @@ def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
     root = folder or Path(tempfile.mkdtemp(prefix="vlaudit-kills-"))
     root.mkdir(parents=True, exist_ok=True)
     draw, log = random.Random(0), root / "log"
-    os.environ["MIRROR_SLEEP"] = "0.05"
+    os.environ["MIRROR_SLEEP"] = "0.2"  # seconds a case, so that there is something to hit
     words = []
     for seed in (1, 2):
         model = root / f"model-{seed}"
@@ -229,8 +229,8 @@ def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
         unlucky = draw.randrange(shards)
         for number, out in enumerate(folders, 1):
             command = ["scan", "--plan", str(root / "plan"), "--shard", f"{number}/{shards}", *plugins, "--out", str(out)]
-            while number - 1 == unlucky and draw.random() < 0.7 and kills < wanted:
-                process, begun, closed = Forked(command, log), time.monotonic(), draw.choice([0, 1, 2, 3])
+            while number - 1 == unlucky and draw.random() < 0.85 and kills < wanted:
+                process, begun, closed = Forked(command, log), time.monotonic(), _closed(out) + draw.choice([0, 1, 2])
                 while process.poll() is None and _closed(out) < closed and time.monotonic() - begun < 300:
                     time.sleep(0.01)
                 time.sleep(draw.uniform(0, 0.4))
