@@ -176,16 +176,16 @@ STICKS_OUT = """(width) => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
   let checked = 0;
   while (walker.nextNode()) {
-    const node = walker.currentNode, box = node.parentElement.closest(boxes);
-    if (!box || !node.textContent.trim() || !node.parentElement.checkVisibility()) continue;
+    const node = walker.currentNode, around = [];
+    for (let e = node.parentElement; e; e = e.parentElement) if (e.matches(boxes)) around.push(e.getBoundingClientRect());
+    if (!around.length || !node.textContent.trim() || !node.parentElement.checkVisibility()) continue;
     if (node.parentElement.closest(".skip, option, .hash span, .scroll") || (width < 640 && node.parentElement.closest(".glance thead"))) continue;
     const range = document.createRange();
     range.selectNodeContents(node);
-    const outer = box.getBoundingClientRect();
     checked += 1;
     for (const text of range.getClientRects()) {
-      if (text.left < outer.left - 1 || text.right > outer.right + 1 || text.right > width || text.left < 0) {
-        found.push(`${box.className || box.tagName}: ${node.textContent.trim().slice(0, 40)}`);
+      if (text.right > width || text.left < 0 || around.some((box) => text.left < box.left - 1 || text.right > box.right + 1)) {
+        found.push(`${node.parentElement.outerHTML.slice(0, 40)}: ${node.textContent.trim().slice(0, 40)}`);
         break;
       }
     }
