@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Styled = Callable[..., Text]  # of parts, each a text or a text and its style
 
-MOST_FINDINGS, MOST_TARGETS = 6, 8  # told one by one
+MOST_FINDINGS, MOST_TARGETS = 6, 8  # told one by one: the vulnerable ones, or all where there are no more
 LONGEST = 40  # columns of a target's name
 
 
@@ -23,11 +23,15 @@ def summary(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> It
     yield _matrix(report, styled, styles)
     yield styled(("  ".join(f"{SYMBOLS[verdict]} {WORDS[verdict]}" for verdict in Verdict), "dim"))
     yield styled("")
-    vulnerable = worst_first(finding for finding in report.findings if finding.verdict is Verdict.VULNERABLE)
-    for finding in vulnerable[:MOST_FINDINGS]:
-        yield from _finding(finding, styled, several=len(report.targets) > 1)
-    if len(vulnerable) > MOST_FINDINGS:
-        yield styled((f"  … and {len(vulnerable) - MOST_FINDINGS} more", "dim"))
+    for target in report.targets:
+        if target.error:
+            yield styled((f"{log_line(target.id)} could not be loaded: ", "bold red"), log_line(target.error))
+    few = len(report.findings) <= MOST_FINDINGS
+    told = worst_first(finding for finding in report.findings if few or finding.verdict is Verdict.VULNERABLE)
+    for finding in told[:MOST_FINDINGS]:
+        yield from _finding(finding, styled, styles, several=len(report.targets) > 1)
+    if len(told) > MOST_FINDINGS:
+        yield styled((f"  … and {len(told) - MOST_FINDINGS} more", "dim"))
 
 
 def _matrix(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> RenderableType:
@@ -54,14 +58,15 @@ def _cell(findings: list[Finding], risk: Risk, styles: Mapping[Verdict, str]) ->
     return " ".join(counts), styles[worst] if worst else ""
 
 
-def _finding(finding: Finding, styled: Styled, *, several: bool) -> Iterator[RenderableType]:
+def _finding(finding: Finding, styled: Styled, styles: Mapping[Verdict, str], *, several: bool) -> Iterator[RenderableType]:
     from rich.padding import Padding
 
+    severity = finding.severity.value if finding.verdict is Verdict.VULNERABLE else ""
     said = f" ({log_line(finding.change, 20)})" if finding.change else ""
     accepted = f"accepted, as {log_line(finding.suppressed.file, 40)} says; " if finding.suppressed else ""
     where = f"  {log_line(finding.target)}" if several else ""
     for line in (
-        styled((f"✗ {finding.severity.value:<9}", "bold red"), (log_line(finding.title), "bold"), (f"  {finding.id}{said}{where}", "dim")),
+        styled((f"{SYMBOLS[finding.verdict]} {severity:<9}", styles[finding.verdict]), (log_line(finding.title), "bold"), (f"  {finding.id}{said}{where}", "dim")),
         styled(f"  {'':<9}", (accepted, "yellow"), log_line(finding.reason)),
     ):
         line.no_wrap, line.overflow = True, "ellipsis"

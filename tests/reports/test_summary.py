@@ -43,3 +43,12 @@ def test_the_outcome_alone_is_the_end_of_the_whole(report: Report) -> None:
 def test_hostile_words_stay_words(report: Report) -> None:
     text = "\n".join(shown(of(report, vulnerable("[red]\x1b[2J\nfine[/red]"))))
     assert "[red]" in text and "\x1b" not in text
+
+
+def test_few_findings_are_all_told_and_a_model_that_is_missing_is_said(report: Report) -> None:
+    open_ = finding("y", "Y", Risk.BIAS, Verdict.NOT_ASSESSED, "needs a group column", id="Y-1")
+    broken = report.targets[0].model_copy(update={"error": "there is no such folder"})
+    text = "\n".join(shown(of(report, vulnerable("so it is"), open_).model_copy(update={"targets": [broken]})))
+    assert "needs a group column" in text and "could not be loaded: there is no such folder" in text
+    many = [open_.model_copy(update={"id": f"Y-{n}"}) for n in range(9)]
+    assert "needs a group column" not in "\n".join(shown(of(report, *many)))
