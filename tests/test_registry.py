@@ -21,7 +21,7 @@ def test_selectors() -> None:
     registry = ProbeRegistry.load()
     assert registry.select(["MR1"]) == ["clip-autoattack"]
     assert set(registry.select(["prompt-*"])) == {
-        "prompt-text-perturb", "prompt-trigger-inversion", "prompt-mia", "prompt-intervention", "prompt-invariance",
+        "prompt-text-perturb", "prompt-trigger-inversion", "prompt-mia", "prompt-intervention", "prompt-invariance", "prompt-only-leak",
     }  # fmt: skip
     bias = {name for name, found in registry.classes.items() if ".attacks.bias." in found.__module__}
     assert {"rank-skew", "representation", "counterfactual-gap"} < bias

@@ -69,7 +69,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.5)
     best = [f"'{other}'" for other in close if closeness(other) > closeness(close[0]) - 0.01]
-    return f"Did you mean {' or '.join(best)}?" if best else f"Known: {', '.join(sorted(known))}."
+    return f"Did you mean {' or '.join(best)}?" if best else f"Known: {', '.join(sorted(known)) or 'none'}."
 
 
 def first_line(error: BaseException) -> str:

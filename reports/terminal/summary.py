@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Styled = Callable[..., Text]  # of parts, each a text or a text and its style
 
 MOST_FINDINGS, MOST_TARGETS = 6, 8  # told one by one: the vulnerable ones, or all where there are no more
+MOST_NOTES = 3  # on a target, such as what of its data was left out
 LONGEST = 40  # columns of a target's name
 
 
@@ -26,6 +27,10 @@ def summary(report: Report, styled: Styled, styles: Mapping[Verdict, str]) -> It
     for target in report.targets:
         if target.error:
             yield styled((f"{log_line(target.id)} could not be loaded: ", "bold red"), log_line(target.error))
+        for note in target.notes[:MOST_NOTES]:
+            yield styled((f"note on {log_line(target.id)}: ", "yellow"), log_line(note))
+        if len(target.notes) > MOST_NOTES:
+            yield styled((f"  … and {len(target.notes) - MOST_NOTES} more notes on it", "dim"))
     few = len(report.findings) <= MOST_FINDINGS
     told = worst_first(finding for finding in report.findings if few or finding.verdict is Verdict.VULNERABLE)
     for finding in told[:MOST_FINDINGS]:

@@ -23,7 +23,7 @@ def test_the_precision_is_asked_for_recorded_and_reproduced(
     scan: list[str], mirror_plugin: Path, tmp_path: Path, vlaudit: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert vlaudit(*scan, "--dtype", "bf16", "--out", out) in (0, 1)
+    assert vlaudit(*scan, "--dtype", "bf16", "--verbose", "--out", out) in (0, 1)
     report = json.loads((out / "report.json").read_text())
     model = report["targets"][0]["model"]
     assert model["dtype"] == "bfloat16" and model["revision"] is None
