@@ -105,6 +105,8 @@ class Manifest(Record):
     whole: float | None = None  # seconds that all would take that the budget left out a part of
     references: dict[str, str] = Field(default_factory=dict)  # the prompt's id of each reference, by what it is loaded as
     loads: dict[str, float] = Field(default_factory=dict)  # seconds that loading a model took, by model
+    takes: dict[str, int] = Field(default_factory=dict)  # bytes that its passes took at most when they were timed, by model
+    workers: int | None = None  # side by side, among which the budget was divided
 
     @cached_property
     def specs(self) -> dict[str, TargetSpec]:

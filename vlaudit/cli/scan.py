@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,12 @@ from vlaudit.records import Family
 from vlaudit.suppressions import IGNORE_FILE, Entry
 
 if TYPE_CHECKING:
+    import torch
+
+    from vlaudit.audit.executor import Site
+    from vlaudit.audit.journal import Manifest
     from vlaudit.audit.plan import Plan
+    from vlaudit.audit.targets import Loader
     from vlaudit.cage import Ended
     from vlaudit.records import Report
     from vlaudit.registry import ProbeRegistry
@@ -127,7 +133,8 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--budget", callback=_budget, metavar="30m|none",
               help="Time of work to divide among the probes; what it leaves out is named. [default: 30m quick, 4h standard, none thorough]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
-@click.option("--device", help="auto, cpu, cuda, cuda:N, or cuda:all to spread generators and pipelines over all GPUs. [default: auto]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1 with a worker for each (auto: all GPUs, where one holds each model), "
+              "or cuda:all to spread generators and pipelines over them. [default: auto]")  # fmt: skip
 @click.option(
     "--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
     help="Precision of the models. auto: fp32, but on a GPU 16 bits for generators and pipelines. [default: auto]",
@@ -199,14 +206,15 @@ def scan_command(**flags: Any) -> int:
     asked.check_policy(registry)
     if asked.is_default:
         _announce_defaults(asked, registry)
-    plan, device = make_the_plan(asked, registry)
+    made = make_the_plan(asked, registry)
+    plan = made.plan
     notes = asked.notes + asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
     for note in notes:
         click.echo(f"Note: {note}", err=True)
     if flags["dry_run"]:
-        show_plan(plan, device)
+        show_plan(plan, made.devices[0])
         return 4 if any(target.error for target in plan.targets) else 0
-    return _run(replace(asked, notes=notes), plan, registry, device)
+    return _run(replace(asked, notes=notes), made, registry)
 
 
 def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
@@ -243,54 +251,69 @@ def _planted_found(asked: Asked, report: Report) -> str:
     return f"Of {len(planted)} planted flaw{'s' * (len(planted) > 1)} {len(planted & vulnerable)} {'were' if len(planted & vulnerable) != 1 else 'was'} found{beside}."
 
 
-def make_the_plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
-    """Load the targets and plan their probes; returns the device too."""
+@dataclass(frozen=True)
+class Planned:
+    """A plan, the devices that it is to run on, and what loaded its models."""
+
+    plan: Plan
+    devices: list[torch.device]
+    loader: Loader
+
+
+def make_the_plan(asked: Asked, registry: ProbeRegistry) -> Planned:
+    """Load the targets and plan their probes."""
     request = asked.request(registry)
     if os.path.exists(asked.out) and not os.path.isdir(asked.out):
         raise UsageError(f"'{asked.out}' is a file.", "Give a folder to --out.")
 
     from vlaudit.audit.plan import make_plan
-    from vlaudit.audit.run import measured_speeds
-    from vlaudit.audit.targets import Loader
-    from vlaudit.device import ALL, Loading, pick_device
+    from vlaudit.audit.run import measured
+    from vlaudit.audit.targets import Loader, file_bytes
+    from vlaudit.device import ALL, Loading, holds, pick_device, pick_devices
 
-    device = pick_device(asked.settings.device)
+    named, apart = asked.settings.device, asked.flags["executor"] is None
+    devices = pick_devices(named) if apart or named != "auto" else [pick_device(named)]
     allowed = asked.flags["allow_network"]
-    how = Loading(asked.settings.dtype, spread=asked.settings.device == ALL)
-    loader = Loader(device, how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    how = Loading(asked.settings.dtype, spread=named == ALL)
+    loader = Loader(devices[0], how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
     targets, references = loader.subjects(asked.specs)
+    if named == "auto" and not all(holds(devices[0], file_bytes(target.files)) for target in targets):
+        devices = devices[:1]  # over all of which a model is spread that one does not hold
     families = {target.info.family for target in targets}
-    named = registry.named(asked.settings.probe)  # one by one; all others are those made for these targets
-    made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]
+    one_by_one = registry.named(asked.settings.probe)  # all others are those made for these targets
+    made_for = [name for name in request.probes if name in one_by_one or registry.get(name).info.families & families]
     chosen = made_for or request.probes
     params = {name: params for name, params in request.params.items() if name in chosen}
     request = request.model_copy(update={"probes": chosen, "params": params})
-    plan = make_plan(request, registry, targets, references, speeds=measured_speeds(asked.out, request))
+    plan = make_plan(request, registry, targets, references, devices=len(devices), **measured(asked.out, request))
     plan.loads = loader.seconds
-    return plan, device
+    return Planned(plan, devices, loader)
 
 
-def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any) -> int:
+def _run(asked: Asked, made: Planned, registry: ProbeRegistry) -> int:
     from rich.console import Console
 
-    from vlaudit.audit.executor import Site
+    from vlaudit.audit.executor import Job
     from vlaudit.audit.run import environment, open_audit, run_audit
-    from vlaudit.device import ALL
     from vlaudit.plugins import plugin
+    from vlaudit.probe.artifacts import ArtifactStore
 
-    batch_size = asked.settings.batch_size
-    journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
-    allowed, named = asked.flags["allow_network"], asked.settings.device
-    site = Site(
-        manifest.model_dump_json(), tuple(str(path.absolute()) for path in asked.flags["plugins"]), named, named == ALL, os.getcwd(),
-        allow_network=asked.trusted or allowed, allow_borrowed=allowed,
-    )  # fmt: skip
-    outcome = run_audit(
-        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console(stderr=True)),
-        batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
-        executor=asked.flags["executor"], site=site,
-    )  # fmt: skip
+    batch_size, named, allowed = asked.settings.batch_size, asked.settings.device, asked.flags["allow_network"]
+    journal, manifest = open_audit(asked.out, made.plan, asked.command, environment(str(made.devices[0])), batch_size=batch_size)
+    site = site_of(manifest, asked.flags["plugins"], named, made.devices, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    job = Job(made.plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv, site, made.loader.let_go)
+    progress = plugin("reporters", "terminal")().progress(Console(stderr=True))
+    outcome = run_audit(job, journal, manifest, registry, progress, deadline=asked.deadline, executor=asked.flags["executor"])
     return _conclude(asked, outcome.report, interrupted=outcome.interrupted)
+
+
+def site_of(manifest: Manifest, plugins: Sequence[Path], named: str, devices: Sequence[torch.device], **allowed: bool) -> Site:
+    """What a worker that starts anew must know. ``named``: what ``--device`` says, which stands for ``devices`` here."""
+    from vlaudit.audit.executor import Site
+    from vlaudit.device import ALL
+
+    files, apart = tuple(str(path.absolute()) for path in plugins), tuple(map(str, devices)) if len(devices) > 1 else ()
+    return Site(manifest.model_dump_json(), files, named, apart, named == ALL, os.getcwd(), **allowed)
 
 
 def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry) -> int:

@@ -37,11 +37,12 @@ def plan_command(**flags: Any) -> int:
     asked = read_flags({"formats": "html", "baseline": None, "ignore_file": None, "dry_run": False, "max_time": None, "executor": None} | flags)
     registry = ProbeRegistry.load(flags["plugins"])
     asked.check_policy(registry)
-    plan, device = make_the_plan(asked, registry)
+    made = make_the_plan(asked, registry)
+    plan = made.plan
     notes = asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
     for note in notes:
         click.echo(f"Note: {note}", err=True)
-    journal, _ = open_audit(out, plan, asked.command, environment(str(device)), batch_size=asked.settings.batch_size)
+    journal, _ = open_audit(out, plan, asked.command, environment(str(made.devices[0])), batch_size=asked.settings.batch_size)
     journal.close()
     units, models = plan.units, {target.spec.model for target in plan.targets}
     work = duration(sum(unit.weight for unit in units))
