@@ -48,6 +48,8 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS and ctx.resilient_parsing:  # a shell asks what may follow
+            return None
         if name not in COMMANDS:
             ctx.fail(f"There is no command '{name}'. {did_you_mean(name, list(COMMANDS))}")
         return getattr(importlib.import_module(COMMANDS[name]), f"{name}_command")
@@ -72,6 +74,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line in a process of its own and exit with its code: see "Exit codes" in ``vlaudit scan --help``."""
+    if os.environ.get("_VLAUDIT_COMPLETE"):
+        from vlaudit.cli.completion import answer
+
+        answer()
     from vlaudit.cage.supervisor import supervise
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
