@@ -25,6 +25,7 @@ COMMANDS = {
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
     "compare": "vlaudit.cli.compare",
+    "view": "vlaudit.cli.view",
     "replay": "vlaudit.cli.replay",
     "list": "vlaudit.cli.inspect",
     "explain": "vlaudit.cli.inspect",
@@ -82,6 +83,8 @@ def main() -> None:
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.formatwarning = _format_warning
+    if sys.argv[1:2] == ["view"]:  # loads no model and no plugin's file, and what it opens must outlive it
+        sys.exit(run(sys.argv[1:]))
     sys.exit(supervise(lambda: run(sys.argv[1:])))
 
 
