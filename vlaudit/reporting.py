@@ -344,8 +344,8 @@ def headline(report: Report) -> tuple[str, str]:
     outcome = []
     if vulnerable:
         worst = vulnerable[0]
-        found = plural(len(vulnerable), "vulnerability")
-        outcome.append(f"{found} found, the worst of severity {worst.severity.value} ({worst.risk.value}).")
+        found, accepted = plural(len(vulnerable), "vulnerability"), sum(finding.suppressed is not None for finding in vulnerable)
+        outcome.append(f"{found} found{f', {accepted} of them accepted' * bool(accepted)}, the worst of severity {worst.severity.value} ({worst.risk.value}).")
     if any(target.error for target in report.targets):
         outcome.append("A model could not be loaded.")
     elif _incomplete(report):
@@ -358,7 +358,7 @@ def headline(report: Report) -> tuple[str, str]:
         3: "stops here because not everything was decided (exit code 3)",
         4: "stops here because a model is missing (exit code 4)",
     }[exit_code(report)]
-    gate = f"--fail-on {report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
+    gate = f"--fail-on {'new' if report.audit.only_new else report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
     if report.audit.only_new:
-        gate += f" and the baseline {log_line(report.audit.baseline or '', 40)}"
+        gate += f" (severity {report.audit.fail_on.value} or above, not in the baseline {log_line(report.audit.baseline or '', 40)})"
     return " ".join(outcome), f"A pipeline with {gate} {meaning}."

@@ -192,7 +192,12 @@ class Journal:
 
     def write_manifest(self, manifest: Manifest) -> None:
         whole = json.dumps(without_surrogates(manifest.model_dump(mode="json")), indent=1, ensure_ascii=False)
-        write_atomically(self.folder / MANIFEST, sealed(whole)[0])
+        text = sealed(whole)[0]
+        if (size := len(text.encode())) > TEXT_BYTES:
+            raise UsageError(
+                f"The plan takes {size / 1e6:.0f} MB, and no more than {TEXT_BYTES / 1e6:g} MB are read.", "Plan fewer targets or probes at once."
+            )
+        write_atomically(self.folder / MANIFEST, text)
 
     def append(self, result: UnitResult) -> None:
         """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.completion import explained, one_of
 
 if TYPE_CHECKING:
     from vlaudit.probe import Probe
@@ -91,7 +92,7 @@ def list_command(kind: str, as_json: bool) -> int:
 
 
 @click.command("explain")
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(explained))
 @debug_option
 def explain_command(name: str) -> int:
     """Explain a probe (id or code), prompting method, backend, reporter or specimen: what it does and when it errs."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlaudit.config import TargetSpec
     from vlaudit.registry import ProbeRegistry
 
-OF_A_RUN = {"executor", "plan", "shard", "out", "formats", "baseline", "ignore_file", "dry_run", "max_time"}
+OF_A_RUN = {"executor", "plan", "shard", "out", "formats", "output", "baseline", "ignore_file", "dry_run", "max_time"}
 """Flags of ``scan`` that do not shape what is planned."""
 OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugins", "max_time", "allow_network", "dry_run"}
 """Flags of ``scan`` that a shard may have: all else its plan has settled."""

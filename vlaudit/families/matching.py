@@ -136,7 +136,7 @@ class MatchingModel(Model):
         """Names of weights that this model does not have. The names are OpenAI's: ``image_encoder.`` and ``text_encoder.`` with
         ``transformer.resblocks.I.``, whose weights must be those of block I, in whatever layout. ``drift``: relative difference that is none.
         """
-        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, drift if self.dtype != "bf16" else COARSE)
+        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, max(drift, COARSE) if self.dtype in ("bfloat16", "float16") else drift)
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:
