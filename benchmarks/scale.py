@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale merge        1,000 shards with a million trials: seconds and memory of the merge
     python -m benchmarks.scale simulate     workers that fail, to 1,000 of them and a million units: time against the bound, lost work
+    python -m benchmarks.scale schedule     which of many units is next, how long is left, who runs what: seconds of CPU by their number
     python -m benchmarks.scale kills        real scans in shards, killed at random and gone on with, against one process
 
 Each prints its own figures. ``merge`` and ``kills`` need a few gigabytes, or minutes; ``--help`` of each says what can be made smaller.
@@ -78,7 +79,7 @@ def cli() -> None:
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write; it is kept.")
 def merge_command(shards: int, units: int, cases: int, targets: int, folder: Path | None) -> None:
     """Make the journals of a plan's shards, and merge them in a process of its own. The shards' manifests are links to one file."""
-    from vlaudit.audit.shards import divide
+    from vlaudit.audit.division import divide
 
     root = folder or Path(tempfile.mkdtemp(prefix="vlaudit-scale-"))
     draw, begun = random.Random(0), time.perf_counter()
@@ -134,7 +135,7 @@ def simulate_command(
 ) -> None:
     """Divide a plan that is made up by the real rule, and let workers run their shards: how long the last one takes against the least that
     so many workers could, how much work is lost, and how many models are loaded."""
-    from vlaudit.audit.shards import divide
+    from vlaudit.audit.division import divide
 
     ratios = from_journal(journal) if journal else []
     for seed in range(seeds):
@@ -184,6 +185,42 @@ def from_journal(folder: Path) -> list[float]:
     ]  # fmt: skip
     scale = sum(weight for weight, _ in pairs) / max(sum(took for _, took in pairs), 1e-9)
     return [scale * took / weight for weight, took in pairs]
+
+
+@cli.command("schedule")
+@click.option("--units", "counts", multiple=True, type=int, default=(10_000, 100_000))
+@click.option("--targets", default=100)
+@click.option("--workers", default=4)
+def schedule_command(counts: tuple[int, ...], targets: int, workers: int) -> None:
+    """Hand out all units of a plan that is made up and close them at once, as a scan does that has nothing to do."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from vlaudit.audit.division import divide
+    from vlaudit.audit.journal import UnitResult
+    from vlaudit.audit.schedule import Schedule
+    from vlaudit.audit.time_left import TimeLeft
+
+    for count in counts:
+        manifest, results, running = planned(targets, count, 1, random.Random(0)), dict[str, UnitResult](), list[Unit]()
+        plan: Any = SimpleNamespace(planned=manifest.planned, probes={"counting": None}, targets=[SimpleNamespace(id=f"m{i}", spec=SimpleNamespace(model=f"m{i}")) for i in range(targets)])
+        begun = time.process_time()
+        clock = TimeLeft(((unit.id, unit.probe, unit.weight) for item in manifest.planned for unit in item.units), workers)
+        schedule = Schedule(plan, results, None, clock)
+        while True:
+            while len(running) < workers and (unit := schedule.next()):
+                running.append(unit)
+            if not running:
+                break
+            done = running.pop(0).id
+            results[done] = UnitResult(unit=done)
+            schedule.close(done)
+            clock.add(done, 1.0)
+            assert clock.share <= 1 and clock.seconds(1.0) >= 0
+        assert len(results) == count
+        ran, then = time.process_time() - begun, time.process_time()
+        divide(manifest, 1_000)
+        print(f"{count:,} units: {ran:.2f} s of CPU to hand out and close all, {time.process_time() - then:.2f} s to divide them among 1,000 shards; {memory():.0f} MB")
 
 
 @cli.command("kills")

@@ -15,7 +15,8 @@ from vlaudit import cage
 from vlaudit.audit.budget import SHARES, divide
 from vlaudit.audit.journal import PlannedProbe, Unit
 from vlaudit.audit.judge import cure
-from vlaudit.audit.targets import USELESS, Subject, file_bytes
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import USELESS, file_bytes
 from vlaudit.cage import Phase, memory
 from vlaudit.config import Request
 from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign

@@ -210,7 +210,7 @@ def _scan(flags: dict[str, Any], screen: TextIO) -> int:
     if flags["executor"] is not None:
         plugin("executors", flags["executor"].partition(":")[0])  # a misspelt one is said now
     if flags["plan"] is not None:
-        from vlaudit.cli.one_shard import run_shard
+        from vlaudit.cli.shard import run_shard
 
         return run_shard(flags)
     if flags["shard"] is not None:

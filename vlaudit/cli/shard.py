@@ -27,9 +27,11 @@ OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugi
 def run_shard(flags: dict[str, Any]) -> int:
     """``vlaudit scan --plan DIR --shard i/n``."""
     from vlaudit import __version__
+    from vlaudit.audit.division import divide, part_of
     from vlaudit.audit.journal import read_manifest
+    from vlaudit.audit.planned_again import same_version
     from vlaudit.audit.run import environment
-    from vlaudit.audit.shards import FOLDER, ShardInfo, all_done, divide, open_shard, parse_shard, part_of, same_version
+    from vlaudit.audit.shard import FOLDER, ShardInfo, all_done, open_shard, parse_shard
     from vlaudit.device import pick_device, pick_devices
     from vlaudit.registry import ProbeRegistry
     from vlaudit.reporting import plural
@@ -81,8 +83,8 @@ def _work(
     from rich.console import Console
 
     from vlaudit.audit.executor import Job
+    from vlaudit.audit.planned_again import plan_again
     from vlaudit.audit.run import run_units
-    from vlaudit.audit.shards import plan_again
     from vlaudit.audit.targets import Loader
     from vlaudit.cli.scan import site_of
     from vlaudit.device import ALL, Loading
@@ -117,7 +119,8 @@ def _check_probes(manifest: Manifest, registry: ProbeRegistry) -> None:
 
 def _refuse_remote(specs: list[TargetSpec], allowed: bool) -> None:
     """A plan may come from anybody: the models that it names are reached only if the user says so."""
-    from vlaudit.audit.targets import parse_model, resolve_zoo
+    from vlaudit.audit.subjects import resolve_zoo
+    from vlaudit.audit.targets import parse_model
 
     for name in dict.fromkeys(name for spec in specs for name in (spec.model, spec.scorer) if name):
         model = resolve_zoo(specs[0].model_copy(update={"model": name})).model
@@ -128,7 +131,7 @@ def _refuse_remote(specs: list[TargetSpec], allowed: bool) -> None:
 
 def _show(manifest: Manifest, shards: list[list[str]]) -> int:
     """What each shard would run, for ``--dry-run``."""
-    from vlaudit.audit.shards import milliseconds, part_of
+    from vlaudit.audit.division import milliseconds, part_of
     from vlaudit.reporting import duration, plural
 
     for number, ids in enumerate(shards, 1):
