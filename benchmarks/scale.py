@@ -3,6 +3,7 @@
     python -m benchmarks.scale merge        1,000 shards with a million trials: seconds and memory of the merge
     python -m benchmarks.scale simulate     workers that fail, to 1,000 of them and a million units: time against the bound, lost work
     python -m benchmarks.scale schedule     which of many units is next, how long is left, who runs what: seconds of CPU by their number
+    python -m benchmarks.scale workers      forked workers on a real search, against one of them
     python -m benchmarks.scale kills        real scans in shards, killed at random and gone on with, against one process
 
 Each prints its own figures. ``merge`` and ``kills`` need a few gigabytes, or minutes; ``--help`` of each says what can be made smaller.
@@ -221,6 +222,50 @@ def schedule_command(counts: tuple[int, ...], targets: int, workers: int) -> Non
         ran, then = time.process_time() - begun, time.process_time()
         divide(manifest, 1_000)
         print(f"{count:,} units: {ran:.2f} s of CPU to hand out and close all, {time.process_time() - then:.2f} s to divide them among 1,000 shards; {memory():.0f} MB")
+
+
+@cli.command("workers")
+@click.option("--count", "counts", multiple=True, type=int, default=(1, 2))
+@click.option("--pictures", default=32)
+def workers_command(counts: tuple[int, ...], pictures: int) -> None:
+    """Attack pictures of a bundled matcher with one forked worker, and with several. Efficiency: what one took in seconds of CPU against
+    what all took, times the share of their time in which they had a unit; how much of the machine others have leaves both alone."""
+    import torch
+
+    from vlaudit.audit.executor import Job
+    from vlaudit.audit.plan import make_plan
+    from vlaudit.audit.run import open_audit, run_units
+    from vlaudit.audit.targets import Loader
+    from vlaudit.probe.artifacts import ArtifactStore
+    from vlaudit.registry import ProbeRegistry
+
+    torch.set_num_threads(1)
+    specs = [TargetSpec(model="zoo:tiny-clean", prompt=[prompt]) for prompt in ("an emoji of a {}", "this is a {}")]
+    request = Request(targets=specs, probes=["clip-autoattack"], params={"clip-autoattack": {"pictures": pictures}})
+    targets, references = Loader(torch.device("cpu"), allow_network=False).subjects(specs)
+    registry, alone = ProbeRegistry.load(), 0.0
+    setattr(registry.get("clip-autoattack"), "cases_per_unit", 4)  # so that there are many more units than workers
+    plan = make_plan(request, registry, targets, references, workers=1)
+
+    class Silent:
+        def __getattr__(self, _: str) -> object:
+            return lambda *_: None
+
+    for count in counts:
+        folder = Path(tempfile.mkdtemp(prefix="vlaudit-workers-"))
+        journal, _ = open_audit(folder, plan, "benchmark", {})
+        then = time.perf_counter()
+        results, _ = run_units(Job(plan, ArtifactStore(folder)), journal, Silent(), executor=f"process:{count}")  # type: ignore[arg-type]
+        took = time.perf_counter() - then
+        journal.close()
+        shutil.rmtree(folder)
+        assert len(results) == len(plan.units) and not any(result.error for result in results.values())
+        work, busy = (sum(getattr(result, name) for result in results.values()) for name in ("work", "seconds"))
+        alone = alone or work
+        print(
+            f"{count} workers: {len(results)} units, {work:.1f} s of CPU in them, {took:.1f} s on the clock; {busy / count / took:.1%} of it with a unit: "
+            f"efficiency {alone / work * busy / count / took:.2f}"
+        )
 
 
 @cli.command("kills")
