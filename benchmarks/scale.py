@@ -244,7 +244,7 @@ def workers_command(counts: tuple[int, ...], pictures: int) -> None:
     request = Request(targets=specs, probes=["clip-autoattack"], params={"clip-autoattack": {"pictures": pictures}})
     targets, references = Loader(torch.device("cpu"), allow_network=False).subjects(specs)
     registry, alone = ProbeRegistry.load(), 0.0
-    setattr(registry.get("clip-autoattack"), "cases_per_unit", 4)  # so that there are many more units than workers
+    registry.get("clip-autoattack").cases_per_unit = 4  # so that there are many more units than workers
     plan = make_plan(request, registry, targets, references, workers=1)
 
     class Silent:
