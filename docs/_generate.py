@@ -16,6 +16,8 @@ from vlaudit.probe import Probe
 from vlaudit.records import Family, Measure, Risk
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reports.compliance import Framework, crosswalk, frameworks
+from vlaudit.statistics import MIN_CLUSTERS
+from vlaudit.statistics.extremes import FEWEST, LEAST_NULL
 from vlaudit.zoo import specimens
 
 FOLDERS = ("probes", "reference")
@@ -127,6 +129,14 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
     nulls = ((m.value, f"{m.null:g}", "ratios of the two" if m is Measure.RATIO else "differences") for m in Measure)
     lines += table(("measure", "null", "distances are"), nulls)
     lines += ["", "For a share, the null is the control's rate where a probe measures one.", ""]
+    lines += ["Of too few values no interval can be stated, whatever the policy says; nothing is held of them:", ""]
+    lines += table(("values", "of what", "source"), [
+        (f"{MIN_CLUSTERS}", "independent units (pictures, people, captions) for an interval of a mean",
+         "our choice, because a bootstrap over fewer is not trustworthy"),
+        (f"{LEAST_NULL}", "values without the flaw for the tail of their largest one", "our choice, because the tail is fitted to the upper half of them"),
+        (f"{FEWEST}", "values without the flaw for a normal population", "our choice, because their spread is not known from fewer"),
+    ])  # fmt: skip
+    lines += [""]
     for probe in sorted(probes, key=lambda probe: probe.info.id):
         info = probe.info
         lines += [f"## {info.id}", "", f"{info.title}; the metric is a measure of the kind *{info.measure.value}*.", ""]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.3"  # 1.2 had no headline, impact, remedy and threshold_source of findings and no unread of data, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.4"  # 1.3 had no passed of the audit, 1.2 had no headline, impact, remedy and threshold_source of findings and no unread of data, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -476,6 +476,7 @@ class AuditInfo(Record):
     only_new: bool = False  # what the baseline had already does not stop a pipeline
     notes: list[str] = Field(default_factory=list)  # what files found beside the command left out or changed, one sentence each
     errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
+    passed: Cost | None = None  # what passed through the models; findings count what they asked for, remembered or not
 
 
 class Report(Record):

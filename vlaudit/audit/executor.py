@@ -121,12 +121,18 @@ class LocalExecutor(Executor):
     def close(self, unit: Unit) -> UnitResult:
         """Run one unit."""
         target = self._plan.subject(unit).target
-        self._spent = partial(_spent, target, target.meter.cost() if target else Cost(), self._plan.speed(unit), unit.weight)
+        self._spent = partial(_spent, target, target.meter.passed() if target else Cost(), self._plan.speed(unit), unit.weight)
         clock, then = work_clock(target.model if target else None), time.perf_counter()
-        begun = clock()
+        begun, before = clock(), self._passed(unit)
         trials, error = self._attempt(unit)
         work, seconds = round(clock() - begun, 3), round(time.perf_counter() - then, 3)
-        return UnitResult(unit=unit.id, trials=trials, seconds=seconds, work=work, error=error)
+        return UnitResult(unit=unit.id, trials=trials, seconds=seconds, work=work, error=error, passed=self._passed(unit) - before)
+
+    def _passed(self, unit: Unit) -> Cost:
+        """What has passed through all that a unit looks at."""
+        party = self._plan.parties.get(unit.id) or (self._plan.subject(unit),)
+        targets = {id(subject.target): subject.target for subject in party if subject.target is not None}
+        return sum((target.meter.passed() for target in targets.values()), Cost())
 
     @property
     def share(self) -> float:
@@ -172,7 +178,7 @@ class LocalExecutor(Executor):
 def _spent(target: Target | None, before: Cost, speed: Speed | None, weight: float) -> float:
     if target is None or speed is None or weight <= 0:
         return 0.0
-    return min(speed.seconds(target.meter.cost() - before) / weight, 0.99)
+    return min(speed.seconds(target.meter.passed() - before) / weight, 0.99)
 
 
 @contextlib.contextmanager

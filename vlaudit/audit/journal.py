@@ -35,7 +35,7 @@ from vlaudit.files import (
     read_bytes,
     write_atomically,
 )
-from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, Reduced, TargetInfo, Trial
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Cost, Record, Reduced, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
@@ -120,6 +120,7 @@ class UnitResult(Record):
     seconds: float = 0.0
     work: float | None = None  # seconds of CPU or device time
     error: str | None = None
+    passed: Cost | None = None  # what passed through the models; its trials count what was asked for, remembered or not
 
 
 class Line(NamedTuple):
@@ -197,7 +198,8 @@ class Journal:
             self.results(mend=True)
         assert self._size is not None
         lines, last = "", self._last
-        closing = {"closed": {"seconds": result.seconds, "work": result.work, "error": result.error}}
+        closed = {"seconds": result.seconds, "work": result.work, "error": result.error}
+        closing = {"closed": closed if result.passed is None else closed | {"passed": result.passed.model_dump(exclude_defaults=True)}}
         for entry in (*({"trial": trial.model_dump(mode="json")} for trial in result.trials), closing):
             line, last = sealed(json.dumps(without_surrogates({"unit": result.unit, **entry}), allow_nan=False), last)
             lines += f"{line}\n"

@@ -35,7 +35,7 @@ from vlaudit.audit.shards import FOLDER, SHARD, ShardInfo, read_shard, same_vers
 from vlaudit.checksums import resealed
 from vlaudit.errors import UsageError, VlauditError
 from vlaudit.files import TEXT_BYTES, disk_error, write_atomically
-from vlaudit.records import Record, Report, Trial, alike
+from vlaudit.records import Cost, Record, Report, Trial, alike
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import plural
 
@@ -65,6 +65,7 @@ class _Closing(Record):
     seconds: float = 0.0
     work: float | None = None
     error: str | None = None
+    passed: Cost | None = None
 
 
 class _Closed(Record):

@@ -12,6 +12,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,12 +126,12 @@ class RayExecutor(Executor):
         self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
     ) -> Generator[UnitResult, None, None]:
         say(phase=Phase.RUN)
-        ray, left = self._ray, dict[str, list[Unit]]()
+        ray, left = self._ray, dict[str, deque[Unit]]()
         running: dict[Any, _Actor] = {}
         try:
             while True:
                 while unit := next_unit():
-                    left.setdefault(self._model_of[unit.id], []).append(unit)
+                    left.setdefault(self._model_of[unit.id], deque()).append(unit)
                 for actor, unit in self._assigned(left):
                     on_start(unit)
                     running[actor.handle.run.remote(actor.model, unit, self._job.batch_size)] = actor
@@ -153,7 +154,7 @@ class RayExecutor(Executor):
                     ray.kill(actor.handle)
             ray.shutdown()
 
-    def _assigned(self, left: dict[str, list[Unit]]) -> Iterator[tuple[_Actor, Unit]]:
+    def _assigned(self, left: dict[str, deque[Unit]]) -> Iterator[tuple[_Actor, Unit]]:
         """Give units to actors that have none: of the model that it holds, else of the one with most work for each of its actors."""
         idle = [actor for actor in self._actors if actor.unit is None]
         while any(left.values()) and (idle or len(self._actors) < self.workers):
@@ -164,7 +165,7 @@ class RayExecutor(Executor):
                 actor.model = max((m for m in left if left[m]), key=lambda m: sum(u.weight + 1 for u in left[m]) / (1 + holders[m]))
             if actor in idle:
                 idle.remove(actor)
-            unit = left[actor.model].pop(0)
+            unit = left[actor.model].popleft()
             actor.unit, actor.until = unit, time.monotonic() + longest(unit)
             yield actor, unit
 

@@ -32,6 +32,7 @@ from vlaudit.audit.journal import (
 from vlaudit.audit.judge import is_done, judge_audit, rounds_needed
 from vlaudit.audit.plan import OVERHEAD, Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
+from vlaudit.audit.schedule import Schedule
 from vlaudit.audit.time_left import TimeLeft
 from vlaudit.cage import Phase, say
 from vlaudit.checksums import unsealed
@@ -204,7 +205,7 @@ def run_units(
     observer.start(clock.seconds())
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
-    due = _Due(plan, results, deadline, clock)
+    schedule = Schedule(plan, results, deadline, clock)
     interrupted = False
 
     def moved(inside: Mapping[str, float]) -> None:
@@ -212,10 +213,11 @@ def run_units(
         observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
 
     try:
-        with closing(engine.run(due.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
+        with closing(engine.run(schedule.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
             for result in closed:
                 journal.append(result)
                 results[result.unit] = result
+                schedule.close(result.unit)
                 clock.add(result.unit, result.seconds if result.work is None else result.work)
                 observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
                 if result.error:
@@ -229,43 +231,6 @@ def run_units(
     return results, interrupted
 
 
-class _Due:
-    """Units still to run, in order: round after round of each probe, until it is decided or the time is up."""
-
-    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
-        self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
-        models = {target.id: target.spec.model for target in plan.targets}
-        places, hurried = list(models.values()), deadline is not None
-
-        def turn(planned: PlannedProbe) -> tuple[int, float]:
-            """Model after model; where time may run out, what takes least first."""
-            return places.index(models[planned.target]), sum(unit.weight for unit in planned.units) * hurried
-
-        self._left = sorted(plan.planned, key=turn)
-        self._handed: set[str] = set()
-
-    def next(self) -> Unit | None:
-        """The next unit that can start; None where none is left, or none before one that runs has closed."""
-        for planned in list(self._left):
-            needed = rounds_needed(self._plan.probes[planned.probe], planned, self._results, self._plan.request.policy)
-            undone = [unit for batch in needed for unit in batch if unit.id not in self._results]
-            if not undone:
-                self._left.remove(planned)
-                others = {unit.id for other in self._left for unit in other.units}
-                self._clock.drop({unit.id for unit in planned.units} - others)
-            for unit in undone:
-                if unit.id not in self._handed:
-                    return self._hand(unit)
-        return None
-
-    def _hand(self, unit: Unit) -> Unit | None:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self._left.clear()
-            return None
-        self._handed.add(unit.id)
-        return unit
-
-
 def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> Report:
     """Judge the trials and assemble the report."""
     judged = judge_audit(manifest, results, registry, policy)
@@ -276,7 +241,7 @@ def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry:
             seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
             fail_on=policy.fail_on, strict=policy.strict,
-            errors=list(dict.fromkeys(judged.errors)),
+            errors=list(dict.fromkeys(judged.errors)), passed=judged.passed,
         ),
         targets=manifest.targets,
         findings=judged.findings,
