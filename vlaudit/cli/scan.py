@@ -239,9 +239,20 @@ def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
     planted = sorted({probe for probe, verdict in said if verdict == "vulnerable" and probe in probes})
     if planted and asked.policy.fail_on is not Severity.NONE:
         click.echo(f"Expect exit code 1: {', '.join(planted)} should come out vulnerable.")
-    if asked.chosen != asked.settings.probe:
-        click.echo(f"{len(probes)} of {len(registry.classes)} probes, for a first look; --effort standard runs all, vlaudit selftest every specimen.")
+    if asked.first_look:
+        click.echo(_first_look(asked, registry))
     click.echo("Audit your own with `vlaudit scan TARGET --prompt SPEC --data DIR`.\n")
+
+
+def _first_look(asked: Asked, registry: ProbeRegistry) -> str:
+    """What a first scan leaves out, and how to see it."""
+    probes = registry.select(asked.chosen, asked.settings.skip)
+    shortened = [f"{name} ({', '.join(f'{key} = {value}'.lower() for key, value in asked.first_look[name].items())})" for name in probes if asked.first_look[name]]
+    few = f", of which shortened: {'; '.join(shortened)}" if shortened else ""
+    return (
+        f"A first look: {len(probes)} of {len(registry.classes)} probes{few}.\n"
+        "--effort quick runs all in full, --effort standard searches longer, vlaudit selftest audits every specimen."
+    )
 
 
 def _planted_found(asked: Asked, report: Report) -> str:
