@@ -38,11 +38,12 @@ def plan_command(**flags: Any) -> int:
     asked = read_flags({"formats": "html", "baseline": None, "ignore_file": None, "dry_run": False, "max_time": None, "executor": None} | flags)
     registry = ProbeRegistry.load(flags["plugins"])
     asked.check_policy(registry)
-    plan, device = make_the_plan(asked, registry)
+    made = make_the_plan(asked, registry)
+    plan = made.plan
     notes = asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
     for note in notes:
         click.echo(f"Note: {note}", err=True)
-    journal, _ = open_audit(out, plan, asked.command, environment(str(device)), batch_size=asked.settings.batch_size)
+    journal, _ = open_audit(out, plan, asked.command, environment(str(made.devices[0])), batch_size=asked.settings.batch_size)
     journal.close()
     units, models = plan.units, {target.spec.model for target in plan.targets}
     work = duration(sum(unit.weight for unit in units))
@@ -71,7 +72,7 @@ def merge_command(folders: tuple[Path, ...], out: Path | None, plugins: tuple[Pa
     from vlaudit.audit.merge import find_shards, merge
     from vlaudit.cli.asked import accepted_findings, earlier_report
     from vlaudit.cli.render import reporter_names
-    from vlaudit.cli.scan import conclude
+    from vlaudit.cli.scan import Ending, conclude
     from vlaudit.registry import ProbeRegistry
     from vlaudit.reporting import log_line, plural
 
@@ -87,7 +88,4 @@ def merge_command(folders: tuple[Path, ...], out: Path | None, plugins: tuple[Pa
         click.echo(f"{plural(merged.twice, 'unit')} ran more than once, and came to the same.", err=True)
     if merged.missing:
         click.echo(f"Incomplete: {plural(len(merged.missing), 'unit')} of the plan in no shard; see the report's errors.", err=True)
-    return conclude(
-        merged.report, out, flags["formats"], notes=[*notes, *merged.remarks], accepted=accepted, baseline=baseline,
-        only_new=flags["fail_on"] == "new",
-    )  # fmt: skip
+    return conclude(merged.report, Ending(out, flags["formats"], [*notes, *merged.remarks], accepted, baseline, only_new=flags["fail_on"] == "new"))
