@@ -243,7 +243,7 @@ def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry:
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
             seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
-            fail_on=policy.fail_on, strict=policy.strict,
+            fail_on=policy.fail_on, strict=policy.strict, cover=manifest.request.cover,
             errors=list(dict.fromkeys(judged.errors)), passed=judged.passed,
         ),
         targets=manifest.targets,

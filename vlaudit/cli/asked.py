@@ -77,7 +77,7 @@ class Asked:
         return Request(
             targets=self.specs, probes=chosen, params={name: params[name] for name in chosen if params.get(name)},
             effort=self.settings.effort, budget=self.settings.budget_seconds, seed=self.settings.seed, dtype=self.settings.dtype,
-            policy=self.policy,
+            policy=self.policy, cover=self.config.compliance,
             plugins=[str(path) for path in self.flags["plugins"]],
         )  # fmt: skip
 
