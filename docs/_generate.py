@@ -119,7 +119,8 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
         ("level", f"{every.level:g}", "confidence level of the intervals: the whole interval must lie on one side of the threshold",
          "the usual convention"),
         ("alpha", f"{every.alpha:g}", "level of the tests that a vulnerable verdict needs beside its interval", "the usual convention"),
-        ("unread", f"{every.unread:g}", "share of all pictures of the data, or of those of a label, that may be unreadable where a finding on them is held",
+        ("unread", f"{every.unread:g}", "share of all pictures of the data, or of those of a label, that may be unreadable, and of all that may be without row and label, where a "
+         "finding on them is held",
          "our choice, because what is not seen may be what is wrong, and one share in a hundred moves a rate by at most that much"),
         ("severity", f"{NEAR:g}", "times the threshold's distance from the null: where the interval's near end is no farther from the "
          "null, the severity is one step lower; it cannot be set", "our choice, because a finding just beyond a threshold is less certain to matter"),

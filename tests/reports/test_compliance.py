@@ -22,7 +22,18 @@ from vlaudit.records import Cover, Finding, Report, Risk, Severity, Verdict
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json
 from vlaudit.reports._policy import departures
-from vlaudit.reports.compliance import CAVEAT, STATED, Status, bearing, controls_of, crosswalk, frameworks, reasons, sections, status
+from vlaudit.reports.compliance import (
+    CAVEAT,
+    STATED,
+    Status,
+    bearing,
+    controls_of,
+    crosswalk,
+    frameworks,
+    reasons,
+    sections,
+    status,
+)
 from vlaudit.reports.compliance.reporters import ComplianceJSONReporter, ComplianceMarkdownReporter, ComplianceReporter
 
 KNOWN = {f"{framework.id}:{control}" for framework in frameworks() for control in framework.controls}
