@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.executor import Job, pick
+from vlaudit.audit.engine import pick
+from vlaudit.audit.executor import Job
 from vlaudit.audit.journal import (
     MANIFEST,
     Journal,
@@ -183,7 +184,7 @@ def run_audit(
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
     Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
-    is partial. ``executor``: see ``executor.pick``.
+    is partial. ``executor``: see ``engine.pick``.
     """
     try:
         results, interrupted = run_units(job, journal, observer, deadline=deadline, executor=executor)
@@ -243,7 +244,7 @@ def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry:
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
             seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
-            fail_on=policy.fail_on, strict=policy.strict,
+            fail_on=policy.fail_on, strict=policy.strict, cover=manifest.request.cover,
             errors=list(dict.fromkeys(judged.errors)), passed=judged.passed,
         ),
         targets=manifest.targets,

@@ -115,6 +115,7 @@ def data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
         members=sum(example.member is True for example in data.examples), sha256=data.sha256,
         captions=len(data.captions) if family is Family.TEXT_TO_IMAGE else 0,
         notes=[*data.notes, *unpictured(data, labels)], unread=data.unread.total(), unread_share=data.unread_share,
+        unlisted=data.unlisted, unlisted_share=data.unlisted_share,
     )  # fmt: skip
 
 
