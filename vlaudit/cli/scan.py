@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -255,6 +256,15 @@ def _first_look(asked: Asked, registry: ProbeRegistry) -> str:
     )
 
 
+def _last_words(asked: Asked, report: Report) -> Iterator[str]:
+    """Of a scan of the bundled specimens: whether what is planted was found, and what was left out."""
+    from vlaudit.registry import ProbeRegistry
+
+    yield _planted_found(asked, report)
+    if asked.first_look:
+        yield _first_look(asked, ProbeRegistry.load())
+
+
 def _planted_found(asked: Asked, report: Report) -> str:
     """How many of the specimens' planted flaws were found, and what else."""
     from vlaudit.records import Verdict
@@ -336,7 +346,7 @@ def _conclude(asked: Asked, report: Report, screen: TextIO, *, interrupted: bool
     return conclude(
         report, asked.out, asked.flags["formats"], notes=asked.notes, accepted=asked.accepted, baseline=asked.baseline,
         only_new=asked.flags["fail_on"] == "new", max_size=asked.flags["max_size"], interrupted=interrupted, how=asked.flags["how"],
-        said=_planted_found(asked, report) if asked.is_default else "", output=asked.flags["output"], screen=screen,
+        said="\n".join(filter(None, _last_words(asked, report))) if asked.is_default else "", output=asked.flags["output"], screen=screen,
     )  # fmt: skip
 
 
