@@ -78,7 +78,7 @@ def main() -> None:
     if os.environ.get("_VLAUDIT_COMPLETE"):
         from vlaudit.cli.completion import answer
 
-        answer()
+        answer(cli)
     from vlaudit.cage.supervisor import supervise
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

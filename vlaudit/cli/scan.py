@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -260,6 +261,15 @@ def _first_look(asked: Asked, registry: ProbeRegistry) -> str:
     )
 
 
+def _last_words(asked: Asked, report: Report) -> Iterator[str]:
+    """Of a scan of the bundled specimens: whether what is planted was found, and what was left out."""
+    from vlaudit.registry import ProbeRegistry
+
+    yield _planted_found(asked, report)
+    if asked.first_look:
+        yield _first_look(asked, ProbeRegistry.load())
+
+
 def _planted_found(asked: Asked, report: Report) -> str:
     """How many of the specimens' planted flaws were found, and what else."""
     from vlaudit.records import Verdict
@@ -347,7 +357,7 @@ def _conclude(asked: Asked, report: Report, screen: TextIO, *, interrupted: bool
     flags = asked.flags
     return conclude(report, Ending(
         asked.out, flags["formats"], asked.notes, asked.accepted, asked.baseline, only_new=flags["fail_on"] == "new", interrupted=interrupted,
-        length=flags["how"], last_word=_planted_found(asked, report) if asked.is_default else "", max_size=flags["max_size"],
+        length=flags["how"], last_word="\n".join(filter(None, _last_words(asked, report))) if asked.is_default else "", max_size=flags["max_size"],
         output=flags["output"], screen=screen,
     ))  # fmt: skip
 
