@@ -41,7 +41,7 @@ def test_the_default_scan_finds_what_is_planted_in_each_family(tmp_path: Path) -
     printed, found, html = scan(tmp_path)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "No target given" in printed and "Expect exit code 1: encoder-trigger-scan, " in printed
-    assert printed.count(f"A first look: {len(FIRST_LOOK)} of ") == 2 and "shortened: encoder-trigger-scan (words = 400)." in printed
+    assert printed.count(f"A first look: {len(FIRST_LOOK)} of ") == 2 and "shortened: encoder-trigger-scan (words = 400);" in printed
     assert printed.count("--effort quick runs all in full") == 2, "before and after"
     assert f"Of {len(PLANTED)} planted flaws {len(PLANTED)} were found" in printed
     assert {one["risk"] for own in found.values() for one in own.values()} == {"robustness", "backdoor", "bias", "privacy"}
