@@ -332,9 +332,13 @@ def release(report: Report) -> str:
         return f"Do not release: {count:,} flaws stop it, the gravest {worst.severity.value} ({worst.risk.value})."
     if code:
         return "Not decided: a model could not be loaded." if code == 4 else "Not decided, so no pass: the audit could not answer all that it asks."
-    below = sum(finding.verdict is Verdict.VULNERABLE for finding in report.findings)
+    flaws = worst_first(finding for finding in report.findings if finding.verdict is Verdict.VULNERABLE)
     undecided = sum(finding.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED) for finding in report.findings)
-    said = f"Nothing stops the release; {plural(below, 'flaw')} below the gate, known or accepted" if below else "No flaw found stops the release"
+    said = "No flaw found stops the release"
+    if flaws and report.audit.fail_on is Severity.NONE:
+        said = f"No gate was set; {plural(len(flaws), 'flaw')} found, the gravest {flaws[0].severity.value} ({flaws[0].risk.value})"
+    elif flaws:
+        said = f"Nothing stops the release; {plural(len(flaws), 'flaw')} below the gate, known or accepted"
     return f"{said}, and {plural(undecided, 'question')} left open." if undecided else f"{said}."
 
 

@@ -19,9 +19,10 @@ import pytest
 
 from tests.audit.reported import findings, same
 from tests.conftest import save_tiny_clip
+from vlaudit.audit.division import Pile, divide, fill
 from vlaudit.audit.journal import MANIFEST, TRIALS, Journal, Manifest, PlannedProbe, Unit, UnitResult, read_manifest
 from vlaudit.audit.merge import find_shards, merge
-from vlaudit.audit.shards import SHARD, Pile, divide, fill, parse_shard
+from vlaudit.audit.shard import SHARD, parse_shard
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import UsageError, VlauditError
 from vlaudit.records import Family, ModelInfo, PromptInfo, TargetInfo, Trial
@@ -290,6 +291,40 @@ def test_a_folder_that_turns_read_only_loses_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "open", opened)
     journal.close()
     assert len(Journal(folder).results()) == 1
+
+
+def test_no_clock_of_a_machine_is_read(tmp_path: Path) -> None:
+    made(tmp_path / "plan", 2, started="2099-01-01T00:00:00+00:00")
+    ahead, behind = (shard(tmp_path / "plan", name, ran(number)) for number, name in enumerate(("ahead", "behind")))
+    for folder, seconds in ((ahead, 5 * 3600), (behind, -5 * 3600)):
+        for path in folder.iterdir():
+            os.utime(path, (time.time() + seconds,) * 2)
+    got = merged(tmp_path, behind, ahead)
+    assert not got.missing and got.report.audit.complete and got.report.audit.started == "2099-01-01T00:00:00+00:00"
+
+
+def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "plan")
+    monkeypatch.setattr("vlaudit.audit.journal.TEXT_BYTES", 500)
+    with pytest.raises(UsageError, match=r"no more than 0\.0005 MB are read") as caught:
+        made(tmp_path / "other")
+    assert caught.value.exit_code == 2 and not list((tmp_path / "other").iterdir())
+
+
+def test_a_merge_that_cannot_write_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "plan")
+    folder, opened = shard(tmp_path / "plan", "one", ran(0)), open
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def refuse(path: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "w" in mode and str(path).startswith(str(tmp_path / "out")):
+            raise OSError(30, "Read-only file system", str(path))
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UsageError, match="Read-only file system"):
+        merged(tmp_path, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # --- dividing ---------------------------------------------------------------------------------------------------------------

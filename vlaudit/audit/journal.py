@@ -105,6 +105,8 @@ class Manifest(Record):
     whole: float | None = None  # seconds that all would take that the budget left out a part of
     references: dict[str, str] = Field(default_factory=dict)  # the prompt's id of each reference, by what it is loaded as
     loads: dict[str, float] = Field(default_factory=dict)  # seconds that loading a model took, by model
+    takes: dict[str, int] = Field(default_factory=dict)  # bytes that its passes took at most when they were timed, by model
+    workers: int | None = None  # side by side, among which the budget was divided
 
     @cached_property
     def specs(self) -> dict[str, TargetSpec]:
@@ -190,7 +192,12 @@ class Journal:
 
     def write_manifest(self, manifest: Manifest) -> None:
         whole = json.dumps(without_surrogates(manifest.model_dump(mode="json")), indent=1, ensure_ascii=False)
-        write_atomically(self.folder / MANIFEST, sealed(whole)[0])
+        text = sealed(whole)[0]
+        if (size := len(text.encode())) > TEXT_BYTES:
+            raise UsageError(
+                f"The plan takes {size / 1e6:.0f} MB, and no more than {TEXT_BYTES / 1e6:g} MB are read.", "Plan fewer targets or probes at once."
+            )
+        write_atomically(self.folder / MANIFEST, text)
 
     def append(self, result: UnitResult) -> None:
         """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""

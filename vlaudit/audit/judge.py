@@ -16,6 +16,7 @@ from vlaudit.policy import Policy
 from vlaudit.probe import Probe
 from vlaudit.records import (
     OF_THE_DATA,
+    OF_WHAT_IS_SAID,
     REFERENCE,
     TARGET,
     Cost,
@@ -127,15 +128,23 @@ def all_compared(said: Judgement, planned: PlannedProbe) -> Judgement:
 
 
 def of_all_data(said: Judgement, probe: Probe, data: DataInfo | None, policy: Policy) -> Judgement:
-    """What a judge said of data that could not all be read: a result on a part is not one on the whole, so nothing is held."""
-    if data is None or data.unread_share <= policy.unread or said.verdict is not Verdict.HELD or not probe.info.needs & OF_THE_DATA:
+    """What a judge said of data that could not all be read, or of which not all is said what the probe needs: a result on a part is not one
+    on the whole, so nothing is held."""
+    if data is None or said.verdict is not Verdict.HELD:
         return said
-    pictures = f"{data.unread:,} pictures" if data.unread > 1 else "1 picture"
-    reason = (
-        f"{said.reason.rstrip('.')}; but {pictures} of the data could not be read, {data.unread_share:.1%} of all or of a label's, "
-        f"and the policy allows {policy.unread:.1%} (mend them, or take them out of the data)"
+    unread = f"could not be read, {data.unread_share:.1%} of all or of a label's", "mend them, or take them out of the data"
+    unlisted = (
+        f"have no row in the metadata or lie outside the folders of the labels, {data.unlisted_share:.1%} of all",
+        "say what they are, or take them out of the folder",
     )
-    return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
+    for count, share, needs, (what, mend) in (
+        (data.unread, data.unread_share, OF_THE_DATA, unread), (data.unlisted, data.unlisted_share, OF_WHAT_IS_SAID, unlisted),
+    ):  # fmt: skip
+        if share > policy.unread and probe.info.needs & needs:
+            pictures = f"{count:,} pictures" if count > 1 else "1 picture"
+            reason = f"{said.reason.rstrip('.')}; but {pictures} of the data {what}, and the policy allows {policy.unread:.1%} ({mend})"
+            return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
+    return said
 
 
 SPARE = 1.25  # times what all was estimated to take: another calibration finds another speed

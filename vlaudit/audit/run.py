@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.executor import Job, Site, pick
+from vlaudit.audit.engine import pick
+from vlaudit.audit.executor import Job
 from vlaudit.audit.journal import (
     MANIFEST,
     Journal,
@@ -41,7 +42,6 @@ from vlaudit.errors import UsageError
 from vlaudit.families.base import Speed
 from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
 from vlaudit.policy import Policy
-from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json
@@ -131,18 +131,23 @@ def _manifest(
         },
         replays=replays, speeds={model: asdict(speed) for model, speed in plan.speeds.items()}, whole=plan.whole,
         references={name: subject.info.prompt.id for name, subject in plan.references.items()}, loads=plan.loads,
+        takes=plan.takes, workers=plan.workers,
     )  # fmt: skip
     journal.write_manifest(manifest)
     return manifest
 
 
-def measured_speeds(out: Path, request: Request) -> dict[str, Speed]:
-    """What the audit that ``out`` holds unfinished measured of its models, if it is that of ``request``: the plan hangs on it."""
+def measured(out: Path, request: Request) -> dict[str, Any]:
+    """What the audit that ``out`` holds unfinished measured of its models and its machine, if it is that of ``request``: the plan hangs
+    on it. Arguments of ``make_plan``."""
     try:
         manifest = read_manifest(out)
     except UsageError:  # none yet, or one that ``open_audit`` refuses
         return {}
-    return {model: Speed(**speed) for model, speed in manifest.speeds.items()} if manifest.digest == request.digest() else {}
+    if manifest.digest != request.digest():
+        return {}
+    speeds = {model: Speed(**speed) for model, speed in manifest.speeds.items()}
+    return {"speeds": speeds, "takes": manifest.takes, "workers": manifest.workers}
 
 
 def _has_whole_report(out: Path) -> bool:
@@ -173,19 +178,18 @@ def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> li
 
 
 def run_audit(
-    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int | None = None, deadline: float | None = None, debug: bool = False, executor: str | None = None, site: Site | None = None,
+    job: Job, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
+    deadline: float | None = None, executor: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
     Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
-    is partial. ``executor`` and ``site``: see ``executor.pick``.
+    is partial. ``executor``: see ``engine.pick``.
     """
     try:
-        job = Job(plan, ArtifactStore(journal.folder), batch_size, debug, site)
         results, interrupted = run_units(job, journal, observer, deadline=deadline, executor=executor)
         say(phase=Phase.JUDGE, what="judging")
-        report = make_report(manifest, results, registry, plan.request.policy)
+        report = make_report(manifest, results, registry, job.plan.request.policy)
         write_report(journal.folder, report)
         return Outcome(report, interrupted)
     finally:
@@ -240,7 +244,7 @@ def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry:
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
             seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
-            fail_on=policy.fail_on, strict=policy.strict,
+            fail_on=policy.fail_on, strict=policy.strict, cover=manifest.request.cover,
             errors=list(dict.fromkeys(judged.errors)), passed=judged.passed,
         ),
         targets=manifest.targets,

@@ -19,8 +19,8 @@ from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
-    "plan": "vlaudit.cli.shards",
-    "merge": "vlaudit.cli.shards",
+    "plan": "vlaudit.cli.plan",
+    "merge": "vlaudit.cli.merge",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",

@@ -16,6 +16,7 @@ from vlaudit import cage
 from vlaudit.cli import new_folder
 from vlaudit.cli.render import reporter_names
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, found_config, read_config
+from vlaudit.device import FORMS
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 from vlaudit.suppressions import IGNORE_FILE, Entry, read_suppressions
@@ -76,7 +77,7 @@ class Asked:
         return Request(
             targets=self.specs, probes=chosen, params={name: params[name] for name in chosen if params.get(name)},
             effort=self.settings.effort, budget=self.settings.budget_seconds, seed=self.settings.seed, dtype=self.settings.dtype,
-            policy=self.policy,
+            policy=self.policy, cover=self.config.compliance,
             plugins=[str(path) for path in self.flags["plugins"]],
         )  # fmt: skip
 
@@ -151,7 +152,7 @@ def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
     try:
         return ScanSettings.model_validate(settings.model_dump() | given)
     except ValueError as error:
-        raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda, cuda:N or cuda:all.") from error
+        raise UsageError(f"'{flags['device']}' is not a device.", f"Write {FORMS}.") from error
 
 
 def _params(config: dict[str, dict[str, Any]], settings: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from vlaudit.cli import debug_option
 from vlaudit.cli.completion import formats, some_of
 from vlaudit.cli.render import MAX_SIZE
 from vlaudit.history import Change, History
+
+if TYPE_CHECKING:
+    from vlaudit.records import Cover
 
 STYLES = {Change.NEW: "bold red", Change.WORSE: "red", Change.FIXED: "green", Change.BETTER: "green"}
 AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -22,9 +26,11 @@ AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=F
               help="Comma-separated: terminal, html, json, junit, markdown, sarif ... (see vlaudit list reporters).")  # fmt: skip
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen; - is the screen.")
 @click.option("--summary", is_flag=True, help="What a scan ends with, on one screen.")
+@click.option("--cover", multiple=True, metavar="FIELD=TEXT",
+              help="Of the compliance report: system, version, purpose, organisation or assessor; else as vlaudit.toml said. Can be repeated.")  # fmt: skip
 @MAX_SIZE
 @debug_option
-def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool, max_size: int | None) -> int:
+def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool, cover: tuple[str, ...], max_size: int | None) -> int:
     """Render the report of AUDIT_DIR again, from the folder alone; of an audit that was killed, what its trials say.
 
     One format goes to the screen or to --output; several are written into AUDIT_DIR as report.html, report.sarif and so on.
@@ -38,6 +44,8 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
     names = one_report(formats, output) if output else reporter_names(formats)
     output = None if output == SCREEN else output
     report = read_report(audit_dir) if has_report(audit_dir) else judge_folder(audit_dir)
+    if cover:
+        report = report.model_copy(update={"audit": report.audit.model_copy(update={"cover": _covered(report.audit.cover, cover)})})
     if len(names) > 1:
         for path in write_reports(report, audit_dir, formats, max_size):
             click.echo(f"Wrote {path}")
@@ -56,6 +64,24 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
     else:
         print_report(text)
     return 0
+
+
+def _covered(before: Cover, given: tuple[str, ...]) -> Cover:
+    """The cover with what ``--cover`` says on top. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from vlaudit.errors import UsageError, did_you_mean
+    from vlaudit.records import Cover
+
+    fields = dict(before)
+    for field, is_, text in (item.partition("=") for item in given):
+        if field not in fields or not is_:
+            raise UsageError(f"--cover has no field '{field}'.", did_you_mean(field, list(fields)) if is_ else 'Write for example --cover system="Photo search".')
+        fields[field] = text
+    try:
+        return Cover.model_validate(fields)
+    except ValidationError as error:
+        raise UsageError("--cover says more than fits the page.", "Use at most 300 characters a field, 1,000 for the purpose.") from error
 
 
 @click.command("judge")

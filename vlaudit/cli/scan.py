@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -25,7 +25,10 @@ from vlaudit.records import Family
 from vlaudit.suppressions import IGNORE_FILE, Entry
 
 if TYPE_CHECKING:
+    import torch
+
     from vlaudit.audit.plan import Plan
+    from vlaudit.audit.targets import Loader
     from vlaudit.cage import Ended
     from vlaudit.records import Report
     from vlaudit.registry import ProbeRegistry
@@ -133,7 +136,8 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
 @click.option("--budget", callback=_budget, metavar="30m|none",
               help="Time of work to divide among the probes; what it leaves out is named. [default: 30m quick, 4h standard, none thorough]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness. [default: 0]")
-@click.option("--device", help="auto, cpu, cuda, cuda:N, or cuda:all to spread generators and pipelines over all GPUs. [default: auto]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1 with a worker for each (auto: all GPUs, where one holds each model), "
+              "or cuda:all to spread generators and pipelines over them. [default: auto]")  # fmt: skip
 @click.option(
     "--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
     help="Precision of the models. auto: fp32, but on a GPU 16 bits for generators and pipelines. [default: auto]",
@@ -204,7 +208,7 @@ def _scan(flags: dict[str, Any], screen: TextIO) -> int:
     if flags["executor"] is not None:
         plugin("executors", flags["executor"].partition(":")[0])  # a misspelt one is said now
     if flags["plan"] is not None:
-        from vlaudit.cli.one_shard import run_shard
+        from vlaudit.cli.shard import run_shard
 
         return run_shard(flags)
     if flags["shard"] is not None:
@@ -217,14 +221,15 @@ def _scan(flags: dict[str, Any], screen: TextIO) -> int:
     asked.check_policy(registry)
     if asked.is_default:
         _announce_defaults(asked, registry)
-    plan, device = make_the_plan(asked, registry)
+    made = make_the_plan(asked, registry)
+    plan = made.plan
     notes = asked.notes + asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
     for note in notes:
         click.echo(f"Note: {note}", err=True)
     if flags["dry_run"]:
-        show_plan(plan, device)
+        show_plan(plan, made.devices[0])
         return 4 if any(target.error for target in plan.targets) else 0
-    return _run(replace(asked, notes=notes), plan, registry, device, screen)
+    return _run(replace(asked, notes=notes), made, registry, screen)
 
 
 def _announce_defaults(asked: Asked, registry: ProbeRegistry) -> None:
@@ -281,53 +286,59 @@ def _planted_found(asked: Asked, report: Report) -> str:
     return f"Of {len(planted)} planted flaw{'s' * (len(planted) > 1)} {len(planted & vulnerable)} {'were' if len(planted & vulnerable) != 1 else 'was'} found{beside}."
 
 
-def make_the_plan(asked: Asked, registry: ProbeRegistry) -> tuple[Plan, Any]:
-    """Load the targets and plan their probes; returns the device too."""
+@dataclass(frozen=True)
+class Planned:
+    """A plan, the devices that it is to run on, and what loaded its models."""
+
+    plan: Plan
+    devices: list[torch.device]
+    loader: Loader
+
+
+def make_the_plan(asked: Asked, registry: ProbeRegistry) -> Planned:
+    """Load the targets and plan their probes."""
     request = asked.request(registry)
     if os.path.exists(asked.out) and not os.path.isdir(asked.out):
         raise UsageError(f"'{asked.out}' is a file.", "Give a folder to --out.")
 
     from vlaudit.audit.plan import make_plan
-    from vlaudit.audit.run import measured_speeds
-    from vlaudit.audit.targets import Loader
-    from vlaudit.device import ALL, Loading, pick_device
+    from vlaudit.audit.run import measured
+    from vlaudit.audit.targets import Loader, file_bytes
+    from vlaudit.device import ALL, Loading, holds, pick_devices
 
-    device = pick_device(asked.settings.device)
+    named = asked.settings.device
+    devices = pick_devices(named, apart=asked.flags["executor"] is None)
     allowed = asked.flags["allow_network"]
-    how = Loading(asked.settings.dtype, spread=asked.settings.device == ALL)
-    loader = Loader(device, how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    how = Loading(asked.settings.dtype, spread=named == ALL)
+    loader = Loader(devices[0], how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
     targets, references = loader.subjects(asked.specs)
+    if named == "auto" and not all(holds(devices[0], file_bytes(target.files)) for target in targets):
+        devices = devices[:1]  # over all of which a model is spread that one does not hold
     families = {target.info.family for target in targets}
-    named = registry.named(asked.settings.probe)  # one by one; all others are those made for these targets
-    made_for = [name for name in request.probes if name in named or registry.get(name).info.families & families]
+    one_by_one = registry.named(asked.settings.probe)  # all others are those made for these targets
+    made_for = [name for name in request.probes if name in one_by_one or registry.get(name).info.families & families]
     chosen = made_for or request.probes
     params = {name: params for name, params in request.params.items() if name in chosen}
     request = request.model_copy(update={"probes": chosen, "params": params})
-    plan = make_plan(request, registry, targets, references, speeds=measured_speeds(asked.out, request))
+    plan = make_plan(request, registry, targets, references, devices=len(devices), **measured(asked.out, request))
     plan.loads = loader.seconds
-    return plan, device
+    return Planned(plan, devices, loader)
 
 
-def _run(asked: Asked, plan: Plan, registry: ProbeRegistry, device: Any, screen: TextIO) -> int:
+def _run(asked: Asked, made: Planned, registry: ProbeRegistry, screen: TextIO) -> int:
     from rich.console import Console
 
-    from vlaudit.audit.executor import Site
+    from vlaudit.audit.executor import Job, Site
     from vlaudit.audit.run import environment, open_audit, run_audit
-    from vlaudit.device import ALL
     from vlaudit.plugins import plugin
+    from vlaudit.probe.artifacts import ArtifactStore
 
-    batch_size = asked.settings.batch_size
-    journal, manifest = open_audit(asked.out, plan, asked.command, environment(str(device)), batch_size=batch_size)
-    allowed, named = asked.flags["allow_network"], asked.settings.device
-    site = Site(
-        manifest.model_dump_json(), tuple(str(path.absolute()) for path in asked.flags["plugins"]), named, named == ALL, os.getcwd(),
-        allow_network=asked.trusted or allowed, allow_borrowed=allowed,
-    )  # fmt: skip
-    outcome = run_audit(
-        plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(Console(stderr=True)),
-        batch_size=batch_size, deadline=asked.deadline, debug="--debug" in sys.argv,
-        executor=asked.flags["executor"], site=site,
-    )  # fmt: skip
+    batch_size, named, allowed = asked.settings.batch_size, asked.settings.device, asked.flags["allow_network"]
+    journal, manifest = open_audit(asked.out, made.plan, asked.command, environment(str(made.devices[0])), batch_size=batch_size)
+    site = Site.of(manifest, asked.flags["plugins"], named, made.devices, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    job = Job(made.plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv, site, made.loader.let_go)
+    progress = plugin("reporters", "terminal")().progress(Console(stderr=True))
+    outcome = run_audit(job, journal, manifest, registry, progress, deadline=asked.deadline, executor=asked.flags["executor"])
     return _conclude(asked, outcome.report, screen, interrupted=outcome.interrupted)
 
 
@@ -343,20 +354,34 @@ def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry, screen: TextIO)
 
 
 def _conclude(asked: Asked, report: Report, screen: TextIO, *, interrupted: bool) -> int:
-    return conclude(
-        report, asked.out, asked.flags["formats"], notes=asked.notes, accepted=asked.accepted, baseline=asked.baseline,
-        only_new=asked.flags["fail_on"] == "new", max_size=asked.flags["max_size"], interrupted=interrupted, how=asked.flags["how"],
-        said="\n".join(filter(None, _last_words(asked, report))) if asked.is_default else "", output=asked.flags["output"], screen=screen,
-    )  # fmt: skip
+    flags = asked.flags
+    return conclude(report, Ending(
+        asked.out, flags["formats"], asked.notes, asked.accepted, asked.baseline, only_new=flags["fail_on"] == "new", interrupted=interrupted,
+        length=flags["how"], last_word="\n".join(filter(None, _last_words(asked, report))) if asked.is_default else "", max_size=flags["max_size"],
+        output=flags["output"], screen=screen,
+    ))  # fmt: skip
 
 
-def conclude(
-    report: Report, out: Path, formats: str, *, notes: list[str], accepted: list[Entry], baseline: Report | None, only_new: bool,
-    interrupted: bool = False, how: Length | None = None, said: str = "", max_size: int | None = None, output: Path | None = None,
-    screen: TextIO | None = None,
-) -> int:  # fmt: skip
-    """Write and print the report, by default on one screen, and a last word of what was ``said``; returns the exit code that it gives.
-    ``output``: where the one report of ``formats`` goes instead of the audit folder; ``screen``: what standard output was before."""
+@dataclass(frozen=True)
+class Ending:
+    """How an audit ends: what its report is held against, where that goes, and what is printed of it."""
+
+    out: Path
+    formats: str
+    notes: list[str]
+    accepted: list[Entry]
+    baseline: Report | None
+    only_new: bool
+    interrupted: bool = False
+    length: Length | None = None  # None: one screen
+    last_word: str = ""
+    max_size: int | None = None
+    output: Path | None = None  # where the one report of ``formats`` goes instead of the audit folder
+    screen: TextIO | None = None  # what standard output was before
+
+
+def conclude(report: Report, ending: Ending) -> int:
+    """Write and print the report; returns the exit code that it gives."""
     from rich.console import Console
 
     from vlaudit.audit.run import write_report
@@ -367,29 +392,30 @@ def conclude(
     from vlaudit.reporting import exit_code, log_line
     from vlaudit.suppressions import suppress
 
-    audit = report.audit.model_copy(update={"notes": notes})
-    report, warnings = suppress(report.model_copy(update={"audit": audit}), accepted)
-    if baseline is not None:
-        warnings += [f"compared with the baseline: {caveat}" for caveat in compare(baseline, report).caveats]
-        report = mark(report, baseline, only_new=only_new)
+    out, output = ending.out, ending.output
+    audit = report.audit.model_copy(update={"notes": ending.notes})
+    report, warnings = suppress(report.model_copy(update={"audit": audit}), ending.accepted)
+    if ending.baseline is not None:
+        warnings += [f"compared with the baseline: {caveat}" for caveat in compare(ending.baseline, report).caveats]
+        report = mark(report, ending.baseline, only_new=ending.only_new)
     write_report(out, report)
     cage.say(report=True)
     for warning in warnings:
         click.echo(f"Warning: {log_line(warning)}", err=True)
-    paths = write_reports(report, out, formats, max_size) if output is None else [output]
-    plugin("reporters", "terminal")().print(report, Console(), how or "summary")
-    if said:
-        click.echo(said)
-    if interrupted:
+    paths = write_reports(report, out, ending.formats, ending.max_size) if output is None else [output]
+    plugin("reporters", "terminal")().print(report, Console(), ending.length or "summary")
+    if ending.last_word:
+        click.echo(ending.last_word)
+    if ending.interrupted:
         click.echo(f"Interrupted: the report is partial. The same command with --out {shlex.quote(str(out))} goes on.")
-    if not how:
+    if not ending.length:
         click.echo(f"Every finding: vlaudit report {shlex.quote(str(out))}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in plugin("reporters", "terminal")().annotations(report):
             click.echo(line)
     if output is not None:
-        text = made_reporter(reporter_names(formats)[0], max_size).render(report, out)
-        print_report(text, screen) if output == SCREEN else write_atomically(output, text)
+        text = made_reporter(reporter_names(ending.formats)[0], ending.max_size).render(report, out)
+        print_report(text, ending.screen) if output == SCREEN else write_atomically(output, text)
     for path in paths if output != SCREEN else ():
         click.echo(f"Report: {path}")
-    return 130 if interrupted else exit_code(report)
+    return 130 if ending.interrupted else exit_code(report)

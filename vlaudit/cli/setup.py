@@ -36,6 +36,13 @@ prompt = ["an emoji of a {}"]              # or coop:prompts/learned.safetensors
 # fail_on = "high"                         # lowest severity that gives exit code 1
 # [policy.thresholds]
 # clip-autoattack = 0.10
+
+# [compliance]                             # the cover of a compliance report; what is left out stays blank, to be filled in by hand
+# system = "Photo search"
+# version = "2.1"
+# purpose = "finds products in customers' photos"
+# organisation = "Example GmbH"
+# assessor = "A. Person"
 """
 
 
