@@ -18,12 +18,13 @@ from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.registry import ProbeRegistry
 
 LEAST = 1 / 512
-SEARCHES = ("prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion", "cross-family-transfer")  # which have tests of their own
+SEARCHES = ("prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion", "cross-family-transfer",
+            "cross-family-words")  # which have tests of their own
 FREE = ("unsafe-file", "chat-template", "prompt-only-leak")  # which take no pass
 SPEED = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0)
 TARGETS = {
     "poisoned-prompt": ("clip-autoattack", "prompt-text-perturb", "typographic", "rank-skew", "association", "group-performance", "prompt-mia",
-                        "cross-prompt-transfer"),
+                        "cross-prompt-transfer", "contrastive-prompt-detect", "poison-in-fewshot"),
     "gen-clean": ("cropa", "prompt-invariance", "context-poison", "visual-instruction", "text-insensitivity", "counterfactual-gap",
                   "demo-skew-amplification", "control-tokens"),
     "pool-clean": ("demo-trojan",), "prefix-clean": ("vlm-mia", "context-leak"), "prompt-canaries": ("canary-exposure",),
