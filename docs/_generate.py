@@ -15,7 +15,7 @@ from vlaudit.policy import NEAR, Policy
 from vlaudit.probe import Probe
 from vlaudit.records import Family, Measure, Risk
 from vlaudit.registry import ProbeRegistry
-from vlaudit.reports.compliance import Framework, crosswalk, frameworks
+from vlaudit.reports.compliance import Framework, controls_of, frameworks
 from vlaudit.statistics import MIN_CLUSTERS
 from vlaudit.statistics.extremes import FEWEST, LEAST_NULL
 from vlaudit.zoo import specimens
@@ -83,8 +83,7 @@ def probe_page(probe: type[Probe], known: set[str]) -> str:
         lines += ["## Specimens", "", _SPECIMENS, ""]
         rows = ((f"`zoo:{name}`", markdown(planted[name] or "nothing"), said) for name, said in verdicts.items())
         lines += [*table(("specimen", "planted", "expected"), rows), ""]
-    controls = dict.fromkeys((*crosswalk().get(info.id, ()), *info.maps))
-    if controls:
+    if controls := controls_of(info):
         lines += ["## Frameworks", "", "A finding of this probe is [evidence](../reference/compliance.md) for:", ""]
         lines += [*table(("framework", "control", "title"), (_control(c) for c in controls)), ""]
     return "\n".join(lines)
@@ -188,7 +187,7 @@ def compliance_page(probes: list[type[Probe]]) -> str:
     ]  # fmt: skip
     for framework in frameworks():
         bearing = {
-            control: [p.info.id for p in probes if f"{framework.id}:{control}" in (*crosswalk().get(p.info.id, ()), *p.info.maps)]
+            control: [p.info.id for p in probes if f"{framework.id}:{control}" in controls_of(p.info)]
             for control in framework.controls
         }  # fmt: skip
         rows = (

@@ -35,11 +35,13 @@ from vlaudit.statistics import holm
 
 @dataclass(frozen=True)
 class Judged:
-    """What an audit's trials say. ``complete``: every unit that counts has succeeded. ``errors``: units and judges that failed."""
+    """What an audit's trials say. ``complete``: every unit that counts has succeeded. ``errors``: units and judges that failed.
+    ``passed``: what passed through the models for it, where the journal says so of every unit."""
 
     findings: list[Finding]
     complete: bool
     errors: list[str]
+    passed: Cost | None = None
 
 
 def judge_audit(
@@ -48,6 +50,8 @@ def judge_audit(
     """All findings of an audit, in plan order."""
     targets = {target.id: target for target in manifest.targets}
     findings, complete, errors = [], True, []
+    passed: Cost | None = Cost()
+    counted: set[str] = set()  # units that several findings share are told once
     for planned in manifest.planned:
         probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
         failures: list[str] = []
@@ -60,7 +64,11 @@ def judge_audit(
         said = dict.fromkeys([*units, *(f": {failure}" for failure in failures)])
         errors += [f"{planned.probe} on {planned.target}{what}" for what in said]
         findings.append(_finding(manifest, targets[planned.target], planned, probe, judgement, results, policy))
-    return Judged(adjust(findings, policy), complete, errors)
+        for unit in planned.units:
+            if unit.id not in counted and (result := results.get(unit.id)):
+                counted.add(unit.id)
+                passed = passed + result.passed if passed is not None and result.passed is not None else None
+    return Judged(adjust(findings, policy), complete, errors, passed)
 
 
 def _judge(
@@ -188,21 +196,37 @@ def rounds_needed(
 ) -> list[list[Unit]]:  # fmt: skip
     """The rounds that count: all of them, or those up to the one after which the probe called itself decided. Where it fails to say,
     all count, and why is added to ``failures``."""
-    numbers = sorted({unit.round for unit in planned.units})
-    rounds = [[unit for unit in planned.units if unit.round == number] for number in numbers]
+    rounds = rounds_of(planned)
     for count, batch in enumerate(rounds, 1):
         if not all(is_done(unit, results) for unit in batch):
             return rounds[:count]
-        done = [unit for earlier in rounds[:count] for unit in earlier]
-        try:
-            if count < len(rounds) and probe.decided(gather(planned, done, results), policy):
-                return rounds[:count]
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 (as of a judge)
-            if failures is not None:
-                failures.append(f"the judge failed to say whether it is decided: {type(error).__name__}: {error}")
+        if count < len(rounds) and is_decided(probe, planned, rounds[:count], results, policy, failures):
+            return rounds[:count]
     return rounds
+
+
+def rounds_of(planned: PlannedProbe) -> list[list[Unit]]:
+    """The units of a probe on a target, round after round."""
+    found: dict[int, list[Unit]] = {}
+    for unit in planned.units:
+        found.setdefault(unit.round, []).append(unit)
+    return [found[number] for number in sorted(found)]
+
+
+def is_decided(
+    probe: Probe, planned: PlannedProbe, rounds: list[list[Unit]], results: Mapping[str, UnitResult], policy: Policy,
+    failures: list[str] | None = None,
+) -> bool:  # fmt: skip
+    """Whether a probe calls itself decided after some rounds that are done. Where it fails to say it is not, and why is added to
+    ``failures``."""
+    try:
+        return bool(probe.decided(gather(planned, [unit for batch in rounds for unit in batch], results), policy))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (as of a judge)
+        if failures is not None:
+            failures.append(f"the judge failed to say whether it is decided: {type(error).__name__}: {error}")
+    return False
 
 
 def gather(planned: PlannedProbe, units: list[Unit], results: Mapping[str, UnitResult]) -> Trials:

@@ -116,7 +116,7 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     claim = Claim(info, policy, "assimilation beyond that by harmless strings")
     claim.measured(best.value, best.interval, len(best.found["without"]), best.p)
     claim.shows(trial.artifacts.values())
-    for plain in trials.reference:
+    for plain in (trial for trial in trials.reference if trial["finalists"]):
         there = _headline([_judged(info, found, plain, Null(plain["nulls"]), policy) for found in plain["finalists"]])
         claim.reference(there.value, there.interval)
     least = policy.threshold(info, "planted")
