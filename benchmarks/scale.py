@@ -195,8 +195,9 @@ def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
     process. Repeated until there were so many kills."""
     import signal
 
+    from tests.audit.reported import findings
     from tests.audit.test_kills import Forked
-    from tests.audit.test_shards import STAGED, findings
+    from tests.audit.test_shards import STAGED
     from tests.conftest import MIRROR, save_tiny_clip
 
     root = folder or Path(tempfile.mkdtemp(prefix="vlaudit-kills-"))

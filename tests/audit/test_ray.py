@@ -13,17 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.audit.reported import findings, same
 from vlaudit.audit.ray_executor import LOOPBACK
 
 Command = Callable[..., int]
-
-
-def findings(folder: Path) -> list[dict[str, Any]]:
-    report = json.loads((folder / "report.json").read_text())
-    assert report["audit"]["complete"] is True
-    for finding in report["findings"]:
-        finding.pop("cost")
-    return report["findings"]
 
 
 @pytest.fixture
@@ -67,7 +60,7 @@ def test_a_node_that_vanishes_loses_nothing(
     loses.start()
     assert vlaudit(*scan, "--executor", f"ray:{cluster.address}", "--out", tmp_path / "many") in (0, 1)
     loses.join()
-    assert len(cluster.nodes_to_lose) == 1 and findings(tmp_path / "many") == findings(tmp_path / "one")
+    assert len(cluster.nodes_to_lose) == 1 and same(tmp_path / "many", tmp_path / "one")
     units = [line for line in journal.read_text().splitlines() if '"closed"' in line]
     assert len(units) == len({json.loads(line)["unit"] for line in units}), "each unit is counted once"
     shown = [evidence["path"] for finding in findings(tmp_path / "many") for evidence in finding["evidence"]]
@@ -77,7 +70,7 @@ def test_a_node_that_vanishes_loses_nothing(
 def test_without_ray_one_sentence(scan: list[str], tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert vlaudit(*scan, "--executor", "ray", "--out", tmp_path / "out") == 2
-    assert 'pip install "vlaudit[ray]"' in capsys.readouterr().err
+    assert 'pip install "ray>=2.50"' in capsys.readouterr().err
     assert vlaudit(*scan, "--executor", "rey", "--out", tmp_path / "none") == 2
     assert "Did you mean 'ray'?" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert vlaudit(*scan, "--executor", "process:0", "--out", tmp_path / "out") == 2

@@ -206,9 +206,9 @@ def _probe(manifest: Manifest, registry: ProbeRegistry, planned: PlannedProbe) -
     return registry.make(planned.probe, manifest.request.params.get(planned.probe))
 
 
-def plan_again(manifest: Manifest, registry: ProbeRegistry, loader: Loader, part: Sequence[PlannedProbe]) -> Plan:
+def plan_again(manifest: Manifest, registry: ProbeRegistry, loader: Loader, part: Sequence[PlannedProbe], devices: int = 1) -> Plan:
     """The plan of a part of ``manifest``, with its models loaded and no others. Raises UsageError where something is not as it was
-    planned, ModelError where a model that was there cannot be loaded."""
+    planned, ModelError where a model that was there cannot be loaded. ``devices``: that have a worker each."""
     request, targets = manifest.request, {info.id: info for info in manifest.targets}
     models = {resolve_zoo(manifest.specs[name]).model for item in part for name in (item.target, *item.related)}
     specs = [spec for spec in request.targets if resolve_zoo(spec).model in models]  # with all prompts: they share references
@@ -228,7 +228,7 @@ def plan_again(manifest: Manifest, registry: ProbeRegistry, loader: Loader, part
         _as_planned(manifest, subject, references.get(subject.info.reference or ""))
     own = request.model_copy(update={"targets": specs, "probes": probes})
     speeds = {model: Speed(**speed) for model, speed in manifest.speeds.items()}
-    plan = make_plan(own, registry, subjects, references, speeds=speeds, again=again)
+    plan = make_plan(own, registry, subjects, references, speeds=speeds, takes=manifest.takes, again=again, devices=devices)
     lacking = [unit for item in part for unit in item.units if unit.id not in plan.cases]
     if lacking:
         raise UsageError(

@@ -150,7 +150,7 @@ class Loader:
         prompt_spec = resolved.prompt[0] if resolved.prompt else None
         files = [*backend.files(argument), *prompt_files(resolved.prompt)]
         cage.say(known={spec.model: family})
-        size = _size(files)
+        size = file_bytes(files)
         cage.say(phase=Phase.LOAD, what=spec.model, limit=LOAD_SECONDS + size / LOAD_RATE if files else None)
         try:
             if unreadable is not None:
@@ -260,7 +260,7 @@ class Loader:
         if model is None:
             backend, argument = parse_model(spec)
             known = self._known.get(spec)
-            self._make_room(known.size if known else _size(backend.files(argument)))
+            self._make_room(known.size if known else file_bytes(backend.files(argument)))
             begun = time.monotonic()
             try:
                 model = backend.load(argument, self._device, replace(self._how, before=known.measured) if known else self._how)
@@ -268,7 +268,7 @@ class Loader:
                 self._failed[spec] = error
                 raise
             self.seconds[spec] = round(time.monotonic() - begun, 3)
-            known = known or self._known.setdefault(spec, Known(model.sha256, _size(model.files), model.measured))
+            known = known or self._known.setdefault(spec, Known(model.sha256, file_bytes(model.files), model.measured))
             if model.sha256 != known.sha256:
                 raise ModelError(f"The weights of '{spec}' changed while it was audited.", "Scan again.")
             self._living[spec] = model
@@ -277,6 +277,10 @@ class Loader:
             known.cut = model.cut
         self._models[spec] = self._models.pop(spec, model)
         return model
+
+    def let_go(self) -> None:
+        """Take all models out of the memory; they come back when one of their targets needs them."""
+        self._make_room(KEPT + 1)
 
     def _make_room(self, size: int) -> None:
         """Let go of models, those first that were not asked for longest, until the others and ``size`` bytes are few."""
@@ -336,7 +340,7 @@ class Loader:
         return data, labels
 
 
-def _size(files: Sequence[Path]) -> int:
+def file_bytes(files: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
@@ -409,6 +413,7 @@ def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
         members=sum(example.member is True for example in data.examples), sha256=data.sha256,
         captions=len(data.captions) if family is Family.TEXT_TO_IMAGE else 0,
         notes=[*data.notes, *unpictured(data, labels)], unread=data.unread.total(), unread_share=data.unread_share,
+        unlisted=data.unlisted, unlisted_share=data.unlisted_share,
     )  # fmt: skip
 
 

@@ -105,6 +105,7 @@ def _run(
 ) -> tuple[Replay, bool]:
     from rich.console import Console
 
+    from vlaudit.audit.executor import Job
     from vlaudit.audit.judge import gather
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.replay import Replay, changed, compare, differences
@@ -114,6 +115,7 @@ def _run(
     from vlaudit.device import Loading
     from vlaudit.files import write_atomically
     from vlaudit.plugins import plugin
+    from vlaudit.probe.artifacts import ArtifactStore
     from vlaudit.reporting import log_json
 
     console = Console(stderr=flags["as_json"])
@@ -155,10 +157,8 @@ def _run(
             folder, plan, shlex.join(["vlaudit", *sys.argv[1:]]), here, batch_size=batch_size,
             replays=f"{recorded.manifest.id}/{recorded.finding.id}",
         )  # fmt: skip
-        outcome = run_audit(
-            plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(console, "replay"),
-            batch_size=batch_size, debug="--debug" in sys.argv,
-        )  # fmt: skip
+        job = Job(plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv)
+        outcome = run_audit(job, journal, manifest, registry, plugin("reporters", "terminal")().progress(console, "replay"))
     report = outcome.report
     if outcome.interrupted or report.audit.errors or not report.audit.complete:
         why = report.audit.errors[0] if report.audit.errors else "interrupted"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vlaudit.cli import debug_option, new_folder
+from vlaudit.cli.completion import formats, some_of
 from vlaudit.cli.one_shard import OF_A_RUN
 from vlaudit.cli.scan import FILE, ScanCommand, scan_command
 from vlaudit.errors import UsageError
@@ -37,11 +38,12 @@ def plan_command(**flags: Any) -> int:
     asked = read_flags({"formats": "html", "baseline": None, "ignore_file": None, "dry_run": False, "max_time": None, "executor": None} | flags)
     registry = ProbeRegistry.load(flags["plugins"])
     asked.check_policy(registry)
-    plan, device = make_the_plan(asked, registry)
+    made = make_the_plan(asked, registry)
+    plan = made.plan
     notes = asked.narrowed(plan.request, registry, {target.info.family for target in plan.targets})
     for note in notes:
         click.echo(f"Note: {note}", err=True)
-    journal, _ = open_audit(out, plan, asked.command, environment(str(device)), batch_size=asked.settings.batch_size)
+    journal, _ = open_audit(out, plan, asked.command, environment(str(made.devices[0])), batch_size=asked.settings.batch_size)
     journal.close()
     units, models = plan.units, {target.spec.model for target in plan.targets}
     work = duration(sum(unit.weight for unit in units))
@@ -54,7 +56,7 @@ def plan_command(**flags: Any) -> int:
 Exit codes: as of vlaudit scan. 3 where a unit of the plan is in no shard, or two shards differ in one.""")  # fmt: skip
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=DIR)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]")
-@click.option("--format", "formats", default="html", show_default=True, help="Reports to write beside report.json, comma-separated.")
+@click.option("--format", "formats", default="html", show_default=True, shell_complete=some_of(formats), help="Reports to write beside report.json, comma-separated.")
 @click.option("--plugin", "plugins", multiple=True, type=FILE, help="Probe file that the plan was made with. It is code: it is run.")
 @click.option("--baseline", type=DIR, help="Earlier audit to compare with: each finding says whether it is new, worse or unchanged.")
 @click.option("--fail-on", type=click.Choice(["new"]), help="new: only what --baseline did not have gives exit code 1. [default: as planned]")
@@ -70,7 +72,7 @@ def merge_command(folders: tuple[Path, ...], out: Path | None, plugins: tuple[Pa
     from vlaudit.audit.merge import find_shards, merge
     from vlaudit.cli.asked import accepted_findings, earlier_report
     from vlaudit.cli.render import reporter_names
-    from vlaudit.cli.scan import conclude
+    from vlaudit.cli.scan import Ending, conclude
     from vlaudit.registry import ProbeRegistry
     from vlaudit.reporting import log_line, plural
 
@@ -86,7 +88,4 @@ def merge_command(folders: tuple[Path, ...], out: Path | None, plugins: tuple[Pa
         click.echo(f"{plural(merged.twice, 'unit')} ran more than once, and came to the same.", err=True)
     if merged.missing:
         click.echo(f"Incomplete: {plural(len(merged.missing), 'unit')} of the plan in no shard; see the report's errors.", err=True)
-    return conclude(
-        merged.report, out, flags["formats"], notes=[*notes, *merged.remarks], accepted=accepted, baseline=baseline,
-        only_new=flags["fail_on"] == "new",
-    )  # fmt: skip
+    return conclude(merged.report, Ending(out, flags["formats"], [*notes, *merged.remarks], accepted, baseline, only_new=flags["fail_on"] == "new"))

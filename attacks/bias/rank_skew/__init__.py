@@ -87,6 +87,10 @@ THRESHOLDS = (
         name="tied", value=0.5, meaning="share of the first places for which more pictures tie than fit in: above it a query is unread",
         source="our choice, because chance then picks most of what is counted", relaxed_by="raising",
     ),
+    Threshold(
+        name="least-gallery", value=3, meaning="how many times the places looked at the gallery must hold",
+        source="our choice, because of a smaller one chance alone brings most of every group to the first places", relaxed_by="lowering",
+    ),
 )  # fmt: skip
 
 
@@ -133,13 +137,13 @@ class RankSkew(Probe):
 
     def _check_gallery(self, ctx: Context, gallery: Sequence[Example]) -> None:
         """Raise NotAssessed where it is too small, or holds no two groups that can be compared."""
-        if lacks := self._lacks(_describe(gallery, ctx.data.groups), ctx.policy.threshold(self.info, "least-group")):
+        if lacks := self._lacks(_describe(gallery, ctx.data.groups), ctx.policy):
             raise NotAssessed(lacks)
 
-    def _lacks(self, about: Mapping[str, Any], least: float) -> str:
-        n, k = len(about["ids"]), self._places(len(about["ids"]))
-        if n < 3 * k:
-            return f"the gallery has {n} pictures with a group, {3 * k} are needed for k = {k}"
+    def _lacks(self, about: Mapping[str, Any], policy: Policy) -> str:
+        n, k, least = len(about["ids"]), self._places(len(about["ids"])), policy.threshold(self.info, "least-group")
+        if n < (enough := policy.threshold(self.info, "least-gallery") * k):
+            return f"the gallery has {n} pictures with a group, {enough:g} are needed for k = {k}"
         gallery = Grouping.of(about["groups"], about["roles"], about["identities"], least)
         apart = [gallery.pair(*pair) for pair, count in zip(gallery.pairs().T, gallery.shared(), strict=True) if count < least]
         if len(apart) < len(gallery.shared()):
@@ -175,7 +179,7 @@ class RankSkew(Probe):
             return Judgement.not_assessed("the gallery or its queries are missing")
         n, k = len(about["ids"]), self._places(len(about["ids"]))
         least = policy.threshold(self.info, "least-group")
-        if lacks := self._lacks(about.values, least):
+        if lacks := self._lacks(about.values, policy):
             return Judgement.not_assessed(lacks)
         gallery = Grouping.of(about["groups"], about["roles"], about["identities"], least)
         shared = gallery.shared()

@@ -57,7 +57,6 @@ from pydantic import Field
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
 from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.membership import (
-    FEWEST,
     LIMIT,
     SOURCE,
     THRESHOLDS,
@@ -106,8 +105,8 @@ class VLMMIA(Probe):
         limit = self.rows or ctx.by_effort(200, 1000, 5000)
         sides = [[e for e in ctx.data.examples if e.member is side] for side in (True, False)]
         answered = [[e for e in side if _given(e)] for side in sides]
-        by = GIVEN if min(map(len, answered)) >= FEWEST else "description"
         least = int(ctx.policy.threshold(self.info, "least-side"))
+        by = GIVEN if min(map(len, answered)) >= least else "description"
         require_sides(ctx, answered if by == GIVEN else sides, least)
         limit = ctx.afford(min(limit, max(map(len, answered if by == GIVEN else sides))), "rows of a side", 2 * least)
         cases = []
