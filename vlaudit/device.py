@@ -44,12 +44,13 @@ class Loading:
 PLAIN = Loading()
 
 
-def pick_devices(name: str) -> list[torch.device]:
-    """The devices that are to have a worker each: those of a list, which are of one kind; with ``auto`` all GPUs. Raises UsageError."""
+def pick_devices(name: str, *, apart: bool = True) -> list[torch.device]:
+    """The devices that are to have a worker each: those of a list, which are of one kind; with ``auto`` all GPUs, if they may be used
+    ``apart``. Raises UsageError."""
     import torch
 
     pick_device(name)
-    count = torch.cuda.device_count() if name == "auto" and torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if apart and name == "auto" and torch.cuda.is_available() else 0
     devices = [pick_device(one) for one in ([f"cuda:{number}" for number in range(count)] if count > 1 else name.split(","))]
     if len({device.type for device in devices}) > 1:
         raise UsageError(f"The devices '{name}' are of different kinds, which compute differently.", "Name devices of one kind.")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vlaudit.audit.plan import make_plan
-from vlaudit.audit.targets import Loader, Subject
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.data.dataset import Dataset
 from vlaudit.families.base import Speed

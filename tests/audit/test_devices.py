@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.audit.reported import findings, same
-from tests.audit.test_shards import plan_of
+from tests.audit.test_shards import STAGED, plan_of
 from tests.conftest import save_tiny_clip
 from vlaudit.audit import plan as planning
 from vlaudit.audit.devices import VISIBLE, _alone, _environment
@@ -90,8 +90,9 @@ def test_processes_are_as_many_as_cores_and_memory_allow(monkeypatch: pytest.Mon
 def test_two_devices_give_the_findings_of_one(
     picture_folder: Path, mirror_plugin: Path, tmp_path: Path, vlaudit: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "staged.py").write_text(STAGED)
     words = ["scan", *(f"hf:{save_tiny_clip(tmp_path / name, seed)}" for seed, name in enumerate(("a", "b"), 1) if not (tmp_path / name).mkdir()),
-             "--prompt", "the {}", "--data", picture_folder, "--plugin", mirror_plugin, "--probe", "mirror", "--probe", "typographic"]  # fmt: skip
+             "--prompt", "the {}", "--data", picture_folder, "--plugin", mirror_plugin, "--plugin", tmp_path / "staged.py", "--probe", "mirror", "--probe", "staged"]  # fmt: skip
     assert vlaudit(*words, "--device", "cpu,cpu", "--executor", "local", "--out", tmp_path / "none") == 2
     assert "has a worker for each" in capsys.readouterr().err
     assert vlaudit(*words, "--device", "cpu,cpu", "--out", tmp_path / "two") in (0, 1)

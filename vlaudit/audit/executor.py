@@ -15,26 +15,29 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from vlaudit.audit.journal import Unit, UnitResult
-from vlaudit.audit.plan import Plan, compared_context, context, side_by_side
+from vlaudit.audit.journal import Manifest, Unit, UnitResult
+from vlaudit.audit.plan import Plan, compared_context, context
 from vlaudit.cage import Phase, foreign_words, memory, say
+from vlaudit.device import ALL
 from vlaudit.errors import UsageError, VlauditError, ran_out_of_memory
 from vlaudit.families.base import work_clock
 from vlaudit.files import disk_error
-from vlaudit.plugins import plugin
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Cost, Trial
 
 if TYPE_CHECKING:
+    import torch
+
     from vlaudit.families.base import Speed, Target
 
 NextUnit = Callable[[], Unit | None]
@@ -72,6 +75,12 @@ class Site:
     folder: str = "."  # where relative paths begin, if it is there too
     allow_network: bool = False
     allow_borrowed: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest, plugins: Iterable[Path], named: str, devices: Sequence[torch.device], **allowed: bool) -> Site:
+        """``named``: what ``--device`` says, which stands for ``devices`` here."""
+        files, apart = tuple(str(path.absolute()) for path in plugins), tuple(map(str, devices)) if len(devices) > 1 else ()
+        return cls(manifest.model_dump_json(), files, named, apart, named == ALL, os.getcwd(), **allowed)
 
 
 class Executor(ABC):
@@ -381,25 +390,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def pick(job: Job, named: str | None = None) -> Executor:
-    """The executor that is ``named``; by default a worker for each device where there are several, workers where processes can share
-    models on a CPU with several cores, else this process. Raises UsageError."""
-    several = job.site is not None and len(job.site.devices) > 1
-    if named is not None:
-        if several:
-            raise UsageError("--device with several devices has a worker for each.", "Leave --executor out, or name one device.")
-        name, _, argument = named.partition(":")
-        chosen: type[Executor] = plugin("executors", name)
-        return chosen.of(job, argument)
-    local = LocalExecutor.of(job, "")
-    units = len(job.plan.units)
-    if job.debug or units < 2:
-        return local
-    if several:
-        from vlaudit.audit.devices import DevicesExecutor
-
-        return DevicesExecutor(job)
-    workers = min(job.plan.workers, side_by_side(job.plan), units)
-    return ProcessExecutor(local, workers) if workers > 1 else local

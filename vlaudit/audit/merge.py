@@ -30,8 +30,9 @@ from vlaudit.audit.journal import (
     read_manifest,
     read_part,
 )
+from vlaudit.audit.planned_again import same_version
 from vlaudit.audit.run import make_report
-from vlaudit.audit.shards import FOLDER, SHARD, ShardInfo, read_shard, same_version
+from vlaudit.audit.shard import FOLDER, SHARD, ShardInfo, read_shard
 from vlaudit.checksums import resealed
 from vlaudit.errors import UsageError, VlauditError
 from vlaudit.files import TEXT_BYTES, disk_error, write_atomically

@@ -15,7 +15,8 @@ from vlaudit import cage
 from vlaudit.audit.budget import SHARES, divide
 from vlaudit.audit.journal import PlannedProbe, Unit
 from vlaudit.audit.judge import cure
-from vlaudit.audit.targets import USELESS, Subject, file_bytes
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import USELESS, file_bytes
 from vlaudit.cage import Phase, memory
 from vlaudit.config import Request
 from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign
@@ -116,14 +117,7 @@ def make_plan(
     plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), takes=dict(takes or {}))
     drafts: dict[tuple[str, str], _Draft] = {}
     order: list[tuple[_Draft, int]] = []
-    for subject in targets:
-        _calibrate(plan, subject)
-    plan.workers = workers or (devices if devices > 1 else side_by_side(plan))
-    if plan.workers == 1:
-        _with_all_threads(plan, {subject.spec.model for subject in targets if _by_processes(subject)} - (speeds or {}).keys())
-    for subject in (*targets, *references.values()):
-        if subject.target is not None:
-            subject.target.speed = plan.speeds.get(subject.spec.model)
+    _measure(plan, workers, devices)
     for subject in targets:
         for name, probe in probes.items():
             party = _party(plan, probe, subject)
@@ -148,6 +142,19 @@ def make_plan(
             plan.parties |= dict.fromkeys((unit.id for unit in own), design.party)
         plan.shares |= dict.fromkeys(design.cases, design.planned.share)
     return plan
+
+
+def _measure(plan: Plan, workers: int | None, devices: int) -> None:
+    """What passes of each model take, where that is not known, and how many workers there are."""
+    known = set(plan.speeds)
+    for subject in plan.targets:
+        _calibrate(plan, subject)
+    plan.workers = workers or (devices if devices > 1 else side_by_side(plan))
+    if plan.workers == 1:
+        _with_all_threads(plan, {subject.spec.model for subject in plan.targets if _by_processes(subject)} - known)
+    for subject in (*plan.targets, *plan.references.values()):
+        if subject.target is not None:
+            subject.target.speed = plan.speeds.get(subject.spec.model)
 
 
 def _calibrate(plan: Plan, subject: Subject) -> None:

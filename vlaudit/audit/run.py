@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.executor import Job, pick
+from vlaudit.audit.engine import pick
+from vlaudit.audit.executor import Job
 from vlaudit.audit.journal import (
     MANIFEST,
     Journal,
@@ -183,7 +184,7 @@ def run_audit(
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
     Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
-    is partial. ``executor``: see ``executor.pick``.
+    is partial. ``executor``: see ``engine.pick``.
     """
     try:
         results, interrupted = run_units(job, journal, observer, deadline=deadline, executor=executor)

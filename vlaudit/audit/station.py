@@ -28,7 +28,7 @@ class Station:
     def __init__(self, site: Site, folder: Path, batch_size: int | None) -> None:
         import torch
 
-        from vlaudit.audit.shards import same_version
+        from vlaudit.audit.planned_again import same_version
         from vlaudit.registry import ProbeRegistry
 
         with contextlib.suppress(OSError):
@@ -44,7 +44,8 @@ class Station:
 
     def of(self, model: str) -> LocalExecutor:
         """What runs the units of a model. Raises VlauditError where it cannot be loaded, or is planned otherwise, here."""
-        from vlaudit.audit.shards import part_of, plan_again
+        from vlaudit.audit.division import part_of
+        from vlaudit.audit.planned_again import plan_again
         from vlaudit.audit.targets import Loader
         from vlaudit.device import Loading, pick_device
 

@@ -19,8 +19,8 @@ from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
-    "plan": "vlaudit.cli.shards",
-    "merge": "vlaudit.cli.shards",
+    "plan": "vlaudit.cli.plan",
+    "merge": "vlaudit.cli.merge",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
@@ -78,7 +78,7 @@ def main() -> None:
     if os.environ.get("_VLAUDIT_COMPLETE"):
         from vlaudit.cli.completion import answer
 
-        answer()
+        answer(cli)
     from vlaudit.cage.supervisor import supervise
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

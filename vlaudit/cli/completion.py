@@ -84,9 +84,7 @@ class Bash(BashComplete):
         return f"{item.type},{str(item.value).removeprefix(before + colon)}"
 
 
-def answer() -> None:
+def answer(cli: click.Command) -> None:
     """Answer a shell that asks by ``_VLAUDIT_COMPLETE``, and exit."""
-    from vlaudit.cli import cli
-
     add_completion_class(Bash)
     cli.main(prog_name="vlaudit")

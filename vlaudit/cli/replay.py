@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from vlaudit.audit.replay import Recorded, Replay
-    from vlaudit.audit.targets import Subject
+    from vlaudit.audit.subjects import Subject
     from vlaudit.records import Finding
     from vlaudit.registry import ProbeRegistry
 
@@ -87,7 +87,8 @@ def _out(out: Path | None, audit_dir: Path, finding: str) -> Path:
 
 def _refuse_remote(recorded: Recorded, allowed: bool) -> None:
     """An audit folder may come from anybody: the models it names are reached only if the user says so."""
-    from vlaudit.audit.targets import parse_model, resolve_zoo
+    from vlaudit.audit.subjects import resolve_zoo
+    from vlaudit.audit.targets import parse_model
 
     for name in dict.fromkeys(name for spec in recorded.specs for name in (spec.model, spec.scorer) if name):
         spec = resolve_zoo(recorded.spec.model_copy(update={"model": name})).model

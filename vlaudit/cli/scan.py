@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -27,8 +27,6 @@ from vlaudit.suppressions import IGNORE_FILE, Entry
 if TYPE_CHECKING:
     import torch
 
-    from vlaudit.audit.executor import Site
-    from vlaudit.audit.journal import Manifest
     from vlaudit.audit.plan import Plan
     from vlaudit.audit.targets import Loader
     from vlaudit.cage import Ended
@@ -210,7 +208,7 @@ def _scan(flags: dict[str, Any], screen: TextIO) -> int:
     if flags["executor"] is not None:
         plugin("executors", flags["executor"].partition(":")[0])  # a misspelt one is said now
     if flags["plan"] is not None:
-        from vlaudit.cli.one_shard import run_shard
+        from vlaudit.cli.shard import run_shard
 
         return run_shard(flags)
     if flags["shard"] is not None:
@@ -263,6 +261,15 @@ def _first_look(asked: Asked, registry: ProbeRegistry) -> str:
     )
 
 
+def _last_words(asked: Asked, report: Report) -> Iterator[str]:
+    """Of a scan of the bundled specimens: whether what is planted was found, and what was left out."""
+    from vlaudit.registry import ProbeRegistry
+
+    yield _planted_found(asked, report)
+    if asked.first_look:
+        yield _first_look(asked, ProbeRegistry.load())
+
+
 def _planted_found(asked: Asked, report: Report) -> str:
     """How many of the specimens' planted flaws were found, and what else."""
     from vlaudit.records import Verdict
@@ -297,10 +304,10 @@ def make_the_plan(asked: Asked, registry: ProbeRegistry) -> Planned:
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.run import measured
     from vlaudit.audit.targets import Loader, file_bytes
-    from vlaudit.device import ALL, Loading, holds, pick_device, pick_devices
+    from vlaudit.device import ALL, Loading, holds, pick_devices
 
-    named, apart = asked.settings.device, asked.flags["executor"] is None
-    devices = pick_devices(named) if apart or named != "auto" else [pick_device(named)]
+    named = asked.settings.device
+    devices = pick_devices(named, apart=asked.flags["executor"] is None)
     allowed = asked.flags["allow_network"]
     how = Loading(asked.settings.dtype, spread=named == ALL)
     loader = Loader(devices[0], how, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
@@ -321,27 +328,18 @@ def make_the_plan(asked: Asked, registry: ProbeRegistry) -> Planned:
 def _run(asked: Asked, made: Planned, registry: ProbeRegistry, screen: TextIO) -> int:
     from rich.console import Console
 
-    from vlaudit.audit.executor import Job
+    from vlaudit.audit.executor import Job, Site
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.plugins import plugin
     from vlaudit.probe.artifacts import ArtifactStore
 
     batch_size, named, allowed = asked.settings.batch_size, asked.settings.device, asked.flags["allow_network"]
     journal, manifest = open_audit(asked.out, made.plan, asked.command, environment(str(made.devices[0])), batch_size=batch_size)
-    site = site_of(manifest, asked.flags["plugins"], named, made.devices, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
+    site = Site.of(manifest, asked.flags["plugins"], named, made.devices, allow_network=asked.trusted or allowed, allow_borrowed=allowed)
     job = Job(made.plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv, site, made.loader.let_go)
     progress = plugin("reporters", "terminal")().progress(Console(stderr=True))
     outcome = run_audit(job, journal, manifest, registry, progress, deadline=asked.deadline, executor=asked.flags["executor"])
     return _conclude(asked, outcome.report, screen, interrupted=outcome.interrupted)
-
-
-def site_of(manifest: Manifest, plugins: Sequence[Path], named: str, devices: Sequence[torch.device], **allowed: bool) -> Site:
-    """What a worker that starts anew must know. ``named``: what ``--device`` says, which stands for ``devices`` here."""
-    from vlaudit.audit.executor import Site
-    from vlaudit.device import ALL
-
-    files, apart = tuple(str(path.absolute()) for path in plugins), tuple(map(str, devices)) if len(devices) > 1 else ()
-    return Site(manifest.model_dump_json(), files, named, apart, named == ALL, os.getcwd(), **allowed)
 
 
 def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry, screen: TextIO) -> int:
@@ -359,7 +357,7 @@ def _conclude(asked: Asked, report: Report, screen: TextIO, *, interrupted: bool
     flags = asked.flags
     return conclude(report, Ending(
         asked.out, flags["formats"], asked.notes, asked.accepted, asked.baseline, only_new=flags["fail_on"] == "new", interrupted=interrupted,
-        length=flags["how"], last_word=_planted_found(asked, report) if asked.is_default else "", max_size=flags["max_size"],
+        length=flags["how"], last_word="\n".join(filter(None, _last_words(asked, report))) if asked.is_default else "", max_size=flags["max_size"],
         output=flags["output"], screen=screen,
     ))  # fmt: skip
 

@@ -27,10 +27,12 @@ OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugi
 def run_shard(flags: dict[str, Any]) -> int:
     """``vlaudit scan --plan DIR --shard i/n``."""
     from vlaudit import __version__
+    from vlaudit.audit.division import divide, part_of
     from vlaudit.audit.journal import read_manifest
+    from vlaudit.audit.planned_again import same_version
     from vlaudit.audit.run import environment
-    from vlaudit.audit.shards import FOLDER, ShardInfo, all_done, divide, open_shard, parse_shard, part_of, same_version
-    from vlaudit.device import pick_device, pick_devices
+    from vlaudit.audit.shard import FOLDER, ShardInfo, all_done, open_shard, parse_shard
+    from vlaudit.device import pick_devices
     from vlaudit.registry import ProbeRegistry
     from vlaudit.reporting import plural
 
@@ -49,8 +51,7 @@ def run_shard(flags: dict[str, Any]) -> int:
     _refuse_remote(manifest.request.targets, flags["allow_network"])
     part = part_of(manifest, shards[number - 1])
     out: Path = flags["out"] or folder / FOLDER / f"{number}-of-{count}"
-    named, apart = flags["device"] or "auto", flags["executor"] is None
-    devices = pick_devices(named) if apart or named != "auto" else [pick_device(named)]
+    devices = pick_devices(flags["device"] or "auto", apart=flags["executor"] is None)
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     info = ShardInfo(
         plan=manifest.id, shard=f"{number}/{count}", version=__version__, command=command, environment=environment(str(devices[0]))
@@ -80,11 +81,10 @@ def _work(
     """Load what a shard needs and run it."""
     from rich.console import Console
 
-    from vlaudit.audit.executor import Job
+    from vlaudit.audit.executor import Job, Site
+    from vlaudit.audit.planned_again import plan_again
     from vlaudit.audit.run import run_units
-    from vlaudit.audit.shards import plan_again
     from vlaudit.audit.targets import Loader
-    from vlaudit.cli.scan import site_of
     from vlaudit.device import ALL, Loading
     from vlaudit.plugins import plugin
     from vlaudit.probe.artifacts import ArtifactStore
@@ -92,7 +92,7 @@ def _work(
     named, allowed = flags["device"] or "auto", flags["allow_network"]
     loader = Loader(devices[0], Loading(manifest.request.dtype, spread=named == ALL), allow_network=allowed, allow_borrowed=allowed)
     plan = plan_again(manifest, registry, loader, part, devices=len(devices))
-    site = site_of(manifest, flags["plugins"], named, devices, allow_network=allowed, allow_borrowed=allowed)
+    site = Site.of(manifest, flags["plugins"], named, devices, allow_network=allowed, allow_borrowed=allowed)
     batch_size = flags["batch_size"] or manifest.batch_size
     job = Job(plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv, site, loader.let_go)
     return run_units(job, journal, plugin("reporters", "terminal")().progress(Console()), deadline=deadline, executor=flags["executor"])
@@ -117,7 +117,8 @@ def _check_probes(manifest: Manifest, registry: ProbeRegistry) -> None:
 
 def _refuse_remote(specs: list[TargetSpec], allowed: bool) -> None:
     """A plan may come from anybody: the models that it names are reached only if the user says so."""
-    from vlaudit.audit.targets import parse_model, resolve_zoo
+    from vlaudit.audit.subjects import resolve_zoo
+    from vlaudit.audit.targets import parse_model
 
     for name in dict.fromkeys(name for spec in specs for name in (spec.model, spec.scorer) if name):
         model = resolve_zoo(specs[0].model_copy(update={"model": name})).model
@@ -128,7 +129,7 @@ def _refuse_remote(specs: list[TargetSpec], allowed: bool) -> None:
 
 def _show(manifest: Manifest, shards: list[list[str]]) -> int:
     """What each shard would run, for ``--dry-run``."""
-    from vlaudit.audit.shards import milliseconds, part_of
+    from vlaudit.audit.division import milliseconds, part_of
     from vlaudit.reporting import duration, plural
 
     for number, ids in enumerate(shards, 1):
