@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from vlaudit.records import Finding, Report, TargetInfo, Verdict
-from vlaudit.reporting import SYMBOLS, WORDS, counts_text, interval, log_json, plural, release, suppression_text, without_surrogates, worst_first
+from vlaudit.reporting import (
+    SYMBOLS,
+    WORDS,
+    counts_text,
+    interval,
+    log_json,
+    plural,
+    release,
+    suppression_text,
+    without_surrogates,
+    worst_first,
+)
 from vlaudit.reports._policy import departures
 from vlaudit.reports.compliance import CAVEAT, HERE, Cell, Row, Section, Status, sections
 from vlaudit.reports.html import page_environment, shared_style
