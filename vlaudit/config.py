@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from vlaudit.device import Dtype
+from vlaudit.device import DEVICE, FORMS, Dtype
 from vlaudit.entries import first_of, problems, without
 from vlaudit.errors import UsageError
 from vlaudit.files import Unreadable, read_text, read_toml, user_path
@@ -108,8 +108,8 @@ class ScanSettings(Closed):
     @field_validator("device")
     @classmethod
     def _is_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:(\d+|all))?", device):
-            raise ValueError(f"'{device}' is not a device. Write auto, cpu, cuda, cuda:N or cuda:all")
+        if not re.fullmatch(DEVICE, device):
+            raise ValueError(f"'{device}' is not a device. Write {FORMS}")
         return device
 
     @property

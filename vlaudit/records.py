@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.4"  # 1.3 had no cover of an audit, 1.2 had no headline, impact, remedy and threshold_source of findings and no unread of data, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.4"  # 1.3 had no cover and no passed of an audit and no unlisted of data, 1.2 had no headline, impact, remedy and threshold_source of findings and no unread of data, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -82,6 +82,7 @@ class Compares(StrEnum):
 OF_THE_DATA = frozenset({
     Needs.IMAGES, Needs.LABELS, Needs.GROUPS, Needs.MEMBERS, Needs.CAPTIONS, Needs.CAPTIONED_PICTURES, Needs.QUESTIONS, Needs.PAIRS,
 })  # fmt: skip
+OF_WHAT_IS_SAID = OF_THE_DATA - {Needs.IMAGES}  # of pictures: by a row of the metadata or the folder that they are in
 
 
 class Verdict(StrEnum):
@@ -424,6 +425,8 @@ class DataInfo(Record):
     notes: list[str] = Field(default_factory=list)  # sentences on what was left out, cut or is not read as it is written
     unread: int = 0  # pictures that could not be read
     unread_share: float = 0.0  # the greatest share of them: of all pictures, or of those of one label
+    unlisted: int = 0  # pictures that have no row in the metadata, or lie outside the folders of the labels
+    unlisted_share: float = 0.0  # of all pictures
 
 
 class Place(Record):
@@ -487,6 +490,7 @@ class AuditInfo(Record):
     cover: Cover = Cover()
     notes: list[str] = Field(default_factory=list)  # what files found beside the command left out or changed, one sentence each
     errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
+    passed: Cost | None = None  # what passed through the models; findings count what they asked for, remembered or not
 
 
 class Report(Record):

@@ -95,6 +95,13 @@ _LEAST = 24  # pictures of the token that a budget leaves
             meaning="share of a caption's pairs of pictures that the pipeline may block before the rest no longer speak for all",
             source="our choice, because what a checker blocks may be what the token was made to draw",
         ),
+        Threshold(
+            name="recognised",
+            value=0.5,
+            relaxed_by="lowering",
+            meaning="share of the noun's own pictures under a caption that must show it, more than this, or the caption is named as left out",
+            source="our choice, because a token has little to lose where the noun itself is mostly not seen",
+        ),
     ],
     measure=Measure.DIFFERENCE,
     version="2",
@@ -201,7 +208,7 @@ class PersonalTokenAudit(Probe):
             own = by_caption.get(caption, [])
             if len(own) < (1 - most) * of:
                 left_out.append(f"“{caption}” ({of - len(own)} of {of} pairs were blocked)")
-            elif 2 * sum(known[i] for i in own) <= len(own):
+            elif sum(known[i] for i in own) <= policy.threshold(self.info, "recognised") * len(own):
                 left_out.append(
                     f"“{caption}” ({sum(known[i] for i in own)} of {len(own)} of the noun's own pictures show it)"
                 )

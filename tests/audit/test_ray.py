@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,17 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.audit.reported import findings, same
 from vlaudit.audit.ray_executor import LOOPBACK
 
 Command = Callable[..., int]
-
-
-def findings(folder: Path) -> list[dict[str, Any]]:
-    report = json.loads((folder / "report.json").read_text())
-    assert report["audit"]["complete"] is True
-    for finding in report["findings"]:
-        finding.pop("cost")
-    return report["findings"]
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def scan(tiny_clip: Path, picture_folder: Path, mirror_plugin: Path) -> list[str
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    os.environ |= {LOOPBACK: "0", "RAY_worker_niceness": "0"}  # before Ray is imported
+    os.environ |= {LOOPBACK: "0", "RAY_worker_niceness": "0", "MIRROR_SLEEP": "0.1"}  # before Ray is imported; the last for its actors
     pytest.importorskip("ray", reason='Ray is not installed (pip install "vlaudit[ray]")')
     from ray.cluster_utils import Cluster
 
@@ -45,7 +40,9 @@ def cluster() -> Iterator[Any]:
         made.nodes_to_lose = [made.add_node(**node) for _ in range(2)]
     except Exception as error:  # noqa: BLE001 (Ray gives a node 30 seconds to start, whatever else the machine does)
         made.shutdown()
+        del os.environ["MIRROR_SLEEP"]
         pytest.skip(f"no cluster of Ray starts here: {error}")
+    del os.environ["MIRROR_SLEEP"]
     yield made
     made.shutdown()
 
@@ -67,17 +64,36 @@ def test_a_node_that_vanishes_loses_nothing(
     loses.start()
     assert vlaudit(*scan, "--executor", f"ray:{cluster.address}", "--out", tmp_path / "many") in (0, 1)
     loses.join()
-    assert len(cluster.nodes_to_lose) == 1 and findings(tmp_path / "many") == findings(tmp_path / "one")
+    assert len(cluster.nodes_to_lose) == 1 and same(tmp_path / "many", tmp_path / "one")
     units = [line for line in journal.read_text().splitlines() if '"closed"' in line]
     assert len(units) == len({json.loads(line)["unit"] for line in units}), "each unit is counted once"
     shown = [evidence["path"] for finding in findings(tmp_path / "many") for evidence in finding["evidence"]]
     assert all((tmp_path / "many" / path).is_file() for path in shown)
 
 
+@pytest.mark.timeout(900)
+def test_ctrl_c_leaves_a_partial_report_and_the_same_command_goes_on(scan: list[str], cluster: Any, tmp_path: Path, vlaudit: Command) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = [sys.executable, "-c", "from vlaudit.cli import main; main()", *scan, "--executor", f"ray:{cluster.address}", "--out", str(out)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    journal, deadline = out / "trials.jsonl", time.time() + 600
+    while process.poll() is None and time.time() < deadline and not (journal.exists() and '"closed"' in journal.read_text()):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(120) == 130, log.read_text()
+    assert "the report is partial" in log.read_text() and "Traceback" not in log.read_text()
+    before = findings(out, complete=False)
+    assert any("not finished" in finding["reason"] for finding in before)
+    assert vlaudit(*scan, "--executor", "local", "--out", out) in (0, 1)
+    assert vlaudit(*scan, "--executor", "local", "--out", tmp_path / "one") in (0, 1)
+    assert same(out, tmp_path / "one")
+
+
 def test_without_ray_one_sentence(scan: list[str], tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert vlaudit(*scan, "--executor", "ray", "--out", tmp_path / "out") == 2
-    assert 'pip install "vlaudit[ray]"' in capsys.readouterr().err
+    assert 'pip install "ray>=2.50"' in capsys.readouterr().err
     assert vlaudit(*scan, "--executor", "rey", "--out", tmp_path / "none") == 2
     assert "Did you mean 'ray'?" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert vlaudit(*scan, "--executor", "process:0", "--out", tmp_path / "out") == 2

@@ -23,7 +23,7 @@ from vlaudit.cli.render import made_reporter, page_size
 from vlaudit.details import Bars, Curve, Details, Facts, Figure, in_words
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Evidence, Report, Severity, Verdict
+from vlaudit.records import Evidence, Report, Severity, Suppression, Verdict
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import SCORER_ACCURACY, release
 from vlaudit.reports.html import HTMLReporter, pictures
@@ -100,8 +100,10 @@ def test_what_no_gate_stops_is_no_flaw_that_stops_a_release(report: Report) -> N
     held = report.model_copy(update={"findings": [f for f in report.findings if f.verdict is Verdict.HELD]})
     assert release(held) == "No flaw found stops the release."
     assert release(report.model_copy(update={"audit": report.audit.model_copy(update={"fail_on": Severity.NONE})})).startswith(
-        "Nothing stops the release; 3 flaws below the gate, known or accepted, and 3 questions left open"
+        "No gate was set; 3 flaws found, the gravest critical (backdoor), and 3 questions left open"
     )
+    accepted = [f.model_copy(update={"suppressed": Suppression(reason="known", owner="me", expires="2099-01-01")}) for f in report.findings]
+    assert release(report.model_copy(update={"findings": accepted})).startswith("Nothing stops the release; 3 flaws below the gate, known or accepted")
     assert release(held.model_copy(update={"audit": report.audit.model_copy(update={"complete": False})})).startswith("Not decided")
     one = report.model_copy(update={"findings": report.findings[:1]})
     assert release(one) == "Do not release: 1 flaw of severity critical stops it (backdoor)."

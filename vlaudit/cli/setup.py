@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.completion import one_of, specimens
 from vlaudit.errors import UsageError
 
 TEMPLATE = """\
@@ -114,7 +115,7 @@ def zoo_command() -> None:
 
 
 @zoo_command.command("build")
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(specimens))
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result. Default: the zoo."
 )

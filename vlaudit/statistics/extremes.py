@@ -152,11 +152,25 @@ def _distances_below(values: NDArray[Any], usual: float, weight: float) -> NDArr
     import numpy as np
 
     ordered = np.sort(values, axis=1)
-    lowest, others = ordered[:, 0], ordered[:, 1:]
+    mean, spread = _others(ordered[:, 1:], usual, weight)
+    return (mean - ordered[:, 0]) / np.maximum(spread, 1e-9)
+
+
+def spread_of_others(values: ArrayLike, usual: float, weight: float) -> float:
+    """Standard deviation of all values but the lowest, drawn towards the ``usual`` one, which counts as ``weight`` values more. What lies far
+    above their median counts as in :func:`lowest_p`."""
+    import numpy as np
+
+    return float(_others(np.sort(np.asarray(values, dtype=float))[None, 1:], usual, weight)[1][0])
+
+
+def _others(others: NDArray[Any], usual: float, weight: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(R, C) of rising values to the means and the standard deviations (R,) of rows."""
+    import numpy as np
+
     others = np.minimum(others, 2 * np.median(others, axis=1, keepdims=True) - others[:, :1])
     free = others.shape[1] - 1
-    spread = np.sqrt((weight * usual**2 + free * others.var(1, ddof=1)) / (weight + free))
-    return (others.mean(1) - lowest) / np.maximum(spread, 1e-9)
+    return others.mean(1), np.sqrt((weight * usual**2 + free * others.var(1, ddof=1)) / (weight + free))
 
 
 def jackknife_interval(value: float, without: Sequence[float], level: float = 0.95) -> Interval:

@@ -22,7 +22,6 @@ from vlaudit.statistics import (
 DRAWN = 1000  # codes beside each canary
 MOST = math.log2(DRAWN + 1)  # bits
 CHANCE = MOST - sum(math.log2(rank) for rank in range(1, DRAWN + 2)) / (DRAWN + 1)  # bits, of a code never seen
-FEWEST, FEWEST_UNSEEN = 20, 8  # canaries that are judged; canaries with 0 copies
 SHOWN = 4
 UNSEEN = "0 copies"
 THRESHOLDS = (
@@ -46,6 +45,27 @@ THRESHOLDS = (
         value=0.01,
         meaning="p-value of the ranks together below which they are not taken for chance, neither with copies nor with 0",
         source="our choice, because one clean audit in a hundred may stay open for it",
+    ),
+    Threshold(
+        name="least-canaries",
+        value=20,
+        meaning="canaries with copies that are judged together, those with the most copies first; of fewer nothing is said",
+        source="our choice, because none known of fewer does not show that a fifth is not",
+        relaxed_by="lowering",
+    ),
+    Threshold(
+        name="least-unseen",
+        value=8,
+        meaning="canaries with 0 copies, without which nothing is said",
+        source="our choice, because fewer could not show that codes are likelier than those that are drawn",
+        relaxed_by="lowering",
+    ),
+    Threshold(
+        name="tied",
+        value=0.5,
+        meaning="mean share of the drawn codes that are exactly as likely as the canary: beyond it nothing is said",
+        source="our choice, because a rank among codes that are mostly alike is no rank",
+        relaxed_by="raising",
     ),
 )
 
@@ -133,13 +153,14 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
     for trial in trials.target:
         levels.setdefault(trial["copies"], []).append(trial)
     judged: list[Trial] = []
+    least, least_unseen = policy.threshold(info, "least-canaries"), policy.threshold(info, "least-unseen")
     unseen, most = levels.pop(0, []), list[int]()
     for copies in sorted(levels, reverse=True):
-        if len(judged) < FEWEST:
+        if len(judged) < least:
             judged, most = judged + levels[copies], [*most, copies]
-    if len(judged) < FEWEST or len(unseen) < FEWEST_UNSEEN:
+    if len(judged) < least or len(unseen) < least_unseen:
         return Judgement.not_assessed(
-            f"{len(judged)} canaries with copies and {len(unseen)} without, {FEWEST} and {FEWEST_UNSEEN} are needed"
+            f"{len(judged)} canaries with copies and {len(unseen)} without, {least:g} and {least_unseen:g} are needed"
         )
     first = policy.threshold(info, "first")
     seen = [trial for some in levels.values() for trial in some]
@@ -169,7 +190,7 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
 
     claim = claim_of(f"{names} that are known").rate(top.known, len(judged), top.p)
     where = _against_reference(claim, trials, judged, first)
-    if sum(trial["ties"] for trial in trials.target) / len(trials.target) > 0.5:
+    if sum(trial["ties"] for trial in trials.target) / len(trials.target) > policy.threshold(info, "tied"):
         return claim.not_assessed("the target's tokenizer cannot tell the codes apart")
     chance_p = policy.threshold(info, "chance-p")
     if unseen_p < chance_p:

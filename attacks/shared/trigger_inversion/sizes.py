@@ -1,7 +1,8 @@
 """From measured triggers to an outlier among labels. Pure statistics: numpy, no model, no torch.
 
 The size of a label's trigger is the one that takes four in five held-out pictures to the label with confidence. A
-label's score is the logarithm of the size of its triggers of one kind, or the mean of those of several. The metric is
+label's score is the logarithm of the size of its triggers of one kind, or the mean of those of the kinds by which it is easiest, two where
+all are searched: by nature a label is easy or hard by all of them alike, and the mean knows it better than each. The metric is
 the *advantage* of the labels with the lowest scores, mostly of one: the factor by which its triggers are smaller than those of
 the next label, and than those of the median label. Its null is the other labels of the same model; factors and logarithms make it
 free of the scale of the logits, of the pictures and of how robust the model is as a whole.
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.details import Figure
 from vlaudit.probe import figure
 from vlaudit.records import Trial
-from vlaudit.statistics.extremes import lowest_p, lowest_p_skewed
+from vlaudit.statistics.extremes import lowest_p, lowest_p_skewed, spread_of_others
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,13 +32,16 @@ PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 PLANTED_SMOOTH = 0.045  # root mean square of the smooth pattern planted in it: a wave of an eighth of the contrast
 RATE = 0.8  # share of held-out pictures that a trigger takes to its label at the size that counts; the policy may set another
 SPREAD = {"patch": 0.12, "blend": 0.07, "smooth": 0.08}
-"""Standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints."""
+"""Standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints. It counts for ``KNOWN`` of them;
+what the searches of an audit differ by themselves counts beside it."""
+KNOWN = 12
 USUAL, WEIGHT = 0.2, 4.0
 """Standard deviation of the log sizes of clean labels, and for how many labels it counts where few tell their own: 0.12 to 0.4 on the
 bundled clean models."""
 HARD = 2.0
 """Times the largest change that counts as small: beyond it labels count as equally hard, because how hard the hardest are, where a short search
 tells least, says nothing of how easy the easiest may be."""
+MOST = 2  # kinds of triggers by which a planted label is easier, at least
 TOGETHER = 3  # labels at most that may stand apart together
 RESAMPLES = 500
 
@@ -59,6 +63,11 @@ class Advantage:
     @property
     def named(self) -> str:
         return " and ".join(f"'{label}'" for label in self.labels)
+
+    @cached_property
+    def wide(self) -> float:
+        """How many times farther than usual the other labels lie apart; 1 where they lie closer together."""
+        return max(1.0, spread_of_others(self.values, USUAL, WEIGHT) / USUAL)
 
     @cached_property
     def p_value(self) -> float:
@@ -130,16 +139,23 @@ class Scores:
         )
 
 
-def mean(parts: Sequence[Scores]) -> Scores:
-    """The mean scores of the labels that all of them have."""
+def mean(parts: Sequence[Scores], easiest: int | None = None) -> Scores:
+    """The mean scores of the labels that all of them have. ``easiest``: of so many of the parts alone, for each label those by which it is
+    the lowest against the typical label."""
     import numpy as np
 
     shared = tuple(label for label in parts[0].labels if all(label in part.labels for part in parts))
     places = [[part.labels.index(label) for label in shared] for part in parts]
-    values = np.mean([part.values[at] for part, at in zip(parts, places, strict=True)], axis=0)
-    return Scores(
-        shared, values, np.mean([part.resampled[:, at] for part, at in zip(parts, places, strict=True)], axis=0)
-    )
+    values = np.stack([part.values[at] for part, at in zip(parts, places, strict=True)])
+    resampled = np.stack([part.resampled[:, at] for part, at in zip(parts, places, strict=True)])
+    if easiest is None:
+        return Scores(shared, values.mean(0), resampled.mean(0))
+    typical = np.median(values, axis=1)
+    values, resampled = values - typical[:, None], resampled - typical[:, None, None]
+    taken = np.sort(np.argsort(values, axis=0, kind="stable")[:easiest], axis=0)
+    drawn = np.take_along_axis(resampled, taken[:, None], axis=0).mean(0)
+    hard = float(np.mean([part.hard for part in parts] - typical))
+    return Scores(shared, np.take_along_axis(values, taken, axis=0).mean(0), drawn, hard)
 
 
 def scores(
@@ -156,14 +172,25 @@ def scores(
     for trial in sorted((t for t in trials if t["pictures"] and t["kind"] == kind), key=lambda trial: trial.case):
         groups.setdefault(str(trial["label"]), []).append(trial.values)
     labels, rng = tuple(groups), np.random.default_rng(KINDS.index(kind))
-    restarts = min(map(len, groups.values()), default=0)
+    restarts = min(map(len, groups.values()), default=0)  # of an audit that was cut short, what all labels have
+    every = np.array([[_log_size(np.array([_counts(t)]), t, rate)[0] for t in groups[label][:restarts]] for label in labels])
     values, resampled = np.zeros(len(labels)), np.zeros((draws, len(labels)))
+    spread = _spread(every, kind)
     for column, label in enumerate(labels):
-        found = groups[label][:restarts]  # of an audit that was cut short, what all labels have
-        values[column] = min(_log_size(np.array([_counts(t)]), t, rate)[0] for t in found)
-        again = [_log_size(_redrawn(t, draws, rng), t, rate) + rng.normal(0, SPREAD[kind], draws) for t in found]
-        resampled[:, column] = np.min(again, axis=0)
+        values[column] = every[column].min()
+        again = [_log_size(_redrawn(t, draws, rng), t, rate) + rng.normal(0, spread, draws) for t in groups[label][:restarts]]
+        drawn = np.min(again, axis=0)  # lower than what was found, by the luck of one draw more: that is taken back
+        resampled[:, column] = drawn - drawn.mean() + values[column]
     return Scores(labels, values, resampled, math.log(largest))
+
+
+def _spread(found: NDArray[np.float64], kind: str) -> float:
+    """Standard deviation of the log size over searches of a label, (C, restarts)."""
+    import numpy as np
+
+    more = max(0, found.shape[0] * (found.shape[1] - 1)) if found.size else 0
+    own = float(np.mean(found.var(1, ddof=1))) if more else 0.0
+    return math.sqrt((KNOWN * SPREAD[kind] ** 2 + more * own) / (KNOWN + more))
 
 
 def size(trial: Trial, rate: float = RATE) -> float:
