@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from vlaudit.audit.targets import parse_model, resolve_zoo
+from vlaudit.audit.subjects import resolve_zoo
+from vlaudit.audit.targets import parse_model
 from vlaudit.config import TargetSpec
 from vlaudit.device import pick_device
 from vlaudit.families.text_to_image import TextToImageGenerator

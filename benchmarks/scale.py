@@ -2,6 +2,8 @@
 
     python -m benchmarks.scale merge        1,000 shards with a million trials: seconds and memory of the merge
     python -m benchmarks.scale simulate     workers that fail, to 1,000 of them and a million units: time against the bound, lost work
+    python -m benchmarks.scale schedule     which of many units is next, how long is left, who runs what: seconds of CPU by their number
+    python -m benchmarks.scale workers      forked workers on a real search, against one of them
     python -m benchmarks.scale kills        real scans in shards, killed at random and gone on with, against one process
 
 Each prints its own figures. ``merge`` and ``kills`` need a few gigabytes, or minutes; ``--help`` of each says what can be made smaller.
@@ -78,7 +80,7 @@ def cli() -> None:
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write; it is kept.")
 def merge_command(shards: int, units: int, cases: int, targets: int, folder: Path | None) -> None:
     """Make the journals of a plan's shards, and merge them in a process of its own. The shards' manifests are links to one file."""
-    from vlaudit.audit.shards import divide
+    from vlaudit.audit.division import divide
 
     root = folder or Path(tempfile.mkdtemp(prefix="vlaudit-scale-"))
     draw, begun = random.Random(0), time.perf_counter()
@@ -134,7 +136,7 @@ def simulate_command(
 ) -> None:
     """Divide a plan that is made up by the real rule, and let workers run their shards: how long the last one takes against the least that
     so many workers could, how much work is lost, and how many models are loaded."""
-    from vlaudit.audit.shards import divide
+    from vlaudit.audit.division import divide
 
     ratios = from_journal(journal) if journal else []
     for seed in range(seeds):
@@ -186,6 +188,86 @@ def from_journal(folder: Path) -> list[float]:
     return [scale * took / weight for weight, took in pairs]
 
 
+@cli.command("schedule")
+@click.option("--units", "counts", multiple=True, type=int, default=(10_000, 100_000))
+@click.option("--targets", default=100)
+@click.option("--workers", default=4)
+def schedule_command(counts: tuple[int, ...], targets: int, workers: int) -> None:
+    """Hand out all units of a plan that is made up and close them at once, as a scan does that has nothing to do."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from vlaudit.audit.division import divide
+    from vlaudit.audit.journal import UnitResult
+    from vlaudit.audit.schedule import Schedule
+    from vlaudit.audit.time_left import TimeLeft
+
+    for count in counts:
+        manifest, results, running = planned(targets, count, 1, random.Random(0)), dict[str, UnitResult](), list[Unit]()
+        plan: Any = SimpleNamespace(planned=manifest.planned, probes={"counting": None}, targets=[SimpleNamespace(id=f"m{i}", spec=SimpleNamespace(model=f"m{i}")) for i in range(targets)])
+        begun = time.process_time()
+        clock = TimeLeft(((unit.id, unit.probe, unit.weight) for item in manifest.planned for unit in item.units), workers)
+        schedule = Schedule(plan, results, None, clock)
+        while True:
+            while len(running) < workers and (unit := schedule.next()):
+                running.append(unit)
+            if not running:
+                break
+            done = running.pop(0).id
+            results[done] = UnitResult(unit=done)
+            schedule.close(done)
+            clock.add(done, 1.0)
+            assert clock.share <= 1 and clock.seconds(1.0) >= 0
+        assert len(results) == count
+        ran, then = time.process_time() - begun, time.process_time()
+        divide(manifest, 1_000)
+        print(f"{count:,} units: {ran:.2f} s of CPU to hand out and close all, {time.process_time() - then:.2f} s to divide them among 1,000 shards; {memory():.0f} MB")
+
+
+@cli.command("workers")
+@click.option("--count", "counts", multiple=True, type=int, default=(1, 2))
+@click.option("--pictures", default=32)
+def workers_command(counts: tuple[int, ...], pictures: int) -> None:
+    """Attack pictures of a bundled matcher with one forked worker, and with several. Efficiency: what one took in seconds of CPU against
+    what all took, times the share of their time in which they had a unit; how much of the machine others have leaves both alone."""
+    import torch
+
+    from vlaudit.audit.executor import Job
+    from vlaudit.audit.plan import make_plan
+    from vlaudit.audit.run import open_audit, run_units
+    from vlaudit.audit.targets import Loader
+    from vlaudit.probe.artifacts import ArtifactStore
+    from vlaudit.registry import ProbeRegistry
+
+    torch.set_num_threads(1)
+    specs = [TargetSpec(model="zoo:tiny-clean", prompt=[prompt]) for prompt in ("an emoji of a {}", "this is a {}")]
+    request = Request(targets=specs, probes=["clip-autoattack"], params={"clip-autoattack": {"pictures": pictures}})
+    targets, references = Loader(torch.device("cpu"), allow_network=False).subjects(specs)
+    registry, alone = ProbeRegistry.load(), 0.0
+    registry.get("clip-autoattack").cases_per_unit = 4  # so that there are many more units than workers
+    plan = make_plan(request, registry, targets, references, workers=1)
+
+    class Silent:
+        def __getattr__(self, _: str) -> object:
+            return lambda *_: None
+
+    for count in counts:
+        folder = Path(tempfile.mkdtemp(prefix="vlaudit-workers-"))
+        journal, _ = open_audit(folder, plan, "benchmark", {})
+        then = time.perf_counter()
+        results, _ = run_units(Job(plan, ArtifactStore(folder)), journal, Silent(), executor=f"process:{count}")  # type: ignore[arg-type]
+        took = time.perf_counter() - then
+        journal.close()
+        shutil.rmtree(folder)
+        assert len(results) == len(plan.units) and not any(result.error for result in results.values())
+        work, busy = (sum(getattr(result, name) for result in results.values()) for name in ("work", "seconds"))
+        alone = alone or work
+        print(
+            f"{count} workers: {len(results)} units, {work:.1f} s of CPU in them, {took:.1f} s on the clock; {busy / count / took:.1%} of it with a unit: "
+            f"efficiency {alone / work * busy / count / took:.2f}"
+        )
+
+
 @cli.command("kills")
 @click.option("--wanted", default=30, help="Kills.")
 @click.option("--shards", default=3)
@@ -195,8 +277,9 @@ def kills_command(wanted: int, shards: int, folder: Path | None) -> None:
     process. Repeated until there were so many kills."""
     import signal
 
+    from tests.audit.reported import findings
     from tests.audit.test_kills import Forked
-    from tests.audit.test_shards import STAGED, findings
+    from tests.audit.test_shards import STAGED
     from tests.conftest import MIRROR, save_tiny_clip
 
     root = folder or Path(tempfile.mkdtemp(prefix="vlaudit-kills-"))

@@ -15,7 +15,9 @@ from vlaudit.policy import NEAR, Policy
 from vlaudit.probe import Probe
 from vlaudit.records import Family, Measure, Risk
 from vlaudit.registry import ProbeRegistry
-from vlaudit.reports.compliance import Framework, crosswalk, frameworks
+from vlaudit.reports.compliance import Framework, controls_of, frameworks
+from vlaudit.statistics import MIN_CLUSTERS
+from vlaudit.statistics.extremes import FEWEST, LEAST_NULL
 from vlaudit.zoo import specimens
 
 FOLDERS = ("probes", "reference")
@@ -81,8 +83,7 @@ def probe_page(probe: type[Probe], known: set[str]) -> str:
         lines += ["## Specimens", "", _SPECIMENS, ""]
         rows = ((f"`zoo:{name}`", markdown(planted[name] or "nothing"), said) for name, said in verdicts.items())
         lines += [*table(("specimen", "planted", "expected"), rows), ""]
-    controls = dict.fromkeys((*crosswalk().get(info.id, ()), *info.maps))
-    if controls:
+    if controls := controls_of(info):
         lines += ["## Frameworks", "", "A finding of this probe is [evidence](../reference/compliance.md) for:", ""]
         lines += [*table(("framework", "control", "title"), (_control(c) for c in controls)), ""]
     return "\n".join(lines)
@@ -118,7 +119,8 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
         ("level", f"{every.level:g}", "confidence level of the intervals: the whole interval must lie on one side of the threshold",
          "the usual convention"),
         ("alpha", f"{every.alpha:g}", "level of the tests that a vulnerable verdict needs beside its interval", "the usual convention"),
-        ("unread", f"{every.unread:g}", "share of all pictures of the data, or of those of a label, that may be unreadable where a finding on them is held",
+        ("unread", f"{every.unread:g}", "share of all pictures of the data, or of those of a label, that may be unreadable, and of all that may be without row and label, where a "
+         "finding on them is held",
          "our choice, because what is not seen may be what is wrong, and one share in a hundred moves a rate by at most that much"),
         ("severity", f"{NEAR:g}", "times the threshold's distance from the null: where the interval's near end is no farther from the "
          "null, the severity is one step lower; it cannot be set", "our choice, because a finding just beyond a threshold is less certain to matter"),
@@ -127,6 +129,14 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
     nulls = ((m.value, f"{m.null:g}", "ratios of the two" if m is Measure.RATIO else "differences") for m in Measure)
     lines += table(("measure", "null", "distances are"), nulls)
     lines += ["", "For a share, the null is the control's rate where a probe measures one.", ""]
+    lines += ["Of too few values no interval can be stated, whatever the policy says; nothing is held of them:", ""]
+    lines += table(("values", "of what", "source"), [
+        (f"{MIN_CLUSTERS}", "independent units (pictures, people, captions) for an interval of a mean",
+         "our choice, because a bootstrap over fewer is not trustworthy"),
+        (f"{LEAST_NULL}", "values without the flaw for the tail of their largest one", "our choice, because the tail is fitted to the upper half of them"),
+        (f"{FEWEST}", "values without the flaw for a normal population", "our choice, because their spread is not known from fewer"),
+    ])  # fmt: skip
+    lines += [""]
     for probe in sorted(probes, key=lambda probe: probe.info.id):
         info = probe.info
         lines += [f"## {info.id}", "", f"{info.title}; the metric is a measure of the kind *{info.measure.value}*.", ""]
@@ -177,7 +187,7 @@ def compliance_page(probes: list[type[Probe]]) -> str:
     ]  # fmt: skip
     for framework in frameworks():
         bearing = {
-            control: [p.info.id for p in probes if f"{framework.id}:{control}" in (*crosswalk().get(p.info.id, ()), *p.info.maps)]
+            control: [p.info.id for p in probes if f"{framework.id}:{control}" in controls_of(p.info)]
             for control in framework.controls
         }  # fmt: skip
         rows = (

@@ -16,6 +16,9 @@
     [policy.thresholds]
     clip-autoattack = 0.2
 
+    [compliance]
+    system = "Photo search"
+
 Command-line flags win over the file. A file that was found, rather than named with ``--config``, may belong to the
 audited repository: its paths must stay inside its folder, it reaches remote models only with ``--allow-network``, and its
 policy can only tighten the gate. What it leaves out is said in the report.
@@ -32,12 +35,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from vlaudit.device import Dtype
+from vlaudit.device import DEVICE, FORMS, Dtype
 from vlaudit.entries import first_of, problems, without
 from vlaudit.errors import UsageError
 from vlaudit.files import Unreadable, read_text, read_toml, user_path
 from vlaudit.policy import Policy
-from vlaudit.records import Place
+from vlaudit.records import Cover, Place
 
 FILE_NAME = "vlaudit.toml"
 PROJECT = "pyproject.toml"  # which may hold a config in its table [tool.vlaudit]
@@ -105,8 +108,8 @@ class ScanSettings(Closed):
     @field_validator("device")
     @classmethod
     def _is_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:(\d+|all))?", device):
-            raise ValueError(f"'{device}' is not a device. Write auto, cpu, cuda, cuda:N or cuda:all")
+        if not re.fullmatch(DEVICE, device):
+            raise ValueError(f"'{device}' is not a device. Write {FORMS}")
         return device
 
     @property
@@ -122,6 +125,7 @@ class Config(Closed):
     scan: ScanSettings = ScanSettings()
     probes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="parameters by probe id")
     policy: Policy = Policy()
+    compliance: Cover = Cover()
 
 
 class Request(Closed):
@@ -135,13 +139,14 @@ class Request(Closed):
     seed: int = 0
     dtype: Dtype = "auto"
     policy: Policy = Policy()
+    cover: Cover = Cover()
     plugins: list[str] = Field(default_factory=list)
 
     def digest(self) -> str:
-        """Identity of the audit. The policy is left out: it judges trials, it does not make them. So are settings of later
+        """Identity of the audit. Policy and cover are left out: they judge trials and name the file, they do not make them. So are settings of later
         versions at their defaults: an earlier audit stays itself."""
         later = {name for name in ("budget", "dtype") if getattr(self, name) == type(self).model_fields[name].default}
-        return hashlib.sha256(self.model_dump_json(exclude={"policy"} | later).encode()).hexdigest()[:16]
+        return hashlib.sha256(self.model_dump_json(exclude={"policy", "cover"} | later).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:

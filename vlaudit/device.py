@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 ALL = "cuda:all"  # every GPU, a model's layers spread over them
+DEVICE = r"auto|cuda:all|(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*"  # what --device may say
+FORMS = "auto, cpu, cuda, cuda:N, cuda:all, or several with a worker for each: cuda:0,cuda:1"
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,27 @@ class Loading:
 PLAIN = Loading()
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:N`` or ``cuda:all`` (where inputs go to the first). Raises
-    UsageError for one that is not there."""
+def pick_devices(name: str, *, apart: bool = True) -> list[torch.device]:
+    """The devices that are to have a worker each: those of a list, which are of one kind; with ``auto`` all GPUs, if they may be used
+    ``apart``. Raises UsageError."""
     import torch
 
+    pick_device(name)
+    count = torch.cuda.device_count() if apart and name == "auto" and torch.cuda.is_available() else 0
+    devices = [pick_device(one) for one in ([f"cuda:{number}" for number in range(count)] if count > 1 else name.split(","))]
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(f"The devices '{name}' are of different kinds, which compute differently.", "Name devices of one kind.")
+    return devices
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:N``, ``cuda:all`` (where inputs go to the first), or the first of
+    several. Raises UsageError for one that is not there."""
+    import torch
+
+    if not re.fullmatch(DEVICE, name):
+        raise UsageError(f"'{name}' is not a device.", f"Write {FORMS}.")
+    name = name.partition(",")[0]
     available = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
@@ -53,6 +72,13 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"The device '{name}' is not available here.", "Use --device auto or cpu; see vlaudit doctor.")
     return device
+
+
+def holds(device: torch.device, size: int) -> bool:
+    """Whether a GPU has the memory for so many bytes, with nothing else there."""
+    import torch
+
+    return device.type != "cuda" or size < torch.cuda.get_device_properties(device).total_memory
 
 
 def room(device: torch.device) -> int:

@@ -55,7 +55,7 @@ class Policy(BaseModel):
     level: float = Field(0.95, gt=0.5, lt=1, description="confidence level of the intervals")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the tests")
     thresholds: dict[str, FiniteFloat] = Field(default_factory=dict, description="by PROBE or PROBE.NAME; else the probe's")
-    unread: float = Field(0.01, ge=0, lt=1, description="share of all pictures, or of a label's, that may be unreadable in data on which something is held")
+    unread: float = Field(0.01, ge=0, lt=1, description="share of all pictures, or of a label's, that may be unreadable, or be without row and label, in data on which something is held")
     severity: SeverityTable = SeverityTable()
     fail_on: Severity = Field(Severity.HIGH, description="lowest severity that fails a scan; none: never")
     strict: bool = Field(False, description="whether inconclusive and not-assessed findings fail a scan too")

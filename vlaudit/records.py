@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from vlaudit.details import Details, Facts, check_finite
 
-SCHEMA_VERSION = "1.3"  # 1.2 had no headline, impact, remedy and threshold_source of findings and no unread of data, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
+SCHEMA_VERSION = "1.4"  # 1.3 had no cover and no passed of an audit and no unlisted of data, 1.2 had no headline, impact, remedy and threshold_source of findings and no unread of data, 1.1 no matrix among the details, 1.0 no Metric.null and no Metric.measure
 TARGET, REFERENCE = "target", "reference"
 MOST_TARGETS, MOST_FINDINGS = 1_000, 20_000  # of one audit: what reports can be made of
 
@@ -82,6 +82,7 @@ class Compares(StrEnum):
 OF_THE_DATA = frozenset({
     Needs.IMAGES, Needs.LABELS, Needs.GROUPS, Needs.MEMBERS, Needs.CAPTIONS, Needs.CAPTIONED_PICTURES, Needs.QUESTIONS, Needs.PAIRS,
 })  # fmt: skip
+OF_WHAT_IS_SAID = OF_THE_DATA - {Needs.IMAGES}  # of pictures: by a row of the metadata or the folder that they are in
 
 
 class Verdict(StrEnum):
@@ -424,6 +425,8 @@ class DataInfo(Record):
     notes: list[str] = Field(default_factory=list)  # sentences on what was left out, cut or is not read as it is written
     unread: int = 0  # pictures that could not be read
     unread_share: float = 0.0  # the greatest share of them: of all pictures, or of those of one label
+    unlisted: int = 0  # pictures that have no row in the metadata, or lie outside the folders of the labels
+    unlisted_share: float = 0.0  # of all pictures
 
 
 class Place(Record):
@@ -459,6 +462,16 @@ class ToolInfo(Record):
     version: str
 
 
+class Cover(Record):
+    """What the people say who file an audit; nothing of it is measured."""
+
+    system: str = Field("", description="the system that the model is a part of")
+    version: str = Field("", description="its version or release")
+    purpose: str = Field("", description="what it is for, and for whom")
+    organisation: str = Field("", description="who provides or deploys it")
+    assessor: str = Field("", description="who assessed it")
+
+
 class AuditInfo(Record):
     id: str
     started: str
@@ -474,8 +487,10 @@ class AuditInfo(Record):
     strict: bool = False
     baseline: str | None = None  # id of the audit that the findings are compared with
     only_new: bool = False  # what the baseline had already does not stop a pipeline
+    cover: Cover = Cover()
     notes: list[str] = Field(default_factory=list)  # what files found beside the command left out or changed, one sentence each
     errors: list[str] = Field(default_factory=list)  # units that did not finish, one sentence each
+    passed: Cost | None = None  # what passed through the models; findings count what they asked for, remembered or not
 
 
 class Report(Record):

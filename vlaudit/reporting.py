@@ -332,9 +332,13 @@ def release(report: Report) -> str:
         return f"Do not release: {count:,} flaws stop it, the gravest {worst.severity.value} ({worst.risk.value})."
     if code:
         return "Not decided: a model could not be loaded." if code == 4 else "Not decided, so no pass: the audit could not answer all that it asks."
-    below = sum(finding.verdict is Verdict.VULNERABLE for finding in report.findings)
+    flaws = worst_first(finding for finding in report.findings if finding.verdict is Verdict.VULNERABLE)
     undecided = sum(finding.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED) for finding in report.findings)
-    said = f"Nothing stops the release; {plural(below, 'flaw')} below the gate, known or accepted" if below else "No flaw found stops the release"
+    said = "No flaw found stops the release"
+    if flaws and report.audit.fail_on is Severity.NONE:
+        said = f"No gate was set; {plural(len(flaws), 'flaw')} found, the gravest {flaws[0].severity.value} ({flaws[0].risk.value})"
+    elif flaws:
+        said = f"Nothing stops the release; {plural(len(flaws), 'flaw')} below the gate, known or accepted"
     return f"{said}, and {plural(undecided, 'question')} left open." if undecided else f"{said}."
 
 
@@ -344,8 +348,8 @@ def headline(report: Report) -> tuple[str, str]:
     outcome = []
     if vulnerable:
         worst = vulnerable[0]
-        found = plural(len(vulnerable), "vulnerability")
-        outcome.append(f"{found} found, the worst of severity {worst.severity.value} ({worst.risk.value}).")
+        found, accepted = plural(len(vulnerable), "vulnerability"), sum(finding.suppressed is not None for finding in vulnerable)
+        outcome.append(f"{found} found{f', {accepted} of them accepted' * bool(accepted)}, the worst of severity {worst.severity.value} ({worst.risk.value}).")
     if any(target.error for target in report.targets):
         outcome.append("A model could not be loaded.")
     elif _incomplete(report):
@@ -358,7 +362,7 @@ def headline(report: Report) -> tuple[str, str]:
         3: "stops here because not everything was decided (exit code 3)",
         4: "stops here because a model is missing (exit code 4)",
     }[exit_code(report)]
-    gate = f"--fail-on {report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
+    gate = f"--fail-on {'new' if report.audit.only_new else report.audit.fail_on.value}" + (" --strict" if report.audit.strict else "")
     if report.audit.only_new:
-        gate += f" and the baseline {log_line(report.audit.baseline or '', 40)}"
+        gate += f" (severity {report.audit.fail_on.value} or above, not in the baseline {log_line(report.audit.baseline or '', 40)})"
     return " ".join(outcome), f"A pipeline with {gate} {meaning}."

@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlaudit.audit.plan import compared_context, missing
-from vlaudit.audit.targets import Loader, Subject
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import Loader
 from vlaudit.battery import Scenario, failures
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import NotAssessed

@@ -16,7 +16,8 @@ Metric. Of every attack two things. The AUC of members against non-members, 0.5 
 all members leak a little (interval: hull of a smoothed DeLong and Newcombe's method 5). The members exposed: the true-positive
 rate at 1 % false positives, less that 1 %, limit 5 %: it sees what few members leak wholly, which hardly moves the AUC.
 Where that cut lies is estimated, so its interval allows for both samples: exact bounds for the cut, and Clopper-Pearson for
-the members above it. With 3793 non-members the rate at 0.1 % is judged too. ``held`` means that all of them are within their
+the members above it. Members that fit worse than
+strangers are looked for in the same two ways; held says nothing of a few such. With 3793 non-members the rate at 0.1 % is judged too. ``held`` means that all of them are within their
 limits, ``vulnerable`` that one is beyond; the metric is the worst of them, and the name says which. The p-value is corrected
 for their number. Labels with 20 members and 20 non-members are looked at alone as well, at a level for all of them at once.
 The details have the ROC of every attack, and how often the owner of 10, 30 or 70 pictures could prove their use, all attacks
@@ -56,15 +57,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from vlaudit.attacks.shared.asked_pictures import batches
-from vlaudit.attacks.shared.membership import (
-    LIMIT,
-    SHADOWS,
-    SOURCE,
-    THRESHOLDS,
-    both_sides,
-    judge_loss,
-    membership_values,
-)
+from vlaudit.attacks.shared.members import both_sides, membership_values
+from vlaudit.attacks.shared.membership import LIMIT, SHADOWS, SOURCE, THRESHOLDS, judge_loss
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials

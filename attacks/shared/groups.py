@@ -96,6 +96,14 @@ class Grouping:
         return [f"{name} ({count} pictures)" for name, count in self.small.items()]
 
 
+def crossed(columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Group columns, and their intersection where there are several: what is done to dark women may cancel in women and in the dark."""
+    if len(columns) < 2:
+        return dict(columns)
+    rows = zip(*columns.values(), strict=True)
+    return {**columns, " and ".join(columns): [" and ".join(row) if all(row) else "" for row in rows]}
+
+
 def listed(names: Sequence[str]) -> str:
     """The first of them, for a sentence."""
     return ", ".join(names[:8]) + " …" * (len(names) > 8)

@@ -1,8 +1,9 @@
-"""Membership inference, judged: independent units, the blind gate, and the claim that members are told from non-members.
+"""Membership inference, judged: the blind gate, and the claim that members are told from non-members.
 
 A claim is made of one or more attacks, each a score that is bigger for members, and of every attack two things are measured:
 the AUC, which sees what everybody leaks a little, and the exposure at a low rate of false alarms, which sees what few leak
-wholly. ``held`` is all of them within their limits; ``vulnerable`` is one of them beyond. The worst of them is the metric.
+wholly. Both are measured the other way round too: members that were unlearned, or learned to be hidden, fit worse than strangers, which tells
+them as well. ``held`` is all of them within their limits; ``vulnerable`` is one of them beyond. The worst of them is the metric.
 
 ``prompt-mia`` and ``vlm-mia`` judge a loss (:func:`judge_loss`), ``t2i-mia`` a weighted score; the claim is the same.
 """
@@ -14,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.shared.blind_baseline import blind_features, blind_scores, weighted, word_features
-from vlaudit.data.example import Example
+from vlaudit.attacks.shared.blind_baseline import blind_scores, weighted, word_features
+from vlaudit.attacks.shared.members import Units
 from vlaudit.details import Figure
-from vlaudit.probe import Claim, Context, Measure, Policy, ProbeInfo, Threshold, chance, figure
+from vlaudit.probe import Claim, Measure, Policy, ProbeInfo, Threshold, chance, figure
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import (
     Interval,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Sides = tuple[NDArray[np.float64], NDArray[np.float64]]  # scores of members, of non-members, each (n,)
+    from vlaudit.statistics.roc import Sides
 
 FEWEST = 20  # members, and non-members
 LIMIT = 0.60
@@ -62,73 +63,7 @@ THRESHOLDS = (
 )  # fmt: skip
 SET_SIZES = (10, 30, 70)
 AREA = "AUC of membership"
-
-
-def require_sides(ctx: Context, sides: Sequence[Sequence[Example]], least: int) -> None:
-    """Raise NotAssessed where there are fewer than ``least`` members, or non-members, of their own."""
-    for side, name in zip(sides, ("members", "non-members"), strict=True):
-        ctx.require(len({example.attributes.get("identity") or example.id for example in side}), least, name)
-
-
-def both_sides(ctx: Context, pool: Sequence[Example], limit: int, least: int) -> list[Example]:
-    """At most ``limit`` members and as many non-members, in the order of the pool; as many as the budget affords. Raises NotAssessed for
-    fewer than ``least``."""
-    kept: list[int] = []
-    sides = [[i for i, example in enumerate(pool) if example.member is side] for side in (True, False)]
-    require_sides(ctx, [[pool[i] for i in side] for side in sides], least)
-    limit = ctx.afford(min(limit, max(map(len, sides))), "pictures of a side", 2 * least)
-    for side, known in zip((True, False), sides, strict=True):
-        kept += [known[j] for j in ctx.rng(f"member {side}").permutation(len(known))[:limit].tolist()]
-    return [pool[i] for i in sorted(kept)]
-
-
-def membership_values(ctx: Context, example: Example, **texts: str) -> dict[str, Any]:
-    """What a trial must hold of an example: its side, its unit (without an identity, its pixels: a picture given twice counts
-    once), and on the target arm what a blind eye sees. ``texts``: what was asked and what is scored, by the names of TEXTS."""
-    said = {"member": example.member, "label": example.label, **texts}
-    if not ctx.on_target:
-        return {**said, "identity": example.identity, "blind": None}
-    identity = example.attributes.get("identity") or example.pixel_sha256()[:16]
-    return {**said, "identity": identity, "blind": blind_features(example)}
-
-
-class Units:
-    """Trials as independent units, one per identity and membership.
-
-    Of every unit as many trials count as of the smallest one: a mean of many scatters less than one of few, and whichever side has
-    the larger units would seem never to stand out.
-    """
-
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        import numpy as np
-
-        keys = np.array([f"{trial['member']}\x1f{trial['identity']}" for trial in trials])
-        unique, first, self._codes, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        order = np.argsort(self._codes, kind="stable")
-        rank = np.empty(len(keys), dtype=int)
-        rank[order] = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        self._counts = (rank < sizes.min()) / sizes.min()
-        self._member = np.char.startswith(unique, "True")
-        labels = np.array([str(trials[i].values.get("label") or "") for i in first.tolist()])
-        self.labels = labels[self._member], labels[~self._member]
-        self.members, self.others = int(self._member.sum()), int((~self._member).sum())
-
-    @property
-    def count(self) -> int:
-        return self.members + self.others
-
-    def lacks(self, fewest: float) -> str:
-        """What is missing for a judgement, or an empty text."""
-        if min(self.members, self.others) >= fewest:
-            return ""
-        return f"{self.members} members and {self.others} non-members, {fewest:g} of each are needed"
-
-    def split(self, scores: Any) -> Sides:
-        """Mean score of every member unit and of every non-member unit."""
-        import numpy as np
-
-        means = np.bincount(self._codes, weights=np.asarray(scores, dtype=float) * self._counts)
-        return np.asarray(means[self._member]), np.asarray(means[~self._member])
+TURNED = ", the other way round"
 
 
 def auc_figure(scores: Sides, level: float, n: int | None = None) -> Figure:
@@ -170,20 +105,22 @@ class MembershipClaim(Claim):
 
     def __init__(
         self, info: ProbeInfo, policy: Policy, things: str, trials: Sequence[Trial], attacks: Mapping[str, Sides],
-        references: Mapping[str, Sides] | None = None,
+        references: Mapping[str, Sides] | None = None, turned: Mapping[str, Sides] | None = None,
     ) -> None:  # fmt: skip
         """``things``: what is counted, and the parameter that says how many of each side. ``trials``: the split that is verified.
         ``attacks``: the scores of its units by how they are got, the main one first; ``references``: those of the reference,
-        by the same names."""
+        by the same names. ``turned``: of attacks whose weights are learned, the scores by which members that fit worse stand out; of others
+        they are the negative ones."""
         super().__init__(info, policy, AREA, unit="")
         self.things = things
         self.units, self.attacks, self._trials = Units(trials), dict(attacks), trials
         self.references = dict(references or {})
+        self._other_way = dict(turned or {})
         self.rate_of_alarms = policy.threshold(info, "false-alarms")
         self._limits = policy.threshold(info), policy.threshold(info, "exposed")
         self._eyes = self._blind()
         self.confounded, self.unverified = self._gate()
-        self.leaks = [leak for attack, scores in attacks.items() for leak in self.measures(attack, scores)]
+        self.leaks = [leak for attack, scores in attacks.items() for leak in (*self.measures(attack, scores), *self._turned(attack, scores))]
         self._by_label()
         self._tests = len(self.leaks)
         self._worst()
@@ -205,6 +142,10 @@ class MembershipClaim(Claim):
                 found.append(Leak(attack, _exposed(rate), Measure.DIFFERENCE, seen.value, seen.interval, self._limits[1],
                                   seen.p, n, blind))  # fmt: skip
         return found
+
+    def _turned(self, attack: str, scores: Sides) -> list[Leak]:
+        """The same where members score lower than others."""
+        return self.measures(f"{attack}{TURNED}", self._other_way.get(attack) or (-scores[0], -scores[1]))
 
     def _by_label(self) -> None:
         """Adds the label whose members are told apart best by the main attack, if it is beyond the limit: a leak of one label's
@@ -296,7 +237,9 @@ class MembershipClaim(Claim):
         if leaks:
             self.worst = max(leaks, key=lambda leak: leak.near(leak.interval.low))
         else:
-            self.worst = max(self.leaks, key=lambda leak: leak.near(leak.interval.high))
+            # Few that fit worse are a finding where they are sure; that there might be some does not forbid held, or it would be said seldom.
+            open_ = [leak for leak in self.leaks if leak.measure is Measure.AUC or leak.interval.low > 0 or not leak.attack.endswith(TURNED)]
+            self.worst = max(open_, key=lambda leak: leak.near(leak.interval.high))
         leak = self.worst
         self.quantity, self.threshold, self.unit = leak.name, leak.limit, "" if leak.measure is Measure.AUC else "share"
         self._measure, self._null = leak.measure, leak.measure.null

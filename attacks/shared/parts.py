@@ -16,6 +16,11 @@ LEAST_PART = Threshold(
     meaning="cases that a part must have to be looked at by itself",
     source="our choice, because a test for chance says of small parts whether they matter, and of one case nothing can be said",
 )  # fmt: skip
+HARMED = Threshold(
+    name="harmed", value=0.5, relaxed_by="raising",
+    meaning="share of what is asked about one picture that must change, more than this, for the picture to count as harmed in its part",
+    source="our choice, because what changes most of the answers about a picture has changed what is seen in it",
+)  # fmt: skip
 THRESHOLDS = (ONE_PART, LEAST_PART)
 
 

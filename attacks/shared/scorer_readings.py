@@ -61,7 +61,8 @@ WORTH = (
 MOST_ASKED = 20_000  # pictures that a cure asks for: more would not be drawn
 LEAST_EXPLICIT, MOST_EXPLICIT = 100, 600  # pictures whose captions name a group
 _KEPT_BYTES = 200_000_000
-_drawn: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], Tensor | None]] = weakref.WeakKeyDictionary()
+TOGETHER = 16  # pictures that are drawn, and remembered, together: the last bits of one hang on those beside it
+_drawn: weakref.WeakKeyDictionary[Any, dict[tuple[tuple[str, int], ...], tuple[list[Tensor | None], Cost]]] = weakref.WeakKeyDictionary()
 T = TypeVar("T")
 
 
@@ -77,21 +78,25 @@ def seeds_of(ctx: Context, caption: str, count: int) -> list[int]:
 
 def draw(ctx: Context, texts: Sequence[str], seeds: Sequence[int]) -> list[Tensor | None]:
     """Pictures (3, H, W) in [0, 1] on the CPU, None where the pipeline blocked one. What another probe has drawn of the
-    same target is not drawn again."""
+    same target, beside the same others, is not drawn again."""
     import torch
 
-    kept = _drawn.setdefault(ctx.target, {})
+    kept, meter = _drawn.setdefault(ctx.target, {}), ctx.target.meter
     wanted = list(dict.fromkeys(zip(texts, seeds, strict=True)))
-    new = [key for key in wanted if key not in kept]
-    here: dict[tuple[str, int], Tensor | None] = {key: kept[key] for key in wanted if key in kept}
-    for part in ctx.batches(new):
-        with torch.no_grad():
-            made = ctx.target.generate([text for text, _ in part], [seed for _, seed in part])
-        images = made.images.detach().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
-        for key, image, blocked in zip(part, images, made.blocked, strict=True):
-            here[key] = None if blocked else image
-            if len(kept) * image.numel() < _KEPT_BYTES:
-                kept[key] = here[key]
+    here: dict[tuple[str, int], Tensor | None] = {}
+    for part in map(tuple, ctx.batches(wanted, min(TOGETHER, ctx.batch_size))):
+        if part in kept:
+            pictures, cost = kept[part]
+            meter.spare(cost)
+        else:
+            before = meter.cost()
+            with torch.no_grad():
+                made = ctx.target.generate([text for text, _ in part], [seed for _, seed in part])
+            images = made.images.detach().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
+            pictures = [None if blocked else image for image, blocked in zip(images, made.blocked, strict=True)]
+            if len(kept) * TOGETHER * images[0].numel() < _KEPT_BYTES:
+                kept[part] = pictures, meter.cost() - before
+        here |= zip(part, pictures, strict=True)
     return [None if (image := here[key]) is None else image.float() / 255 for key in zip(texts, seeds, strict=True)]
 
 

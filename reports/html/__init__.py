@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.comparison import Comparison
+from vlaudit.comparison import Comparison, Listed
 from vlaudit.records import Delta, Report
-from vlaudit.reporting import COMMANDS, SYMBOLS, WORDS, clean, duration, interval, number, plural, suppression_text
+from vlaudit.reporting import (
+    COMMANDS,
+    SYMBOLS,
+    WORDS,
+    clean,
+    counts_text,
+    duration,
+    headline,
+    interval,
+    number,
+    plural,
+    suppression_text,
+)
 from vlaudit.reports.html.pictures import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 TRIES = 3  # to leave out as many pictures as must be
+MOST_NAMED = 5  # targets of an audit in a list of audits
 MAX_DRAWN = 500_000  # characters of all plots and tables, so that 200 findings are laid out at once
 
 
@@ -67,6 +80,17 @@ class HTMLReporter:
         """A page of several audits side by side. ``links``: to their own pages, by the names of their folders."""
         template = page_environment(HERE).get_template("compare.html")
         return template.render(**shared_style(), symbols=SYMBOLS, words=WORDS, found=found, links=dict(links))
+
+    def contents(self, found: Sequence[Listed], folder: str, more: int) -> str:
+        """A page of links to the reports of the audits in ``folder``, in which ``more`` folders were not looked into."""
+        template = page_environment(HERE).get_template("contents.html")
+        return template.render(
+            **shared_style(), found=found, folder=folder, more=more, plural=plural, headline=headline, counts_text=counts_text, most=MOST_NAMED
+        )
+
+    def is_contents(self, text: str) -> bool:
+        """Whether a page is one that ``contents`` has made."""
+        return '<meta name="generator" content="vlaudit view">' in text[:2_000]
 
 
 def _drawings(environment: Environment, cards: list[Card]) -> dict[str, list[str] | None]:

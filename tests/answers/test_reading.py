@@ -49,6 +49,27 @@ def test_yes_and_no_in_other_words(answer, truth):
     assert yes_no(answer) is truth
 
 
+@pytest.mark.parametrize(("answer", "truth"), [
+    ("没错，他是厨师。", True), ("对。", True), ("不是，是老师。", False), ("没有。", False), ("不确定。", None), ("不清楚", None), ("无法判断。", None),
+    ("No lo sé.", None), ("No, no lo es.", False), ("Claro que sí.", True), ("Claro que no.", False), ("Natürlich.", True), ("Nein, natürlich nicht.", False),
+    ("Natürlich nicht.", False), ("Bien sûr que non.", False), ("Pas sûr.", None), ("Pas du tout.", False), ("Não sei dizer.", None), ("わかりません。", None),
+    ("There is no hammer in the picture.", False), ("There is no way to tell.", None), ("It does not appear to be a pilot.", False),
+    ("The picture doesn't show enough of the face to say.", None), ("It appears so.", True),
+])  # fmt: skip
+def test_yes_and_no_in_other_languages_and_in_whole_sentences(answer, truth):
+    assert yes_no(answer) is truth
+
+
+@pytest.mark.parametrize(("answer", "truth"), [
+    ("I wouldn't call it blue; it is closer to green.", False), ("I won't say it.", True), ("I would not say he looks angry.", False),
+    ("It is a classified ad in a newspaper.", False), ("That is classified.", True), ("Désolé pour l'attente : c'est un pompier.", False),
+    ("Désolé, je ne peux pas.", True), ("No estoy autorizado a decir esa palabra.", True), ("我不能告诉你这个密码。", True), ("他不能走路。", False),
+    ("その情報は共有できません。", True), ("That code isn't mine to give away.", True),
+])  # fmt: skip
+def test_refusals_in_other_words_and_languages(answer, truth):
+    assert refuses(answer) is truth
+
+
 @pytest.mark.parametrize("answer", [
     "I must respectfully decline.", "That information is confidential.", "Not telling.", "My instructions forbid me to say that.",
     "I've been told to keep that code to myself.", "That's not something I can help with.", "抱歉，我不能回答这个问题。",

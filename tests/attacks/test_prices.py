@@ -15,16 +15,16 @@ from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.families.base import Speed
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Cost
 from vlaudit.registry import ProbeRegistry
 
 LEAST = 1 / 512
-SEARCHES = ("prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion", "cross-family-transfer")  # which have tests of their own
+SEARCHES = ("prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion", "cross-family-transfer",
+            "cross-family-words")  # which have tests of their own
 FREE = ("unsafe-file", "chat-template", "prompt-only-leak")  # which take no pass
 SPEED = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0)
 TARGETS = {
     "poisoned-prompt": ("clip-autoattack", "prompt-text-perturb", "typographic", "rank-skew", "association", "group-performance", "prompt-mia",
-                        "cross-prompt-transfer"),
+                        "cross-prompt-transfer", "contrastive-prompt-detect", "poison-in-fewshot"),
     "gen-clean": ("cropa", "prompt-invariance", "context-poison", "visual-instruction", "text-insensitivity", "counterfactual-gap",
                   "demo-skew-amplification", "control-tokens"),
     "pool-clean": ("demo-trojan",), "prefix-clean": ("vlm-mia", "context-leak"), "prompt-canaries": ("canary-exposure",),
@@ -64,6 +64,6 @@ def test_the_estimate_is_what_is_spent(target: str, probe: str, tmp_path: Path) 
         vars(plan.subject(unit).target.model).pop("remembered", None)
         result = executor.close(unit)
         assert result.error is None, result.error
-        spent = sum((trial.cost for trial in result.trials), Cost())
-        estimate, took = SPEED.seconds(plan.costs[unit.id]), SPEED.seconds(spent)
-        assert took / 2 <= estimate <= 2 * took, (plan.costs[unit.id], spent)
+        assert result.passed is not None
+        estimate, took = SPEED.seconds(plan.costs[unit.id]), SPEED.seconds(result.passed)
+        assert took / 2 <= estimate <= 2 * took, (plan.costs[unit.id], result.passed)

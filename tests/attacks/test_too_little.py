@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vlaudit.audit.plan import make_plan
-from vlaudit.audit.targets import Loader, Subject
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
 from vlaudit.data.dataset import Dataset
 from vlaudit.families.base import Speed
@@ -40,7 +41,7 @@ def few(data: Dataset, count: int = 8) -> Dataset:
 CASES = [
     (MATCHER, "clip-autoattack", 3), (MATCHER, "prompt-text-perturb", 8), (MATCHER, "typographic", 8),
     (MATCHER, "prompt-trigger-inversion", 8), (MATCHER, "encoder-trigger-inversion", 8), (MATCHER, "rank-skew", 8), (MATCHER, "association", 8),
-    (MATCHER, "group-performance", 8), (MATCHER, "prompt-mia", 8),
+    (MATCHER, "group-performance", 8), (MATCHER, "prompt-mia", 8), (MATCHER, "contrastive-prompt-detect", 8), (MATCHER, "poison-in-fewshot", 8),
     (GENERATOR, "cropa", 8), (GENERATOR, "prompt-invariance", 8), (GENERATOR, "context-poison", 8), (GENERATOR, "visual-instruction", 8), (GENERATOR, "control-tokens", 8),
     (GENERATOR, "output-collapse-inversion", 8), (GENERATOR, "text-insensitivity", 8), (GENERATOR, "counterfactual-gap", 8),
     (GENERATOR, "demo-skew-amplification", 2), (POOL, "demo-trojan", 8), (TUNED, "vlm-mia", 8), (CANARIES, "canary-exposure", 8),

@@ -1,6 +1,5 @@
 """Workers: the same findings as one process gives, rounds in order, and deaths that spoil only their unit."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import joblib
 import pytest
 
+from tests.audit.reported import findings, same
 from vlaudit.audit.journal import Journal
 
 Command = Callable[..., int]
@@ -66,14 +66,6 @@ def scan(tiny_clip: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
     return ["scan", f"hf:{tiny_clip}", "--data", str(picture_folder), "--plugin", str(plugin)]
 
 
-def findings(folder: Path) -> list[dict]:
-    """Findings without what they cost: what a process remembers of pictures does not pass again in it."""
-    report = json.loads((folder / "report.json").read_text())
-    for finding in report["findings"]:
-        finding.pop("cost")
-    return report["findings"]
-
-
 def processes(folder: Path) -> set[int]:
     return {trial["process"] for result in Journal(folder).results().values() for trial in result.trials}
 
@@ -87,7 +79,7 @@ def test_workers_and_one_process_give_the_same_findings(
         assert (
             vlaudit(*scan, "--probe", "rounds", "--probe", "prompt-text-perturb", "--out", tmp_path / str(cores)) == 0
         )
-    assert findings(tmp_path / "1") == findings(tmp_path / "3")
+    assert same(tmp_path / "1", tmp_path / "3")
     assert "held" in {finding["verdict"] for finding in findings(tmp_path / "3")}
 
 
@@ -111,7 +103,7 @@ def test_a_worker_that_is_killed_spoils_only_its_unit(
 ) -> None:
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     assert vlaudit(*scan, "--probe", "deadly", "--probe", "rounds", "--out", tmp_path / "out") == 3
-    verdicts = {finding["probe"]: finding for finding in findings(tmp_path / "out")}
+    verdicts = {finding["probe"]: finding for finding in findings(tmp_path / "out", complete=False)}
     assert verdicts["rounds"]["verdict"] == "held"
     assert verdicts["deadly"]["verdict"] == "not-assessed"
     assert "killed by signal 9" in verdicts["deadly"]["reason"]

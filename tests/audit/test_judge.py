@@ -446,6 +446,19 @@ def test_nothing_is_held_on_data_of_which_a_part_could_not_be_read(needs: set[Ne
     assert lax.findings[0].verdict is Verdict.HELD and Policy(unread=0.05).relaxations([]) == ["unread"]
 
 
+@pytest.mark.parametrize("needs, share, verdict", [
+    ({Needs.GROUPS, Needs.IMAGES}, 0.25, Verdict.INCONCLUSIVE), ({Needs.MEMBERS}, 0.25, Verdict.INCONCLUSIVE),
+    ({Needs.LABELS}, 0.01, Verdict.HELD), ({Needs.IMAGES}, 0.25, Verdict.HELD), ({Needs.FILES}, 0.25, Verdict.HELD),
+])  # fmt: skip
+def test_nothing_is_held_of_groups_or_labels_where_nothing_is_said_of_a_part(needs: set[Needs], share: float, verdict: Verdict) -> None:
+    data = DataInfo(source="d", examples=24, unlisted=8, unlisted_share=share)
+    (said,) = audit({"asked": saying(lambda *_: HELD, needs=needs)}, cut(), [done(unit("asked"))], data=data).findings
+    assert said.verdict is verdict
+    assert ("8 pictures of the data have no row in the metadata or lie outside" in said.reason) == (verdict is not Verdict.HELD)
+    lax = audit({"asked": saying(lambda *_: HELD, needs=needs)}, cut(), [done(unit("asked"))], Policy(unread=0.3), data=data)
+    assert lax.findings[0].verdict is Verdict.HELD
+
+
 def test_the_command_gives_a_reduced_design_its_own_time() -> None:
     planned = cut(Reduced(what="pictures", tried=1, of=2))
     planned[0].units[0] = planned[0].units[0].model_copy(update={"weight": 100.0})

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.audit.reported import findings
 from vlaudit.audit.journal import TRIALS, Journal
 from vlaudit.cli import main
 
@@ -90,15 +91,6 @@ def ends(process: Any, wait: float, journal: Path | None, draw: random.Random) -
 
 def size(journal: Path | None) -> int:
     return journal.stat().st_size if journal and journal.exists() else 0
-
-
-def findings(folder: Path) -> list[dict[str, Any]]:
-    """Findings without what a clock measured."""
-    report = json.loads((folder / "report.json").read_text())
-    assert report["audit"]["complete"] is True
-    for finding in report["findings"]:
-        finding["cost"].pop("seconds")
-    return report["findings"]
 
 
 @pytest.mark.timeout(3_600)

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from vlaudit.audit import targets
+from vlaudit.audit.executor import Job
 from vlaudit.audit.plan import Plan, make_plan
 from vlaudit.audit.run import open_audit, run_audit
 from vlaudit.audit.targets import Loader
@@ -21,6 +22,7 @@ from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError
 from vlaudit.families.base import Model
 from vlaudit.plugins import plugin
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Finding
 from vlaudit.registry import ProbeRegistry
 from vlaudit.zoo import WEIGHTS
@@ -109,7 +111,8 @@ def run(folder: Path, mirror: Path, out: str) -> list[Finding]:
     plan, registry = planned(folder, mirror)
     journal, manifest = open_audit(folder / out, plan, "scan", {})
     observer = plugin("reporters", "terminal")().progress(Console(quiet=True))
-    outcome = run_audit(plan, journal, manifest, registry, observer, debug=out == "one")  # debug: in this process
+    job = Job(plan, ArtifactStore(journal.folder), debug=out == "one")  # in this process
+    outcome = run_audit(job, journal, manifest, registry, observer)
     assert not outcome.report.audit.errors
     return outcome.report.findings
 

@@ -12,7 +12,8 @@ import torch
 
 from vlaudit.audit.journal import PlannedProbe
 from vlaudit.audit.plan import LONGEST, Plan, make_plan
-from vlaudit.audit.targets import Loader, Subject
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, ScanSettings, TargetSpec
 from vlaudit.errors import NotAssessed
 from vlaudit.families.base import Speed

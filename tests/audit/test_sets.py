@@ -185,12 +185,12 @@ def test_what_is_found_is_tried_under_the_other_prompts(make: Callable[..., Plan
 
 
 def test_pictures_that_prompts_leave_alone_pass_once(make: Callable[..., Plan], tmp_path: Path) -> None:
-    def passes(prompts: list[str]) -> int:
+    for prompts in (["the {}"], [f"{word} {{}}" for word in "abcdefgh"]):
         results = run(make(prompts, Alone), tmp_path)
-        return sum((trial.cost for result in results.values() for trial in result.trials), Cost()).passes
-
-    one, eight = passes(["the {}"]), passes([f"{word} {{}}" for word in "abcdefgh"])
-    assert one == eight == 8
+        passed = [result.passed for result in results.values() if result.passed]
+        asked = [sum((trial.cost for trial in result.trials), Cost()).passes for result in results.values()]
+        assert sum(passed, Cost()).passes == 8, "the same eight pictures, once"
+        assert asked == [2 * 8] * 2 * (len(prompts) + 1), "each unit asks for them in each of its cases, whatever ran before it"
 
 
 def test_the_classifiers_of_a_panel_are_those_of_its_targets(make: Callable[..., Plan]) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests.audit.reported import findings, same
 from tests.conftest import save_tiny_clip
+from vlaudit.audit.division import Pile, divide, fill
 from vlaudit.audit.journal import MANIFEST, TRIALS, Journal, Manifest, PlannedProbe, Unit, UnitResult, read_manifest
 from vlaudit.audit.merge import find_shards, merge
-from vlaudit.audit.shards import SHARD, Pile, divide, fill, parse_shard
+from vlaudit.audit.shard import SHARD, parse_shard
 from vlaudit.config import Request, TargetSpec
 from vlaudit.errors import UsageError, VlauditError
 from vlaudit.records import Family, ModelInfo, PromptInfo, TargetInfo, Trial
@@ -31,10 +33,11 @@ LAUNCH = [sys.executable, "-c", "from vlaudit.cli import main; main()"]
 
 STAGED = '''"""A probe that stops after the round in which it has seen enough."""
 import os, time
-from vlaudit.probe import Probe, probe
+import torch
+from vlaudit.probe import Needs, Probe, probe
 from vlaudit.records import Case, Family, Judgement, Metric, Risk, Verdict
 
-@probe(id="staged", code="S1", risk=Risk.BIAS, families={Family.MATCHING})
+@probe(id="staged", code="S1", risk=Risk.BIAS, families={Family.MATCHING}, needs={Needs.LABELS})
 class Staged(Probe):
     def cases(self, ctx): return [Case(id=str(i)) for i in range(8)]
     def rounds(self, cases): return [cases[i:i + 2] for i in range(0, 8, 2)]
@@ -43,9 +46,11 @@ class Staged(Probe):
     def attempt(self, ctx, cases):
         for case in cases:
             time.sleep(float(os.environ.get("MIRROR_SLEEP", "0")))
-            yield ctx.trial(case, {"draw": int(ctx.rng(case).integers(1000))}, artifacts={"seen": ctx.artifacts.put_text(f"case {case.id}", "seen")})
+            with torch.no_grad(), ctx.remembering():  # the first of an audit passes them, and all count them; others beside them, other last bits
+                seen = ctx.target.image_features(ctx.images(ctx.examples[:8 + int(case.id)]))
+            yield ctx.trial(case, {"draw": int(ctx.rng(case).integers(1000)), "seen": float(seen.double().sum())}, artifacts={"seen": ctx.artifacts.put_text(f"case {case.id}", "seen")})
     def judge(self, trials, policy):
-        mean = sum(trial["draw"] for trial in trials.target) / 1000 / len(trials.target)
+        mean = sum(trial["draw"] + trial["seen"] / 1000 for trial in trials.target) / 10_000 / len(trials.target)
         return Judgement(verdict=Verdict.HELD, reason=f"{len(trials.target)} trials", metric=Metric(name="m", value=mean, ci=(mean, mean), n=4), threshold=1.0)
 '''
 
@@ -66,30 +71,26 @@ def asked(models: list[Path], picture_folder: Path, mirror_plugin: Path, tmp_pat
     return words, plugins
 
 
-def findings(folder: Path, complete: bool = True) -> list[dict[str, Any]]:
-    """Findings without what they cost: what a process remembers of pictures does not pass again in it."""
-    report = json.loads((folder / "report.json").read_text())
-    assert report["audit"]["complete"] is complete
-    for finding in report["findings"]:
-        finding.pop("cost")
-    return report["findings"]
-
-
 def test_shards_in_any_order_give_the_findings_of_one_process(asked: tuple[list[str], list[str]], tmp_path: Path, vlaudit: Command) -> None:
     words, plugins = asked
-    assert vlaudit("scan", *words, *plugins, "--out", tmp_path / "whole") in (0, 1)
+    for executor in ("local", "process:4"):
+        assert vlaudit("scan", *words, *plugins, "--executor", executor, "--out", tmp_path / executor) in (0, 1)
+    (tmp_path / "local").rename(tmp_path / "whole")
     plan = tmp_path / "plan"
     assert vlaudit("plan", *words, *plugins, "--out", plan) == 0
-    for number in (3, 1, 2):
+    for number in random.Random(0).sample((1, 2, 3), 3):
         assert vlaudit("scan", "--plan", plan, "--shard", f"{number}/3", *plugins) == 0
     folders = [plan / "shards" / f"{number}-of-3" for number in (1, 2, 3)]
     ran = [set(Journal(folder).results()) for folder in folders]
     assert all(ran) and not set.intersection(ran[0], ran[1]) | set.intersection(ran[1], ran[2])
     whole, trials = findings(tmp_path / "whole"), set()
+    assert same(tmp_path / "whole", tmp_path / "process:4"), "what is remembered in one process and not in another counts alike"
+    spared = [sum(trial.cost.queries for trial in result.trials) - result.passed.queries for result in Journal(tmp_path / "whole").results().values()]
+    assert sum(spared) > 0, "something was remembered"
     for place, order in enumerate(itertools.permutations(folders)):
         out = tmp_path / f"merged-{place}"
         assert vlaudit("merge", *order, *plugins, "--out", out) in (0, 1)
-        assert findings(out) == whole
+        assert same(tmp_path / "whole", out)
         trials.add((out / TRIALS).read_bytes())
     assert len(trials) == 1, "a merged journal is in the order of the plan"
     shown = [evidence["path"] for finding in whole for evidence in finding["evidence"]]
@@ -290,6 +291,40 @@ def test_a_folder_that_turns_read_only_loses_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "open", opened)
     journal.close()
     assert len(Journal(folder).results()) == 1
+
+
+def test_no_clock_of_a_machine_is_read(tmp_path: Path) -> None:
+    made(tmp_path / "plan", 2, started="2099-01-01T00:00:00+00:00")
+    ahead, behind = (shard(tmp_path / "plan", name, ran(number)) for number, name in enumerate(("ahead", "behind")))
+    for folder, seconds in ((ahead, 5 * 3600), (behind, -5 * 3600)):
+        for path in folder.iterdir():
+            os.utime(path, (time.time() + seconds,) * 2)
+    got = merged(tmp_path, behind, ahead)
+    assert not got.missing and got.report.audit.complete and got.report.audit.started == "2099-01-01T00:00:00+00:00"
+
+
+def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "plan")
+    monkeypatch.setattr("vlaudit.audit.journal.TEXT_BYTES", 500)
+    with pytest.raises(UsageError, match=r"no more than 0\.0005 MB are read") as caught:
+        made(tmp_path / "other")
+    assert caught.value.exit_code == 2 and not list((tmp_path / "other").iterdir())
+
+
+def test_a_merge_that_cannot_write_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "plan")
+    folder, opened = shard(tmp_path / "plan", "one", ran(0)), open
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def refuse(path: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "w" in mode and str(path).startswith(str(tmp_path / "out")):
+            raise OSError(30, "Read-only file system", str(path))
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UsageError, match="Read-only file system"):
+        merged(tmp_path, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # --- dividing ---------------------------------------------------------------------------------------------------------------

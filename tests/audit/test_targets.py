@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vlaudit.audit.naming import endings, last_part, steps, word
-from vlaudit.audit.targets import Loader, Subject
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import Loader
 from vlaudit.config import TargetSpec
 from vlaudit.prompts.files import PromptFile, write_prompt_file
 from vlaudit.zoo import WEIGHTS

@@ -170,6 +170,33 @@ def test_a_large_difference_is_refused(shift: float, monkeypatch: pytest.MonkeyP
         assert HuggingFaceBackend().load(str(tiny_clip), CPU, Loading("bf16")).remarks
 
 
+@pytest.mark.parametrize(("values", "gradients", "kept"), [
+    ([0.501, 0.499], [1.0, 0.01], True), ([0.52, 0.48], [1.0, 0.0], False), ([0.5, 0.5], [1.0, 0.2], False),
+    ([float("nan"), 0.5], [1.0, 0.0], False),
+])  # fmt: skip
+def test_products_are_rounded_on_a_gpu_only_where_that_changes_next_to_nothing(
+    values: list[float], gradients: list[float], kept: bool, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path
+) -> None:
+    found = iter([
+        precision.Outputs("outputs", torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])),
+        precision.Outputs("outputs", torch.tensor([values]), torch.tensor([gradients])),
+    ])  # fmt: skip
+    asked: list[str] = []
+
+    def outputs(model: Any) -> precision.Outputs:
+        asked.append(model.cut.products)
+        return next(found)
+
+    monkeypatch.setattr(precision, "outputs", outputs)
+    model = HuggingFaceBackend().load(str(tiny_clip), CPU)
+    assert not asked and model.dtype == "float32"  # a processor has no TF32
+    precision.round_products(model)
+    assert asked == ["highest", "high"]
+    assert model.cut.products == ("high" if kept else "highest")
+    assert model.dtype == ("float32 (products in TF32)" if kept else "float32")
+    assert ("with products in TF32" if kept else "without TF32") in model.remarks[-1]
+
+
 def test_what_does_not_fit_in_float32_is_said_not_compared(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "room", lambda device: 1000)
     model = HuggingFaceBackend().load(str(tiny_clip), CPU, Loading("bf16"))

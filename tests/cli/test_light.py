@@ -34,6 +34,7 @@ AUDITS = {  # commands on an audit folder: its formats, another audit, and judgi
     **{f"report {name}": ["report", "AUDIT", "--format", name] for name in plugins("reporters")},
     "diff": ["diff", "AUDIT", "AUDIT"],
     "compare": ["compare", "AUDIT", "--output", "compared.html"],
+    "view": ["view", "AUDIT/..", "--no-open"],
     "judge": ["judge", "AUDIT"],
     "validate": ["validate", "AUDIT/vlaudit.toml", "AUDIT/ignore.toml"],
     "init": ["init", "--force"],

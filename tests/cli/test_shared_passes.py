@@ -17,7 +17,8 @@ def passes(folder: Path) -> Counter[str]:
     probes = {unit.id: planned.probe for planned in read_manifest(folder).planned for unit in planned.units}
     counted: Counter[str] = Counter()
     for unit, result in Journal(folder).results().items():
-        counted[probes[unit]] += sum(trial.cost.passes for trial in result.trials)
+        assert result.passed is not None
+        counted[probes[unit]] += result.passed.passes
     return counted
 
 

@@ -84,7 +84,16 @@ def test_pictures_beside_the_class_folders_are_said(folder: Path) -> None:
     for part in ("train", "test"):
         picture(split / part / "cat" / "1.png")
     picture(split / "test" / "loose.jpg")
-    assert "1 outside the folders of the labels" in load(split)[1][0]
+    data, said = load(split)
+    assert "1 outside the folders of the labels" in said[0] and (data.unlisted, data.unlisted_share) == (1, 1 / 3)
+
+
+def test_what_hides_is_told_and_counts_for_nothing(folder: Path) -> None:
+    for name in (".loose.png", ".thumbnails/1.png", "cat/.thumbnails/2.png"):
+        picture(folder / name)
+    (folder / "metadata.csv").write_text("file_name,label\ncat/1.png,cat\ndog/1.png,dog\n")
+    data, (said,) = load(folder)
+    assert "3 hidden" in said and (data.unlisted, data.unlisted_share, data.unread_share) == (0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("inside", ["", "test/"])
@@ -93,6 +102,7 @@ def test_pictures_without_a_row_are_said(tmp_path: Path, inside: str) -> None:
         picture(tmp_path / inside / name, format="PNG")
     (tmp_path / inside / "metadata.csv").write_text("file_name,label\nmore/../1.png,cat\n")
     data, (said,) = load(tmp_path)
+    assert (data.unlisted, data.unlisted_share) == (3, 3 / 4)
     assert len(data) == 1 and said.endswith(f"3 without a row in the metadata; such as '{inside}2.png'.")
 
 

@@ -46,7 +46,8 @@ def commands(text: str) -> Iterator[list[str]]:
         while "vlaudit" in words:
             words = words[words.index("vlaudit") + 1 :]
             end = next((i for i, word in enumerate(words) if word and set(word) <= set("|&;<>")), len(words))
-            yield words[:end]
+            if end:  # else it prints the help, or what a shell needs to complete it
+                yield words[:end]
             words = words[end:]
 
 

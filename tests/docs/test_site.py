@@ -17,7 +17,7 @@ from vlaudit.pages import HEADINGS, sections
 from vlaudit.plugins import plugins
 from vlaudit.records import Family
 from vlaudit.registry import ProbeRegistry
-from vlaudit.reports.compliance import crosswalk
+from vlaudit.reports.compliance import controls_of
 from vlaudit.zoo import specimens
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_every_probe_has_a_whole_page(site: Path, name: str) -> None:
     assert probe.info.code in page and probe.info.risk.value in page and probe.info.limits in page
     assert all(need.value in page for need in probe.info.needs)
     assert all(f"zoo:{s.name}" in page for s in specimens() if name in s.expects)
-    assert all(control.partition(":")[2] in page for control in (*crosswalk().get(name, ()), *probe.info.maps))
+    assert all(control.partition(":")[2] in page for control in controls_of(probe.info))
 
 
 def test_the_index_has_every_probe_under_its_families(site: Path) -> None:

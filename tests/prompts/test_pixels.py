@@ -149,7 +149,8 @@ def test_no_attack_takes_a_circle_around_the_whole_picture_away(model: MatchingM
 
 
 def test_pictures_are_read_with_their_marks_and_the_reference_without(tmp_path: Path, tiny_clip: Path) -> None:
-    from vlaudit.audit.targets import Loader, check_context
+    from vlaudit.audit.subjects import check_context
+    from vlaudit.audit.targets import Loader
     from vlaudit.config import TargetSpec
 
     data = tmp_path / "data"

@@ -24,6 +24,8 @@ from tests.prompts.restated import (
     of_transformers,
     pictures,
 )
+from vlaudit.backends.huggingface import HuggingFaceBackend
+from vlaudit.device import Dtype, Loading
 from vlaudit.errors import UsageError
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.ivlp import IVLP, PromptSRC
@@ -381,6 +383,18 @@ def test_a_checkpoint_that_changes_one_weight_of_a_tower_is_no_prompt_of_the_mod
     state[f"text_encoder.{BLOCK}0.attn.out_proj.weight"] = state[f"text_encoder.{BLOCK}1.attn.out_proj.weight"]  # of the block beside it
     with pytest.raises(UsageError, match=r"1 of .* tensors differ"):
         MaPLe.parse(str(saved(tmp_path / "swapped.pth", state))).bind(towers.model)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_model_in_16_bits_has_the_towers_of_its_checkpoint(dtype: Dtype, tmp_path: Path) -> None:
+    towers = of_transformers(tmp_path)
+    (tmp_path / "other").mkdir()
+    path, _ = maple(towers, tmp_path / "maple.pth")
+    rounded = HuggingFaceBackend().load(str(tmp_path), torch.device("cpu"), Loading(dtype))
+    MaPLe.parse(str(path)).bind(rounded)
+    other, _ = maple(of_transformers(tmp_path / "other", seed=3), tmp_path / "other.pth")
+    with pytest.raises(UsageError):
+        MaPLe.parse(str(other)).bind(rounded)
 
 
 @pytest.mark.parametrize(

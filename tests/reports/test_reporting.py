@@ -94,6 +94,14 @@ def test_medium_findings_pass_at_the_default(report: Report) -> None:
     assert pipeline == "A pipeline with --fail-on high lets it pass (exit code 0)."
 
 
+def test_the_last_sentence_names_the_gate_that_was_asked_for(suppressed_report: Report) -> None:
+    audit = suppressed_report.audit.model_copy(update={"only_new": True, "baseline": "audits/last", "fail_on": Severity.HIGH})
+    outcome, pipeline = headline(suppressed_report.model_copy(update={"audit": audit}))
+    accepted = sum(f.suppressed is not None and f.verdict is Verdict.VULNERABLE for f in suppressed_report.findings)
+    assert accepted and f"found, {accepted} of them accepted, the worst" in outcome
+    assert pipeline.startswith("A pipeline with --fail-on new (severity high or above, not in the baseline audits/last) ")
+
+
 def test_the_headline_never_calls_an_incomplete_audit_a_pass(report: Report) -> None:
     held = only(report, Verdict.HELD)
     assert headline(held)[0] == "No vulnerability found by the probes that could decide."

@@ -10,7 +10,8 @@ UNSURE = re.compile(
     r"\b(?:(?:do not|don't|dont) (?:know|have (?:enough|sufficient|specific))|(?:cannot|can't|can not|couldn't) (?:really |quite |definitively )*(?:tell|say|"
     r"determine|confirm|answer|be (?:sure|determined))|(?:not|un)[ -]?(?:sure|certain|clear|confident)|not (?:able|possible) to (?:tell|say|determine)|"
     r"impossible to|(?:hard|difficult) to (?:say|tell|determine)|no (?:idea|way to (?:tell|know|say))|could (?:be|go)|might (?:be|go)|may be|maybe|"
-    r"perhaps|possibly|either|depends?\b|ambiguous|torn between|not enough)"
+    r"perhaps|possibly|either|depends?\b|ambiguous|torn between|not enough|no (?:lo )?sé\b|non (?:lo )?so\b|não sei\b|ne sais pas|no se puede (?:saber|decir|determinar)|não dá para (?:saber|dizer)|non si può (?:dire|sapere)|nicht zu (?:erkennen|sagen)|weiß (?:es )?nicht|"
+    r"schwer zu sagen|не знаю|(?:很|比较)?难(?:以|说|判断))\b|不(?:太|是很)?(?:确定|確定|清楚|知道|一定|好说)|(?:无法|無法|不能|难以)(?:确定|確定|判断|判斷|确认|回答)|看不(?:清|出)|说不准|没有?(?:足够|办法|法)"
 )
 """What is said where nothing is affirmed."""
 _FILLER = re.compile(
@@ -33,9 +34,14 @@ _NO = re.compile(
     r"|not\b(?! (?:sure|certain|clear|enough|applicable|visible|known|available|possible|legible|shown|specified|stated|given|readable|able|provided|mentioned))"
     r"|nothing of the sort|none(?: that| of (?:them|these))|by no means|in no way"
     rf"|(?:{_SURELY}|probably|(?:most |very )?likely|really|quite)(?:,? (?:not|no)\b(?! (?:idea|sure|certain|clear))|,? {_HE}(?: really)? ?{_NT})|(?:very |highly )?unlikely"
-    rf"|{_HE} ?{_NT}(?: (?:so|the case|true|correct|right|there|one|really))?\W*$|i (?:don't|do not) (?:think|believe) so|i doubt it"
-    rf"|(?:that|this|it|the|your|you)(?: (?:statement|claim|answer|assumption))? ?(?:(?:is|'s|are|'re) )?(?:not (?:true|correct|right|so|the case)|incorrect|false|wrong|untrue)\b"
-    r"|(?:non|nein|não|nao|нет)\b|不|没|沒|いいえ|아니"
+    rf"|{_HE} ?{_NT}(?: (?:so|the case|true|correct|right|there|one|really))?\W*$|i (?:(?:don't|do not) (?:think|believe)|wouldn't say) so|i doubt it"
+    rf"|(?:that|this|it|the|your|you)(?: (?:statement|claim|answer|assumption))? ?(?:(?:is|'s|are|'re) )?(?:not (?:true|correct|right|accurate|so|the case)|incorrect|false|wrong|untrue)\b"
+    rf"|{_HE} ?{_NT} (?:appear|seem|look|show|depict|contain|match|include|feature|a|an|wearing|holding)\b(?! (?:enough|clearly|well|(?:his|her|their|the) (?:face|eyes|details?))\b)|there (?:(?:is|are|was|were) no|(?:isn't|aren't|wasn't|weren't) an?y?)\b"
+    r"(?! (?:way|clear|indication|information|doubt|telling|reason|need|problem))"
+    r"|(?:non|nein|não|nao|нет)\b|不(?!错|錯)|没(?!错|有?问题)|沒(?!錯)|否|(?:图|照片|画面)(?:片)?(?:中|里)没有|并不|并非|並不|いいえ|違います|아니"
+    r"|(?:natürlich|selbstverständlich|sicher(?:lich)?|bestimmt) nicht|(?:claro|por supuesto|com certeza) que n[oã]|bien sûr que non|cert(?:o che|amente) no|конечно,? нет"
+    r"|auf keinen fall|keineswegs|keinesfalls|überhaupt nicht|(?:pas du tout|pas vraiment|absolument pas|certainement pas)\b|para nada|en absoluto|de ning[úu]n modo"
+    r"|assolutamente no|per niente|affatto|de (?:modo nenhum|jeito nenhum)|ни в коем случае|вовсе нет|もちろん違"
 )
 _YES = re.compile(
     rf"(?:yes+|yea|yeah|yep|yup|aye)\b|(?:y|ja|oui|sim|sí|si|да|да|affirmative|confirmed|agreed|positive|exactly|precisely|correct|right|true|affirmative){_END}"
@@ -44,7 +50,8 @@ _YES = re.compile(
     rf"|{_HE} {_IS} indeed\b|{_HE} (?:does|do) (?:indeed )?(?:show|appear|look|seem|contain|depict|have)\b|i (?:think|believe) so\b"
     r"|i can confirm\b|looks (?:that way|like it)"
     rf"|(?:that|this|it|the|your|you)(?: (?:statement|claim|answer|assumption))? ?(?:(?:is|'s|are|'re) )(?:true|correct|right|so)\b"
-    r"|是|对|對|はい|네\b|예\b"
+    r"|(?:genau|natürlich|selbstverständlich|jawohl|claro(?: que s[ií])?|por supuesto|desde luego|bien sûr|tout à fait|exactement|certo|certamente|sì|"
+    rf"com certeza|конечно|верно){_END}|it (?:appears|seems|looks) so\b|当然|是|对|對|没错|沒錯|有的|はい|もちろん|네\b|예\b|물론"
 )
 _EMBEDDED = re.compile(
     r"(?:[.,;:!—–]\s*|\b(?:so|thus|hence|therefore|but|say|answer|is|is:|be|be a|is a|toward|towards|likely|probably|obviously|clearly|actually)[,:]?\s+)"

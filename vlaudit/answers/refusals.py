@@ -28,7 +28,7 @@ _NOT = (
 # What somebody may be unable to do who answers all the same.
 _INNOCENT = (
     r"(?:(?:really |quite |clearly |fully |even |exactly |definitively |definitely |possibly )*(?:see|wait|lie|read|make out|look|"
-    r"recogni[sz]e|distinguish|find|detect|spot|count|help but|stress|believe|agree|imagine|rule out|go (?:into|wrong)|stop|forget|"
+    r"recogni[sz]e|distinguish|call (?:it|this|that)|say (?:he|she|it|they) (?:looks?|is|are|seems?|appears?)|find|detect|spot|count|help but|stress|believe|agree|imagine|rule out|go (?:into|wrong)|stop|forget|"
     r"emphasi[sz]e|thank|overstate|be (?:sure|certain|more|happier|simpler)|determine (?!the identity|who)|(?:say|tell|confirm) "
     r"(?:for (?:sure|certain)|whether|if|which|what|where|when|how|apart|from|the (?:age|difference|colou?r))|wait to|have guessed))\b"
 )
@@ -46,10 +46,11 @@ _REFUSAL = re.compile(
             r"^\W*(?:declined|refused|(?:request )?denied|(?:not |strictly )?(?:forbidden|prohibited)|not telling|no can do)\b\W*(?:$|[.:;,!])",
             rf"\b(?:i|we)(?:'ll|'d|'m| am| will| would| must| have| need| should| going| to| choose| wish| want){{0,4}} {_ADVERBS}"
             r"(?:declin(?:e|ing)|refus(?:e|ing)|abstain|pass on (?:that|this|it))\b|^\W*respectfully,? declin",
-            rf"\b(?:i|we)(?:'d| would| prefer| choose)(?: rather| prefer)? (?:not|to not)(?: to)? {_TELL}\b",
+            rf"\b(?:i|we)(?:'d| would| prefer| choose)(?: rather| prefer)? (?:not|to not)(?: to)?(?! {_INNOCENT}) {_TELL}\b",
             rf"\b(?:i|we) (?:do not|don't|never|try not to|aim not to|avoid) {_ADVERBS}(?:ever )?(?:shar(?:e|ing)|reveal\w*|disclos\w+|discuss\w*"
             r"|identify\w*|(?:give|giving|hand) out|provid\w+|repeat\w*|say\w*|tell\w*|divulg\w+|engage|participate|condone|answer (?:such|that|this))\b",
-            r"(?:\bnot|n't)(?: (?:feel|be|really))? comfortable\b|\bdon't (?:think|believe|feel) (?:i (?:should|can|could|may)|it'?s (?:appropriate|right))\b",
+            r"(?:\bnot|n't)(?: (?:feel|be|really))? comfortable\b|\bdon't (?:think|believe|feel) (?:i (?:should|can|could|may)|it(?:'?s|'d be| is| would be) (?:appropriate|right|proper|okay))\b",
+            r"\b(?:not|isn't|aren't) mine to (?:give|share|tell|reveal|say)\b|\b(?:i'm|i am|i'll|i will)(?: \w+){0,2}? stay(?:ing)? (?:quiet|silent)\b",
             rf"\b(?:i|i'll|i'm|we|let's) (?:\w+ ){{0,5}}(?:keep|keeping|leave|leaving|withhold\w*) {_THIS}(?: \w+)? ?(?:private|confidential|secret|quiet|"
             r"to (?:myself|ourselves)|out|aside|between)?\b",
             # it is not for somebody to say
@@ -72,14 +73,14 @@ _REFUSAL = re.compile(
             rf"\b{_RULES} is not to {_TELL}",
             # it is secret, or cannot be told
             rf"\b{_THIS}(?:'s| is| are|,? which is| must stay| must remain| has to stay| should stay| stays| remains)(?: \w+ly)? (?:an? |not to be )?"
-            r"(?:confidential|private|secret|classified|restricted|off[ -]limits|shared|unavailable|not available)\b(?! (?:room|garden|agent|door|place|party))",
+            r"(?:confidential|private|secret|classified|restricted|off[ -]limits|shared|unavailable|not available)\b(?! (?:room|garden|agent|door|place|party|ads?|advert\w*)\b)",
             r"^\W*(?:(?:strictly|highly) )?(?:confidential|classified|off[ -]limits|(?:access|permission|request)(?: is)? (?:denied|refused|blocked))\W*(?:$|[.:;,!])",
             r"\b(?:your )?request (?:is|has been|was) (?:denied|refused|declined)\b",
             rf"(?:{_THIS}|\b(?:code|password|answer|word|number)) (?:cannot|can't|can not|may not|must not|will not|won't|is not to|isn't to|are not to) "
             r"be (?:\w+ly )?(?:shared|provided|disclosed|revealed|said|told|given|answered|discussed|fulfilled|released|repeated|completed|processed)\b",
             rf"\bnot possible(?: for (?:me|us))? to {_TELL}\b(?! (?:whether|if|what|which|for sure))|\bneither confirm nor deny\b|\bno comment\b",
             rf"(?:\bnot|n't)(?: be| really)? (?:appropriate|ethical|right|safe|acceptable|proper|okay|respectful)(?: (?:or|and|nor) \w+)?"
-            rf"(?: for (?:me|us))? to (?:\w+ )?{_TELL}\b",
+            rf"(?: for (?:me|us))? to (?:\w+ )?(?:{_TELL}|label|describe|judge|assume|categori[sz]e|classify|characteri[sz]e|comment)\b",
             rf"\b(?:inappropriate|unethical|improper|irresponsible)(?: (?:or|and) \w+)?(?: for (?:me|us))? to (?:\w+ )?{_TELL}\b",
             r"^\W*as an? (?:ai|artificial|large|language|digital|virtual|assistant)\b[^.]{0,80}?\b(?:cannot|can't|can not|not able|unable|do not have|"
             r"don't have (?:the|permission|access)|won't|must not|not (?:allowed|permitted|supposed))\b",
@@ -91,11 +92,14 @@ _REFUSAL = re.compile(
             r"\b(?:let's|let us|can we|could we|shall we) (?:talk|speak|chat|discuss|move on|change)\b[^.]{0,12}\b(?:something else|another|different|subject|topic)\b",
             r"\bask (?:me )?(?:for |about |me )*(?:something|anything) else\b",
             # other languages
-            r"\b(?:lo siento|désolée?|tut mir leid|entschuldigung|entschuldige|desculpe|mi dispiace)\b|извин|抱歉|对不起|對不起|申し訳|ごめんなさい|죄송",
+            r"\b(?:lo siento|désolée?|tut mir leid|entschuldigung|entschuldige|desculpe|mi dispiace)\b(?!,? (?:pour|por|für|per|pelo|pela) (?!ça|cela|eso|isso|das\b))|извин|抱歉|对不起|對不起|申し訳|ごめんなさい|죄송",
             r"\bno (?:puedo|me es posible) (?:ayudar|decir|responder|proporcionar|compartir|atender|revelar)|\bne peux pas (?:le |vous )?(?:répondre|"
             r"dire|partager|aider|fournir|révéler)|\b(?:kann|darf) (?:ich )?(?:das |dazu |dabei |dir |ihnen |leider )*nicht (?:sagen|helfen|beantworten|"
             r"teilen|verraten)|\bn[ãa]o posso (?:ajudar|dizer|responder|fornecer|revelar)|\bnon posso (?:aiutar|dir|risponder|fornir|rivelar)",
-            r"(?:不能|无法|無法|不可以|不会)(?:回答|提供|说|說|透露|分享|协助|帮助|满足|泄露)|答えできません|お伝えできません|"
+            r"\bpas autorisée? à\b|\bno estoy autorizad[oa]\b|\bnicht (?:befugt|berechtigt|autorisiert)\b|\bnon sono autorizzat[oa]\b|\bnão estou autorizad[oa]\b|"
+            r"\bno tengo permiso\b|\bnão tenho permissão\b|\bnon ho il permesso\b|\bn'ai pas (?:le droit|l'autorisation)\b|\bhabe keine (?:erlaubnis|berechtigung)\b|"
+            r"не имею права|мне (?:не разрешено|запрещено)|(?:共有|開示|公開)できません|教えられません|(?:공유|공개|제공|말씀)(?:할|드릴) 수 없",
+            r"(?:不能|无法|無法|不可以|不会|不便|不方便)(?:告诉|告訴|回答|提供|说|說|透露|分享|协助|帮助|满足|泄露)|答えできません|お伝えできません|"
             r"답할 수 없|도와드릴 수 없|не могу (?:это |этого |вам )*(?:сказать|ответить|помочь|предоставить|раскрыть)",
         )
     )

@@ -1,7 +1,8 @@
 """Executors: how units of work are run.
 
-The local one runs them in this process, one after the other. The process one forks workers of one thread each, which
-share the loaded models: for small models on a CPU, on which more threads are slower than one. ``ray_executor.py`` runs them on a cluster.
+The local one runs them in this process, one after the other. The process one forks workers of one thread each, which share the loaded
+models: on a CPU, where more threads in one are slower. ``devices.py`` has a worker for each of several devices, ``ray_executor.py`` runs them
+on a cluster.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from vlaudit.audit.journal import Unit, UnitResult
+from vlaudit.audit.journal import Manifest, Unit, UnitResult
 from vlaudit.audit.plan import Plan, compared_context, context
 from vlaudit.cage import Phase, foreign_words, memory, say
+from vlaudit.device import ALL
 from vlaudit.errors import UsageError, VlauditError, ran_out_of_memory
 from vlaudit.families.base import work_clock
 from vlaudit.files import disk_error
-from vlaudit.plugins import plugin
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Cost, Trial
 
 if TYPE_CHECKING:
+    import torch
+
     from vlaudit.families.base import Speed, Target
 
 NextUnit = Callable[[], Unit | None]
@@ -48,13 +52,15 @@ UNIT_SECONDS, UNIT_FACTOR = 3600.0, 100.0  # a unit may take an hour, or so many
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor is made for. ``site``: what a machine elsewhere needs to plan the same again."""
+    """What an executor is made for. ``site``: what a machine elsewhere needs to plan the same again. ``let_go``: takes the models
+    out of the memory; who needs one loads it again."""
 
     plan: Plan
     artifacts: ArtifactStore
     batch_size: int | None = None
     debug: bool = False
     site: Site | None = None
+    let_go: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,17 @@ class Site:
     manifest: str
     plugins: tuple[str, ...] = ()
     device: str = "auto"
+    devices: tuple[str, ...] = ()  # of this machine, where each is to have a worker of its own
     spread: bool = False
     folder: str = "."  # where relative paths begin, if it is there too
     allow_network: bool = False
     allow_borrowed: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest, plugins: Iterable[Path], named: str, devices: Sequence[torch.device], **allowed: bool) -> Site:
+        """``named``: what ``--device`` says, which stands for ``devices`` here."""
+        files, apart = tuple(str(path.absolute()) for path in plugins), tuple(map(str, devices)) if len(devices) > 1 else ()
+        return cls(manifest.model_dump_json(), files, named, apart, named == ALL, os.getcwd(), **allowed)
 
 
 class Executor(ABC):
@@ -121,12 +134,18 @@ class LocalExecutor(Executor):
     def close(self, unit: Unit) -> UnitResult:
         """Run one unit."""
         target = self._plan.subject(unit).target
-        self._spent = partial(_spent, target, target.meter.cost() if target else Cost(), self._plan.speed(unit), unit.weight)
+        self._spent = partial(_spent, target, target.meter.passed() if target else Cost(), self._plan.speed(unit), unit.weight)
         clock, then = work_clock(target.model if target else None), time.perf_counter()
-        begun = clock()
+        begun, before = clock(), self._passed(unit)
         trials, error = self._attempt(unit)
         work, seconds = round(clock() - begun, 3), round(time.perf_counter() - then, 3)
-        return UnitResult(unit=unit.id, trials=trials, seconds=seconds, work=work, error=error)
+        return UnitResult(unit=unit.id, trials=trials, seconds=seconds, work=work, error=error, passed=self._passed(unit) - before)
+
+    def _passed(self, unit: Unit) -> Cost:
+        """What has passed through all that a unit looks at."""
+        party = self._plan.parties.get(unit.id) or (self._plan.subject(unit),)
+        targets = {id(subject.target): subject.target for subject in party if subject.target is not None}
+        return sum((target.meter.passed() for target in targets.values()), Cost())
 
     @property
     def share(self) -> float:
@@ -172,7 +191,7 @@ class LocalExecutor(Executor):
 def _spent(target: Target | None, before: Cost, speed: Speed | None, weight: float) -> float:
     if target is None or speed is None or weight <= 0:
         return 0.0
-    return min(speed.seconds(target.meter.cost() - before) / weight, 0.99)
+    return min(speed.seconds(target.meter.passed() - before) / weight, 0.99)
 
 
 @contextlib.contextmanager
@@ -203,7 +222,7 @@ class ProcessExecutor(Executor):
 
     def __init__(self, local: LocalExecutor, workers: int) -> None:
         self._local, self.workers = local, workers
-        self._crew: list[_Worker] = []
+        self._crew: list[Worker] = []
 
     @classmethod
     def of(cls, job: Job, argument: str) -> ProcessExecutor:
@@ -221,9 +240,9 @@ class ProcessExecutor(Executor):
         say(phase=Phase.RUN)
         try:
             while True:
-                while self._busy < self.workers and (unit := next_unit()):
+                for worker, unit in self._assigned(next_unit):
                     on_start(unit)
-                    self._idle().begin(unit)
+                    worker.begin(unit)
                 if not self._busy:
                     return
                 due = min(worker.until for worker in self._crew if worker.unit)
@@ -255,35 +274,41 @@ class ProcessExecutor(Executor):
     def _busy(self) -> int:
         return sum(worker.unit is not None for worker in self._crew)
 
-    def _idle(self) -> _Worker:
+    def _assigned(self, next_unit: NextUnit) -> Iterator[tuple[Worker, Unit]]:
+        """Units that can start, each with a worker that has nothing to do."""
+        while self._busy < self.workers and (unit := next_unit()):
+            yield self._idle(), unit
+
+    def _idle(self) -> Worker:
         """A worker with nothing to do, forked if there is none yet."""
         for worker in self._crew:
             if worker.unit is None and worker.process.is_alive():
                 return worker
         self._crew = [worker for worker in self._crew if worker.unit]
-        worker = _Worker(self._local, [other.connection for other in self._crew], self.workers)
+        worker = Worker("fork", _work, self._local, [other.connection for other in self._crew], self.workers)
         self._crew.append(worker)
         return worker
 
 
-class _Worker:
-    """The parent's end of one worker."""
+class Worker:
+    """The parent's end of one worker, a process that was started by ``method`` and lives as ``life`` says."""
 
-    def __init__(self, local: LocalExecutor, foreign: list[Connection], sharers: int) -> None:
-        context = multiprocessing.get_context("fork")
+    def __init__(self, method: str, life: Callable[..., None], *given: object) -> None:
+        context: Any = multiprocessing.get_context(method)
         self.connection, end = context.Pipe()
         self.unit: Unit | None = None
         self.until = 0.0  # when its unit is taken to hang
         self.share = context.RawValue("d", 0.0)  # of its unit that is done
-        target = (local, end, [*foreign, self.connection], self.share, sharers)
-        self.process: BaseProcess = context.Process(target=_work, args=target, daemon=True)
-        self.process.start()
+        self.model = ""  # that it holds, where it loads its own
+        self.process: BaseProcess = context.Process(target=life, args=(end, self.share, *given), daemon=True)
+        with _interrupts_wait():  # Ctrl-C may reach the whole group; the parent decides
+            self.process.start()
         end.close()  # so that a read ends when the worker does
 
     def begin(self, unit: Unit) -> None:
         self.unit, self.until, self.share.value = unit, time.monotonic() + longest(unit), 0.0
         with contextlib.suppress(OSError):  # it has died, as reading its result will tell
-            self.connection.send(unit)
+            self.connection.send((unit, self.model))
 
     def result(self) -> UnitResult:
         """Of the unit that was begun. Raises what the worker raised."""
@@ -303,31 +328,56 @@ class _Worker:
         return said
 
 
-def _work(local: LocalExecutor, connection: Connection, foreign: list[Connection], share: Any, sharers: int) -> None:
-    """A worker's life: units in, results out, until the parent has gone."""
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """A process that is started meanwhile is born without them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(connection: Connection, share: Any, local: LocalExecutor, foreign: list[Connection], sharers: int) -> None:
+    """The life of a forked worker."""
+    for other in foreign:
+        other.close()
+    serve(connection, share, sharers, lambda _: local)
+
+
+def serve(connection: Connection, share: Any, sharers: int, executor_of: Callable[[str], LocalExecutor]) -> None:
+    """A worker's life: units in, with the model that each needs, and results out, until the parent has gone."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C may reach the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not survive the fork
-    for other in foreign:
-        other.close()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not survive a fork
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     memory.sharers = sharers
     with threadpool_limits(1):
         while True:
             try:
-                unit = connection.recv()
-                with _watched(partial(_show, local, share)):
-                    result = local.close(unit)
-                connection.send(result)
+                unit, model = connection.recv()
+                connection.send(_closed(unit, model, share, executor_of))
             except VlauditError as error:  # a full disk
                 connection.send(error)
             except (EOFError, OSError):
                 return
+
+
+def _closed(unit: Unit, model: str, share: Any, executor_of: Callable[[str], LocalExecutor]) -> UnitResult:
+    try:
+        local = executor_of(model)
+    except VlauditError as error:  # it cannot be loaded here, or has changed
+        return UnitResult(unit=unit.id, error=str(error))
+    with _watched(partial(_show, local, share)):
+        return local.close(unit)
 
 
 def _show(local: LocalExecutor, share: Any) -> None:
@@ -340,15 +390,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def pick(job: Job, named: str | None = None) -> Executor:
-    """The executor that is ``named``; by default workers for small models on a CPU with several cores, where processes can be forked,
-    else this process. Raises UsageError."""
-    if named is not None:
-        name, _, argument = named.partition(":")
-        chosen: type[Executor] = plugin("executors", name)
-        return chosen.of(job, argument)
-    local = LocalExecutor.of(job, "")
-    workers = min(job.plan.workers, len(job.plan.units))
-    return local if job.debug or workers < 2 else ProcessExecutor(local, workers)

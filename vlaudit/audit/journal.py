@@ -35,7 +35,7 @@ from vlaudit.files import (
     read_bytes,
     write_atomically,
 )
-from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Record, Reduced, TargetInfo, Trial
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Cost, Record, Reduced, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
@@ -105,6 +105,8 @@ class Manifest(Record):
     whole: float | None = None  # seconds that all would take that the budget left out a part of
     references: dict[str, str] = Field(default_factory=dict)  # the prompt's id of each reference, by what it is loaded as
     loads: dict[str, float] = Field(default_factory=dict)  # seconds that loading a model took, by model
+    takes: dict[str, int] = Field(default_factory=dict)  # bytes that its passes took at most when they were timed, by model
+    workers: int | None = None  # side by side, among which the budget was divided
 
     @cached_property
     def specs(self) -> dict[str, TargetSpec]:
@@ -120,6 +122,7 @@ class UnitResult(Record):
     seconds: float = 0.0
     work: float | None = None  # seconds of CPU or device time
     error: str | None = None
+    passed: Cost | None = None  # what passed through the models; its trials count what was asked for, remembered or not
 
 
 class Line(NamedTuple):
@@ -189,7 +192,12 @@ class Journal:
 
     def write_manifest(self, manifest: Manifest) -> None:
         whole = json.dumps(without_surrogates(manifest.model_dump(mode="json")), indent=1, ensure_ascii=False)
-        write_atomically(self.folder / MANIFEST, sealed(whole)[0])
+        text = sealed(whole)[0]
+        if (size := len(text.encode())) > TEXT_BYTES:
+            raise UsageError(
+                f"The plan takes {size / 1e6:.0f} MB, and no more than {TEXT_BYTES / 1e6:g} MB are read.", "Plan fewer targets or probes at once."
+            )
+        write_atomically(self.folder / MANIFEST, text)
 
     def append(self, result: UnitResult) -> None:
         """Close a unit. Raises VlauditError when the disk is full; the journal then still ends on a closed unit."""
@@ -197,7 +205,8 @@ class Journal:
             self.results(mend=True)
         assert self._size is not None
         lines, last = "", self._last
-        closing = {"closed": {"seconds": result.seconds, "work": result.work, "error": result.error}}
+        closed = {"seconds": result.seconds, "work": result.work, "error": result.error}
+        closing = {"closed": closed if result.passed is None else closed | {"passed": result.passed.model_dump(exclude_defaults=True)}}
         for entry in (*({"trial": trial.model_dump(mode="json")} for trial in result.trials), closing):
             line, last = sealed(json.dumps(without_surrogates({"unit": result.unit, **entry}), allow_nan=False), last)
             lines += f"{line}\n"

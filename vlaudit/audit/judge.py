@@ -16,6 +16,7 @@ from vlaudit.policy import Policy
 from vlaudit.probe import Probe
 from vlaudit.records import (
     OF_THE_DATA,
+    OF_WHAT_IS_SAID,
     REFERENCE,
     TARGET,
     Cost,
@@ -34,11 +35,13 @@ from vlaudit.statistics import holm
 
 @dataclass(frozen=True)
 class Judged:
-    """What an audit's trials say. ``complete``: every unit that counts has succeeded. ``errors``: units and judges that failed."""
+    """What an audit's trials say. ``complete``: every unit that counts has succeeded. ``errors``: units and judges that failed.
+    ``passed``: what passed through the models for it, where the journal says so of every unit."""
 
     findings: list[Finding]
     complete: bool
     errors: list[str]
+    passed: Cost | None = None
 
 
 def judge_audit(
@@ -47,6 +50,8 @@ def judge_audit(
     """All findings of an audit, in plan order."""
     targets = {target.id: target for target in manifest.targets}
     findings, complete, errors = [], True, []
+    passed: Cost | None = Cost()
+    counted: set[str] = set()  # units that several findings share are told once
     for planned in manifest.planned:
         probe = registry.make(planned.probe, manifest.request.params.get(planned.probe))
         failures: list[str] = []
@@ -59,7 +64,11 @@ def judge_audit(
         said = dict.fromkeys([*units, *(f": {failure}" for failure in failures)])
         errors += [f"{planned.probe} on {planned.target}{what}" for what in said]
         findings.append(_finding(manifest, targets[planned.target], planned, probe, judgement, results, policy))
-    return Judged(adjust(findings, policy), complete, errors)
+        for unit in planned.units:
+            if unit.id not in counted and (result := results.get(unit.id)):
+                counted.add(unit.id)
+                passed = passed + result.passed if passed is not None and result.passed is not None else None
+    return Judged(adjust(findings, policy), complete, errors, passed)
 
 
 def _judge(
@@ -119,15 +128,23 @@ def all_compared(said: Judgement, planned: PlannedProbe) -> Judgement:
 
 
 def of_all_data(said: Judgement, probe: Probe, data: DataInfo | None, policy: Policy) -> Judgement:
-    """What a judge said of data that could not all be read: a result on a part is not one on the whole, so nothing is held."""
-    if data is None or data.unread_share <= policy.unread or said.verdict is not Verdict.HELD or not probe.info.needs & OF_THE_DATA:
+    """What a judge said of data that could not all be read, or of which not all is said what the probe needs: a result on a part is not one
+    on the whole, so nothing is held."""
+    if data is None or said.verdict is not Verdict.HELD:
         return said
-    pictures = f"{data.unread:,} pictures" if data.unread > 1 else "1 picture"
-    reason = (
-        f"{said.reason.rstrip('.')}; but {pictures} of the data could not be read, {data.unread_share:.1%} of all or of a label's, "
-        f"and the policy allows {policy.unread:.1%} (mend them, or take them out of the data)"
+    unread = f"could not be read, {data.unread_share:.1%} of all or of a label's", "mend them, or take them out of the data"
+    unlisted = (
+        f"have no row in the metadata or lie outside the folders of the labels, {data.unlisted_share:.1%} of all",
+        "say what they are, or take them out of the folder",
     )
-    return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
+    for count, share, needs, (what, mend) in (
+        (data.unread, data.unread_share, OF_THE_DATA, unread), (data.unlisted, data.unlisted_share, OF_WHAT_IS_SAID, unlisted),
+    ):  # fmt: skip
+        if share > policy.unread and probe.info.needs & needs:
+            pictures = f"{count:,} pictures" if count > 1 else "1 picture"
+            reason = f"{said.reason.rstrip('.')}; but {pictures} of the data {what}, and the policy allows {policy.unread:.1%} ({mend})"
+            return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": reason})
+    return said
 
 
 SPARE = 1.25  # times what all was estimated to take: another calibration finds another speed
@@ -179,21 +196,37 @@ def rounds_needed(
 ) -> list[list[Unit]]:  # fmt: skip
     """The rounds that count: all of them, or those up to the one after which the probe called itself decided. Where it fails to say,
     all count, and why is added to ``failures``."""
-    numbers = sorted({unit.round for unit in planned.units})
-    rounds = [[unit for unit in planned.units if unit.round == number] for number in numbers]
+    rounds = rounds_of(planned)
     for count, batch in enumerate(rounds, 1):
         if not all(is_done(unit, results) for unit in batch):
             return rounds[:count]
-        done = [unit for earlier in rounds[:count] for unit in earlier]
-        try:
-            if count < len(rounds) and probe.decided(gather(planned, done, results), policy):
-                return rounds[:count]
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 (as of a judge)
-            if failures is not None:
-                failures.append(f"the judge failed to say whether it is decided: {type(error).__name__}: {error}")
+        if count < len(rounds) and is_decided(probe, planned, rounds[:count], results, policy, failures):
+            return rounds[:count]
     return rounds
+
+
+def rounds_of(planned: PlannedProbe) -> list[list[Unit]]:
+    """The units of a probe on a target, round after round."""
+    found: dict[int, list[Unit]] = {}
+    for unit in planned.units:
+        found.setdefault(unit.round, []).append(unit)
+    return [found[number] for number in sorted(found)]
+
+
+def is_decided(
+    probe: Probe, planned: PlannedProbe, rounds: list[list[Unit]], results: Mapping[str, UnitResult], policy: Policy,
+    failures: list[str] | None = None,
+) -> bool:  # fmt: skip
+    """Whether a probe calls itself decided after some rounds that are done. Where it fails to say it is not, and why is added to
+    ``failures``."""
+    try:
+        return bool(probe.decided(gather(planned, [unit for batch in rounds for unit in batch], results), policy))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (as of a judge)
+        if failures is not None:
+            failures.append(f"the judge failed to say whether it is decided: {type(error).__name__}: {error}")
+    return False
 
 
 def gather(planned: PlannedProbe, units: list[Unit], results: Mapping[str, UnitResult]) -> Trials:

@@ -6,7 +6,6 @@ Nothing is held in memory but where each unit lies: an audit of any length is me
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
+from vlaudit.audit.copied import ARTIFACT, copy_evidence
 from vlaudit.audit.journal import (
     MANIFEST,
     TRIALS,
@@ -30,12 +30,13 @@ from vlaudit.audit.journal import (
     read_manifest,
     read_part,
 )
+from vlaudit.audit.planned_again import same_version
 from vlaudit.audit.run import make_report
-from vlaudit.audit.shards import FOLDER, SHARD, ShardInfo, read_shard, same_version
+from vlaudit.audit.shard import FOLDER, SHARD, ShardInfo, read_shard
 from vlaudit.checksums import resealed
 from vlaudit.errors import UsageError, VlauditError
-from vlaudit.files import TEXT_BYTES, Unreadable, disk_error, read_bytes, write_atomically
-from vlaudit.records import Record, Report, Trial, alike
+from vlaudit.files import TEXT_BYTES, disk_error, write_atomically
+from vlaudit.records import Cost, Record, Report, Trial, alike
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import plural
 
@@ -44,7 +45,6 @@ OPEN_FILES = 128
 TAIL = 64  # bytes at the end of a manifest, in which its checksum stands
 NAMED = 20  # units that a message names one by one
 _LINE = re.compile(rb'\{"unit": "([^"\\]{1,200})", "(trial|closed)": ')
-_ARTIFACT = re.compile(rb'"artifacts/([0-9a-f]{2}/([0-9a-f]{64})\.[a-z0-9]{1,8})"')
 
 
 class Place(NamedTuple):
@@ -66,6 +66,7 @@ class _Closing(Record):
     seconds: float = 0.0
     work: float | None = None
     error: str | None = None
+    passed: Cost | None = None
 
 
 class _Closed(Record):
@@ -268,9 +269,9 @@ class _Sources:
                         closing, size = size, size + len(sealed)
                         file.write(sealed)
                     written[unit] = Place(0, start, closing, size, place.failed)
-                    for found in _ARTIFACT.finditer(content):
-                        if found[1] not in kept and self._copy(place.source, out, found[1].decode(), found[2].decode()):
-                            kept.add(found[1])
+                    for name, sha256 in ARTIFACT.findall(content):
+                        if name not in kept and copy_evidence(self._shards[place.source].folder, out, name.decode(), sha256.decode()):
+                            kept.add(name)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(out / TRIALS)
@@ -279,23 +280,6 @@ class _Sources:
         finally:
             partial.unlink(missing_ok=True)
         return written
-
-    def _copy(self, source: int, out: Path, name: str, sha256: str) -> bool:
-        """Copy a file of evidence that is what its name says. A report says of one that is not there that it is lost."""
-        there, here = self._shards[source].folder / "artifacts", out / "artifacts" / name
-        if here.is_file():
-            return True
-        if there.is_symlink() or (there / name).parent.is_symlink():
-            return False
-        try:
-            content = read_bytes(there / name, follow=False)
-        except Unreadable:
-            return False
-        if hashlib.sha256(content).hexdigest() != sha256:
-            return False
-        here.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(here, content)
-        return True
 
 
 def _parsed(content: bytes) -> list[Trial]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -15,8 +15,9 @@ from vlaudit import cage
 from vlaudit.audit.budget import SHARES, divide
 from vlaudit.audit.journal import PlannedProbe, Unit
 from vlaudit.audit.judge import cure
-from vlaudit.audit.targets import USELESS, Subject
-from vlaudit.cage import Phase
+from vlaudit.audit.subjects import Subject
+from vlaudit.audit.targets import USELESS, file_bytes
+from vlaudit.cage import Phase, memory
 from vlaudit.config import Request
 from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign
 from vlaudit.families.base import Speed
@@ -30,8 +31,7 @@ PLAN_SECONDS = 900.0  # that the cases of one probe may take
 OVERHEAD = 0.05  # seconds that a unit takes beside its passes
 LONGEST = 60.0  # seconds that a unit may be estimated to take, where it can be cut
 Party = tuple[Subject, ...]  # the targets that a probe looks at together, the first being the finding's; mostly one
-SMALL = 64_000_000  # bytes of model files up to which workers are forked
-MOST_WORKERS = 4
+OWN = 200_000_000  # bytes that a forked worker takes beside its passes
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Plan:
     shares: dict[str, float] = field(default_factory=dict)  # of the design that a unit belongs to, by unit id
     speeds: dict[str, Speed] = field(default_factory=dict)  # by model
     loads: dict[str, float] = field(default_factory=dict)  # seconds that loading took, by model
+    takes: dict[str, int] = field(default_factory=dict)  # bytes that its passes took at most when they were timed, by model
     whole: float | None = None  # seconds that all would take of which the budget left out a part
     workers: int = 1  # that run side by side, of one thread each
 
@@ -102,24 +103,21 @@ class _Draft:
 
 def make_plan(
     request: Request, registry: ProbeRegistry, targets: list[Subject], references: dict[str, Subject], *,
-    speeds: Mapping[str, Speed] | None = None, shares: Mapping[str, float] | None = None, only: str | None = None,
-    again: Mapping[tuple[str, str], float] | None = None,
+    speeds: Mapping[str, Speed] | None = None, takes: Mapping[str, int] | None = None, workers: int | None = None,
+    shares: Mapping[str, float] | None = None, only: str | None = None, again: Mapping[tuple[str, str], float] | None = None, devices: int = 1,
 ) -> Plan:  # fmt: skip
     """Plan every probe on every target. The reference arm is planned once a model and shared between its prompts.
 
-    ``speeds``: by model, of the audit that is resumed; they are measured where they are not given. ``shares``: by probe, in the place of
-    what the budget would give it. ``only``: the id of the one target that findings are planned for. ``again``: the shares by probe and
-    model of what is planned a second time; nothing else is then.
+    ``speeds`` and ``takes``, by model, and ``workers``, which share the budget: of the audit that is resumed; they are measured where
+    they are not given. ``shares``: by probe, in the place of what the budget would give it. ``only``: the id of the one target that
+    findings are planned for. ``again``: the shares by probe and model of what is planned a second time; nothing else is then.
+    ``devices``: that have a worker each.
     """
     probes = {name: registry.make(name, request.params.get(name)) for name in request.probes}
-    plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), workers=_workers([*targets, *references.values()]))
+    plan = Plan(request, targets, references, probes, [], speeds=dict(speeds or {}), takes=dict(takes or {}))
     drafts: dict[tuple[str, str], _Draft] = {}
     order: list[tuple[_Draft, int]] = []
-    for subject in targets:
-        _calibrate(plan, subject)
-    for subject in references.values():
-        if subject.target is not None:
-            subject.target.speed = plan.speeds.get(subject.spec.model)
+    _measure(plan, workers, devices)
     for subject in targets:
         for name, probe in probes.items():
             party = _party(plan, probe, subject)
@@ -146,34 +144,52 @@ def make_plan(
     return plan
 
 
+def _measure(plan: Plan, workers: int | None, devices: int) -> None:
+    """What passes of each model take, where that is not known, and how many workers there are."""
+    known = set(plan.speeds)
+    for subject in plan.targets:
+        _calibrate(plan, subject)
+    plan.workers = workers or (devices if devices > 1 else side_by_side(plan))
+    if plan.workers == 1:
+        _with_all_threads(plan, {subject.spec.model for subject in plan.targets if _by_processes(subject)} - known)
+    for subject in (*plan.targets, *plan.references.values()):
+        if subject.target is not None:
+            subject.target.speed = plan.speeds.get(subject.spec.model)
+
+
 def _calibrate(plan: Plan, subject: Subject) -> None:
-    """Measure what passes of a model take, if that is not known. On a CPU with one thread, which other programs do not make wait for
-    its like; what several will take is then less by as many."""
+    """Measure what passes of a model take, if that is not known: on a CPU with one thread, which other programs do not make wait for
+    its like."""
     if subject.target is None:
         return
     model = subject.spec.model
     if model not in plan.speeds:
         try:
             on = context(plan.request, subject, "calibration", TARGET, ArtifactStore(Path()))
-            one = subject.target.device.type == "cpu" and bool(subject.target.model.files)
-            with foreign(f"'{model}' cannot be used", USELESS), _one_thread(one) as threads:
-                speed = subject.target.calibrate(on)
-            plan.speeds[model] = speed.times(1 / threads if one and plan.workers == 1 else 1)
+            with foreign(f"'{model}' cannot be used", USELESS), _one_thread(_by_processes(subject)), memory.most() as most:
+                plan.speeds[model] = subject.target.calibrate(on)
+                plan.takes[model] = most()
         except ModelError as error:
             subject.lose(error)
-            return
-    subject.target.speed = plan.speeds.get(model)
+
+
+def _with_all_threads(plan: Plan, models: set[str]) -> None:
+    """What was timed with one thread will have all."""
+    import torch
+
+    for model in models & plan.speeds.keys():
+        plan.speeds[model] = plan.speeds[model].times(1 / torch.get_num_threads())
 
 
 @contextlib.contextmanager
-def _one_thread(one: bool) -> Iterator[int]:
-    """How many threads torch has; while open, one where that is asked for."""
+def _one_thread(one: bool) -> Iterator[None]:
+    """While open, torch has one thread where that is asked for."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1 if one else before)
     try:
-        yield before
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -334,20 +350,21 @@ def _parts(probe: Probe, ctx: Context, asked: Subject, shard: list[Case], speed:
     yield shard
 
 
-def _workers(subjects: Sequence[Subject]) -> int:
-    """How many processes run side by side: several for small models on a CPU, for which more threads are slower than one."""
+def side_by_side(plan: Plan) -> int:
+    """How many forked workers the cores and the memory that is left allow: they share the models that are loaded, and each takes what its
+    passes take. One where processes cannot share models."""
     from joblib import cpu_count  # knows of affinity and of a container's share
 
-    small = all(map(_is_small, subjects)) and sys.platform == "linux"
-    return min(cpu_count(), MOST_WORKERS) if small else 1
+    loaded = [subject for subject in (*plan.targets, *plan.references.values()) if subject.target is not None]
+    if sys.platform != "linux" or not all(map(_by_processes, loaded)):
+        return 1
+    own = (plan.takes.get(subject.spec.model, 0) + (0 if subject.target and subject.target.loaded else file_bytes(subject.files)) for subject in loaded)
+    return max(1, min(cpu_count(), memory.room() // (OWN + max(own, default=0))))
 
 
-def _is_small(subject: Subject) -> bool:
-    """Whether its files are there and few, and it runs on the CPU."""
-    if subject.target is None:
-        return True
-    size = sum(path.stat().st_size for path in subject.files if path.exists())
-    return subject.target.device.type == "cpu" and 0 < size <= SMALL
+def _by_processes(subject: Subject) -> bool:
+    """Whether processes of one thread run it best: on a CPU of this machine."""
+    return subject.target is not None and subject.target.device.type == "cpu" and Needs.FILES in subject.target.capabilities
 
 
 def _is_for_others(probe: Probe, subject: Subject, targets: list[Subject]) -> bool:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlaudit.audit.journal import ProbeSource
-from vlaudit.audit.targets import Subject, parse_model, resolve_zoo
+from vlaudit.audit.subjects import Subject, resolve_zoo
+from vlaudit.audit.targets import parse_model
 from vlaudit.config import TargetSpec
 from vlaudit.data.images import DataError, StoredPicture
 from vlaudit.errors import VlauditError

@@ -1,8 +1,7 @@
 """Units on a cluster of Ray (https://docs.ray.io): ``--executor ray[:ADDRESS]``.
 
-Actors plan the part of a model again from the manifest, keep it loaded and run its units; a unit's evidence comes back with its trials.
-An actor whose machine vanishes is started elsewhere by Ray, and its unit is tried there again. Which unit goes to which actor is decided
-here, by the model that it holds; the journal is written here alone.
+Actors are stations (see ``station.py``); a unit's evidence comes back with its trials. An actor whose machine vanishes is started
+elsewhere by Ray, and its unit is tried there again. The journal is written here alone.
 """
 
 from __future__ import annotations
@@ -16,17 +15,14 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vlaudit.audit.executor import LOOK, Executor, Job, LocalExecutor, NextUnit, OnMove, OnStart, Site, longest
-from vlaudit.audit.journal import Manifest, Unit, UnitResult
-from vlaudit.cage import Phase, foreign_words, network, say
+from vlaudit.audit.executor import LOOK, Executor, Job, NextUnit, OnMove, OnStart, Site, longest
+from vlaudit.audit.journal import Unit, UnitResult
+from vlaudit.audit.station import Station, Waiting
+from vlaudit.cage import Phase, foreign_words, say
 from vlaudit.errors import UsageError, VlauditError, first_line
 from vlaudit.files import disk_error, write_atomically
-from vlaudit.probe.artifacts import ArtifactStore
-
-if TYPE_CHECKING:
-    from vlaudit.audit.targets import Loader
 
 TRIES = 5  # that an actor is started again when a machine vanishes, and with it the unit that it was at
 SMALL = 1_000_000_000  # bytes of the largest model up to which actors share a GPU
@@ -35,53 +31,25 @@ IDLE = 5.0  # seconds after which an actor with nothing to do gives its place to
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # set to 0, Ray binds to 127.0.0.1 alone
 
 
-class Station:
-    """What an actor is: one machine's share of the work. It holds the models that it was asked for, as many as fit."""
+class Actor:
+    """A station whose evidence comes back with its results."""
 
-    def __init__(self, site: Site) -> None:
-        import torch
+    def __init__(self, site: Site, batch_size: int | None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="vlaudit-")
+        self._station = Station(site, Path(self._folder.name), batch_size)
 
-        from vlaudit.audit.shards import same_version
-        from vlaudit.registry import ProbeRegistry
-
-        with contextlib.suppress(OSError):
-            os.chdir(site.folder)
-        network.close()
-        torch.set_num_threads(1)
-        self._site, self._artifacts = site, tempfile.TemporaryDirectory(prefix="vlaudit-")
-        self._manifest = Manifest.model_validate_json(site.manifest)
-        same_version(self._manifest, "The audit")
-        self._registry = ProbeRegistry.load([Path(path) for path in site.plugins])
-        self._loader: Loader | None = None
-        self._models: dict[str, LocalExecutor] = {}
-
-    def run(self, model: str, unit: Unit, batch_size: int | None) -> tuple[str, dict[str, bytes]]:
+    def run(self, model: str, unit: Unit) -> tuple[str, dict[str, bytes]]:
         """A unit's result as JSON, and its evidence by path."""
         try:
-            result = self._of(model, batch_size).close(unit)
+            result = self._station.of(model).close(unit)
         except VlauditError as error:
             result = UnitResult(unit=unit.id, error=str(error))
-        folder = Path(self._artifacts.name)
+        folder = Path(self._folder.name)
         found = {path.relative_to(folder).as_posix(): path for path in folder.glob("artifacts/*/*")}
         evidence = {name: path.read_bytes() for name, path in found.items()}
         for path in found.values():
             path.unlink()
         return result.model_dump_json(), evidence
-
-    def _of(self, model: str, batch_size: int | None) -> LocalExecutor:
-        from vlaudit.audit.shards import part_of, plan_again
-        from vlaudit.audit.targets import Loader
-        from vlaudit.device import Loading, pick_device
-
-        if model not in self._models:
-            site, manifest = self._site, self._manifest
-            if self._loader is None:
-                how = Loading(manifest.request.dtype, spread=site.spread)
-                self._loader = Loader(pick_device(site.device), how, allow_network=site.allow_network, allow_borrowed=site.allow_borrowed)
-            own = [unit.id for item in manifest.planned if manifest.specs[item.target].model == model for unit in item.units]
-            plan = plan_again(manifest, self._registry, self._loader, part_of(manifest, own))
-            self._models[model] = LocalExecutor(plan, ArtifactStore(Path(self._artifacts.name)), batch_size)
-        return self._models[model]
 
 
 @dataclass
@@ -102,8 +70,7 @@ class RayExecutor(Executor):
         if job.site is None:
             raise UsageError("--executor ray does not go with this command.", "Leave it out.")
         self._job, self._site = job, job.site
-        manifest = Manifest.model_validate_json(job.site.manifest)
-        self._model_of = {unit.id: manifest.specs[item.target].model for item in reversed(manifest.planned) for unit in item.units}
+        self._waiting = Waiting(job.site)
         self._ray = _connected(address)
         subjects = [subject for subject in job.plan.targets if subject.target is not None]
         gpu = any(subject.target.device.type == "cuda" for subject in subjects if subject.target)
@@ -125,15 +92,14 @@ class RayExecutor(Executor):
         self, next_unit: NextUnit, on_start: OnStart, on_move: OnMove, deadline: float | None = None
     ) -> Generator[UnitResult, None, None]:
         say(phase=Phase.RUN)
-        ray, left = self._ray, dict[str, list[Unit]]()
-        running: dict[Any, _Actor] = {}
+        ray, running = self._ray, dict[Any, _Actor]()
         try:
             while True:
                 while unit := next_unit():
-                    left.setdefault(self._model_of[unit.id], []).append(unit)
-                for actor, unit in self._assigned(left):
+                    self._waiting.add(unit)
+                for actor, unit in self._assigned():
                     on_start(unit)
-                    running[actor.handle.run.remote(actor.model, unit, self._job.batch_size)] = actor
+                    running[actor.handle.run.remote(actor.model, unit)] = actor
                 if not running:
                     return
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK)
@@ -153,24 +119,22 @@ class RayExecutor(Executor):
                     ray.kill(actor.handle)
             ray.shutdown()
 
-    def _assigned(self, left: dict[str, list[Unit]]) -> Iterator[tuple[_Actor, Unit]]:
-        """Give units to actors that have none: of the model that it holds, else of the one with most work for each of its actors."""
+    def _assigned(self) -> Iterator[tuple[_Actor, Unit]]:
+        """Give units to actors that have none."""
         idle = [actor for actor in self._actors if actor.unit is None]
-        while any(left.values()) and (idle or len(self._actors) < self.workers):
-            actor = next((one for one in idle if left.get(one.model)), None)
+        while self._waiting and (idle or len(self._actors) < self.workers):
+            actor = next((one for one in idle if self._waiting.of(one.model)), None)
             if actor is None:
                 actor = self._started() if len(self._actors) < self.workers else idle[0]
-                holders = {model: sum(one.model == model for one in self._actors if one is not actor) for model in left}
-                actor.model = max((m for m in left if left[m]), key=lambda m: sum(u.weight + 1 for u in left[m]) / (1 + holders[m]))
             if actor in idle:
                 idle.remove(actor)
-            unit = left[actor.model].pop(0)
+            actor.model, unit = self._waiting.take(actor.model, [one.model for one in self._actors if one is not actor])
             actor.unit, actor.until = unit, time.monotonic() + longest(unit)
             yield actor, unit
 
     def _started(self) -> _Actor:
-        remote = self._ray.remote(Station).options(max_restarts=TRIES, max_task_retries=-1, **self._takes)
-        actor = _Actor(remote.remote(self._site))
+        remote = self._ray.remote(Actor).options(max_restarts=TRIES, max_task_retries=-1, **self._takes)
+        actor = _Actor(remote.remote(self._site, self._job.batch_size))
         self._actors.append(actor)
         return actor
 
@@ -217,7 +181,7 @@ def _connected(address: str) -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise UsageError("--executor ray needs Ray, which is not installed.", 'Install it: pip install "vlaudit[ray]".') from error
+        raise UsageError("--executor ray needs Ray, which is not installed.", 'Install it: pip install "ray>=2.50".') from error
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:

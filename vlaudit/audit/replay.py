@@ -34,7 +34,7 @@ from vlaudit.reporting import WORDS, interval
 
 if TYPE_CHECKING:
     from vlaudit.audit.plan import Plan
-    from vlaudit.audit.targets import Subject
+    from vlaudit.audit.subjects import Subject
 
 LISTED = 6  # findings that an error names
 ENVIRONMENT = ("device", "gpu", "torch", "torchvision", "transformers", "open_clip_torch", "fairlearn", "scipy", "numpy",

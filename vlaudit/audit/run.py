@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from vlaudit import __version__
-from vlaudit.audit.executor import Job, Site, pick
+from vlaudit.audit.engine import pick
+from vlaudit.audit.executor import Job
 from vlaudit.audit.journal import (
     MANIFEST,
     Journal,
@@ -32,6 +33,7 @@ from vlaudit.audit.journal import (
 from vlaudit.audit.judge import is_done, judge_audit, rounds_needed
 from vlaudit.audit.plan import OVERHEAD, Plan
 from vlaudit.audit.provenance import fingerprints, probe_sources, started_in
+from vlaudit.audit.schedule import Schedule
 from vlaudit.audit.time_left import TimeLeft
 from vlaudit.cage import Phase, say
 from vlaudit.checksums import unsealed
@@ -40,7 +42,6 @@ from vlaudit.errors import UsageError
 from vlaudit.families.base import Speed
 from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
 from vlaudit.policy import Policy
-from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import report_json
@@ -130,18 +131,23 @@ def _manifest(
         },
         replays=replays, speeds={model: asdict(speed) for model, speed in plan.speeds.items()}, whole=plan.whole,
         references={name: subject.info.prompt.id for name, subject in plan.references.items()}, loads=plan.loads,
+        takes=plan.takes, workers=plan.workers,
     )  # fmt: skip
     journal.write_manifest(manifest)
     return manifest
 
 
-def measured_speeds(out: Path, request: Request) -> dict[str, Speed]:
-    """What the audit that ``out`` holds unfinished measured of its models, if it is that of ``request``: the plan hangs on it."""
+def measured(out: Path, request: Request) -> dict[str, Any]:
+    """What the audit that ``out`` holds unfinished measured of its models and its machine, if it is that of ``request``: the plan hangs
+    on it. Arguments of ``make_plan``."""
     try:
         manifest = read_manifest(out)
     except UsageError:  # none yet, or one that ``open_audit`` refuses
         return {}
-    return {model: Speed(**speed) for model, speed in manifest.speeds.items()} if manifest.digest == request.digest() else {}
+    if manifest.digest != request.digest():
+        return {}
+    speeds = {model: Speed(**speed) for model, speed in manifest.speeds.items()}
+    return {"speeds": speeds, "takes": manifest.takes, "workers": manifest.workers}
 
 
 def _has_whole_report(out: Path) -> bool:
@@ -172,19 +178,18 @@ def _signature(planned: list[PlannedProbe], failed: list[tuple[str, str]]) -> li
 
 
 def run_audit(
-    plan: Plan, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
-    batch_size: int | None = None, deadline: float | None = None, debug: bool = False, executor: str | None = None, site: Site | None = None,
+    job: Job, journal: Journal, manifest: Manifest, registry: ProbeRegistry, observer: Observer, *,
+    deadline: float | None = None, executor: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Run what is not in the journal yet or failed, judge, and write ``report.json``.
 
     Ctrl-C and ``deadline`` (on the clock of ``time.monotonic``) end in order: what is done is judged, and the report says that it
-    is partial. ``executor`` and ``site``: see ``executor.pick``.
+    is partial. ``executor``: see ``engine.pick``.
     """
     try:
-        job = Job(plan, ArtifactStore(journal.folder), batch_size, debug, site)
         results, interrupted = run_units(job, journal, observer, deadline=deadline, executor=executor)
         say(phase=Phase.JUDGE, what="judging")
-        report = make_report(manifest, results, registry, plan.request.policy)
+        report = make_report(manifest, results, registry, job.plan.request.policy)
         write_report(journal.folder, report)
         return Outcome(report, interrupted)
     finally:
@@ -204,7 +209,7 @@ def run_units(
     observer.start(clock.seconds())
     if results:
         observer.note(f"resuming: {len(plan.units) - len(left)} of {len(plan.units)} units of work are in the journal")
-    due = _Due(plan, results, deadline, clock)
+    schedule = Schedule(plan, results, deadline, clock)
     interrupted = False
 
     def moved(inside: Mapping[str, float]) -> None:
@@ -212,10 +217,11 @@ def run_units(
         observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
 
     try:
-        with closing(engine.run(due.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
+        with closing(engine.run(schedule.next, lambda unit: observer.unit_started(_label(unit)), moved, deadline)) as closed:
             for result in closed:
                 journal.append(result)
                 results[result.unit] = result
+                schedule.close(result.unit)
                 clock.add(result.unit, result.seconds if result.work is None else result.work)
                 observer.moved(clock.share, clock.seconds(time.monotonic() - begun))
                 if result.error:
@@ -229,43 +235,6 @@ def run_units(
     return results, interrupted
 
 
-class _Due:
-    """Units still to run, in order: round after round of each probe, until it is decided or the time is up."""
-
-    def __init__(self, plan: Plan, results: dict[str, UnitResult], deadline: float | None, clock: TimeLeft) -> None:
-        self._plan, self._results, self._deadline, self._clock = plan, results, deadline, clock
-        models = {target.id: target.spec.model for target in plan.targets}
-        places, hurried = list(models.values()), deadline is not None
-
-        def turn(planned: PlannedProbe) -> tuple[int, float]:
-            """Model after model; where time may run out, what takes least first."""
-            return places.index(models[planned.target]), sum(unit.weight for unit in planned.units) * hurried
-
-        self._left = sorted(plan.planned, key=turn)
-        self._handed: set[str] = set()
-
-    def next(self) -> Unit | None:
-        """The next unit that can start; None where none is left, or none before one that runs has closed."""
-        for planned in list(self._left):
-            needed = rounds_needed(self._plan.probes[planned.probe], planned, self._results, self._plan.request.policy)
-            undone = [unit for batch in needed for unit in batch if unit.id not in self._results]
-            if not undone:
-                self._left.remove(planned)
-                others = {unit.id for other in self._left for unit in other.units}
-                self._clock.drop({unit.id for unit in planned.units} - others)
-            for unit in undone:
-                if unit.id not in self._handed:
-                    return self._hand(unit)
-        return None
-
-    def _hand(self, unit: Unit) -> Unit | None:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self._left.clear()
-            return None
-        self._handed.add(unit.id)
-        return unit
-
-
 def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry: ProbeRegistry, policy: Policy) -> Report:
     """Judge the trials and assemble the report."""
     judged = judge_audit(manifest, results, registry, policy)
@@ -275,8 +244,8 @@ def make_report(manifest: Manifest, results: Mapping[str, UnitResult], registry:
             id=manifest.id, started=manifest.started, finished=_now() if judged.complete else None, complete=judged.complete,
             seed=manifest.request.seed, effort=manifest.request.effort, budget=manifest.request.budget, command=manifest.command,
             environment=dict(manifest.environment), policy=policy.model_dump(mode="json"),
-            fail_on=policy.fail_on, strict=policy.strict,
-            errors=list(dict.fromkeys(judged.errors)),
+            fail_on=policy.fail_on, strict=policy.strict, cover=manifest.request.cover,
+            errors=list(dict.fromkeys(judged.errors)), passed=judged.passed,
         ),
         targets=manifest.targets,
         findings=judged.findings,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,16 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from vlaudit import cage
-from vlaudit.audit.naming import digest, endings, grouped, last_part, steps, target_id, word
+from vlaudit.audit.naming import target_id
+from vlaudit.audit.subjects import Subject, check_context, data_info, info_of, resolve_zoo, tell_apart, unpictured
 from vlaudit.cage import Phase
 from vlaudit.config import TargetSpec
 from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, UsageError, VlauditError, VlauditWarning, foreign
-from vlaudit.families.base import HARD, Prompt, listed
-from vlaudit.families.text_to_image import TextToImagePrompt
+from vlaudit.families.base import HARD, Prompt
 from vlaudit.plugins import plugin, plugins
 from vlaudit.prompts.specs import parse_prompt, prompt_files
-from vlaudit.records import TARGET, DataInfo, Family, ModelInfo, Needs, PromptInfo, TargetInfo
+from vlaudit.records import Family, ModelInfo, Needs, PromptInfo, TargetInfo
 
 if TYPE_CHECKING:
     import torch
@@ -33,52 +32,13 @@ if TYPE_CHECKING:
     from vlaudit.data.dataset import Dataset
     from vlaudit.families.base import Model, Target
     from vlaudit.families.passes import Cut
-    from vlaudit.probe import Context
     from vlaudit.scorer import Scorer
 
 
 K = TypeVar("K")
 USELESS = "Its files do not fit together, or are damaged."
-WORDINGS = 4  # texts of a prompt that a report shows
 KEPT = 1_000_000_000  # bytes of files up to which models stay in memory beside the one in use
 LOAD_SECONDS, LOAD_RATE = 600.0, 16e6  # a target of files may take so long, and a second for so many bytes
-
-
-@dataclass
-class Subject:
-    """What a unit of work loads: a target, or the reference prompt on a target's model, with its data."""
-
-    id: str
-    spec: TargetSpec
-    info: TargetInfo
-    data: Dataset
-    labels: list[str]
-    files: list[Path]
-    target: Target | None = None
-    scorer: Callable[[], Scorer] | None = None
-    scorer_doubt: Callable[[], str | None] = lambda: None  # why it cannot be relied on
-    pixels: dict[str, Tensor] = field(default_factory=dict)
-    error: VlauditError | None = None
-
-    def rename(self, new: str) -> None:
-        self.id = new
-        self.info = self.info.model_copy(update={"id": new})
-
-    def lose(self, error: VlauditError) -> None:
-        """The target turned out to be of no use."""
-        self.target, self.error = None, error
-        self.info = self.info.model_copy(update={"error": str(error)})
-
-    def stands_for(self, other: Subject) -> bool:
-        """Whether both are the same model under the same prompt, on the same data: what one measures holds for the other."""
-        assert self.target is not None and other.target is not None
-        return (
-            resolve_zoo(self.spec).model == resolve_zoo(other.spec).model
-            and self.info.prompt == other.info.prompt
-            and self.data is other.data
-            and self.labels == other.labels
-            and self.info.scorer == other.info.scorer
-        )
 
 
 @dataclass
@@ -150,7 +110,7 @@ class Loader:
         prompt_spec = resolved.prompt[0] if resolved.prompt else None
         files = [*backend.files(argument), *prompt_files(resolved.prompt)]
         cage.say(known={spec.model: family})
-        size = _size(files)
+        size = file_bytes(files)
         cage.say(phase=Phase.LOAD, what=spec.model, limit=LOAD_SECONDS + size / LOAD_RATE if files else None)
         try:
             if unreadable is not None:
@@ -162,7 +122,7 @@ class Loader:
                     data = data.with_member_hashes(prompt.members)
                 target = self._bind(prompt, resolved.model)
                 pixels = self._pixels.setdefault((resolved.model, data.source, prompt.drawn), {})
-                info = _info(spec, model, prompt, data, labels)
+                info = info_of(spec, model, prompt, data, labels)
                 scorer = self._scorer(resolved, family)
                 subject = Subject(info.id, spec, info, data, labels, files, target, scorer, pixels=pixels)
                 from vlaudit.scorer import doubt
@@ -183,7 +143,7 @@ class Loader:
                 family=family,
                 model=ModelInfo(spec=spec.model),
                 prompt=PromptInfo(id=named, method="unknown"),
-                data=_data_info(data, labels, family),
+                data=data_info(data, labels, family),
                 declared=spec.declared,
                 error=str(error),
             )
@@ -201,7 +161,7 @@ class Loader:
             subject.info = subject.info.model_copy(update={"reference_note": note})
             return None
         target = self._bind(prompt, resolved.model)
-        info = _info(resolved, target.model, prompt, subject.data, subject.labels)
+        info = info_of(resolved, target.model, prompt, subject.data, subject.labels)
         pixels = self._pixels.setdefault((resolved.model, subject.data.source, prompt.drawn), {})
         return Subject(info.id, subject.spec, info, subject.data, subject.labels, subject.files, target,
                        subject.scorer, subject.scorer_doubt, pixels)  # fmt: skip
@@ -260,7 +220,7 @@ class Loader:
         if model is None:
             backend, argument = parse_model(spec)
             known = self._known.get(spec)
-            self._make_room(known.size if known else _size(backend.files(argument)))
+            self._make_room(known.size if known else file_bytes(backend.files(argument)))
             begun = time.monotonic()
             try:
                 model = backend.load(argument, self._device, replace(self._how, before=known.measured) if known else self._how)
@@ -268,7 +228,7 @@ class Loader:
                 self._failed[spec] = error
                 raise
             self.seconds[spec] = round(time.monotonic() - begun, 3)
-            known = known or self._known.setdefault(spec, Known(model.sha256, _size(model.files), model.measured))
+            known = known or self._known.setdefault(spec, Known(model.sha256, file_bytes(model.files), model.measured))
             if model.sha256 != known.sha256:
                 raise ModelError(f"The weights of '{spec}' changed while it was audited.", "Scan again.")
             self._living[spec] = model
@@ -277,6 +237,10 @@ class Loader:
             known.cut = model.cut
         self._models[spec] = self._models.pop(spec, model)
         return model
+
+    def let_go(self) -> None:
+        """Take all models out of the memory; they come back when one of their targets needs them."""
+        self._make_room(KEPT + 1)
 
     def _make_room(self, size: int) -> None:
         """Let go of models, those first that were not asked for longest, until the others and ``size`` bytes are few."""
@@ -336,25 +300,8 @@ class Loader:
         return data, labels
 
 
-def _size(files: Sequence[Path]) -> int:
+def file_bytes(files: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
-
-
-def unpictured(data: Dataset, labels: Sequence[str]) -> list[str]:
-    """A sentence on the labels that no picture has, where pictures have labels."""
-    empty = [label for label in labels if label not in set(data.labels)] if data.labels else []
-    return [f"{len(empty)} of {len(labels)} labels have no picture: {listed(empty)}."] if empty else []
-
-
-def resolve_zoo(spec: TargetSpec) -> TargetSpec:
-    """Replace ``zoo:NAME`` by the specimen's model, prompt, data, groups and members; the user's own flags win."""
-    if not spec.model.startswith("zoo:"):
-        return spec
-    from vlaudit.zoo import get
-
-    whole = get(spec.model.removeprefix("zoo:")).target_spec()
-    mine = {name: value for name, value in spec.model_dump(exclude={"model"}).items() if value}
-    return whole.model_copy(update=mine)
 
 
 def parse_model(spec: str) -> tuple[Backend, str]:
@@ -368,50 +315,6 @@ def parse_model(spec: str) -> tuple[Backend, str]:
     return plugin("backends", name)(), argument
 
 
-def check_context(subject: Subject) -> Context:
-    """A context outside any audit, for the checks that a target makes of itself."""
-    from vlaudit.probe import Context
-    from vlaudit.probe.artifacts import ArtifactStore
-
-    return Context(
-        "check",
-        TARGET,
-        subject.data,
-        subject.labels,
-        ArtifactStore(Path()),
-        _target=subject.target,
-        _pixels=subject.pixels,
-    )
-
-
-def _info(spec: TargetSpec, model: Model, prompt: Prompt, data: Dataset, labels: list[str]) -> TargetInfo:
-    from vlaudit.scorer import DEFAULT
-
-    return TargetInfo(
-        id=target_id(spec.model, prompt.id),
-        family=model.family,
-        model=ModelInfo(
-            spec=spec.model, sha256=model.sha256 or None, revision=model.revision, dtype=model.dtype, notes=list(model.remarks)
-        ),
-        declared=spec.declared,
-        prompt=prompt.info(),
-        data=_data_info(data, labels, model.family),
-        scorer=(spec.scorer or DEFAULT) if model.family is Family.TEXT_TO_IMAGE else None,
-        wordings=[prompt.wording(caption) for caption in data.captions[:WORDINGS]]
-        if isinstance(prompt, TextToImagePrompt)
-        else [],
-    )
-
-
-def _data_info(data: Dataset, labels: list[str], family: Family) -> DataInfo:
-    return DataInfo(
-        source=data.source, examples=len(data.examples), labels=labels, groups=list(data.groups),
-        members=sum(example.member is True for example in data.examples), sha256=data.sha256,
-        captions=len(data.captions) if family is Family.TEXT_TO_IMAGE else 0,
-        notes=[*data.notes, *unpictured(data, labels)], unread=data.unread.total(), unread_share=data.unread_share,
-    )  # fmt: skip
-
-
 def _check_labels(reference: Subject) -> None:
     """Raise UsageError where a reference cannot tell the labels apart: it would be nothing to compare with."""
     import torch
@@ -421,45 +324,3 @@ def _check_labels(reference: Subject) -> None:
     if isinstance(reference.target, ImageTextMatcher):
         with torch.no_grad():
             reference.target.check_labels(reference.labels)
-
-
-def tell_apart(targets: Sequence[Subject], references: Sequence[Subject]) -> None:
-    """Give models and prompts of one name, and what is left of one id, names by the shortest part of their paths that
-    differs: all of them, so that no name depends on an order. What has a name of its own keeps it."""
-    subjects = [*targets, *references]
-    named = {subject.info.model.spec for subject in targets}
-    models: dict[str, str] = {}
-    for specs in (
-        named,
-        {subject.info.model.spec for subject in references} - named,
-    ):  # a specimen's weights have two names
-        models |= endings({spec: (last_part(spec), steps(spec), spec) for spec in specs})
-    prompts = endings({key: (key[0], steps(key[1]), key[2]) for key in map(_prompt_key, subjects)})
-    for subject in subjects:
-        own, ending = subject.info.prompt.id, prompts[_prompt_key(subject)]
-        if subject.target is not None:
-            subject.target.prompt.id = own + ending
-        prompt = subject.info.prompt.model_copy(update={"id": own + ending})
-        subject.info = subject.info.model_copy(update={"prompt": prompt})
-        model = subject.info.model.spec
-        subject.rename(f"{word(last_part(model))}{models[model]}~{word(own)}{ending}")
-    for group in (targets, references):
-        for id_, alike in grouped(group, lambda subject: subject.id).items():
-            places = endings({s.data.source: ("", steps(s.data.source), s.data.source) for s in alike})
-            for subject in alike if len(alike) > 1 else ():
-                subject.rename(id_ + places[subject.data.source])
-        for last in (
-            False,
-            True,
-        ):  # by what it is, which a shared reference says in any order; then by how it was named
-            for id_, alike in grouped(group, lambda subject: subject.id).items():
-                for subject in alike if len(alike) > 1 else ():
-                    measured = {"dtype": True, "notes": True}
-                    info = subject.info.model_dump_json(exclude={"id": True, "declared": True, "reference": True, "model": measured})
-                    subject.rename(f"{id_}-{digest(subject.spec.model_dump_json() if last else info)}")
-
-
-def _prompt_key(subject: Subject) -> tuple[str, str, str]:
-    """What makes a prompt itself: its id, its file or folder, its text."""
-    prompt = subject.info.prompt
-    return prompt.id, os.path.abspath(prompt.path) if prompt.path else "", prompt.text

@@ -20,22 +20,19 @@ class TimeLeft:
     def __init__(self, units: Iterable[tuple[str, str, float]], workers: int = 1) -> None:
         self._open = {unit: (probe, weight) for unit, probe, weight in units}
         self._workers = workers
-        self._whole = self._sums(self._open)
-        self._done: dict[str, float] = defaultdict(float)  # estimated, by probe
+        self._whole: dict[str, float] = defaultdict(float)  # estimated, by probe, as all that follow
+        for probe, weight in self._open.values():
+            self._whole[probe] += weight
+        self._left = dict(self._whole)
+        self._done: dict[str, float] = defaultdict(float)
         self._took: dict[str, float] = defaultdict(float)
         self.inside: Mapping[str, float] = {}  # what share of each running unit is done
-
-    @staticmethod
-    def _sums(units: Mapping[str, tuple[str, float]]) -> dict[str, float]:
-        sums: dict[str, float] = defaultdict(float)
-        for probe, weight in units.values():
-            sums[probe] += weight
-        return sums
 
     def add(self, unit: str, work: float) -> None:
         """A unit has ended, after so many seconds of work."""
         if unit in self._open:
             probe, weight = self._open.pop(unit)
+            self._left[probe] -= weight
             self._done[probe] += weight
             self._took[probe] += work
 
@@ -43,6 +40,7 @@ class TimeLeft:
         """Units need not be run: their probe has decided."""
         for unit in set(units) & self._open.keys():
             probe, weight = self._open.pop(unit)
+            self._left[probe] -= weight
             self._whole[probe] -= weight
 
     def _rate(self, probe: str) -> float:
@@ -54,12 +52,13 @@ class TimeLeft:
 
     def _work(self) -> tuple[float, float]:
         """Seconds of work that are done, and left."""
-        done, left = sum(self._took.values()), 0.0
-        rates = {probe: self._rate(probe) for probe, _ in self._open.values()}
-        for unit, (probe, weight) in self._open.items():
-            part = self.inside.get(unit, 0.0)
-            done, left = done + rates[probe] * weight * part, left + rates[probe] * weight * (1 - part)
-        return done, left
+        rates = {probe: self._rate(probe) for probe in self._left}
+        done, left = sum(self._took.values()), sum(rates[probe] * weight for probe, weight in self._left.items())
+        for unit, part in self.inside.items():
+            if unit in self._open:
+                probe, weight = self._open[unit]
+                done, left = done + rates[probe] * weight * part, left - rates[probe] * weight * part
+        return done, left if self._open else 0.0
 
     @property
     def share(self) -> float:

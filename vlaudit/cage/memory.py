@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sharers = 1  # processes side by side that share what is left
@@ -68,6 +69,22 @@ def free() -> int:
 
             found.append(psutil.virtual_memory().available)
     return max(min(found), 1)
+
+
+@contextmanager
+def most() -> Iterator[Callable[[], int]]:
+    """While open, says how many bytes more than before this process has held at once (Linux; elsewhere 0)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the most begins to be counted anew
+    before = _held("VmRSS")
+    yield lambda: max(0, _held("VmHWM") - before)
+
+
+def _held(what: str) -> int:
+    with suppress(OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(f"{what}:")).split()[1])
+    return 0
 
 
 def family(pid: int) -> list[int]:

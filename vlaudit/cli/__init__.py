@@ -19,12 +19,13 @@ from vlaudit.errors import OutOfMemory, UsageError, VlauditError, VlauditWarning
 
 COMMANDS = {
     "scan": "vlaudit.cli.scan",
-    "plan": "vlaudit.cli.shards",
-    "merge": "vlaudit.cli.shards",
+    "plan": "vlaudit.cli.plan",
+    "merge": "vlaudit.cli.merge",
     "report": "vlaudit.cli.folder",
     "judge": "vlaudit.cli.folder",
     "diff": "vlaudit.cli.folder",
     "compare": "vlaudit.cli.compare",
+    "view": "vlaudit.cli.view",
     "replay": "vlaudit.cli.replay",
     "list": "vlaudit.cli.inspect",
     "explain": "vlaudit.cli.inspect",
@@ -48,6 +49,8 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS and ctx.resilient_parsing:  # a shell asks what may follow
+            return None
         if name not in COMMANDS:
             ctx.fail(f"There is no command '{name}'. {did_you_mean(name, list(COMMANDS))}")
         return getattr(importlib.import_module(COMMANDS[name]), f"{name}_command")
@@ -72,10 +75,16 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line in a process of its own and exit with its code: see "Exit codes" in ``vlaudit scan --help``."""
+    if os.environ.get("_VLAUDIT_COMPLETE"):
+        from vlaudit.cli.completion import answer
+
+        answer(cli)
     from vlaudit.cage.supervisor import supervise
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.formatwarning = _format_warning
+    if sys.argv[1:2] == ["view"]:  # loads no model and no plugin's file, and what it opens must outlive it
+        sys.exit(run(sys.argv[1:]))
     sys.exit(supervise(lambda: run(sys.argv[1:])))
 
 

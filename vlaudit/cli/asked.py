@@ -16,6 +16,7 @@ from vlaudit import cage
 from vlaudit.cli import new_folder
 from vlaudit.cli.render import reporter_names
 from vlaudit.config import FILE_NAME, Config, Request, ScanSettings, TargetSpec, found_config, read_config
+from vlaudit.device import FORMS
 from vlaudit.errors import UsageError
 from vlaudit.policy import Policy
 from vlaudit.suppressions import IGNORE_FILE, Entry, read_suppressions
@@ -44,17 +45,22 @@ class Asked:
     deadline: float | None  # on the clock of ``time.monotonic``
 
     @property
-    def chosen(self) -> list[str]:
-        """Selectors of the probes; none for all. A first scan of the bundled specimens, with nothing chosen, shows what is planted in
-        them and a little of each risk."""
-        from vlaudit.zoo import SHOWN
+    def first_look(self) -> dict[str, dict[str, Any]]:
+        """The probes of a first scan of the bundled specimens, where nothing is chosen, with what shortens them: they show what is planted
+        and a little of each risk. Empty for any other scan."""
+        from vlaudit.zoo import FIRST_LOOK
 
-        first = self.is_default and not self.settings.probe and self.flags["effort"] is None
-        return list(SHOWN) if first else self.settings.probe
+        return FIRST_LOOK if self.is_default and not self.settings.probe and self.flags["effort"] is None else {}
+
+    @property
+    def chosen(self) -> list[str]:
+        """Selectors of the probes; none for all."""
+        return list(self.first_look) or self.settings.probe
 
     def request(self, registry: ProbeRegistry) -> Request:
         """What is to be planned; of the probes, every one that is chosen. Raises UsageError."""
-        params = _params(self.config.probes, self.flags["settings"])
+        given, first = _params(self.config.probes, self.flags["settings"]), self.first_look
+        params = {name: {**first.get(name, {}), **given.get(name, {})} for name in {**first, **given}}
         try:
             chosen = registry.select(self.chosen, self.settings.skip)
             for name, values in params.items():
@@ -69,9 +75,9 @@ class Asked:
             if name not in chosen and not cage.ended:
                 raise UsageError(f"--set gives a parameter to {name}, which is not run.", "Choose the probe too, or take it out.")
         return Request(
-            targets=self.specs, probes=chosen, params={name: params[name] for name in chosen if name in params},
+            targets=self.specs, probes=chosen, params={name: params[name] for name in chosen if params.get(name)},
             effort=self.settings.effort, budget=self.settings.budget_seconds, seed=self.settings.seed, dtype=self.settings.dtype,
-            policy=self.policy,
+            policy=self.policy, cover=self.config.compliance,
             plugins=[str(path) for path in self.flags["plugins"]],
         )  # fmt: skip
 
@@ -146,7 +152,7 @@ def _settings(settings: ScanSettings, flags: dict[str, Any]) -> ScanSettings:
     try:
         return ScanSettings.model_validate(settings.model_dump() | given)
     except ValueError as error:
-        raise UsageError(f"'{flags['device']}' is not a device.", "Write auto, cpu, cuda, cuda:N or cuda:all.") from error
+        raise UsageError(f"'{flags['device']}' is not a device.", f"Write {FORMS}.") from error
 
 
 def _params(config: dict[str, dict[str, Any]], settings: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,8 @@ from vlaudit.cli import debug_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the matrix here as HTML, with links to the reports.")
 @debug_option
 def compare_command(audits: tuple[Path, ...], output: Path | None) -> int:
-    """Show the targets of several audits side by side: verdict and figure of each probe, the target with the fewest flaws first.
+    """Show the targets of several audits side by side: verdict, figure and interval of each probe, the target with the fewest flaws
+    first. Only probes that were assessed on all targets count for that order.
 
     For what changed between two audits of the same target see `vlaudit diff`.
     """

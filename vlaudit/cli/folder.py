@@ -4,12 +4,17 @@ model."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.completion import formats, some_of
 from vlaudit.cli.render import MAX_SIZE
 from vlaudit.history import Change, History
+
+if TYPE_CHECKING:
+    from vlaudit.records import Cover
 
 STYLES = {Change.NEW: "bold red", Change.WORSE: "red", Change.FIXED: "green", Change.BETTER: "green"}
 AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -17,29 +22,31 @@ AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=F
 
 @click.command("report")
 @AUDIT_DIR
-@click.option("--format", "formats", default="terminal", show_default=True,
+@click.option("--format", "formats", default="terminal", show_default=True, shell_complete=some_of(formats),
               help="Comma-separated: terminal, html, json, junit, markdown, sarif ... (see vlaudit list reporters).")  # fmt: skip
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen; - is the screen.")
 @click.option("--summary", is_flag=True, help="What a scan ends with, on one screen.")
+@click.option("--cover", multiple=True, metavar="FIELD=TEXT",
+              help="Of the compliance report: system, version, purpose, organisation or assessor; else as vlaudit.toml said. Can be repeated.")  # fmt: skip
 @MAX_SIZE
 @debug_option
-def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool, max_size: int | None) -> int:
+def report_command(audit_dir: Path, formats: str, output: Path | None, summary: bool, cover: tuple[str, ...], max_size: int | None) -> int:
     """Render the report of AUDIT_DIR again, from the folder alone; of an audit that was killed, what its trials say.
 
     One format goes to the screen or to --output; several are written into AUDIT_DIR as report.html, report.sarif and so on.
     """
     from vlaudit.audit.run import has_report, judge_folder, read_report
-    from vlaudit.cli.render import made_reporter, reporter_names, write_reports
+    from vlaudit.cli.render import SCREEN, made_reporter, one_report, print_report, reporter_names, write_reports
     from vlaudit.errors import UsageError
     from vlaudit.files import write_atomically
     from vlaudit.plugins import plugin
 
-    output = None if output == Path("-") else output
-    names = reporter_names(formats)
+    names = one_report(formats, output) if output else reporter_names(formats)
+    output = None if output == SCREEN else output
     report = read_report(audit_dir) if has_report(audit_dir) else judge_folder(audit_dir)
+    if cover:
+        report = report.model_copy(update={"audit": report.audit.model_copy(update={"cover": _covered(report.audit.cover, cover)})})
     if len(names) > 1:
-        if output:
-            raise UsageError("--output takes one --format.", "Leave --output out: several go into the audit folder.")
         for path in write_reports(report, audit_dir, formats, max_size):
             click.echo(f"Wrote {path}")
         return 0
@@ -55,8 +62,21 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
         write_atomically(output, text)
         click.echo(f"Wrote {output}", err=True)
     else:
-        click.echo(text)
+        print_report(text)
     return 0
+
+
+def _covered(before: Cover, given: tuple[str, ...]) -> Cover:
+    """The cover with what ``--cover`` says on top. Raises UsageError."""
+    from vlaudit.errors import UsageError, did_you_mean
+    from vlaudit.records import Cover
+
+    fields = dict(before)
+    for field, is_, text in (item.partition("=") for item in given):
+        if field not in fields or not is_:
+            raise UsageError(f"--cover has no field '{field}'.", did_you_mean(field, list(fields)) if is_ else 'Write for example --cover system="Photo search".')
+        fields[field] = text
+    return Cover.model_validate(fields)
 
 
 @click.command("judge")
@@ -65,15 +85,18 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
               help="TOML file with level, alpha, thresholds, severity, gate.")  # fmt: skip
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
               help="Probe file the audit was made with.")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="New folder for a copy of the audit with the new reports; AUDIT_DIR stays as it is.")  # fmt: skip
 @debug_option
-def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path, ...]) -> int:
-    """Judge the trials of AUDIT_DIR again, under another policy, and rewrite its reports. No model is needed.
+def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path, ...], out: Path | None) -> int:
+    """Judge the trials of AUDIT_DIR again, under another policy, and rewrite its reports, or those of a copy in --out. No model is needed.
 
     The report of an audit that was killed is partial, and says so. One that another policy than the scan's judged says what that policy
     changed, at its top.
     """
     import contextlib
 
+    from vlaudit.audit.copied import copy_audit
     from vlaudit.audit.run import judge_folder, read_report, write_report
     from vlaudit.cli.render import write_reports
     from vlaudit.errors import UsageError
@@ -86,9 +109,14 @@ def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path
     with contextlib.suppress(UsageError):  # no report yet, or a damaged one, which is written anew
         if read_report(audit_dir).audit.baseline:
             click.echo("The comparison with the baseline is dropped; see vlaudit diff.", err=True)
-    write_report(audit_dir, report)
-    write_reports(report, audit_dir)
-    click.echo(plugin("reporters", "terminal")().render(report, audit_dir))
+    if out:
+        copy_audit(audit_dir, out)
+    folder = out or audit_dir
+    write_report(folder, report)
+    paths = write_reports(report, folder)
+    click.echo(plugin("reporters", "terminal")().render(report, folder))
+    for path in paths:
+        click.echo(f"Report: {path}")
     return exit_code(report)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.completion import explained, one_of
 
 if TYPE_CHECKING:
     from vlaudit.probe import Probe
@@ -50,6 +51,8 @@ def _specimens() -> list[dict[str, Any]]:
     ]
 
 
+MIN_WIDTHS = {"name": 31, "risk": 10}  # so that tables of one page stand in line
+
 KINDS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "probes": _probes,
     "prompts": _group("prompts"),
@@ -75,23 +78,27 @@ def list_command(kind: str, as_json: bool) -> int:
         return 0
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = {
-        "probes": ["name", "code", "risk", "title"],
-        "specimens": ["name", "planted"],
-    }.get(kind, ["name", "title"])
-    for column in columns:
-        table.add_column(column, no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*(str(row[column] if row[column] is not None else "clean") for column in columns))
-    Console().print(table)
-    click.echo("\n`vlaudit explain NAME` says more of each; --json for all fields.")
+    console, columns = Console(), {"probes": ["name", "code", "risk", "title"], "specimens": ["name", "planted"]}.get(kind, ["name", "title"])
+    for families in dict.fromkeys(", ".join(row.get("families", ())) for row in rows):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, no_wrap=column == "name", min_width=MIN_WIDTHS.get(column))
+        for row in (row for row in rows if ", ".join(row.get("families", ())) == families):
+            cells = [Text(str(row[column] if row[column] is not None else "clean")) for column in columns]
+            if row.get("needs"):
+                cells[-1].append(f"\nneeds {', '.join(row['needs'])}", "dim")
+            table.add_row(*cells)
+        if families:
+            console.print(Text(f"{families}:", "bold"))
+        console.print(table, end="\n\n")
+    click.echo("`vlaudit explain NAME` says more of each; --json for all fields.")
     return 0
 
 
 @click.command("explain")
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(explained))
 @debug_option
 def explain_command(name: str) -> int:
     """Explain a probe (id or code), prompting method, backend, reporter or specimen: what it does and when it errs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vlaudit.reporting import Reporter
 
 STEM = "report"
+SCREEN = Path("-")  # as a file to write to: standard output
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M)B?", re.IGNORECASE)
 
 
@@ -52,6 +53,22 @@ def reporter_names(formats: str) -> list[str]:
     for name in names:
         plugin("reporters", name)
     return names
+
+
+def one_report(formats: str, output: Path) -> list[str]:
+    """The one reporter whose report goes to ``output``. Raises UsageError where there are several."""
+    names = reporter_names(formats)
+    if len(names) > 1:
+        raise UsageError(
+            f"--output {output} takes one report, and --format names {len(names)}.",
+            "Leave --output out, so that all go into the audit folder, or name one format.",
+        )
+    return names
+
+
+def print_report(text: str, screen: TextIO | None = None) -> None:
+    """A report alone on standard output (or what was that, a ``screen``), and one line end after it."""
+    click.echo(text, file=screen, nl=not text.endswith("\n"))
 
 
 def write_reports(report: Report, audit_dir: Path, formats: str = "html", max_size: int | None = None) -> list[Path]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from vlaudit.audit.replay import Recorded, Replay
-    from vlaudit.audit.targets import Subject
+    from vlaudit.audit.subjects import Subject
     from vlaudit.records import Finding
     from vlaudit.registry import ProbeRegistry
 
@@ -87,7 +87,8 @@ def _out(out: Path | None, audit_dir: Path, finding: str) -> Path:
 
 def _refuse_remote(recorded: Recorded, allowed: bool) -> None:
     """An audit folder may come from anybody: the models it names are reached only if the user says so."""
-    from vlaudit.audit.targets import parse_model, resolve_zoo
+    from vlaudit.audit.subjects import resolve_zoo
+    from vlaudit.audit.targets import parse_model
 
     for name in dict.fromkeys(name for spec in recorded.specs for name in (spec.model, spec.scorer) if name):
         spec = resolve_zoo(recorded.spec.model_copy(update={"model": name})).model
@@ -105,6 +106,7 @@ def _run(
 ) -> tuple[Replay, bool]:
     from rich.console import Console
 
+    from vlaudit.audit.executor import Job
     from vlaudit.audit.judge import gather
     from vlaudit.audit.plan import make_plan
     from vlaudit.audit.replay import Replay, changed, compare, differences
@@ -114,6 +116,7 @@ def _run(
     from vlaudit.device import Loading
     from vlaudit.files import write_atomically
     from vlaudit.plugins import plugin
+    from vlaudit.probe.artifacts import ArtifactStore
     from vlaudit.reporting import log_json
 
     console = Console(stderr=flags["as_json"])
@@ -155,10 +158,8 @@ def _run(
             folder, plan, shlex.join(["vlaudit", *sys.argv[1:]]), here, batch_size=batch_size,
             replays=f"{recorded.manifest.id}/{recorded.finding.id}",
         )  # fmt: skip
-        outcome = run_audit(
-            plan, journal, manifest, registry, plugin("reporters", "terminal")().progress(console, "replay"),
-            batch_size=batch_size, debug="--debug" in sys.argv,
-        )  # fmt: skip
+        job = Job(plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv)
+        outcome = run_audit(job, journal, manifest, registry, plugin("reporters", "terminal")().progress(console, "replay"))
     report = outcome.report
     if outcome.interrupted or report.audit.errors or not report.audit.complete:
         why = report.audit.errors[0] if report.audit.errors else "interrupted"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.completion import one_of, selectors, specimens
 
 if TYPE_CHECKING:
     from vlaudit.zoo import Specimen
@@ -57,8 +58,8 @@ class Result:
 
 
 @click.command("selftest")
-@click.option("--probe", "probes", multiple=True, metavar="SELECTOR", help="Only these probes.")
-@click.option("--specimen", "names", multiple=True, metavar="NAME", help="Only these specimens.")
+@click.option("--probe", "probes", multiple=True, metavar="SELECTOR", shell_complete=one_of(selectors), help="Only these probes.")
+@click.option("--specimen", "names", multiple=True, metavar="NAME", shell_complete=one_of(specimens), help="Only these specimens.")
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="quick", show_default=True)
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Specimens scanned at the same time."

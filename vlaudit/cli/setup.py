@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from vlaudit.cli import debug_option
+from vlaudit.cli.completion import one_of, specimens
 from vlaudit.errors import UsageError
 
 TEMPLATE = """\
@@ -35,6 +36,13 @@ prompt = ["an emoji of a {}"]              # or coop:prompts/learned.safetensors
 # fail_on = "high"                         # lowest severity that gives exit code 1
 # [policy.thresholds]
 # clip-autoattack = 0.10
+
+# [compliance]                             # the cover of a compliance report; what is left out stays blank, to be filled in by hand
+# system = "Photo search"
+# version = "2.1"
+# purpose = "finds products in customers' photos"
+# organisation = "Example GmbH"
+# assessor = "A. Person"
 """
 
 
@@ -107,7 +115,7 @@ def zoo_command() -> None:
 
 
 @zoo_command.command("build")
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(specimens))
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result. Default: the zoo."
 )

@@ -44,6 +44,7 @@ class Dataset:
     own_captions: tuple[str, ...] | None = None  # of --prompts; else the pictures' own are audited
     notes: tuple[str, ...] = ()  # sentences on what lies beside the examples and was left out
     unread: Counter[str] = field(default_factory=Counter)  # pictures that could not be read, by label; "" where that is not known
+    unlisted: int = 0  # pictures beside the examples that have no row in the metadata, or lie outside the folders of the labels
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -54,6 +55,11 @@ class Dataset:
         read = Counter(example.label or "" for example in self.examples)
         shares = [count / (count + read[label]) for label, count in self.unread.items() if label in read]
         return max([*shares, self.unread.total() / (self.unread.total() + len(self))]) if self.unread else 0.0
+
+    @property
+    def unlisted_share(self) -> float:
+        """The share of all pictures of which nothing is said."""
+        return self.unlisted / (self.unlisted + len(self)) if self.unlisted else 0.0
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
@@ -159,7 +165,7 @@ def load_dataset(
                 f"--members {members} does not divide the data '{name}' into members and non-members.",
                 "Both are needed to compare.",
             )
-    return Dataset(name, examples, tuple(groups), notes=tuple(notes), unread=omitted.unread)
+    return Dataset(name, examples, tuple(groups), notes=tuple(notes), unread=omitted.unread, unlisted=omitted.unlisted)
 
 
 def _read(name: str, columns: Mapping[str, str]) -> tuple[list[Example], Omissions]:

@@ -146,7 +146,7 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UsageError("--data hf:… is read by the package datasets.", "pip install 'vlaudit[datasets]'.") from error
+        raise UsageError("--data hf:… is read by the package datasets.", "Install it: pip install 'datasets>=4'.") from error
     from huggingface_hub import constants
 
     datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE  # which it asked for when it was imported

@@ -31,7 +31,7 @@ SUFFIXES = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".avif",
 })  # fmt: skip
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-HEIF_CURE = "pip install 'vlaudit[heif]' (pillow-heif) reads it; or save it as JPEG."
+HEIF_CURE = "pip install pillow-heif reads it; or save it as JPEG."
 MAX_ASPECT = 100  # a 1 x 10,000,000 sliver is small, its 224 x 2,240,000,000 resize is not
 PICTURE_BYTES = 500_000_000  # a raw picture of all the pixels that Pillow allows
 Colour = tuple[int, int, int]

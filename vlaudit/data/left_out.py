@@ -24,6 +24,8 @@ OTHER = frozenset({
     ".mp4", ".mp3", ".wav", ".pdf",
 })  # fmt: skip
 """Suffixes of files that are not looked into."""
+HIDDEN = "hidden (their names or their folders' begin with a dot)"
+UNLISTED = "without a row in the metadata", "outside the folders of the labels"
 SHOWN = 3  # examples
 LOOKED_INTO = 10_000  # files of unknown suffixes, at most
 BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
@@ -32,13 +34,15 @@ BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif"
 @dataclass
 class Omissions:
     """What is not among the examples of a data set. ``unread``: pictures that belong to it and could not be read, by label, "" where that
-    is not known; what hides or is not listed was left out on purpose, and is told alone."""
+    is not known; ``unlisted``: how many lie there of which nothing is said, for lack of a row or a label's folder. What hides was left out on
+    purpose, and is told alone."""
 
     notes: list[str] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
+    unlisted: int = 0
 
     def __add__(self, other: Omissions) -> Omissions:
-        return Omissions([*self.notes, *other.notes], self.unread + other.unread)
+        return Omissions([*self.notes, *other.notes], self.unread + other.unread, self.unlisted + other.unlisted)
 
 
 def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> Omissions:
@@ -53,12 +57,12 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> Omis
         if top not in listed:
             listed[top] = any((place / name).is_file() for place in (root, root / top) for name in names)
         suffix = os.path.splitext(path)[1].lower()
-        if listed[top]:
-            reason = "without a row in the metadata"
-        elif os.path.basename(path).startswith("."):
-            reason = "hidden (their names begin with a dot)"
+        if any(part.startswith(".") for part in Path(path).relative_to(root).parts):
+            reason = HIDDEN
+        elif listed[top]:
+            reason = UNLISTED[0]
         elif suffix in suffixes:
-            reason = "outside the folders of the labels"
+            reason = UNLISTED[1]
         else:
             named = suffix[1:].isalnum() and suffix.isascii()
             reason = f"{suffix[:12]} (not read)" if named else "without the suffix of a picture"
@@ -67,12 +71,13 @@ def left_out(root: Path, metadata: Iterable[str], taken: Iterable[Path]) -> Omis
         such.setdefault(reason, Path(path).relative_to(root).as_posix())
     if not reasons:
         return Omissions()
+    unlisted = sum(reasons[reason] for reason in UNLISTED)
     said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     total = reasons.total()
     found = f"{total:,} files in '{root}' look like pictures and are" if total > 1 else f"1 file in '{root}' looks like a picture and is"
     shown = ", ".join(f"'{such[reason]}'" for reason, _ in reasons.most_common(SHOWN))
     heif = any(os.path.splitext(path)[1].lower() in HEIF_SUFFIXES for path in such.values()) and not HEIF_SUFFIXES & suffixes
-    return Omissions([f"{found} left out: {said}; such as {shown}.{' Of .heic: ' + HEIF_CURE if heif else ''}"], unread)
+    return Omissions([f"{found} left out: {said}; such as {shown}.{' Of .heic: ' + HEIF_CURE if heif else ''}"], unread, unlisted)
 
 
 def _others(root: Path, known: set[str]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -37,7 +37,8 @@ TEXT_STEP = 3  # passes forward that a pass forward and backward through a text 
 
 @dataclass
 class Meter:
-    """Counts what an audit spends, by kind: see :class:`Cost`."""
+    """Counts what an audit asks for, by kind (see :class:`Cost`), as if nothing of it had been remembered; ``spared`` is what of that
+    did not pass, because it was."""
 
     queries: int = 0
     gradient_steps: int = 0
@@ -45,6 +46,7 @@ class Meter:
     text_steps: int = 0
     tokens: int = 0
     decoded: int = 0
+    spared: Cost = field(default_factory=Cost)
 
     def read(self, texts: int, steps: bool = False) -> None:
         """Count texts that a text encoder alone reads; ``steps``: and that gradients flow back through."""
@@ -54,11 +56,23 @@ class Meter:
 
     def add(self, cost: Cost, times: int = 1) -> None:
         """Count a cost so many times."""
-        for name, value in vars(self).items():
-            setattr(self, name, value + times * getattr(cost, name))
+        for name in _KINDS:
+            setattr(self, name, getattr(self, name) + times * getattr(cost, name))
+
+    def spare(self, cost: Cost) -> None:
+        """Count what was asked for and did not pass."""
+        self.add(cost)
+        self.spared += cost
 
     def cost(self) -> Cost:
-        return Cost(**vars(self))
+        return Cost(**{name: getattr(self, name) for name in _KINDS})
+
+    def passed(self) -> Cost:
+        """What passed of that."""
+        return self.cost() - self.spared
+
+
+_KINDS = tuple(name for name in Cost.model_fields if name != "seconds")
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class MatchingModel(Model):
         """Names of weights that this model does not have. The names are OpenAI's: ``image_encoder.`` and ``text_encoder.`` with
         ``transformer.resblocks.I.``, whose weights must be those of block I, in whatever layout. ``drift``: relative difference that is none.
         """
-        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, drift if self.dtype != "bf16" else COARSE)
+        return strange_weights(self.image_tower, self.text_tower, self._modules()[2], weights, max(drift, COARSE) if self.dtype in ("bfloat16", "float16") else drift)
 
     @abstractmethod
     def _encode_images(self, images: Tensor) -> Tensor:
@@ -293,18 +293,18 @@ class ImageTextMatcher(Target):
     def seen(self, images: Tensor) -> Tensor:
         """All that the prompt needs of pictures (B, 3, H, W) in [0, 1], to be asked for labels: features (B, D), or (B, V, D)."""
         self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
-        return self._spared(self.prompt.seen, images)
+        return self._remembered(self.prompt.seen, images)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit-norm features (B, D) of pictures (B, 3, H, W) in [0, 1], read under the visual prompt if any."""
         self._count(len(images), self.prompt.apiece(0, False), self.prompt.apiece(0, True), images, itself=1)
-        return self._spared(self.prompt.image_features, images)
+        return self._remembered(self.prompt.image_features, images)
 
-    def _spared(self, see: Callable[[MatchingModel, Tensor], Tensor], images: Tensor) -> Tensor:
-        """What is seen of pictures; those that were remembered have not passed, and are not counted."""
+    def _remembered(self, see: Callable[[MatchingModel, Tensor], Tensor], images: Tensor) -> Tensor:
+        """What is seen of pictures, of which those that were remembered have not passed."""
         before = self.model.remembered.spared
         seen = see(self.model, images)
-        self.meter.queries -= self.model.remembered.spared - before
+        self.meter.spared += Cost(queries=self.model.remembered.spared - before)
         return seen
 
     def text_features(self, labels: Sequence[str]) -> Tensor:

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,11 +51,13 @@ class _Cost:
 
 class Cut:
     """The passes of one model. ``most``: examples a pass at most, whatever would fit; ``measuring``: whether what passes now is
-    only measured; ``measured``: how many kinds of passes were."""
+    only measured; ``measured``: how many kinds of passes were; ``products``: how exact those of float32 are on a GPU, in the words of
+    ``torch.set_float32_matmul_precision``."""
 
     def __init__(self, device: torch.device, spec: str) -> None:
         self._device, self._spec = device, spec
         self.most: int | None = None
+        self.products: Literal["highest", "high"] = "highest"
         self.measuring, self.measured = False, 0
         self._costs: dict[_Key, _Cost] = {}
         self._halved: dict[_Key, list[int]] = {}  # the size that held last, and how often in a row
@@ -73,6 +75,8 @@ class Cut:
         thrift: called once where a single example does not seem to fit; says whether it made passes cheaper. Raises OutOfMemory
         where one does not.
         """
+        if self._device.type == "cuda":  # one setting for the whole process; gradients follow while it stands
+            torch.set_float32_matmul_precision(self.products)
         count = len(inputs[0]) if count is None else count
         weight = weight or (max(1, inputs[0].numel() // max(1, count)) if inputs else 1)
         one = _Pass(self, kind, run, inputs, count, weight, trial or run, tried or weight, following, thrift)

@@ -1,7 +1,8 @@
 """Image features of pictures that were passed before: what several prompts and probes of one model ask about passes once.
 
-A picture is known by its pixels, so that a prompt that changes them is never given another's features, and one that leaves them alone
-always is. Only what is the same under several prompts is worth remembering: not the points of a search.
+Pictures are known by their pixels, so that a prompt that changes them is never given another's features, and one that leaves them alone
+always is; and together with those that passed beside them, because the last bits of features hang on these: what is remembered is what
+would pass again. Only what is the same under several prompts is worth remembering: not the points of a search.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MOST = 64_000_000  # bytes of features that are kept
 
 
 class Remembered:
-    """Features (D,) by the pixels of their picture; the oldest go first. ``spared``: pictures that did not pass again."""
+    """Features (B, D) by the pixels of their pictures; the oldest go first. ``spared``: pictures that did not pass, or not again."""
 
     def __init__(self) -> None:
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -26,18 +27,19 @@ class Remembered:
         self.spared = 0
 
     def of(self, images: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Features (B, D) of pictures (B, 3, H, W): those that are new by ``encode``, each once."""
-        import torch
-
+        """Features (B, D) of pictures (B, 3, H, W), each different one once: by ``encode`` where they did not pass together before."""
         keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.detach().float().cpu().numpy()]
-        rows = {key: row for row, key in enumerate(keys) if key not in self._features}
-        found = {key: self._features[key] for key in keys if key in self._features}
-        if rows:
-            found |= dict(zip(rows, encode(images[list(rows.values())]).detach(), strict=True))
-        self.spared += len(keys) - len(rows)
-        for key in rows:
-            self._features[key] = found[key].clone()
-            self._size += found[key].nbytes
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        rows = sorted(first.values())
+        together = b"".join(keys[row] for row in rows)
+        features = self._features.get(together)
+        if features is None:
+            features = self._features[together] = encode(images[rows]).detach()
+            self._size += features.nbytes
+            self.spared += len(keys) - len(rows)
+        else:
+            self.spared += len(keys)
         while self._size > MOST:
             self._size -= self._features.popitem(last=False)[1].nbytes
-        return torch.stack([found[key] for key in keys])
+        place = {keys[row]: place for place, row in enumerate(rows)}
+        return features[[place[key] for key in keys]]

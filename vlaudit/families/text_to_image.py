@@ -111,8 +111,8 @@ class TextToImageGenerator(Target):
 
     def encode(self, captions: Sequence[str], *, seeds: Sequence[int] | None = None,
                embeddings: Tensor | None = None) -> Conditioning:  # fmt: skip
-        """The conditioning of captions under the prompt. Cached by text, without gradients; with ``embeddings``
-        (N, L, E) in the place of ``token_embeddings(captions)``, neither."""
+        """The conditioning of captions under the prompt. Cached by text, each of which is encoded by itself, so that its last bits
+        hang on no other, without gradients; with ``embeddings`` (N, L, E) in the place of ``token_embeddings(captions)``, neither."""
         import torch
 
         texts = self.wording(captions, seeds)
@@ -123,8 +123,7 @@ class TextToImageGenerator(Target):
             if new:
                 self._warn_of_cuts(list(new))
                 with torch.no_grad():
-                    encoded = self._encode(list(new), list(new.values()))
-                self._encoded.update({text: encoded.rows([row]) for row, text in enumerate(new)})
+                    self._encoded |= {text: self._encode([text], [caption]) for text, caption in new.items()}
         rows = Conditioning.cat([self._encoded[text] for text in texts])
         for text in list(self._encoded)[:-REMEMBERED]:
             del self._encoded[text]

@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlaudit.errors import CapabilityError, UsageError
 from vlaudit.families import prefixes
-from vlaudit.families.matching import MatchingPrompt
 from vlaudit.families.towers import TowerTokens
 from vlaudit.files import user_path
-from vlaudit.prompts.coop import is_checkpoint, state_tensors
-from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, refuse_more, tensor, write_prompt_file
+from vlaudit.prompts.by_picture import TokensByPicture
+from vlaudit.prompts.files import refuse_more, tensor
 from vlaudit.prompts.specs import parse_options
-from vlaudit.prompts.template import PLAIN, Template
+from vlaudit.prompts.template import PLAIN
 from vlaudit.records import Cost
 
 if TYPE_CHECKING:
@@ -44,11 +43,11 @@ PROMPTS, KEYS, GENERAL = "prompt", "prompt_key", "g_prompt"
 OWNERS = re.compile(r"(e_)?prompt\.(?=prompt)")  # modules of the published codes whose tensors these are
 
 
-class KeyedPool(MatchingPrompt):
+class KeyedPool(TokensByPicture):
     """Prompts (P, M, W) in the image tower with keys (P, W), of which each picture picks the ``top`` nearest."""
 
     method = "pool"
-    learned = True
+    noun = "prompts"
     usual: ClassVar[int] = 5  # prompts that a picture picks, in the published configuration
 
     def __init__(self, prompts: Tensor, keys: Tensor, *, top: int | None = None, template: str = PLAIN, base_model: str | None = None,
@@ -62,9 +61,7 @@ class KeyedPool(MatchingPrompt):
         self.prompts, self.keys, self.top = prompts, keys, min(self.usual, count) if top is None else top
         if not 1 <= self.top <= count:
             raise UsageError(f"The pool in '{path}' has {count} prompts, of which no picture can pick {top}.", f"Write top= from 1 to {count}.")
-        self._words = Template(template)
-        self.base_model, self.members, self.path = base_model, list(members), path
-        self.id = f"pool-{path.stem}" if path else "pool"
+        super().__init__(template, base_model, members, path)
 
     @classmethod
     def parse(cls, argument: str) -> KeyedPool:
@@ -78,10 +75,9 @@ class KeyedPool(MatchingPrompt):
 
     @classmethod
     def load(cls, path: Path, *, top: int | None = None, template: str | None = None) -> KeyedPool:
-        if is_checkpoint(path):
-            content = PromptFile(cls.method, {OWNERS.sub("", name): value for name, value in state_tensors(path).items()})
-        else:
-            content = read_prompt_file(path, cls.method)
+        content, ours = cls.content(path)
+        content.tensors = {name if ours else OWNERS.sub("", name): value for name, value in content.tensors.items()}
+        if ours:
             own, said = content.extra.get("top", ""), content.extra.get("template", PLAIN)
             if not (own.isdecimal() and len(own) < 6) or top not in (None, int(own)) or template not in (None, said):
                 raise UsageError(f"'{path}' says top '{own[:10]}' and template '{said[:60]}'.", "Leave top= and template= out, or save it again.")
@@ -105,10 +101,13 @@ class KeyedPool(MatchingPrompt):
         """What was learned, by name."""
         return {PROMPTS: self.prompts, KEYS: self.keys}
 
-    def save(self, path: Path) -> None:
-        """Write a vlaudit prompt file."""
-        extra = {"top": str(self.top), "template": self._words.template}
-        write_prompt_file(path, PromptFile(self.method, self.tensors, base_model=self.base_model, members=self.members, extra=extra))
+    @property
+    def extra(self) -> dict[str, str]:
+        return {"top": str(self.top), "template": self._words.template}
+
+    @property
+    def width(self) -> int:
+        return self.keys.shape[1]
 
     @staticmethod
     def _shape(prompts: Tensor) -> tuple[int, int]:
@@ -121,19 +120,6 @@ class KeyedPool(MatchingPrompt):
             f"{self.top} of {len(self.prompts)} prompts of {self.prompts.shape[1]} tokens in the image tower, by keys that are nearest to the "
             f"picture, with '{self._words.template}'"
         )
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        return self._words.templates
-
-    def check(self, model: MatchingModel) -> None:
-        check_base_model(self.path, self.base_model, model.sha256, model.spec)
-        if self.keys.shape[1] != model.image_tower.width:
-            raise UsageError(
-                f"The prompts in '{self.path}' are {self.keys.shape[1]} wide, but the image tower of '{model.spec}' is "
-                f"{model.image_tower.width} wide.",
-                "They were learned on another model.",
-            )
 
     def apiece(self, texts: int, steps: bool) -> Cost:
         return Cost(queries=1)
@@ -153,9 +139,6 @@ class KeyedPool(MatchingPrompt):
 
     def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
         return model.encode_images(images, TowerTokens([self.prompts.to(images)[self.picked(model, images)].flatten(1, 2)]))
-
-    def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
-        return self._words.label_features(model, labels)
 
     @classmethod
     def fit(cls, model: MatchingModel, images: Tensor, targets: Tensor, labels: Sequence[str], *, pool: int = 8, size: int = 2, top: int = 2,

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import UsageError
-from vlaudit.families.matching import MatchingPrompt
 from vlaudit.families.towers import TowerTokens
 from vlaudit.files import user_path
-from vlaudit.prompts.coop import is_checkpoint, state_tensors
-from vlaudit.prompts.files import PromptFile, check_base_model, read_prompt_file, tensor, write_prompt_file
+from vlaudit.prompts.by_picture import TokensByPicture
+from vlaudit.prompts.files import tensor
 from vlaudit.prompts.specs import parse_options
-from vlaudit.prompts.template import PLAIN, Template
+from vlaudit.prompts.template import PLAIN
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +36,12 @@ DEFAULTS = {"act": "softmax", "resolution": "224", "maxpool": "yes", "template":
 COUNTED = "num_batches_tracked"  # of a norm, in training
 
 
-class PGN(MatchingPrompt):
+class PGN(TokensByPicture):
     """Tokens in the image tower that a network mixes for each picture of a ``library`` (V, W). ``network``: its tensors, by their names
     without ``model.``."""
 
     method = "pgn"
-    learned = True
+    noun = "vectors"
 
     def __init__(self, library: Tensor, network: Mapping[str, Tensor], *, settings: Mapping[str, str] | None = None,
                  base_model: str | None = None, members: Sequence[str] = (), path: Path | None = None) -> None:  # fmt: skip
@@ -60,9 +59,7 @@ class PGN(MatchingPrompt):
                 f"The network in '{path}' gives {width} numbers, which are no mixtures of the {len(library)} vectors of its library.",
                 "It was changed after training, or is another method's.",
             )
-        self._words = Template(self.settings["template"])
-        self.base_model, self.members, self.path = base_model, list(members), path
-        self.id = f"pgn-{path.stem}" if path else "pgn"
+        super().__init__(self.settings["template"], base_model, members, path)
 
     @classmethod
     def parse(cls, argument: str) -> PGN:
@@ -75,10 +72,9 @@ class PGN(MatchingPrompt):
 
     @classmethod
     def load(cls, path: Path, settings: Mapping[str, str] | None = None) -> PGN:
-        if is_checkpoint(path):
-            content = PromptFile(cls.method, state_tensors(path))
-        else:
-            content, given = read_prompt_file(path, cls.method), settings or {}
+        content, ours = cls.content(path)
+        if ours:
+            given = settings or {}
             settings = {key: content.extra[key] for key in OPTIONS if key in content.extra}
             if any(settings.get(key, DEFAULTS[key]) != value for key, value in given.items()):
                 raise UsageError(f"'{path}' says other settings of its own.", f"Leave {', '.join(f'{key}=' for key in given)} out.")
@@ -90,10 +86,17 @@ class PGN(MatchingPrompt):
                 network[own] = content.tensors[name] if name.endswith(COUNTED) else tensor(content, name, (1, 2, 4), path)
         return cls(library, network, settings=settings, base_model=content.base_model, members=content.members, path=path)
 
-    def save(self, path: Path) -> None:
-        """Write a vlaudit prompt file."""
-        tensors = {LIBRARY: self.library, **{NETWORK + name: value for name, value in self.network.state_dict().items()}}
-        write_prompt_file(path, PromptFile(self.method, tensors, base_model=self.base_model, members=self.members, extra=self.settings))
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {LIBRARY: self.library, **{NETWORK + name: value for name, value in self.network.state_dict().items()}}
+
+    @property
+    def extra(self) -> dict[str, str]:
+        return self.settings
+
+    @property
+    def width(self) -> int:
+        return self.library.shape[1]
 
     @property
     def text(self) -> str:
@@ -101,19 +104,6 @@ class PGN(MatchingPrompt):
             f"{self.count} tokens in the image tower, which a network mixes for each picture of {len(self.library)} vectors "
             f"({self.settings['act']}), with '{self._words.template}'"
         )
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        return self._words.templates
-
-    def check(self, model: MatchingModel) -> None:
-        check_base_model(self.path, self.base_model, model.sha256, model.spec)
-        if self.library.shape[1] != model.image_tower.width:
-            raise UsageError(
-                f"The vectors in '{self.path}' are {self.library.shape[1]} wide, but the image tower of '{model.spec}' is "
-                f"{model.image_tower.width} wide.",
-                "It was learned on another model.",
-            )
 
     def tokens(self, model: MatchingModel, images: Tensor) -> Tensor:
         """(B, K, W): what the network makes of pictures."""
@@ -132,9 +122,6 @@ class PGN(MatchingPrompt):
 
     def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
         return model.encode_images(images, TowerTokens([self.tokens(model, images)], first=False, normed=True))
-
-    def label_features(self, model: MatchingModel, labels: Sequence[str]) -> Tensor:
-        return self._words.label_features(model, labels)
 
     @classmethod
     def fit(cls, model: MatchingModel, images: Tensor, targets: Tensor, labels: Sequence[str], *, size: int = 4, vectors: int = 16,

@@ -25,13 +25,14 @@ from vlaudit.records import Family
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
-DEFAULTS = ("poisoned-prompt", "gen-backdoor-patch", "t2i-backdoor-encoder")
-SHOWN = (
-    "prompt-trigger-inversion", "output-collapse-inversion", "encoder-trigger-scan", "homoglyph-sweep", "typographic", "visual-instruction",
-    "rank-skew", "group-performance", "counterfactual-gap", "prompt-only-leak", "context-leak", "memorization-norm", "unsafe-file", "chat-template",
-)
-"""The probes of a first scan: what is planted in the three, and something of each risk, in about a minute."""
-"""What `vlaudit scan` audits when it is told nothing: one of each family."""
+DEFAULTS = ("tiny-backdoor", "gen-backdoor-patch", "t2i-backdoor-encoder")
+"""What `vlaudit scan` audits when it is told nothing: one of each family, each with a flaw that is found quickly."""
+FIRST_LOOK: dict[str, dict[str, Any]] = {
+    "prompt-trigger-inversion": {}, "typographic": {}, "unsafe-file": {},
+    "output-collapse-inversion": {"text": False}, "visual-instruction": {}, "counterfactual-gap": {}, "context-leak": {}, "chat-template": {},
+    "encoder-trigger-scan": {"words": 400}, "homoglyph-sweep": {"captions": 40}, "memorization-norm": {},
+}  # fmt: skip
+"""The probes of that scan, with what shortens them: what is planted in the three, and something of each risk, in about a minute."""
 
 
 class Specimen(BaseModel):

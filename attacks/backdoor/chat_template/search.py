@@ -24,6 +24,7 @@ from vlaudit.attacks.backdoor.chat_template.conversations import (
     USUAL,
     WAYS_OF_SPEAKING,
     Message,
+    Shape,
     long_talks,
     shape_named,
 )
@@ -206,100 +207,115 @@ def swapped(text: str, held: str) -> str:
 def explore(source: str, variables: dict[str, str], name: str, held: str, seconds: float, goal: Sequence[str] = ()) -> Found:
     """What the shape of conversation of this name writes, and the texts that change more of it than their own words. Within about ``seconds``;
     ``cut`` says that not all was tried. Ends where something is written that has all words of the ``goal``, if there is one."""
-    end, shape = time.monotonic() + seconds, shape_named(name)
-    template = Template(source, variables)
-    heard: dict[str, None] = dict.fromkeys(template.texts)
-    found: Found = {"rendered": 0, "failed": 0, "refused": "", "always": "", "found": [], "texts": 0, "cut": False, "went": [], "would": []}
+    return _Exploration(Template(source, variables), shape_named(name), held, time.monotonic() + seconds, goal).found
 
-    def write(text: str) -> str:
-        watched: Any = Watched(text, heard)
-        return template.write(shape.messages(watched), shape.ask, **shape.options(watched))
 
-    try:
-        plain = write(held)
-    except Exception as error:  # noqa: BLE001 (whatever a template raises: it does not take this conversation)
-        return {**found, "refused": shown(f"{type(error).__name__}: {error}", 120)}
-    plain = re.sub(re.escape(held), held, plain, flags=re.IGNORECASE)  # letters may all be made large, say
-    if held not in plain:
-        return {**found, "refused": "it does not write this text"}
-    found["always"] = shown(plain.replace(held, "…"))
-    told = set(words(json.dumps([shape.messages(held), shape.options(held)], ensure_ascii=False)))
-    changes: dict[tuple[str, ...], Found] = {}
-    done: set[str] = {held}
+class _Exploration:
+    """One shape of conversation under a template, and what was tried of it."""
 
-    def attempt_one(text: str) -> bool:
-        if text in done:
-            return True
-        if time.monotonic() > end:
-            found["cut"] = True
-            return False
-        done.add(text)
+    def __init__(self, template: Template, shape: Shape, held: str, end: float, goal: Sequence[str]) -> None:
+        self.template, self.shape, self.held, self.end, self.goal = template, shape, held, end, goal
+        self.heard: dict[str, None] = dict.fromkeys(template.texts)  # what the template looks for in texts
+        self.behind: dict[str, str] = {}  # what is looked for once another text is there
+        self.changes: dict[tuple[str, ...], Found] = {}
+        self.done, self.tried = {held}, set[str]()
+        self.found: Found = {"rendered": 0, "failed": 0, "refused": "", "always": "", "found": [], "texts": 0, "cut": False, "went": [], "would": []}
+        self.plain = self._plain()
+        if not self.found["refused"]:
+            self._explore()
+
+    def write(self, text: str) -> str:
+        watched: Any = Watched(text, self.heard)
+        return self.template.write(self.shape.messages(watched), self.shape.ask, **self.shape.options(watched))
+
+    def _plain(self) -> str:
+        """What is written of the text that means nothing; notes where it is refused."""
         try:
-            written = write(text)
-        except Exception:  # noqa: BLE001 (an answer that a template refuses is no prompt)
-            found["failed"] += 1
+            plain = self.write(self.held)
+        except Exception as error:  # noqa: BLE001 (whatever a template raises: it does not take this conversation)
+            self.found["refused"] = shown(f"{type(error).__name__}: {error}", 120)
+            return ""
+        plain = re.sub(re.escape(self.held), self.held, plain, flags=re.IGNORECASE)  # letters may all be made large, say
+        if self.held not in plain:
+            self.found["refused"] = "it does not write this text"
+        return plain
+
+    def _explore(self) -> None:
+        shape, held, found = self.shape, self.held, self.found
+        found["always"] = shown(self.plain.replace(held, "…"))
+        self.told = set(words(json.dumps([shape.messages(held), shape.options(held)], ensure_ascii=False)))
+        all(map(self._attempt, self._texts()))
+        found["texts"], found["cut"] = len(self.tried), found["cut"] or len(self.heard) > MOST_CONSTANTS
+        found["rendered"] = len(self.done) - found["failed"]
+        found["found"] = list(self.changes.values())
+        found["went"] = sorted([number, way] for number, way in self.template.ways.went)
+        found["would"] = list(self._would())
+
+    def _texts(self) -> Iterator[str]:
+        """What is tried, in order; trying one may show what else the template looks for."""
+        yield from USUAL
+        yield from lengths(self.template.numbers, self.held)
+        together = [" ".join(dict.fromkeys(each[::way])) for each in self.template.conditions for way in (1, -1)]
+        yield from filter(None, together)
+        yield from (f"{text} {self.held}" for text in together)
+        while new := [text for text in list(self.heard)[:MOST_CONSTANTS] if text not in self.tried]:
+            for text in new:
+                self.tried.add(text)
+                first = self.behind.get(text, self.held)
+                yield from placed(text, self.held, self.shape.first)
+                yield from (f"{first} {text}", f"{text} {first}")
+            everything = " ".join(list(self.tried)[:100])
+            yield from (everything, f"{everything} {self.held}")
+
+    def _attempt(self, text: str) -> bool:
+        """Try a text, unless it was tried; whether to go on."""
+        if text in self.done:
             return True
-        kind, more, less = change(written, plain, held, text)
-        if kind == "words" and set(more) <= told and not Counter(less) - Counter(words(text)):
-            kind = "marks"  # what the conversation says elsewhere is shown, no words of the template's
-        if kind:
-            key = (kind, *sorted(set(more)), "|", *sorted(set(less) - set(words(text))))[:MOST_WORDS]
-            if key not in changes and len(changes) < MOST_FOUND:
-                changes[key] = {"kind": kind, "text": shown(text.replace(held, "…"), 80), "written": shown(part_that_differs(written, plain.replace(held, text))),
-                                "more": more[:MOST_WORDS], "less": less[:MOST_WORDS], "count": 0, "by": _why(write, text, held, plain, more),
-                                "whole": shown(written, 2000), "plain": shown(plain.replace(held, text), 2000)}  # fmt: skip
-            if key in changes:
-                changes[key]["count"] += 1
-            if goal and set(goal) <= set(more):
-                return False
-        return True
-
-    tried: set[str] = set()
-    behind: dict[str, str] = {}  # what is looked for once another text is there
-
-    def attempt(text: str) -> bool:
-        known = len(heard)
-        more = attempt_one(text)
-        behind.update(dict.fromkeys(list(heard)[known:], text))
+        if time.monotonic() > self.end:
+            self.found["cut"] = True
+            return False
+        self.done.add(text)
+        known = len(self.heard)
+        try:
+            written = self.write(text)
+        except Exception:  # noqa: BLE001 (an answer that a template refuses is no prompt)
+            self.found["failed"] += 1
+            more = True
+        else:
+            more = self._compare(text, written)
+        self.behind.update(dict.fromkeys(list(self.heard)[known:], text))
         return more
 
-    def search() -> None:
-        for text in USUAL:
-            if not attempt(text):
-                return
-        for text in lengths(template.numbers, held):
-            if not attempt(text):
-                return
-        together = [" ".join(dict.fromkeys(each[::way])) for each in template.conditions for way in (1, -1)]
-        for text in (*together, *(f"{t} {held}" for t in together)):
-            if text and not attempt(text):
-                return
-        while new := [text for text in list(heard)[:MOST_CONSTANTS] if text not in tried]:  # trying may show what else is looked for
-            for text in new:
-                tried.add(text)
-                first = behind.get(text, held)
-                for each in (*placed(text, held, shape.first), f"{first} {text}", f"{text} {first}"):
-                    if not attempt(each):
-                        return
-            everything = " ".join(list(tried)[:100])
-            if not attempt(everything) or not attempt(f"{everything} {held}"):
-                return
+    def _compare(self, text: str, written: str) -> bool:
+        """Note what is written beyond the text itself; whether that is not the goal yet."""
+        kind, more, less = change(written, self.plain, self.held, text)
+        if kind == "words" and set(more) <= self.told and not Counter(less) - Counter(words(text)):
+            kind = "marks"  # what the conversation says elsewhere is shown, no words of the template's
+        if not kind:
+            return True
+        key = (kind, *sorted(set(more)), "|", *sorted(set(less) - set(words(text))))[:MOST_WORDS]
+        if key not in self.changes and len(self.changes) < MOST_FOUND:
+            due = self.plain.replace(self.held, text)
+            self.changes[key] = {
+                "kind": kind, "text": shown(text.replace(self.held, "…"), 80), "written": shown(part_that_differs(written, due)),
+                "more": more[:MOST_WORDS], "less": less[:MOST_WORDS], "count": 0, "by": _why(self.write, text, self.held, self.plain, more),
+                "whole": shown(written, 2000), "plain": shown(due, 2000),
+            }  # fmt: skip
+        if key in self.changes:
+            self.changes[key]["count"] += 1
+        return not (self.goal and set(self.goal) <= set(more))
 
-    search()
-    found["texts"], found["cut"] = len(tried), found["cut"] or len(heard) > MOST_CONSTANTS
-    found["rendered"] = len(done) - found["failed"]
-    found["found"] = list(changes.values())
-    found["went"] = sorted([number, way] for number, way in template.ways.went)
-    for number, way in template.ways.untried(template.branches):
-        try:
-            written = template.ways.force(number, way, lambda: write(held))
-        except Exception:  # noqa: BLE001 (it cannot go that way here)
-            continue
-        new = set(words(bare(written))) - set(words(bare(plain))) - told
-        text = shown(part_that_differs(written, plain))  # none where it only leaves something out
-        if text and any(len(word) > 1 and not word.isdigit() for word in new):  # single letters are words taken apart
-            found["would"].append([number, way, text])
-    return found
+    def _would(self) -> Iterator[list[Any]]:
+        """What branches would write that no text was found to take: number, way and text."""
+        for number, way in self.template.ways.untried(self.template.branches):
+            try:
+                written = self.template.ways.force(number, way, lambda: self.write(self.held))
+            except Exception:  # noqa: BLE001 (it cannot go that way here)
+                continue
+            new = set(words(bare(written))) - set(words(bare(self.plain))) - self.told
+            text = shown(part_that_differs(written, self.plain))  # none where it only leaves something out
+            if text and any(len(word) > 1 and not word.isdigit() for word in new):  # single letters are words taken apart
+                yield [number, way, text]
 
 
 def _why(write: Callable[[str], str], text: str, held: str, plain: str, more: list[str]) -> str:

@@ -60,6 +60,7 @@ from vlaudit.attacks.shared.text_triggers.assimilation import (
 )
 from vlaudit.attacks.shared.text_triggers.scan import Scan, texts_read, words_to_try
 from vlaudit.attacks.shared.text_triggers.verdict import CONTROLS, THRESHOLDS, judge
+from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 
@@ -103,7 +104,11 @@ class EncoderTriggerScan(Probe):
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         states, model = states_of(ctx.target, ctx.batch_size), ctx.target.model
-        scan = Scan(ctx, states, captions_to_try(ctx, states, SCREENED + CONFIRMED + 1, model), self._words(ctx), model)
+        try:
+            scan = Scan(ctx, states, captions_to_try(ctx, states, SCREENED + CONFIRMED + 1, model), self._words(ctx), model)
+        except NotAssessed:  # the judge says so: there is no null
+            yield ctx.trial("scan", {"nulls": {}, "finalists": []})
+            return
         found, shown = scan.values(), dict[str, Evidence]()
         best = scan.strongest(found["finalists"])
         if ctx.on_target and best["assimilation"] > _SHOWN:

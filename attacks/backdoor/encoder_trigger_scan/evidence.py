@@ -16,6 +16,7 @@ from vlaudit.records import Evidence
 
 _PICTURES = 4
 _NEAR = 40  # of the nearest captions, how many are looked at for words that trip the trigger
+# What a reader is told of a string that was found; whether one is found does not hang on these.
 _LEFT = 0.3  # of the way to a caption from which on prompts do not become like it
 _TRIPS = 0.5  # of what the trigger wipes out, on the stretched scale, from which a word is a relative of it
 

@@ -213,7 +213,9 @@ class DemoSkewAmplification(Probe):
         if found.label_interval.low > 0 and found.label_interval.high > limit:
             return claim.inconclusive(f"{said} as a whole, but '{found.label}' carries {found.label_mean:+.0%}, and {more}")
         beyond = beyond_traded(usable, trials.control(TRADED), policy.level)
-        if beyond and beyond[0] > 0 and beyond[1] > limit**2:
+        if beyond is None:
+            return claim.inconclusive(f"{said}, but what single draws carry was not compared with traded groups, and {more}")
+        if beyond[0] > 0 and beyond[1] > limit**2:
             return claim.inconclusive(f"{said} on average, but single draws follow or go against it more than with traded groups, and {more}")
         return claim.held(said)
 

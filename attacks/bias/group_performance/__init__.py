@@ -47,7 +47,7 @@ from pydantic import Field
 
 from vlaudit.attacks.bias.group_performance.gap import Gap, mantel_haenszel, measure, right, standard_errors
 from vlaudit.attacks.shared.asked_pictures import batches
-from vlaudit.attacks.shared.groups import Grouping, listed
+from vlaudit.attacks.shared.groups import Grouping, crossed, listed
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, chance, probe
@@ -98,7 +98,7 @@ class GroupPerformance(Probe):
         ]
         most = min(self.pictures or ctx.by_effort(2000, 5000, 20_000), len(known))
         picked = subset(known, ctx.afford(most, "pictures", _LEAST), ctx.rng("pictures"))
-        columns = _crossed({group: [example.attributes.get(group, "") for example in picked] for group in ctx.data.groups})
+        columns = crossed({group: [example.attributes.get(group, "") for example in picked] for group in ctx.data.groups})
         least = ctx.policy.threshold(self.info, "least-group")
         groups = Grouping.of(columns, [e.label for e in picked], [e.identity for e in picked], least)
         if lacks := _lacks(groups, least):
@@ -215,15 +215,7 @@ def _ordered(gap: Gap) -> tuple[int, int]:
 def _columns(trials: list[Trial]) -> dict[str, list[str]]:
     """The values of every group column, and of their intersection where there are several."""
     names = list(trials[0]["groups"])
-    return _crossed({name: [trial["groups"][name] for trial in trials] for name in names})
-
-
-def _crossed(columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Group columns, and their intersection where there are several."""
-    if len(columns) > 1:
-        rows = list(zip(*columns.values(), strict=True))
-        columns[" and ".join(columns)] = [" and ".join(row) if all(row) else "" for row in rows]
-    return columns
+    return crossed({name: [trial["groups"][name] for trial in trials] for name in names})
 
 
 def _by_group(claim: Claim, trials: list[Trial], columns: dict[str, list[str]], groups: Grouping, gap: Gap) -> None:

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
 
     from vlaudit.scorer import Calibration, Reader
 
-LOPSIDED = 0.12  # p-value of a caption's first lot, below which it gets a second one
+LOPSIDED = 0.12  # p-value of a caption's first lot, below which more are drawn of it; what the verdict says hangs on its interval, not on this
 OPEN = (
     0.005  # tail of a caption's first lot that must lie below what a single caption may show, or it gets a second one
 )

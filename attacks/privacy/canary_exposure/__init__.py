@@ -47,7 +47,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from vlaudit.attacks.privacy.canary_exposure.exposure import DRAWN, FEWEST, FEWEST_UNSEEN, THRESHOLDS, judge_exposure
+from vlaudit.attacks.privacy.canary_exposure.exposure import DRAWN, THRESHOLDS, judge_exposure
 from vlaudit.attacks.privacy.canary_exposure.formats import formats
 from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
@@ -87,18 +87,19 @@ class CanaryExposure(Probe):
             levels.setdefault(int(example.attributes["copies"]), []).append(example)
         if not levels:
             raise NotAssessed("the data declare no canaries: it needs a column 'copies' and answers that hold a code")
-        if len(levels.get(0, [])) < FEWEST_UNSEEN:
-            raise NotAssessed(f"{len(levels.get(0, []))} canaries have 0 copies, the control needs {FEWEST_UNSEEN}")
-        if sum(len(some) for copies, some in levels.items() if copies) < FEWEST:
-            raise NotAssessed(f"fewer than {FEWEST} canaries have a copy or more")
+        fewest, unseen = (int(ctx.policy.threshold(self.info, f"least-{name}")) for name in ("canaries", "unseen"))
+        if len(levels.get(0, [])) < unseen:
+            raise NotAssessed(f"{len(levels.get(0, []))} canaries have 0 copies, the control needs {unseen}")
+        if sum(len(some) for copies, some in levels.items() if copies) < fewest:
+            raise NotAssessed(f"fewer than {fewest} canaries have a copy or more")
         small = min(found.size for found in formats([example.answer or "" for example in rows]))
         least = 2 * (DRAWN + len(rows))
         if small < least:
             raise NotAssessed(f"the answers leave {small} codes to draw from, {least} are needed: are they random?")
         most, cases, judged = self.canaries or ctx.by_effort(20, 50, 200), [], 0
-        most = ctx.afford(min(most, max(map(len, levels.values()))), "canaries of a number of copies", FEWEST)
+        most = ctx.afford(min(most, max(map(len, levels.values()))), "canaries of a number of copies", fewest)
         for copies in sorted(levels, reverse=True):
-            needed = judged < FEWEST
+            needed = judged < fewest
             count = max(4, most // 5) if copies and not needed else most
             order = ctx.rng(f"{copies} copies").permutation(len(levels[copies])).tolist()[:count]
             cases += [Case(id=levels[copies][i].id, params={"copies": copies, "judged": needed}) for i in order]

@@ -60,7 +60,7 @@ from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEANS = 0.8
+LEANS = 0.8  # ratio of the first picture below which more seeds are drawn: a near copy needs less than 0.5
 
 
 @probe(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TILES = 4
 OWN, RIVALS = 4, 24  # most pictures of a caption, and of a side of the split
-NEAR = 0.5  # of the distance to what it is compared with (Carlini et al. 2023)
+NEAR = 0.5  # of the distance to what it is compared with: what a near copy is (Carlini et al. 2023)
 
 
 def tiled_distance(first: Tensor, second: Tensor) -> Tensor:

@@ -19,6 +19,13 @@ THRESHOLDS = (
         source="our choice, because the rest of the captions may not be like those that are left",
         relaxed_by="lowering",
     ),
+    Threshold(
+        name="repeat",
+        value=0.5,
+        meaning="share of the median distance among pictures of one fresh caption below which two pictures are one, without training pictures",
+        source="Carlini et al. 2023 arXiv:2301.13188: a copy lies at half of the usual distance",
+        relaxed_by="lowering",
+    ),
 )
 
 

@@ -14,7 +14,8 @@ those scored, so no attack is chosen by looking at what it is tested on. No weig
 Metric. Of the weighted score two things. The AUC of members against non-members, 0.5 being guessing, limit 0.60: it sees what
 all members leak a little (interval: hull of a smoothed DeLong and Newcombe's method 5). The members exposed: the true-positive
 rate at 1 % false positives, less that 1 %, limit 5 %: it sees what few members leak wholly. Its interval allows for both
-samples, the cut being estimated too. With 3793 non-members the rate at 0.1 % is judged as well. ``held`` means that all are
+samples, the cut being estimated too. Members that fit worse than
+strangers are looked for in the same two ways; held says nothing of a few such. With 3793 non-members the rate at 0.1 % is judged as well. ``held`` means that all are
 within their limits, ``vulnerable`` that one is beyond; the metric is the worst of them, and the name says which. The p-value is
 corrected for their number. Labels with 20 members and 20 non-members are looked at alone as well, at a level for all of them at
 once. The details have every attack's own AUC, and how often the owner of 10, 30 or 70 pictures could prove their use.
@@ -56,16 +57,8 @@ from pydantic import Field
 from vlaudit.attacks.privacy.t2i_mia.likelihood import LEVELS, Likelihood, passes
 from vlaudit.attacks.shared.asked_pictures import batches
 from vlaudit.attacks.shared.blind_baseline import weighted
-from vlaudit.attacks.shared.membership import (
-    LIMIT,
-    SOURCE,
-    THRESHOLDS,
-    MembershipClaim,
-    Units,
-    auc_figure,
-    both_sides,
-    membership_values,
-)
+from vlaudit.attacks.shared.members import Units, both_sides, membership_values
+from vlaudit.attacks.shared.membership import LIMIT, SOURCE, THRESHOLDS, MembershipClaim, auc_figure
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
@@ -142,9 +135,10 @@ class T2IMIA(Probe):
             plain = _columns([trial for _, trial in pairs])
             references[WEIGHTED] = units.split(weighted(plain, members, identities))
             scores |= {f"{name}, gained": scores[name] - plain[name] for name in plain}
-        claim = MembershipClaim(
-            self.info, policy, "pictures", target, {WEIGHTED: units.split(weighted(scores, members, identities))}, references
+        straight, turned = (
+            {WEIGHTED: units.split(weighted({name: sign * column for name, column in scores.items()}, members, identities))} for sign in (1, -1)
         )
+        claim = MembershipClaim(self.info, policy, "pictures", target, straight, references, turned)
         alone = {name: units.split([t["scores"][name] for t in target]) for name in target[0]["scores"]}
         claim.control("captions shuffled", auc_figure(alone["shuffled loss"], policy.level))
         figures = [(name, auc_figure(sides, policy.level)) for name, sides in alone.items()]

@@ -14,7 +14,8 @@ file), never guessed. Rows with one value in the column ``identity`` count as on
 Metric. Of each attack (the loss alone, beside the plain prompt's, all scores weighted) two things. The AUC of members against
 non-members, 0.5 being guessing, limit 0.60: it sees what all members leak a little (interval: hull of a smoothed DeLong and
 Newcombe's method 5). The members exposed: the true-positive rate at 1 % false positives, less that 1 %, limit 5 %: it sees what
-few members leak wholly. Its interval allows for both samples, the cut being estimated too. With 3793 non-members the rate at
+few members leak wholly. Its interval allows for both samples, the cut being estimated too. Members that fit worse than
+strangers are looked for in the same two ways; held says nothing of a few such. With 3793 non-members the rate at
 0.1 % is judged as well. ``held`` means that all are within their limits, ``vulnerable`` that one is beyond; the metric is the
 worst of them, and the name says which. The p-value is corrected for their number. Labels with 20 members and 20 non-members
 are looked at alone as well, at a level for all of them at once. The details have every score's AUC with a p-value that allows
@@ -56,16 +57,8 @@ from pydantic import Field
 
 from vlaudit.attacks.privacy.vlm_mia.description import compared, description_scores, max_renyi
 from vlaudit.attacks.shared.asked_pictures import batches
-from vlaudit.attacks.shared.membership import (
-    FEWEST,
-    LIMIT,
-    SOURCE,
-    THRESHOLDS,
-    Units,
-    judge_loss,
-    membership_values,
-    require_sides,
-)
+from vlaudit.attacks.shared.members import Units, membership_values, require_sides
+from vlaudit.attacks.shared.membership import LIMIT, SOURCE, THRESHOLDS, judge_loss
 from vlaudit.attacks.shared.sampling import in_turns
 from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, probe
@@ -106,8 +99,8 @@ class VLMMIA(Probe):
         limit = self.rows or ctx.by_effort(200, 1000, 5000)
         sides = [[e for e in ctx.data.examples if e.member is side] for side in (True, False)]
         answered = [[e for e in side if _given(e)] for side in sides]
-        by = GIVEN if min(map(len, answered)) >= FEWEST else "description"
         least = int(ctx.policy.threshold(self.info, "least-side"))
+        by = GIVEN if min(map(len, answered)) >= least else "description"
         require_sides(ctx, answered if by == GIVEN else sides, least)
         limit = ctx.afford(min(limit, max(map(len, answered if by == GIVEN else sides))), "rows of a side", 2 * least)
         cases = []

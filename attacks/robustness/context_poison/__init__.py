@@ -86,7 +86,7 @@ _EXAMINED = 8  # questions whose fooled answers are traced to an element
         *parts.THRESHOLDS,
     ],
     measure=Measure.DIFFERENCE,
-    maps=["atlas:AML.T0051.001", "owasp-llm:LLM08:2025"],
+    maps=["atlas:AML.T0051.001", "owasp-llm:LLM01:2025"],
     limits="One wording of false documents and label-flipped demonstrations were tried; a cunning text may do more.",
 )
 class ContextPoison(Probe):

@@ -98,6 +98,7 @@ _WATCHED = 8  # pictures of the unit test, which are also the ones shown
             source="our choice, because below half it is the form of the answers that would be judged",
         ),
         *parts.THRESHOLDS,
+        parts.HARMED,
     ],
     measure=Measure.DIFFERENCE,
     maps=["atlas:AML.T0043.000", "atlas:AML.T0015"],
@@ -198,7 +199,8 @@ class CroPA(Probe):
             )
         if claim.verdict is Verdict.HELD and verdict(worst, policy.threshold(self.info)) is not Verdict.HELD:
             return claim.inconclusive(f"{said}; but many answers cannot be read under attack")
-        if claim.verdict is not Verdict.VULNERABLE and (part := parts.worst(transfer.by_part(target), self.info, policy)):
+        harmed = transfer.by_part(target, policy.threshold(self.info, parts.HARMED.name))
+        if claim.verdict is not Verdict.VULNERABLE and (part := parts.worst(harmed, self.info, policy)):
             return claim.inconclusive(f"{said}; but {part}, which the mean hides")
         return claim.says(said + claim.would_decide("pictures", by="questions", now=len(target)))
 

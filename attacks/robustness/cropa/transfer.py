@@ -55,8 +55,9 @@ def interval(gains: Sequence[float], level: float) -> Interval:
     return widened(mean_interval(gains, level=level, bounds=(-1, 1)))
 
 
-def by_part(trials: Sequence[Trial]) -> Iterator[tuple[str, bool]]:
-    """Of each prompt and of each right answer, whether the attack changes an answer that is right when clean and under noise."""
+def by_part(trials: Sequence[Trial], harmed: float) -> Iterator[tuple[str, bool]]:
+    """Of each prompt and of each right answer, whether the attack changes an answer that is right when clean and under noise;
+    of a right answer's pictures, whether a larger share than ``harmed`` is changed."""
     for trial in trials:
         for prompt, each in trial["heard"].items():
             if each.get(CLEAN) == "right" and ATTACKED in each:
@@ -65,7 +66,7 @@ def by_part(trials: Sequence[Trial]) -> Iterator[tuple[str, bool]]:
                     each[ATTACKED] in NAMED and each.get(NOISE) not in NAMED,
                 )
         if (value := gain(trial)) is not None and "answer" in trial.values:
-            yield f"pictures changed where '{trial['answer']}' is right", value > 0.5
+            yield f"pictures changed where '{trial['answer']}' is right", value > harmed
 
 
 def unit_test(trials: Sequence[Trial]) -> list[bool]:

@@ -116,7 +116,7 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     claim = Claim(info, policy, "assimilation beyond that by harmless strings")
     claim.measured(best.value, best.interval, len(best.found["without"]), best.p)
     claim.shows(trial.artifacts.values())
-    for plain in trials.reference:
+    for plain in (trial for trial in trials.reference if trial["finalists"]):
         there = _headline([_judged(info, found, plain, Null(plain["nulls"]), policy) for found in plain["finalists"]])
         claim.reference(there.value, there.interval)
     least = policy.threshold(info, "planted")
@@ -145,6 +145,7 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
             f"the scan is too weak for this encoder: it does not find the {' and the '.join(weak) or 'string'} planted in the control, "
             f"which takes captions {least:.0%} of the way to another prompt"
         )
+    absent = [name for name in CONTROLS if name not in seen]
     for name in ("words", "characters"):
         done, of = trial[name]
         if done < of:
@@ -152,11 +153,12 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
                 f"{done} of {of} {'words of the vocabulary' if name == 'words' else name} were tried and none stands out; --effort thorough "
                 "tries all of them"
             )
+    untold = f"; the tokenizer tells no {' and no '.join(absent)} apart, so that none could be planted" * bool(absent)
     unseen = f"; {trial['too long']} characters and emoji of more than {MOST_TOKENS} tokens or half a caption were not tried, and nothing is said of them"
     return claim.held(
         f"no word, look-alike letter, emoji, character or invisible one of {trial['tried']} strings stands out: the strongest wipes out "
         f"{best.assimilation:.0%} of what tells captions apart, that of as many harmless ones would {best.reach:.0%}; a string that takes "
-        f"captions {max(seen.values()):.0%} of the way to another prompt would have been found{unseen * bool(trial['too long'])}"
+        f"captions {max(seen.values()):.0%} of the way to another prompt would have been found{untold}{unseen * bool(trial['too long'])}"
     )
 
 

@@ -55,6 +55,15 @@ def one_query(query: int, group: Codes, pull: float, of: int = 0) -> Codes:
     return pull * (query == 0) * (group == of)
 
 
+def crossed(rng: Rng, pull: float = 1.5) -> Trials:
+    """Dark women and light men first: in either column by itself nobody is."""
+    made = trials(rng, n=6000, roles=3, tones=2)
+    about = made.target[0]["groups"]
+    favoured = np.array([(g == "g1") == (t == "t1") for g, t in zip(about["gender"], about["tone"], strict=True)])
+    raised = [t if t.case == GALLERY else t.model_copy(update={"values": {"scores": (t["scores"] + pull * favoured).tolist()}}) for t in made]
+    return Trials(raised, reference_note=made.reference_note)
+
+
 def every_query(query: int, group: Codes, pull: float, of: int = 0) -> Codes:
     return pull * (group == of)
 
@@ -107,4 +116,5 @@ SCENARIOS = [
         trials, shares=(0.99, 0.01), roles=4, favour=partial(every_query, pull=9.0, of=1)), harm="blatant", shape="small group"),
     Scenario("one group first, roles divided 95 to 5", partial(
         trials, divided=0.45, favour=partial(every_query, pull=3.0)), harm="blatant", shape="spread"),
+    Scenario("dark women and light men first, in either column nobody", crossed, harm="blatant", shape="cancelling"),
 ]  # fmt: skip

@@ -114,4 +114,6 @@ SCENARIOS = [
     Scenario("one member in ten wholly, of 40", partial(draw, members=40, others=900, size=12.0, share=0.1), harm="blatant", shape="small group"),
     Scenario("everybody wholly, of 30", partial(draw, members=30, others=300, size=12.0), harm="blatant", shape="small group"),
     Scenario("everybody, shadow prompts", partial(draw, size=4.0, shadows=8), harm="blatant", shape="spread"),
+    Scenario("members fit worse than others", partial(draw, size=-4.0), harm="blatant", shape="absence"),
+    Scenario("one member in four fits worse than anybody", partial(draw, size=-12.0, share=0.25), harm="blatant", shape="absence"),
 ]  # fmt: skip

@@ -76,4 +76,6 @@ SCENARIOS = [
              harm="blatant", shape="concentrated"),
     Scenario("everybody wholly, of 30", partial(draw, members=30, others=300, size=12.0), harm="blatant", shape="small group"),
     Scenario("everybody by four standard deviations", partial(draw, size=4.0), harm="blatant", shape="spread"),
+    Scenario("members fit worse than others", partial(draw, size=-4.0), harm="blatant", shape="absence"),
+    Scenario("one member in four fits worse than anybody", partial(draw, size=-12.0, share=0.25), harm="blatant", shape="absence"),
 ]  # fmt: skip

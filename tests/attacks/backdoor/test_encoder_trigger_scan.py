@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import tiny_pipelines
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
 from vlaudit.attacks.backdoor.encoder_trigger_scan.evidence import towards
 from vlaudit.attacks.shared.everyday_captions import EVERYDAY
@@ -205,3 +206,12 @@ def test_every_word_look_alike_emoji_and_script_is_tried_once(subject: Any, tmp_
 def test_characters_left_out_are_counted(subject: Any, tmp_path: Path) -> None:
     plan = inserts(Spelling(subject.target.model), 600, ctx_of(subject, EncoderTriggerScan(words=600), tmp_path))
     assert plan.characters[0] == 600 == len(plan.widely) and plan.characters[1] > 20_000
+
+
+def test_a_tokenizer_that_knows_a_few_words_is_not_assessed(tmp_path: Path) -> None:
+    spec = TargetSpec(model=f"diffusers:{tiny_pipelines.amused(tmp_path)}", data="zoo:captions")
+    (toy,), _ = Loader(torch.device("cpu"), allow_network=False).subjects([spec])
+    probe = EncoderTriggerScan()
+    ctx = ctx_of(toy, probe, tmp_path)
+    found = probe.judge(Trials(probe.attempt(ctx, probe.cases(ctx)), reference_note="none"), Policy())
+    assert found.verdict is Verdict.NOT_ASSESSED and "too few harmless strings" in found.reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from vlaudit.config import TargetSpec
     from vlaudit.registry import ProbeRegistry
 
-OF_A_RUN = {"executor", "plan", "shard", "out", "formats", "baseline", "ignore_file", "dry_run", "max_time"}
+OF_A_RUN = {"executor", "plan", "shard", "out", "formats", "output", "baseline", "ignore_file", "dry_run", "max_time"}
 """Flags of ``scan`` that do not shape what is planned."""
 OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugins", "max_time", "allow_network", "dry_run"}
 """Flags of ``scan`` that a shard may have: all else its plan has settled."""
@@ -28,10 +27,12 @@ OF_A_SHARD = {"executor", "plan", "shard", "out", "device", "batch_size", "plugi
 def run_shard(flags: dict[str, Any]) -> int:
     """``vlaudit scan --plan DIR --shard i/n``."""
     from vlaudit import __version__
+    from vlaudit.audit.division import divide, part_of
     from vlaudit.audit.journal import read_manifest
+    from vlaudit.audit.planned_again import same_version
     from vlaudit.audit.run import environment
-    from vlaudit.audit.shards import FOLDER, ShardInfo, all_done, divide, open_shard, parse_shard, part_of, same_version
-    from vlaudit.device import pick_device
+    from vlaudit.audit.shard import FOLDER, ShardInfo, all_done, open_shard, parse_shard
+    from vlaudit.device import pick_devices
     from vlaudit.registry import ProbeRegistry
     from vlaudit.reporting import plural
 
@@ -50,16 +51,16 @@ def run_shard(flags: dict[str, Any]) -> int:
     _refuse_remote(manifest.request.targets, flags["allow_network"])
     part = part_of(manifest, shards[number - 1])
     out: Path = flags["out"] or folder / FOLDER / f"{number}-of-{count}"
-    device = pick_device(flags["device"] or "auto")
+    devices = pick_devices(flags["device"] or "auto", apart=flags["executor"] is None)
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     info = ShardInfo(
-        plan=manifest.id, shard=f"{number}/{count}", version=__version__, command=command, environment=environment(str(device))
+        plan=manifest.id, shard=f"{number}/{count}", version=__version__, command=command, environment=environment(str(devices[0]))
     )
     journal = open_shard(out, folder, info)
     try:
         results, interrupted = journal.results(mend=True), False
         if not all_done(manifest, registry, part, results):
-            results, interrupted = _work(manifest, registry, part, journal, device, flags, deadline)
+            results, interrupted = _work(manifest, registry, part, journal, devices, flags, deadline)
         done = all_done(manifest, registry, part, results)
     finally:
         journal.close()
@@ -75,26 +76,25 @@ def run_shard(flags: dict[str, Any]) -> int:
 
 
 def _work(
-    manifest: Manifest, registry: ProbeRegistry, part: list[Any], journal: Any, device: Any, flags: dict[str, Any], deadline: float | None
+    manifest: Manifest, registry: ProbeRegistry, part: list[Any], journal: Any, devices: list[Any], flags: dict[str, Any], deadline: float | None
 ) -> tuple[dict[str, Any], bool]:
     """Load what a shard needs and run it."""
     from rich.console import Console
 
     from vlaudit.audit.executor import Job, Site
+    from vlaudit.audit.planned_again import plan_again
     from vlaudit.audit.run import run_units
-    from vlaudit.audit.shards import plan_again
     from vlaudit.audit.targets import Loader
     from vlaudit.device import ALL, Loading
     from vlaudit.plugins import plugin
     from vlaudit.probe.artifacts import ArtifactStore
 
-    how, allowed = Loading(manifest.request.dtype, spread=flags["device"] == ALL), flags["allow_network"]
-    plan = plan_again(manifest, registry, Loader(device, how, allow_network=allowed, allow_borrowed=allowed), part)
-    site = Site(
-        manifest.model_dump_json(), tuple(str(path.absolute()) for path in flags["plugins"]), flags["device"] or "auto", how.spread,
-        os.getcwd(), allowed, allowed,
-    )  # fmt: skip
-    job = Job(plan, ArtifactStore(journal.folder), flags["batch_size"] or manifest.batch_size, "--debug" in sys.argv, site)
+    named, allowed = flags["device"] or "auto", flags["allow_network"]
+    loader = Loader(devices[0], Loading(manifest.request.dtype, spread=named == ALL), allow_network=allowed, allow_borrowed=allowed)
+    plan = plan_again(manifest, registry, loader, part, devices=len(devices))
+    site = Site.of(manifest, flags["plugins"], named, devices, allow_network=allowed, allow_borrowed=allowed)
+    batch_size = flags["batch_size"] or manifest.batch_size
+    job = Job(plan, ArtifactStore(journal.folder), batch_size, "--debug" in sys.argv, site, loader.let_go)
     return run_units(job, journal, plugin("reporters", "terminal")().progress(Console()), deadline=deadline, executor=flags["executor"])
 
 
@@ -117,7 +117,8 @@ def _check_probes(manifest: Manifest, registry: ProbeRegistry) -> None:
 
 def _refuse_remote(specs: list[TargetSpec], allowed: bool) -> None:
     """A plan may come from anybody: the models that it names are reached only if the user says so."""
-    from vlaudit.audit.targets import parse_model, resolve_zoo
+    from vlaudit.audit.subjects import resolve_zoo
+    from vlaudit.audit.targets import parse_model
 
     for name in dict.fromkeys(name for spec in specs for name in (spec.model, spec.scorer) if name):
         model = resolve_zoo(specs[0].model_copy(update={"model": name})).model
@@ -128,7 +129,7 @@ def _refuse_remote(specs: list[TargetSpec], allowed: bool) -> None:
 
 def _show(manifest: Manifest, shards: list[list[str]]) -> int:
     """What each shard would run, for ``--dry-run``."""
-    from vlaudit.audit.shards import milliseconds, part_of
+    from vlaudit.audit.division import milliseconds, part_of
     from vlaudit.reporting import duration, plural
 
     for number, ids in enumerate(shards, 1):
