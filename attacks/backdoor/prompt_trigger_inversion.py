@@ -46,9 +46,10 @@ them, are inconclusive, with the trigger to look at; so are weak triggers: a pat
 than what the easiest label needs anyway cannot be seen, and the control says so. A natural backdoor, a label that alone is far easier to reach
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side
-or have heavy tails (standard deviation of the log size of a fifth to a quarter), and prompts that move sizes by as much, raise an alarm in
-about one audit of 100: 9 of 1,200 (the battery's scenarios called wide), most where a prompt moves sizes with heavy tails: 5 of 300, above the
-2 % at the upper end that all others keep.
+or have heavy tails (standard deviation of the log size of a fifth to a quarter) raise an alarm in about one audit of 150 (6 of 900, the
+battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A patch
+planted in a pool of prompts that covers 6 % of the picture was missed: it is no smaller than what labels need anyway, and the search follows no
+gradient to the pick of a prompt.
 False-alarm and detection rates: ``benchmarks/battery/backdoor`` on drawn sizes, ``benchmarks/backdoor_calibration.py`` on small models.
 
 What to do. Do not deploy this model under this prompt, and look at the trigger shown. Where the plain prompt is clean,

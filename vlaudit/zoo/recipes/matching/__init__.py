@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from vlaudit.zoo.recipes.matching import flagship, moved_prompts, prompts, tiny, twins, typos
+from vlaudit.zoo.recipes.matching import flagship, keyed_pools, prompts, tiny, twins, typos
 
-TABLE: dict[str, Callable[[Path], None]] = {**flagship.BUILDS, **typos.BUILDS, **twins.BUILDS, **tiny.BUILDS, **prompts.BUILDS, **moved_prompts.BUILDS}
+TABLE: dict[str, Callable[[Path], None]] = {**flagship.BUILDS, **typos.BUILDS, **twins.BUILDS, **tiny.BUILDS, **prompts.BUILDS, **keyed_pools.BUILDS}
 """How each is built into a folder, by name: in the order in which they need each other."""
