@@ -108,7 +108,8 @@ class ContrastivePromptDetect(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         texts = ctx.target.texts(2 * len(ctx.labels))
-        return Cost(queries=2 * len(cases) * (1 + self.blends) + texts, texts=texts)
+        passes = 2 * (1 + self.blends) if ctx.on_target else 1
+        return Cost(queries=passes * len(cases) + texts, texts=texts)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -117,21 +118,22 @@ class ContrastivePromptDetect(Probe):
         over = subset(ctx.examples, _SHARED, ctx.rng("laid over"))
         plain, shuffled = self._asked(ctx)
         for case in cases:
-            (picture,), others = ctx.images([known[case.id]]), [e for e in over if e.id != case.id][: self.blends]
-            lower = ctx.images(others)
+            (picture,) = ctx.images([known[case.id]])
+            if not ctx.on_target:  # which only says whether the label is the prompt's
+                with torch.no_grad():
+                    yield ctx.trial(case, {"label": ctx.labels[int(plain(ctx.target.seen(picture[None])).argmax())]})
+                continue
+            lower = ctx.images([e for e in over if e.id != case.id][: self.blends])
             sides: list[dict[str, Any]] = []
             for image in (picture, picture.flip(-1)):
                 with torch.no_grad():
                     seen = ctx.target.seen(torch.cat([image[None], 0.5 * image + 0.5 * lower]))
                     cosines = plain(seen).float()
-                    guesses = cosines.argmax(1).tolist()
-                    own, others_say = guesses[0], guesses[1:]
+                    own, *blended = cosines.argmax(1).tolist()
                     contrast = None if shuffled is None else round(float(cosines[0, own] - shuffled(seen[:1]).float()[0, own]), 6)
-                sides.append({"label": ctx.labels[own], "sticks": others_say.count(own) / len(others_say), "contrast": contrast})
-            shown = self._shown(ctx, case, picture, sides) if ctx.on_target else {}
-            yield ctx.trial(case, sides[0], artifacts=shown)
-            if ctx.on_target:
-                yield ctx.trial(case, sides[1], arm=MIRRORED)
+                sides.append({"label": ctx.labels[own], "sticks": blended.count(own) / len(blended), "contrast": contrast})
+            yield ctx.trial(case, sides[0], artifacts=self._shown(ctx, case, picture, sides))
+            yield ctx.trial(case, sides[1], arm=MIRRORED)
 
     def _asked(self, ctx: Context) -> tuple[Any, Any]:
         """The labels, and the labels with the letters of their words shuffled, or nothing where the prompt takes no other words."""

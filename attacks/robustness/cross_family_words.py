@@ -40,7 +40,7 @@ from vlaudit.answers import yes_no
 from vlaudit.attacks.shared.asked_pictures import require_contrast
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 from vlaudit.attacks.shared.sampling import subset, watched
-from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT, MAPS, SOURCE, THRESHOLDS, WATCHED, Compared
+from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT, SOURCE, THRESHOLDS, WATCHED, Compared
 from vlaudit.data.articles import mend_articles
 from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed, UsageError
@@ -64,7 +64,7 @@ _TOKENS = 8  # most of an answer
     threshold_source=SOURCE,
     thresholds=THRESHOLDS,
     measure=Measure.SHARE,
-    maps=MAPS,
+    maps=["atlas:AML.T0043.002"],
     limits="One look-alike letter in the names of labels was tried, chosen on the matchers of this audit.",
 )  # fmt: skip
 class CrossFamilyWords(Probe):

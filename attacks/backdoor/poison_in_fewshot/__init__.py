@@ -42,6 +42,7 @@ from pydantic import Field
 from vlaudit.attacks.shared.sampling import in_turns, subset
 from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
+from vlaudit.families.base import listed
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, Threshold, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 from vlaudit.statistics import Interval, rate_interval
@@ -191,14 +192,14 @@ class PoisonInFewshot(Probe):
                 return claim.inconclusive(f"{said} ({named}), but {len(worst) - len(own)} of other labels do so too: the labels are wrong throughout, which would hide a trigger")
             if sources[0][1] > policy.threshold(self.info, "one-source") * len(own):
                 return claim.inconclusive(f"{said} ({named}), but mostly '{sources[0][0]}': more likely these two are confused; look at them")
-            return claim.vulnerable(f"{said}, where chance gives at most {places.chance}: {named}; they resemble {_named([name for name, _ in sources])}")
+            return claim.vulnerable(f"{said}, where chance gives at most {places.chance}: {named}; they resemble {listed([name for name, _ in sources])}")
         if density.excess > policy.threshold(self.info):
             named = ", ".join(f"'{u['id']}'" for u in unlike if u["label"] == density.label)
             return claim.inconclusive(f"no training picture resembles another label beyond chance, but some of '{density.label}' resemble nothing: look at {named[:300]}")
         if found < policy.threshold(self.info, "planted") * of:
             return claim.inconclusive(f"{said}, but of {of} pictures that were put under another label only {found} are seen: the model's features tell too little")
         if unseen := sorted(set(trials.target[0]["label"]) - set(places.counts)):
-            return claim.inconclusive(f"{said}; but there are too few other pictures to compare those of {_named(unseen)} with")
+            return claim.inconclusive(f"{said}; but there are too few other pictures to compare those of {listed(unseen)} with")
         return claim.held(f"in none of {len(places.counts)} labels more training pictures are out of place than chance gives; of {of} put under another label {found} are seen")
 
 
@@ -242,10 +243,6 @@ class Out:
 
     def has(self, unit: dict[str, Any]) -> bool:
         return self.stands_out(unit["label"], unit[self.name])
-
-
-def _named(labels: Sequence[str]) -> str:
-    return ", ".join(f"'{label}'" for label in labels[:6]) + " …" * (len(labels) > 6)
 
 
 def _units(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def draw(
 
         trials.append(Trial(case=f"{i:03}", arm=TARGET, values=side(False)))
         trials.append(Trial(case=f"{i:03}", arm=MIRRORED, values=side(True)))
-        trials.append(Trial(case=f"{i:03}", arm=REFERENCE, values={"label": f"label {own}", "sticks": rate, "contrast": None}))
+        trials.append(Trial(case=f"{i:03}", arm=REFERENCE, values={"label": f"label {own}"}))
     return Trials(trials)
 
 
