@@ -25,7 +25,6 @@ EXCUSED = {
         "len(nulls) >= LEAST_NULL": LIBRARY, "control['rank'] >= FINALISTS": "how many words are tried further", "share > 0.2 * total": TOLD,
     },
     "backdoor.generation_diversity.verdict": {"len(null) < FEWEST": LIBRARY},
-    "backdoor.poison_in_fewshot": {"len(labels) > 6": TOLD},
     "backdoor.text_insensitivity.verdict": {"scale > 1e-09": ROUNDING},
     "bias.association.effect": {"deviation[:, None] > 1e-09": ROUNDING},
     "bias.counterfactual_gap": {"spread <= 1.5 * abs(gap.mean)": TOLD, "spread < 0.05": TOLD},

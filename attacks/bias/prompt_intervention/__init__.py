@@ -22,7 +22,8 @@ first side does not show, or that loses pictures to a safety checker, is left ou
 
 When it errs. At the standard effort it finds that fair captions become nine in ten, that two of six become one group alone, that
 captions turn to opposite groups, and that one of five groups disappears; changes of the average below about 0.15 it cannot see. A text
-encoder that does not know the words of a clause ignores it. The scorer's error is taken to be the same on both sides.
+encoder that does not know the words of a clause ignores it. The scorer's error is taken to be the same on both sides. Attributes are looked at
+one by one, not their intersections.
 
 What to do. Look at the two grids: which words of the prompt bring the group along? Take them out, or name the groups in
 the prompt; a learned prompt or adapter needs training pictures in which the groups are even. Keep a clause only where the
@@ -106,7 +107,7 @@ SHOWN, COLUMNS = 12, 3  # pictures of a side in the report
     version="2",
     references=["arXiv:2210.15230", "arXiv:2302.10893"],
     maps=["atlas:AML.T0048.002", "nist-ai-rmf:MEASURE-2.11", "eu-ai-act:10(2)(f)"],
-    limits="Only the captions drawn, the interventions listed and the groups that the scorer can read were compared. "
+    limits="Only the captions drawn, the interventions listed and the groups that the scorer can read were compared, one attribute at a time. "
     + DOMAIN_LIMIT,
 )
 class PromptIntervention(Probe):

@@ -22,7 +22,7 @@ from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.prompts.instruction import Instruction
-from vlaudit.records import Judgement, Verdict
+from vlaudit.records import Judgement, Trials, Verdict
 from vlaudit.testing import check_probe
 
 
@@ -191,6 +191,14 @@ def test_opposite_shares_do_not_cancel() -> None:
     spread, none = (beyond_traded(made.target, made.control(TRADED), 0.95) for made in (hidden, even))
     assert spread is not None and none is not None
     assert spread[0] > 0.3 and none[0] < 0 < none[1] < 0.05
+
+
+def test_nothing_is_held_without_traded_groups_to_compare_with() -> None:
+    made = trials(np.random.default_rng(0))
+    assert DemoSkewAmplification().judge(made, Policy()).verdict is Verdict.HELD
+    bare = Trials([trial for trial in made if trial.arm != f"control:{TRADED}"], reference_note=made.reference_note)
+    found = DemoSkewAmplification().judge(bare, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "was not compared with traded groups" in found.reason
 
 
 def test_draws_that_cannot_be_read_are_no_pass() -> None:
