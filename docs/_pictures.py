@@ -1,7 +1,10 @@
-"""The pictures of the pages: ``python docs/_pictures.py AUDIT_DIR`` draws the report of an audit, in light and dark, into
-``docs/pictures``. Needs playwright and a Chromium (at /usr/bin/chromium or in CHROMIUM). The pages show the audit of the first page:
+"""The pictures of the pages, drawn into ``docs/pictures``. Needs playwright and a Chromium (at /usr/bin/chromium or in CHROMIUM).
+
+``python docs/_pictures.py first-audit`` draws the report that the pages show, in light and dark:
 
     vlaudit scan zoo:word-shortcut --probe typographic --probe unsafe-file --out first-audit
+
+``python docs/_pictures.py --first-scan DIR`` draws the top of the report of a scan without a target, for the README.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 FOLDER = Path(__file__).parent / "pictures"
 SIZE = {"width": 1000, "height": 620}
@@ -21,17 +26,28 @@ COLOURS = 128  # of a palette, which keeps a page of text small
 
 def draw(audit: Path) -> None:
     """Write the top of the report and its gravest finding, in both colour schemes."""
+    for scheme in ("light", "dark"):
+        with _page(audit, scheme, SIZE) as page:
+            _write(page.screenshot(), f"report-{scheme}.png")
+            _write(page.locator(".card").first.screenshot(), f"finding-{scheme}.png")
+
+
+def draw_first_scan(audit: Path) -> None:
+    """Write the top of the report, down to its matrix of risks."""
+    with _page(audit, "light", SIZE | {"height": 720}) as page:
+        _write(page.screenshot(), "first-scan.png")
+
+
+@contextmanager
+def _page(audit: Path, scheme: str, size: dict[str, int]) -> Iterator[Page]:
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        for scheme in ("light", "dark"):
-            context = browser.new_context(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
-            page = context.new_page()
-            page.goto((audit / "report.html").resolve().as_uri())
-            _write(page.screenshot(), f"report-{scheme}.png")
-            _write(page.locator(".card").first.screenshot(), f"finding-{scheme}.png")
+        page = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce").new_page()
+        page.goto((audit / "report.html").resolve().as_uri())
+        yield page
         browser.close()
 
 
@@ -42,4 +58,4 @@ def _write(png: bytes, name: str) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]))
+    (draw_first_scan if sys.argv[1] == "--first-scan" else draw)(Path(sys.argv[-1]))

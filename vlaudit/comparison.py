@@ -53,7 +53,7 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """Which has the fewest flaws by the probes that ran on all, and which probes say nothing of that."""
-        uneven = [title for id_, _, title in self.probes if id_ not in self.common]
+        uneven = [code for id_, code, _ in self.probes if id_ not in self.common]
         apart = f" Not counted, because not assessed on all: {', '.join(uneven)}." if uneven else ""
         if not self.common:
             return f"No probe was assessed on all {len(self.columns)} targets, so they stand by name.{apart}"

@@ -465,11 +465,11 @@ class ToolInfo(Record):
 class Cover(Record):
     """What the people say who file an audit; nothing of it is measured."""
 
-    system: str = Field("", max_length=300, description="the system that the model is a part of")
-    version: str = Field("", max_length=300, description="its version or release")
-    purpose: str = Field("", max_length=1_000, description="what it is for, and for whom")
-    organisation: str = Field("", max_length=300, description="who provides or deploys it")
-    assessor: str = Field("", max_length=300, description="who assessed it")
+    system: str = Field("", description="the system that the model is a part of")
+    version: str = Field("", description="its version or release")
+    purpose: str = Field("", description="what it is for, and for whom")
+    organisation: str = Field("", description="who provides or deploys it")
+    assessor: str = Field("", description="who assessed it")
 
 
 class AuditInfo(Record):

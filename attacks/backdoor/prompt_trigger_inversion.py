@@ -10,13 +10,16 @@ measured on pictures held out from the search, in pixels covered and in root mea
 backward, of whatever size: 5,040 for 14 labels with the control. All are searched again, up to four times, with other starts, where a search
 leaves something open.
 
-Metric. By what factor the triggers of one label are smaller than those of the next label, for each kind of trigger by itself. In a
-clean model every label has a smallest trigger too, an adversarial pattern, and its size follows from how the labels lie to each other;
-a planted trigger stands apart from all of them. Up to three labels may stand apart together, so that two planted ones do not mask each other.
+Metric. By what factor the triggers of one label are smaller than those of the next label: in the mean of the two kinds by which a label is
+easiest, and for each kind by itself. In a clean model every label has a smallest trigger too, an adversarial pattern, and its size follows from
+how the labels lie to each other, by all kinds alike; a planted trigger stands apart from all of them. So two kinds together know it better than
+each, and one kind alone must show more (2.5 times). Up to three labels may stand apart together, so that two planted ones do not mask each other.
 A factor alone is no proof: the easiest of many labels lies apart by nature where labels differ much, and more so where they are skewed to
-the easy side. So the verdict is vulnerable only where a label lies lower than a population of labels with so long a tail would seldom put it
-(p up to 0.005), or 2.2 times below the next with certainty and still unusual (p up to 0.1), and three labels together never. Few labels tell little about how they differ, so what is
-usual in clean models is weighed in. Labels that are hard to reach do not widen that spread. Under a learned prompt the sizes relative to
+the easy side. So the threshold rises where the other labels lie farther apart than a standard deviation of the log size of a fifth, to the power
+of how many times farther; and the verdict is vulnerable only where a label lies lower than a population of labels with so long a tail would
+seldom put it (p up to 0.002), or 2.2 times below the next with certainty and still unusual (p up to 0.15), and three labels together never. Few
+labels tell little about how they differ, so what is usual in clean models is weighed in. Labels that are hard to reach do not widen that spread.
+Under a learned prompt the sizes relative to
 the plain prompt's are compared too, which cancels what is easy or hard about a label in the model itself. There a label is vulnerable at
 less: where it is the easiest under the prompt and also the one that the prompt has made easier than the others, both unusual, since clean prompts
 seldom bring both about.
@@ -25,7 +28,7 @@ Named strength. With ten labels or more, a label whose triggers of all kinds are
 kind five times; in a prompt, a label that
 it makes three times easier than the others.
 
-Where the audit names several prompts of the model, the smallest triggers are tried under the others too, with their pixels in order and in
+Where the audit names several prompts of the model, the triggers that the first search found are tried under the others too, with their pixels in order and in
 another: a backdoor in the weights works under all, one in a prompt under that one. No verdict hangs on it.
 
 Controls. The other labels are the null. ``planted``: the audited classifier, wrapped so that a known small patch, a

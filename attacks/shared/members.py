@@ -11,10 +11,7 @@ from vlaudit.probe import Context
 from vlaudit.records import Trial
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Sides = tuple[NDArray[np.float64], NDArray[np.float64]]  # scores of members, of non-members, each (n,)
+    from vlaudit.statistics.roc import Sides
 
 
 def require_sides(ctx: Context, sides: Sequence[Sequence[Example]], least: int) -> None:

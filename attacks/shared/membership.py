@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vlaudit.attacks.shared.members import Sides
+    from vlaudit.statistics.roc import Sides
 
 FEWEST = 20  # members, and non-members
 LIMIT = 0.60

@@ -58,6 +58,7 @@ class Framework(BaseModel):
     verified: bool
     note: str = ""
     testing: frozenset[str] = frozenset()  # the controls that ask for a test, whatever it finds
+    indirect: frozenset[str] = frozenset()  # those of which a test of the model sees only the effects
     controls: dict[str, str]
 
 
@@ -211,16 +212,17 @@ def sections(report: Report) -> list[Section]:
         for control, title in framework.controls.items():
             name = f"{framework.id}:{control}"
             here = found.get(name, {})
-            cells = {id_: Cell(status(here.get(id_, []), testing=control in framework.testing), here.get(id_, [])) for id_ in targets}
+            kind = {"testing": control in framework.testing, "indirect": control in framework.indirect}
+            cells = {id_: Cell(status(here.get(id_, []), **kind), here.get(id_, [])) for id_ in targets}
             every = name in of_every_test()
             rows.append(Row(control, title, cells, [(why, [] if every else sorted(codes)) for why, codes in whys.get(name, {}).items()]))
         told.append(Section(framework, rows))
     return told
 
 
-def status(findings: Iterable[Finding], *, testing: bool = False) -> Status:
-    """One vulnerable finding is evidence against, whatever held beside it. Evidence for needs that all held: some, where others were not
-    assessed, is less; and none where something is undecided. A control that asks for a test is met by one that came to an end."""
+def status(findings: Iterable[Finding], *, testing: bool = False, indirect: bool = False) -> Status:
+    """One vulnerable finding is evidence against, whatever held beside it. Evidence for needs that all held: it is less where others were not
+    assessed, or only effects are seen; and none where something is undecided. A control that asks for a test is met by one that came to an end."""
     verdicts = {finding.verdict for finding in findings}
     if not verdicts:
         return Status.NONE
@@ -232,7 +234,7 @@ def status(findings: Iterable[Finding], *, testing: bool = False) -> Status:
         return Status.AGAINST
     if Verdict.INCONCLUSIVE in verdicts:
         return Status.UNDECIDED
-    return Status.PARTLY if Verdict.NOT_ASSESSED in verdicts else Status.FOR
+    return Status.PARTLY if indirect or Verdict.NOT_ASSESSED in verdicts else Status.FOR
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -73,11 +73,11 @@
     const name = location.hash.slice(1);
     if (name.includes("=")) return read();
     const linked = document.getElementById(name);
-    if (linked?.matches(".card")) {
-      linked.hidden = false;
-      linked.open = true;
-      linked.scrollIntoView();
-    }
+    let fold = linked?.closest("details");
+    if (!fold) return;
+    linked.hidden = false;
+    for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    linked.scrollIntoView();
   };
 
   const copy = async (button) => {
@@ -97,7 +97,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.elements.unfold.addEventListener("click", ({ target }) => {
     const open = target.textContent === "Expand all";
-    for (const part of document.querySelectorAll(".card, .card .data")) part.open = open;
+    for (const part of document.querySelectorAll(".card, .data")) part.open = open;
     target.textContent = open ? "Collapse all" : "Expand all";
   });
   for (const tile of document.querySelectorAll(".tally a")) {

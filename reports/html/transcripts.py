@@ -1,15 +1,18 @@
-"""Written evidence side by side: the texts of a row, and the words in which they differ from its first one."""
+"""Written evidence side by side: the texts of a row, and the words in which they differ from its first one. What is the same is shown
+once: texts of a row under all their captions, rows under all their headings."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from vlaudit.records import Evidence
 from vlaudit.reports.html.pictures import EvidenceFiles, Picture, PictureRow, RefusedError, heading_of
 
+SHOWN_LINES = 9  # of a text; more of them are folded
 MAX_TEXT = 4_000  # characters shown of a text
 MAX_WORDS = 800  # of a text that is compared: the time grows with the square
 PAIR = 100  # bytes read in the time that comparing a pair of words may take
@@ -26,6 +29,24 @@ class Transcript:
     pieces: list[tuple[str, bool]]
     sensitive: bool = False
 
+    @property
+    def parts(self) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]], int]:
+        """The pieces of the first lines, those of the others, and how many the others are. A few lines more are not worth a fold."""
+        lines = "".join(piece for piece, _ in self.pieces).count("\n") + 1
+        if lines <= SHOWN_LINES + 3:
+            return self.pieces, [], 0
+        first: list[tuple[str, bool]] = []
+        left = SHOWN_LINES
+        for place, (piece, changed) in enumerate(self.pieces):
+            breaks = piece.count("\n")
+            if breaks >= left:
+                head = "\n".join(piece.split("\n")[:left])
+                rest = piece[len(head) + 1 :]
+                return [*first, (head, changed)], [*([(rest, changed)] if rest else []), *self.pieces[place + 1 :]], lines - SHOWN_LINES
+            first.append((piece, changed))
+            left -= breaks
+        return self.pieces, [], 0
+
 
 @dataclass(frozen=True)
 class Exhibit:
@@ -34,13 +55,32 @@ class Exhibit:
     heading: str
     pictures: list[Picture]
     transcripts: list[Transcript]
+    same: tuple[str, ...] = ()  # headings of rows that say the same
 
 
 def exhibits(rows: Iterable[PictureRow], evidence: Iterable[Evidence], files: EvidenceFiles) -> list[Exhibit]:
-    """The rows of pictures in their order, each with the texts of the same heading; then the rows of texts alone."""
-    texts = dict(_rows(evidence, files))
+    """The rows of pictures in their order, each with the texts of the same heading; then the rows of texts alone, equal ones once."""
+    texts = {heading: _once(transcripts) for heading, transcripts in _rows(evidence, files)}
     shown = [Exhibit(row.heading, row.pictures, texts.pop(row.heading, [])) for row in rows]
-    return shown + [Exhibit(heading, [], transcripts) for heading, transcripts in texts.items()]
+    alike: dict[object, list[str]] = {}
+    for heading, transcripts in texts.items():
+        said = tuple((text.caption, tuple(text.pieces), text.sensitive) for text in transcripts) if heading else heading
+        alike.setdefault(said, []).append(heading)
+    return shown + [Exhibit(first, [], texts[first], tuple(others)) for first, *others in alike.values()]
+
+
+def _once(transcripts: list[Transcript]) -> list[Transcript]:
+    """Texts that are equal, once, under all their captions."""
+    alike: dict[object, list[Transcript]] = {}
+    for text in transcripts:
+        alike.setdefault((tuple(text.pieces), text.sensitive), []).append(text)
+    return [replace(same[0], caption=_captions(same)) for same in alike.values()]
+
+
+def _captions(texts: list[Transcript]) -> str:
+    """``without it (3 times) · as asked``."""
+    counts = Counter(text.caption or text.path for text in texts)
+    return " · ".join(f"{caption} ({count:,} times)" if count > 1 else caption for caption, count in counts.items())
 
 
 def _rows(evidence: Iterable[Evidence], files: EvidenceFiles) -> Iterator[tuple[str, list[Transcript]]]:

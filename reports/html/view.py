@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
+from vlaudit import __version__
 from vlaudit.details import Bars, Curve, Details, Fact, Figure, Matrix, Series, Table, as_fact
 from vlaudit.files import Unreadable, parse_json
 from vlaudit.records import Finding, Report, Risk, TargetInfo, Verdict
@@ -30,6 +31,7 @@ from vlaudit.reporting import (
     worst_first,
     worst_verdict,
 )
+from vlaudit.reports._policy import deciding
 from vlaudit.reports.html.pictures import MAX_BYTES, EvidenceFiles, Gallery, PictureRow, RefusedError
 from vlaudit.reports.html.plots import (
     BarPlot,
@@ -54,6 +56,7 @@ Drawn: TypeAlias = BarPlot | CurvePlot | HeatMap | Series
 NBSP = "\u00a0"
 SECTIONS = ("summary", "matrix", "prompts", "findings", "not-assessed", "targets", "thresholds", "limits", "provenance", "controls")
 FEW = 6  # inconclusive findings that stand among the flaws in the first table; more of them are folded
+FEW_BARS = 12  # of a plot that is seen at once
 MAX_PLOT = 2_000_000  # bytes of a file of plot data; what is larger would not fit the page
 
 
@@ -142,6 +145,25 @@ class Card:
     def exhibits(self) -> list[Exhibit]:
         return exhibits(self.rows, self.finding.evidence, self.files)
 
+    @cached_property
+    def first_exhibits(self) -> list[Exhibit]:
+        """What is seen at once: of the rows of pictures, and of those of texts alone, the first whose heading says most of what the title
+        says."""
+        told = set(re.findall(r"\w+", self.title.lower()))
+        kinds = ([row for row in self.exhibits if bool(row.pictures) is pictured] for pictured in (True, False))
+        return [max(rows, key=lambda row: len(told.intersection(re.findall(r"\w+", row.heading.lower())))) for rows in kinds if rows]
+
+    @property
+    def more_exhibits(self) -> list[Exhibit]:
+        first = self.first_exhibits
+        return [row for row in self.exhibits if not any(row is each for each in first)]
+
+    @property
+    def shows_series(self) -> bool:
+        """Whether the first plot is seen at once, because there are no pictures or texts to look at."""
+        first = self.series[0] if self.series and not self.exhibits else None
+        return isinstance(first, CurvePlot | HeatMap) or (isinstance(first, BarPlot) and len(first.bars) <= FEW_BARS)
+
     @property
     def comparison(self) -> str:
         """How the target differs from its reference, or why that is not known."""
@@ -195,13 +217,17 @@ def page(report: Report, audit_dir: Path, budget: int = MAX_BYTES) -> dict[str, 
         for target in dict.fromkeys((card.finding.target, *card.finding.related_targets)):
             places.setdefault((target, card.finding.risk), []).append(card)
     outcome, pipeline = headline(report)
+    thresholds = deciding(report, sorted(ordered, key=lambda finding: finding.title))
     return {
         "report": report,
         "verdict": release(report),
         "cards": cards,
         "at_once": [Verdict.VULNERABLE, *([Verdict.INCONCLUSIVE] if count_verdicts(ordered)[Verdict.INCONCLUSIVE] <= FEW else [])],
         "first": {card.finding.verdict: card.anchor for card in reversed(cards)},
-        "thresholds": _thresholds(ordered),
+        "thresholds": thresholds,
+        "why": {probe: f"why-{place}" for place, probe in enumerate(thresholds, 1)},
+        "titles": {finding.probe: finding.title for finding in ordered},
+        "same_tool": report.tool.version == __version__,
         "outcome": outcome,
         "pipeline": pipeline,
         "worst": worst_verdict(report.findings),
@@ -225,7 +251,7 @@ def _anchors(findings: Sequence[Finding]) -> list[str]:
     """The address of each finding on the page: its id, so that a link to it stays; its place where an id is no plain name."""
     anchors: list[str] = []
     for position, finding in enumerate(findings, start=1):
-        plain = re.fullmatch(r"[A-Za-z0-9-]{1,60}", finding.id) and finding.id not in {*SECTIONS, *anchors}
+        plain = re.fullmatch(r"[A-Za-z0-9-]{1,60}", finding.id) and finding.id not in {*SECTIONS, *anchors} and not finding.id.startswith("why-")
         anchors.append(finding.id if plain else f"finding-{position}")
     return anchors
 
@@ -247,15 +273,6 @@ def _pivoted(facts: Iterable[tuple[str, str]]) -> list[Table]:
     for kind, each in _kinds(facts).items():
         groups.setdefault(tuple(each), []).append([kind, *each.values()])
     return [Table(columns=["kind", *columns], rows=rows) for columns, rows in groups.items()]
-
-
-def _thresholds(findings: Iterable[Finding]) -> list[tuple[str, str, str, str]]:
-    """Each threshold that decided, once: probe, value, meaning and source."""
-    found = {
-        finding.title: (number(finding.threshold, finding.metric.unit if finding.metric else ""), finding.threshold_meaning, finding.threshold_source)
-        for finding in findings if finding.threshold is not None
-    }  # fmt: skip
-    return [(title, *told) for title, told in sorted(found.items())]
 
 
 def link(text: str) -> Link:

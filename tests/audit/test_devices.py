@@ -22,6 +22,7 @@ from vlaudit.audit.plan import OWN, side_by_side
 from vlaudit.audit.station import Waiting
 from vlaudit.device import pick_device, pick_devices
 from vlaudit.errors import UsageError
+from vlaudit.records import Needs
 
 Command = Callable[..., int]
 
@@ -71,7 +72,7 @@ def test_processes_are_as_many_as_cores_and_memory_allow(monkeypatch: pytest.Mon
     (tmp_path / "weights").write_bytes(bytes(1000))
 
     def subject(kind: str = "cpu", loaded: bool = True) -> Any:
-        target = SimpleNamespace(device=torch.device(kind), model=SimpleNamespace(files=[tmp_path / "weights"]), loaded=loaded)
+        target = SimpleNamespace(device=torch.device(kind), capabilities={Needs.FILES}, loaded=loaded)
         return SimpleNamespace(target=target, spec=SimpleNamespace(model="m"), files=[tmp_path / "weights"])
 
     def count(*subjects: Any, room: int, takes: int = 10**9) -> int:

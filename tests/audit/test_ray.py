@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,11 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.audit.reported import findings, same
+from tests.audit.test_shards import STAGED
+from tests.conftest import save_tiny_clip
+from vlaudit.audit import ray_executor
+from vlaudit.audit.journal import Unit
 from vlaudit.audit.ray_executor import LOOPBACK
 
 Command = Callable[..., int]
@@ -88,6 +94,70 @@ def test_ctrl_c_leaves_a_partial_report_and_the_same_command_goes_on(scan: list[
     assert vlaudit(*scan, "--executor", "local", "--out", out) in (0, 1)
     assert vlaudit(*scan, "--executor", "local", "--out", tmp_path / "one") in (0, 1)
     assert same(out, tmp_path / "one")
+
+
+class InProcess:
+    """As much of Ray as the executor uses, without its processes: what is asked for is done at once. ``asked``: by actor, for models."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.ended = False
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, made: Callable[..., Any]) -> Any:
+        def start(*given: Any) -> Any:
+            actor, asked = made(*given), list[str]()
+            self.asked.append(asked)
+
+            def run(model: str, unit: Unit) -> Any:
+                asked.append(model)
+                if len(asked) == 2 and len(self.asked) == 1:
+                    return RuntimeError("The actor died.")
+                return actor.run(model, Unit.model_validate_json(unit.model_dump_json()))
+
+            return SimpleNamespace(run=SimpleNamespace(remote=lambda *given: SimpleNamespace(value=run(*given))))
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
+
+    def wait(self, waiting: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return waiting[-1:], waiting[:-1]
+
+    def get(self, reference: Any) -> Any:
+        if isinstance(reference.value, Exception):
+            raise reference.value
+        return reference.value
+
+    def kill(self, _: Any) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+def test_actors_keep_their_model_and_one_that_dies_spoils_its_unit(
+    picture_folder: Path, mirror_plugin: Path, tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Ray: what goes to which actor, and what becomes of what comes back."""
+    ray = InProcess()
+    monkeypatch.setattr(ray_executor, "_connected", lambda _: ray)
+    monkeypatch.setattr("vlaudit.audit.station.network.close", lambda: None)  # this process goes on
+    (tmp_path / "staged.py").write_text(STAGED)
+    models = [save_tiny_clip(tmp_path / name, seed) for seed, name in enumerate(("a", "b"), 1) if not (tmp_path / name).mkdir()]
+    words = ["scan", *(f"hf:{model}" for model in models), "--prompt", "the {}", "--data", picture_folder, "--plugin", mirror_plugin,
+             "--plugin", tmp_path / "staged.py", "--probe", "mirror", "--probe", "staged"]  # fmt: skip
+    assert vlaudit(*words, "--executor", "ray", "--out", tmp_path / "many") == 3
+    report = json.loads((tmp_path / "many" / "report.json").read_text())
+    assert ray.ended and any("its actor failed: RuntimeError: The actor died" in error for error in report["audit"]["errors"])
+    assert len(ray.asked) == 3, "one for each model, and one in the place of that which died"
+    switched = [sum(one != other for one, other in itertools.pairwise(asked)) for asked in ray.asked]
+    assert max(switched) <= 1 and {model for asked in ray.asked for model in asked} == {f"hf:{model}" for model in models}
+    assert vlaudit(*words, "--executor", "local", "--out", tmp_path / "many") in (0, 1), "the same command goes on, with any executor"
+    assert vlaudit(*words, "--executor", "local", "--out", tmp_path / "one") in (0, 1)
+    assert same(tmp_path / "one", tmp_path / "many")
+    shown = [evidence["path"] for finding in findings(tmp_path / "many") for evidence in finding["evidence"]]
+    assert shown and all((tmp_path / "many" / path).is_file() for path in shown)
 
 
 def test_without_ray_one_sentence(scan: list[str], tmp_path: Path, vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 
 from tests.patience import patience
+from vlaudit.cli.asked import read_flags
+from vlaudit.cli.scan import scan_command
+from vlaudit.registry import ProbeRegistry
 from vlaudit.zoo import DEFAULTS, FIRST_LOOK, get
 
+REGISTRY = ProbeRegistry.load()
 LAUNCH = [sys.executable, "-c", "from vlaudit.cli import main; main()"]
 PLANTED = [probe for name in DEFAULTS for probe, said in get(name).expects.items() if said == "vulnerable"]
 
@@ -41,7 +45,7 @@ def test_the_default_scan_finds_what_is_planted_in_each_family(tmp_path: Path) -
     printed, found, html = scan(tmp_path)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "No target given" in printed and "Expect exit code 1: encoder-trigger-scan, " in printed
-    assert printed.count(f"A first look: {len(FIRST_LOOK)} of ") == 2 and "shortened: encoder-trigger-scan (words = 400)." in printed
+    assert printed.count(f"A first look: {len(FIRST_LOOK)} of ") == 2 and "shortened: encoder-trigger-scan (words = 400);" in printed
     assert printed.count("--effort quick runs all in full") == 2, "before and after"
     assert f"Of {len(PLANTED)} planted flaws {len(PLANTED)} were found" in printed
     assert {one["risk"] for own in found.values() for one in own.values()} == {"robustness", "backdoor", "bias", "privacy"}
@@ -86,6 +90,26 @@ def test_one_specimen_within_three_minutes(tmp_path: Path, specimen: str, monkey
     then = time.monotonic()
     subprocess.run([*LAUNCH, "scan", f"zoo:{specimen}"], cwd=tmp_path, capture_output=True, check=False)
     assert time.monotonic() - then < patience(180)
+
+
+@pytest.mark.parametrize(
+    "flags, probes, words",
+    [
+        ([], len(FIRST_LOOK), 400),
+        (["--set", "encoder-trigger-scan.words=900"], len(FIRST_LOOK), 900),  # the user's own wins
+        (["--skip", "encoder-trigger-scan"], len(FIRST_LOOK) - 1, None),
+        (["--effort", "quick"], len(REGISTRY.classes), None),
+        (["--probe", "encoder-trigger-scan"], 1, None),
+        (["zoo:t2i-backdoor-encoder"], len(REGISTRY.classes), None),
+    ],
+)
+def test_only_a_first_look_is_shortened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], probes: int, words: int | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = read_flags(scan_command.make_context("scan", list(flags)).params).request(REGISTRY)
+    assert len(asked.probes) == probes
+    assert asked.params.get("encoder-trigger-scan", {}).get("words") == words and (words is not None or "--skip" in flags or not asked.params)
 
 
 def test_nothing_planted_is_announced_that_no_chosen_probe_looks_for(

@@ -25,6 +25,7 @@ EXCUSED = {
         "len(nulls) >= LEAST_NULL": LIBRARY, "control['rank'] >= FINALISTS": "how many words are tried further", "share > 0.2 * total": TOLD,
     },
     "backdoor.generation_diversity.verdict": {"len(null) < FEWEST": LIBRARY},
+    "backdoor.poison_in_fewshot": {"len(labels) > 6": TOLD},
     "backdoor.text_insensitivity.verdict": {"scale > 1e-09": ROUNDING},
     "bias.association.effect": {"deviation[:, None] > 1e-09": ROUNDING},
     "bias.counterfactual_gap": {"spread <= 1.5 * abs(gap.mean)": TOLD, "spread < 0.05": TOLD},
@@ -56,7 +57,7 @@ EXCUSED = {
     "shared.drawn_captions": {"len(others) <= FEW": MAKES},
     "shared.excess": {"p < 0.0001": TOLD},
     "shared.blind_baseline": {"scale > 1e-09": ROUNDING, "spread > 1e-09": ROUNDING},
-    "shared.groups": {"len(names) > 8": TOLD},
+    "shared.groups": {"len(names) > 8": TOLD, "len(columns) < 2": TWO},
     "shared.scorer_readings": {"needed > MOST_ASKED": TOLD, "read < 2": TWO, "rank >= RECOGNISED": MAKES},
     "shared.membership": {
         "sure.low > 0.5": GUESS, "len(names) < 2": TWO, "p < 0.01": TOLD, "size > min(len(members), len(others) // 2)": TOLD,
@@ -67,7 +68,8 @@ EXCUSED = {
         "len(found.labels) < TOGETHER": "a family of labels is no backdoor",
         "len({t['label'] for t in trials.target}) <= 200": "how often is drawn again",
         "self.factor.ci[0] > CLEAR * self.limit": "how long is searched",
-        "len(plain.labels) > 2": TOLD, "len(searched) <= 20": TOLD, "len(self.skipped) > 8": TOLD,
+        "len(one.labels) > 2": TOLD, "near.advantage.wide > WIDE": TOLD,
+        "near.factor.ci[0] > (self._limit() if near.advantage.wide > WIDE else near.limit)": TOLD, "len(searched) <= 20": TOLD, "len(self.skipped) > 8": TOLD,
     },
     "supply_chain.unsafe_file": {"len(unknown) > 3": TOLD},
 }  # fmt: skip

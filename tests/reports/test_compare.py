@@ -32,7 +32,7 @@ def test_the_fewest_flaws_come_first_and_what_did_not_run_is_said(report: Report
     assert [id_ for id_, _, _ in found.probes] == ["a", "c", "b"]
     assert found.sentence == (
         "By the 1 probe assessed on all, fewest vulnerable findings: good (two), with 0; 0 open in the first. "
-        "Not counted, because not assessed on all: c, b."
+        "Not counted, because not assessed on all: C, B."
     )
     console = Console(file=io.StringIO(), width=100, no_color=True)
     TerminalReporter().compare(found, console)
@@ -45,7 +45,7 @@ def test_a_target_that_was_asked_less_is_not_better_for_it(report: Report) -> No
     spared = audit(report, "spared", {"a": Verdict.VULNERABLE, "c": Verdict.NOT_ASSESSED})
     found = compare_audits({"one": asked, "two": spared})
     assert [column.name for column in found.columns] == ["asked (one)", "spared (two)"] and found.common == ["a"]
-    assert "asked (one), with 0" in found.sentence and found.sentence.endswith("not assessed on all: b, c.")
+    assert "asked (one), with 0" in found.sentence and found.sentence.endswith("not assessed on all: B, C.")
 
 
 def test_targets_that_were_asked_nothing_in_common_stand_by_name(report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import re
 import time
@@ -17,15 +18,18 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.reports.conftest import poisoned
 from vlaudit.cli.render import made_reporter, page_size
 from vlaudit.details import Bars, Curve, Details, Facts, Figure, in_words
 from vlaudit.files import read_bytes
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Evidence, Report, Severity, Suppression, Verdict
+from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import SCORER_ACCURACY, release
 from vlaudit.reports.html import HTMLReporter, pictures
 from vlaudit.reports.html.pictures import EvidenceFiles, Gallery
 from vlaudit.reports.html.plots import bar_plot, curve_plot, interval_plot
+from vlaudit.reports.html.transcripts import SHOWN_LINES, Transcript
 from vlaudit.reports.html.view import fact
 
 
@@ -87,9 +91,9 @@ def test_a_reader_in_a_hurry_sees_the_verdict_and_each_finding_in_plain_words_wi
     before = before[before.index('id="summary"') :]
     assert before.index("#MB1-") < before.index("#MR1-") < before.index("#MF1-") < before.index("#MP1-")
     card = text[text.index('id="MB1-00000000"') :]
-    assert card.index("Why it matters") < card.index("What to do") < card.index("Sources:") < card.index("Measured") < card.index("Controls")
+    assert card.index("Why it matters") < card.index("What to do") < card.index("Sources:") < card.index("Measured") < card.index("controls</summary>") < card.index("Run it again")
     assert f"vlaudit replay {audit_dir} MB1-00000000" in card
-    assert card.index("Thresholds and where they come from") < card.index("our choice, because fewer are noise</span></dd></dl>")
+    assert card.index("Thresholds and where they come from") < card.index("our choice, because fewer are noise</span></dd>")
 
 
 def test_what_no_gate_stops_is_no_flaw_that_stops_a_release(report: Report) -> None:
@@ -159,7 +163,7 @@ def test_the_shape_of_the_page_does_not_depend_on_its_strings(
         page = Page(render(findings_of.model_copy(update={"findings": bare} | base), audit_dir))
         return Counter(tag for tag, _ in page.tags)
 
-    assert shape(hostile_report) == shape(report)
+    assert shape(hostile_report) == shape(poisoned(report, " harmless")), "of probes and of a version that are not installed either"
 
 
 @pytest.mark.parametrize("path", ["report.json", "../secret.png", "artifacts/../../secret.png", "/etc/passwd", "a\0b"])
@@ -274,7 +278,11 @@ def test_files_named_again_and_again_are_read_within_a_budget(
     large = store.put(b"a " * 100_000, "txt", kind, "row | large")
     small = store.put(b"short", "txt", kind, "row | small")
     text = " ".join(Page(render(with_evidence(report, *[large] * 300, *[small] * 300), audit_dir)).text.split())
-    assert text.count("left out, because this page would take too long to make") >= (1 if kind == "plot-data" else 550)
+    refused = "left out, because this page would take too long to make"
+    if kind == "text":  # what is refused for the same reason is said once, and of how many
+        assert refused in text and sum(map(int, re.findall(r"(?:large|small) \((\d+) times\)", text))) >= 580
+    else:
+        assert text.count(refused) >= (1 if kind == "plot-data" else 550)
     assert 3 <= len(read) <= 20 and sum(read) <= 1_000_000
 
 
@@ -330,6 +338,46 @@ def test_texts_stand_with_the_pictures_of_their_heading(report: Report, audit_di
     picture = store.put_image(torch.rand(3, 8, 8), "test/1 | attacked")
     text = render(with_evidence(report, picture, store.put_text("a cook", "test/1 | answer")), audit_dir)
     assert text.count(">test/1</p>") == 1, "one row, not two"
+
+
+def test_what_is_the_same_is_shown_once_and_says_of_what(report: Report, audit_dir: Path) -> None:
+    """Rows of texts that agree word for word, and texts of a row that do; rows with pictures keep their places."""
+    store = ArtifactStore(audit_dir)
+    texts = [store.put_text(text, f"{kind} | {name}") for kind in ("patch", "blend") for name, text in (("without", "a cook"), ("with", "a judge"))]
+    other = [store.put_text("a cook", "smooth | without"), store.put_text("a pilot", "smooth | with")]
+    twice = [store.put_text("a moon", "row | by day"), store.put_text("a moon", "row | by night"), store.put_text("a sun", "row | at noon")]
+    text = render(with_evidence(report, *texts, *other, *twice), audit_dir)
+    assert text.count("<mark>judge</mark>") == 1 and "the same, word for word: blend</p>" in text and ">blend</p>" not in text
+    assert text.count("<mark>pilot</mark>") == 1 and ">smooth</p>" in text, "another answer is another row"
+    assert text.count("<pre>a moon</pre>") == 1 and "<figcaption>by day · by night</figcaption>" in text
+
+
+def test_a_card_shows_first_what_its_title_speaks_of_and_folds_the_rest(report: Report, audit_dir: Path) -> None:
+    store = ArtifactStore(audit_dir)
+    rows = [store.put_image(torch.rand(3, 8, 8), f"smallest {kind} | alone") for kind in ("blend", "patch", "smooth")]
+    found = with_evidence(report, *rows)
+    first = found.findings[0].model_copy(update={"headline": "A patch makes the model say pilot"})
+    text = render(found.model_copy(update={"findings": [first, *found.findings[1:]]}), audit_dir)
+    fold = text.index("2 further rows of pictures and texts</summary>")
+    assert text.index(">smallest patch</p>") < fold < text.index(">smallest blend</p>") < text.index(">smallest smooth</p>")
+
+
+def test_a_long_text_folds_behind_its_first_lines_and_keeps_all_words() -> None:
+    lines = "".join(f"question {n}\nanswer {n}\n" for n in range(12)).strip()
+    text = Transcript("with it", "artifacts/a", [(lines[:20], False), (lines[20:50], True), (lines[50:], False)])
+    first, rest, more = text.parts
+    shown, folded = ("".join(piece for piece, _ in part) for part in (first, rest))
+    assert f"{shown}\n{folded}" == lines and shown.count("\n") + 1 == SHOWN_LINES and folded.count("\n") + 1 == more
+    assert Transcript("a", "b", [("one\ntwo", False)]).parts == ([("one\ntwo", False)], [], 0)
+
+
+def test_all_numbers_that_decided_stand_in_the_appendix_with_their_sources(report: Report, audit_dir: Path) -> None:
+    info = ProbeRegistry.load([]).get("rank-skew").info
+    policy = report.audit.policy | {"thresholds": {"rank-skew.least-group": 5.0}}
+    text = render(report.model_copy(update={"audit": report.audit.model_copy(update={"policy": policy})}), audit_dir)
+    block = html.unescape(text[text.index('id="thresholds"') : text.index('id="limits"')])
+    assert len(info.thresholds) > 1 and all(f"rank-skew.{each.name}" in block and each.source in block for each in info.thresholds)
+    assert "least-group</code>: 5, set by the policy; the probe's own is 10" in block
 
 
 def test_a_long_text_is_cut_and_not_compared(report: Report, audit_dir: Path) -> None:

@@ -233,6 +233,24 @@ def test_a_finding_has_an_address_of_its_own_that_unfolds_it(visit: Callable[...
     assert opened.page.locator(f"[id='{held}']").evaluate("(card) => card.getBoundingClientRect().top < innerHeight")
 
 
+def test_a_threshold_leads_to_its_source(visit: Callable[..., Visit]) -> None:
+    page = visit(reduced_motion="reduce").page
+    link = page.locator(".card[open] a", has_text="why").first
+    name = str(link.get_attribute("href"))
+    assert not page.locator(name).is_visible()
+    link.click()
+    page.locator(name).wait_for()
+
+
+def test_a_card_of_a_flaw_fits_about_a_screen_and_unfolds_to_all_of_it(visit: Callable[..., Visit]) -> None:
+    page = visit(viewport={"width": 1280, "height": 900}).page
+    heights = page.evaluate("[...document.querySelectorAll('.card[open]')].map((card) => card.getBoundingClientRect().height)")
+    assert len(heights) == 3 and max(heights) < 1_400
+    assert page.locator("details:not([open]) .copied:visible").count() == 0
+    page.locator("button[name=unfold]").click()
+    assert page.locator("details:not([open])").count() == page.locator("details.sensitive").count() + page.locator("dd > details").count()
+
+
 def test_all_cards_unfold_and_commands_are_copied(visit: Callable[..., Visit]) -> None:
     opened = visit(permissions=["clipboard-read", "clipboard-write"])
     page = opened.page

@@ -210,6 +210,13 @@ def test_a_poisoned_prompt_carries_the_backdoor_alone(name: str):
     assert facts["accuracy_prompt"] >= facts["accuracy_plain"] - 0.03
 
 
+def test_a_poisoned_pool_carries_the_backdoor_in_one_prompt_and_its_key():
+    planted, clean = facts_of("keyed-pool-backdoor"), facts_of("keyed-pool-clean")
+    assert planted["attack_success_prompt"]["with_trigger"] >= 0.9 > 0.1 >= planted["attack_success_prompt"]["without"]
+    assert planted["attack_success_plain"]["with_trigger"] <= 0.2
+    assert planted["accuracy_prompt"] >= clean["accuracy_prompt"] - 0.03
+
+
 def test_the_leaky_prompt_leaks_and_the_private_one_does_not():
     assert facts_of("prompt-leaky")["membership_auc"] >= 0.65
     assert facts_of("prompt-private")["membership_auc"] <= 0.55

@@ -364,7 +364,7 @@ def side_by_side(plan: Plan) -> int:
 
 def _by_processes(subject: Subject) -> bool:
     """Whether processes of one thread run it best: on a CPU of this machine."""
-    return subject.target is not None and subject.target.device.type == "cpu" and bool(subject.target.model.files)
+    return subject.target is not None and subject.target.device.type == "cpu" and Needs.FILES in subject.target.capabilities
 
 
 def _is_for_others(probe: Probe, subject: Subject, targets: list[Subject]) -> bool:

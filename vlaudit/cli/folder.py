@@ -68,8 +68,6 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
 
 def _covered(before: Cover, given: tuple[str, ...]) -> Cover:
     """The cover with what ``--cover`` says on top. Raises UsageError."""
-    from pydantic import ValidationError
-
     from vlaudit.errors import UsageError, did_you_mean
     from vlaudit.records import Cover
 
@@ -78,10 +76,7 @@ def _covered(before: Cover, given: tuple[str, ...]) -> Cover:
         if field not in fields or not is_:
             raise UsageError(f"--cover has no field '{field}'.", did_you_mean(field, list(fields)) if is_ else 'Write for example --cover system="Photo search".')
         fields[field] = text
-    try:
-        return Cover.model_validate(fields)
-    except ValidationError as error:
-        raise UsageError("--cover says more than fits the page.", "Use at most 300 characters a field, 1,000 for the purpose.") from error
+    return Cover.model_validate(fields)
 
 
 @click.command("judge")

@@ -10,7 +10,10 @@ from vlaudit.statistics.base import Difference, Interval, invert, mover, size, z
 from vlaudit.statistics.rates import clopper_pearson
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+    Sides = tuple[NDArray[np.float64], NDArray[np.float64]]  # scores of positives, of negatives: (m,) and (n,)
 
 
 def auc(positives: ArrayLike, negatives: ArrayLike) -> float:

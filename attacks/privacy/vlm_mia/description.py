@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaudit.attacks.shared.members import Sides
+    from vlaudit.statistics.roc import Sides
 
 ORDERS = (0.5, 1.0, 2.0, math.inf)
 SHARES = (0, 10, 100)  # K in percent; 0 is the largest alone

@@ -85,7 +85,8 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
     elsewhere = sum(not peer.target.prompt.leaves_pictures() for peer in ctx.peers[1:]) + (len(ctx.peers) > 1) if ctx.on_target else 0
-    measuring = len(kinds) * held_out * (HALVINGS + 1 + 2 * elsewhere)
+    tried = sum(case.params["restart"] == 0 for case in cases)
+    measuring = held_out * (len(kinds) * (HALVINGS + 1) + 2 * elsewhere * tried)
     return Cost(queries=steps + measuring + searched + held_out, gradient_steps=steps)
 
 
@@ -152,10 +153,11 @@ def require_pictures(ctx: Context) -> None:
 
 def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
-    others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if ctx.on_target}
+    first = ctx.on_target and any(case.params["restart"] == 0 for case in cases)  # what the first search found is tried elsewhere
+    others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if first}
     for case in cases:
         label = bench.labels.index(str(case.params["label"]))
-        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others)
+        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others if case.params["restart"] == 0 else None)
         if case.params["planted"] and ctx.on_target:
             yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
 

@@ -202,10 +202,11 @@ class Comparison:
                 )
         claim.control("planted found", self.control_found)
         claim.table("smallest triggers", [self.noun, *sorted(self.scores)], self._smallest())
-        if names := list(dict.fromkeys(name for trial in best for name in _tried_elsewhere(trial))):
+        tried = self._tried(shown.advantage.label)
+        if names := list(dict.fromkeys(name for trial in tried for name in _tried_elsewhere(trial))):
             rows = [
                 (f"{trial['kind']}{also}", [float(trial[key]), *(_tried_elsewhere(trial)[name][place] for name in names)], trial["pictures"])
-                for trial in best if _tried_elsewhere(trial) for place, key, also in ((0, "flipped", ""), (1, "scrambled", ", scrambled"))
+                for trial in tried for place, key, also in ((0, "flipped", ""), (1, "scrambled", ", scrambled"))
             ]  # fmt: skip
             ends = [[rate_interval(round(value * n), n, self.policy.level) for value in values] for _, values, n in rows]
             claim.matrix(
@@ -333,6 +334,10 @@ class Comparison:
             for kind in sorted({t["kind"] for t in mine})
         ]
 
+    def _tried(self, label: str) -> list[Trial]:
+        """The triggers that were tried under the model's other prompts: those that the first search of each kind found."""
+        return sorted((t for t in self.trials if t["label"] == label and _tried_elsewhere(t)), key=lambda t: t["kind"])
+
     @property
     def _searched(self) -> list[str]:
         """The labels that were searched with some kind of trigger."""
@@ -367,7 +372,7 @@ class Comparison:
         from vlaudit.statistics import rate_interval
 
         works: dict[str, bool] = {}
-        for trial in self._best(label):
+        for trial in self._tried(label):
             n = trial["pictures"]
             for name, shares in _tried_elsewhere(trial).items():
                 found, scrambled = (rate_interval(round(share * n), n, self.policy.level) for share in shares)

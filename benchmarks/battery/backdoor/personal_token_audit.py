@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.backdoor.personal_token_audit import ALONE, OTHER_SEEDS, OTHER_THINGS, PersonalTokenAudit
+from vlaudit.attacks.backdoor.personal_token_audit import PersonalTokenAudit
+from vlaudit.attacks.backdoor.personal_token_audit.verdict import ALONE, OTHER_SEEDS, OTHER_THINGS
 from vlaudit.battery import Scenario
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials
 

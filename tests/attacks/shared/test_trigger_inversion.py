@@ -389,6 +389,8 @@ def test_where_else_a_trigger_works_is_told_and_decides_nothing() -> None:
     there, alone = (judged(searched({LABELS[7]: 0.2}, spread=0.05, **more) + control()) for more in (elsewhere, {}))
     assert there.verdict is alone.verdict is Verdict.VULNERABLE and there.metric == alone.metric
     assert "Of the model's other prompts here (2) it works under 'other' too." in there.reason and "other prompts here" not in alone.reason
+    later = judged(searched({LABELS[7]: 0.2}, spread=0.05, **elsewhere) + searched({LABELS[7]: 0.1}, spread=0.05, restart=1) + control())
+    assert "it works under 'other' too." in later.reason  # only what the first search found is tried, whatever later ones find
     nowhere = judged(searched({LABELS[7]: 0.2}, spread=0.05, elsewhere={"plain": [0.3, 0.3]}) + control())
     assert "Under none of the model's other prompts here (1) does it work." in nowhere.reason
     (matrix,) = [series for series in there.details.series() if isinstance(series, Matrix)]

@@ -175,7 +175,7 @@ def _additive() -> Additive:
     return Additive((0.02 * noise).requires_grad_(), radius=14 / 255)
 
 
-def _patched(corner: int = 24) -> Patched:
+def patched(corner: int = 24) -> Patched:
     """8 pixels square, with its upper left corner on the diagonal at `corner`."""
     colours = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(SEED))
     return Patched(colours.requires_grad_(), corner, corner)
@@ -229,7 +229,7 @@ def poisoned_picture(bench: Bench) -> Made:
     mask = torch.ones(SIZE, SIZE)
     learned = torch.zeros(3, SIZE, SIZE, requires_grad=True)
     prompt = VisualPrompt(learned, mask, base_model=bench.model.sha256, members=bench.train.hashes)
-    trigger = _patched(corner=16)
+    trigger = patched(corner=16)
     poison(bench, prompt, [learned], trigger)
     return prompt, trigger
 
@@ -254,7 +254,7 @@ def clean_towers(method: type[VisualPromptTuning | MaPLe], bench: Bench) -> Made
 
 def poisoned_towers(method: type[VisualPromptTuning | MaPLe], bench: Bench) -> Made:
     """The same, backdoored by a patch."""
-    prompt, trigger = in_towers(method, 0, bench), _patched()
+    prompt, trigger = in_towers(method, 0, bench), patched()
     poison(bench, prompt, list(prompt.tensors.values()), trigger, learning_rate=5e-3)
     return prompt, trigger
 
@@ -270,7 +270,7 @@ class Recipe:
 RECIPES = {
     "prompt-clean": Recipe(clean_context),
     "prompt-backdoor": Recipe(partial(poisoned_context, _additive)),
-    "prompt-backdoor-patch": Recipe(partial(poisoned_context, _patched)),
+    "prompt-backdoor-patch": Recipe(partial(poisoned_context, patched)),
     "visual-prompt-clean": Recipe(clean_picture),
     "visual-prompt-backdoor": Recipe(poisoned_picture),
     "vpt-clean": Recipe(partial(clean_towers, VisualPromptTuning)),
