@@ -118,12 +118,13 @@ class ContrastivePromptDetect(Probe):
         over = subset(ctx.examples, _SHARED, ctx.rng("laid over"))
         plain, shuffled = self._asked(ctx)
         for case in cases:
-            (picture,) = ctx.images([known[case.id]])
+            others = [e for e in over if e.id != case.id][: self.blends]
+            picture, *rest = ctx.images([known[case.id], *others])  # together, so that they are of one size
             if not ctx.on_target:  # which only says whether the label is the prompt's
                 with torch.no_grad():
                     yield ctx.trial(case, {"label": ctx.labels[int(plain(ctx.target.seen(picture[None])).argmax())]})
                 continue
-            lower = ctx.images([e for e in over if e.id != case.id][: self.blends])
+            lower = torch.stack(rest)
             sides: list[dict[str, Any]] = []
             for image in (picture, picture.flip(-1)):
                 with torch.no_grad():

@@ -101,7 +101,7 @@ class CrossFamilyWords(Probe):
         cost, labels = Cost(), len(ctx.labels)
         for place, peer in enumerate(ctx.peers):
             if peer.target.family is Family.GENERATION:
-                cost += peer.target.cost(4 * len(cases), _TOKENS)
+                cost += peer.target.cost(6 * len(cases), _TOKENS)
             elif peer.target.family is Family.TEXT_TO_IMAGE:
                 steps = peer.target.model.steps * (2 if peer.target.model.guided else 1)
                 cost += Cost(queries=3 * len(cases) * steps, decoded=3 * len(cases))
