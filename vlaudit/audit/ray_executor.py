@@ -183,7 +183,7 @@ def _connected(address: str) -> ModuleType:
     except ImportError as error:
         raise UsageError("--executor ray needs Ray, which is not installed.", 'Install it: pip install "ray>=2.50".') from error
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address:
             ray.init(address=address, **quiet)
