@@ -152,7 +152,7 @@ def test_wrong_flags(scan: Callable, data: Path, tmp_path: Path, flags: list[str
 VALUES = (
     "--prompt", "--reference", "--data", "--labels", "--prompts", "--group", "--members", "--probe", "--skip", "--scorer",
     "--plugin", "--config", "--device", "--out", "--format", "--baseline", "--ignore-file", "--max-time", "--seed", "--effort",
-    "--set", "--columns", "--budget", "--plan", "--shard", "--executor", "--max-size",
+    "--set", "--columns", "--budget", "--plan", "--shard", "--executor", "--max-size", "--output",
 )  # fmt: skip
 
 
