@@ -34,11 +34,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vlaudit.attacks.shared.asked_pictures import require_contrast
 from vlaudit.attacks.shared.pixel_noise import random_signs
 from vlaudit.attacks.shared.questions import asked
-from vlaudit.attacks.shared.sampling import subset, watched
-from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT, MAPS, SOURCE, THRESHOLDS, WATCHED, Compared, search_steps
+from vlaudit.attacks.shared.transfer_map import (
+    LEAST,
+    LIMIT,
+    MAPS,
+    SOURCE,
+    THRESHOLDS,
+    Compared,
+    cases_of,
+    search_steps,
+    shards_of,
+)
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Compares, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
@@ -83,21 +91,10 @@ class CrossFamilyTransfer(Probe):
         if len({peer.target.model.spec for peer in ctx.peers}) < 2:
             raise NotAssessed("all targets are prompts of one model, which cross-prompt-transfer compares.", "Name another model.")
         known = [example for example in ctx.examples if example.label in ctx.labels and example.answer]
-        ctx.require(len(known), LEAST, "labelled pictures")
-        count = ctx.afford(min(self.pictures or ctx.by_effort(64, 192, 512), len(known)), "pictures", LEAST)
-        examples = subset(known, count, ctx.rng("pictures"))
-        require_contrast(ctx, examples)
-        shown = watched(len(examples), WATCHED)
-        return [
-            Case(id=f"{maker}/{example.id}", params={"maker": maker, "picture": example.id, "watched": show})
-            for maker in makers for example, show in zip(examples, shown, strict=True)
-        ]  # fmt: skip
+        return cases_of(ctx, makers, known, self.pictures)
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
-        """By matcher, so that few models take turns in memory."""
-        makers = dict.fromkeys(case.params["maker"] for case in cases)
-        of = [[case for case in cases if case.params["maker"] == maker] for maker in makers]
-        return [own[i : i + self.cases_per_unit] for own in of for i in range(0, len(own), self.cases_per_unit)]
+        return shards_of(cases, self.cases_per_unit)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         from vlaudit.search.planted import CORNERS

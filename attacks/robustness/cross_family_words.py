@@ -37,10 +37,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from vlaudit.answers import yes_no
-from vlaudit.attacks.shared.asked_pictures import require_contrast
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
-from vlaudit.attacks.shared.sampling import subset, watched
-from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT, SOURCE, THRESHOLDS, WATCHED, Compared
+from vlaudit.attacks.shared.sampling import subset
+from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT, SOURCE, THRESHOLDS, Compared, cases_of, shards_of
 from vlaudit.data.articles import mend_articles
 from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed, UsageError
@@ -81,21 +80,10 @@ class CrossFamilyWords(Probe):
         if len({peer.target.model.spec for peer in ctx.peers}) < 2:
             raise NotAssessed("all targets are prompts of one model.", "Name another model.")
         known = [e for e in ctx.examples if e.label in ctx.labels and self._spellings(ctx, str(e.label))]
-        ctx.require(len(known), LEAST, "labelled pictures")
-        count = ctx.afford(min(self.pictures or ctx.by_effort(64, 192, 512), len(known)), "pictures", LEAST)
-        examples = subset(known, count, ctx.rng("pictures"))
-        require_contrast(ctx, examples)
-        shown = watched(len(examples), WATCHED)
-        return [
-            Case(id=f"{maker}/{example.id}", params={"maker": maker, "picture": example.id, "watched": show})
-            for maker in makers for example, show in zip(examples, shown, strict=True)
-        ]  # fmt: skip
+        return cases_of(ctx, makers, known, self.pictures)
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
-        """By matcher, so that few models take turns in memory."""
-        makers = dict.fromkeys(case.params["maker"] for case in cases)
-        of = [[case for case in cases if case.params["maker"] == maker] for maker in makers]
-        return [own[i : i + self.cases_per_unit] for own in of for i in range(0, len(own), self.cases_per_unit)]
+        return shards_of(cases, self.cases_per_unit)
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         cost, labels = Cost(), len(ctx.labels)

@@ -7,15 +7,17 @@ a change made against all, where there was one; ``stochastic``, who answers at r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared import parts
-from vlaudit.attacks.shared.asked_pictures import guesswork
+from vlaudit.attacks.shared.asked_pictures import guesswork, require_contrast
 from vlaudit.attacks.shared.concentrated import each
+from vlaudit.attacks.shared.sampling import subset, watched
+from vlaudit.data.example import Example
 from vlaudit.probe import Claim, Context, Policy, ProbeInfo, Threshold, figure, share, would_decide
-from vlaudit.records import Judgement, Trial, Trials, Verdict
+from vlaudit.records import Case, Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import (
     Interval,
     TooFewClustersError,
@@ -48,6 +50,26 @@ MAPS = ("atlas:AML.T0043.000", "atlas:AML.T0015")
 def search_steps(ctx: Context) -> int:
     """Steps of the search for one change."""
     return ctx.by_effort(16, 30, 60)
+
+
+def cases_of(ctx: Context, makers: Sequence[int], known: Sequence[Example], wanted: int | None) -> list[Case]:
+    """Each maker (a position among the peers) with the same pictures, ``wanted`` of those that are ``known``, by default as many as the
+    effort says. Raises NotAssessed for too few."""
+    ctx.require(len(known), LEAST, "labelled pictures")
+    count = ctx.afford(min(wanted or ctx.by_effort(64, 192, 512), len(known)), "pictures", LEAST)
+    examples = subset(known, count, ctx.rng("pictures"))
+    require_contrast(ctx, examples)
+    shown = watched(len(examples), WATCHED)
+    return [
+        Case(id=f"{maker}/{example.id}", params={"maker": maker, "picture": example.id, "watched": show})
+        for maker in makers for example, show in zip(examples, shown, strict=True)
+    ]  # fmt: skip
+
+
+def shards_of(cases: Sequence[Case], size: int) -> list[list[Case]]:
+    """Units of at most ``size`` cases, each of one maker, so that few models take turns in memory."""
+    of = [[case for case in cases if case.params["maker"] == maker] for maker in dict.fromkeys(case.params["maker"] for case in cases)]
+    return [own[i : i + size] for own in of for i in range(0, len(own), size)]
 
 
 class Share:
