@@ -89,6 +89,16 @@ def test_signals_end_in_order(number: int) -> None:
     assert out.split() == ["in", "order", "exit", "130"]
 
 
+def test_a_signal_that_is_not_noticed_is_sent_again_and_one_that_is_comes_once() -> None:
+    head = "send, lost = supervisor._Child.send, []\nsupervisor._Child.send = lambda self, number: send(self, number) if lost else lost.append(1)"
+    work = "try:\n    print('ready', flush=True)\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    time.sleep(2)\n    print('in order', flush=True)\n    return 130"
+    process = start(work, head)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert out.split() == ["in", "order", "exit", "130"]
+
+
 def test_a_second_signal_ends_at_once() -> None:
     work = "while True:\n    try:\n        print('ready', flush=True)\n        time.sleep(1000)\n    except KeyboardInterrupt:\n        print('again', flush=True)"
     process = start(work)

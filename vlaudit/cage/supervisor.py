@@ -27,6 +27,7 @@ from vlaudit.cage import Ended, Phase, memory, network
 
 JUDGING = 4.0  # seconds after --max-time in which a scan judges what it has and writes its report
 ORDER = 10.0  # seconds in which a process that was sent a signal ends by itself
+AGAIN = 0.5  # seconds after which a signal that it has not noticed is sent once more
 LAST = 4.5  # seconds that are left for a report without judges, and for a process that has said its code
 MEMORY_SHARE = 0.9  # of the memory that is free at the start: what the work may take
 GRACE = {Phase.RUN: 1.0, Phase.JUDGE: JUDGING}  # seconds after --max-time in which it may end in order
@@ -83,6 +84,7 @@ class _Child:
         self._until = until  # end of the whole
         self._firm = until is not None
         self._killed = ""  # why this process killed it
+        self._sent, self._noticed = 0.0, False  # when it was last sent a signal, and whether it said so
         self._ceiling, self._status = ceiling, 0
         self._unread = b""
         self._pipe, end = os.pipe()
@@ -128,6 +130,7 @@ class _Child:
             self._until = float(news["until"])
         self.known |= news.get("known", {})
         self.report = self.report or bool(news.get("report"))
+        self._noticed = self._noticed or bool(news.get("noticed"))
         if "code" in news:
             self._code = int(news["code"])
 
@@ -147,8 +150,6 @@ class _Child:
     def watch(self, signals: _Signals) -> None:
         """Until it has ended: hand signals on, and kill it when its time or its memory is up."""
         signals.child = self
-        if signals.since is not None:
-            self.send(signal.SIGINT)
         look = 0.0
         while True:
             ready, _, _ = select.select([self._pipe, signals.wakes], [], [], self._patience())
@@ -186,6 +187,9 @@ class _Child:
             self._limit = None
             self._until = min(self._until or now + LAST, now + LAST)
             self._firm = True
+        if signals.since is not None and not self._noticed and now > self._sent + AGAIN:
+            # It came before there was a child, or between two steps of its interpreter, where a call that waits would sleep on.
+            self.send(signal.SIGINT)
         if signals.since is not None and now > signals.since + ORDER:
             self.kill("it was interrupted")
         elif self._limit is not None and now > self._limit:
@@ -218,6 +222,7 @@ class _Child:
                 os.kill(pid, signal.SIGKILL)
 
     def send(self, number: int) -> None:
+        self._sent = time.monotonic()
         with suppress(OSError):
             os.kill(self.pid, number)
 
@@ -268,6 +273,7 @@ def _be_child(work: Callable[[], int], pipe: int, parent: int, ended: Ended | No
 
 
 def _interrupt(_number: int, _frame: object) -> None:
+    cage.say(noticed=True)
     raise KeyboardInterrupt
 
 
