@@ -135,7 +135,7 @@ def elsewhere(a: Mapping[str, Rates], b: Mapping[str, Rates], seed: int, draws: 
     found = [(mine, theirs) for _, mine, theirs in both(a, b)]
     widest = max((len(mine.groups) for mine, _ in found), default=0)
     found = [pair for pair in found if len(pair[0].groups) == widest]
-    if len(found) < 2:
+    if not found[1:]:
         return np.zeros(0)
     mine, theirs = (np.array([rates.value for rates in side]) for side in zip(*found, strict=True))
     order = np.random.default_rng(seed).permuted(np.tile(np.arange(len(found)), (draws, 1)), axis=1)
