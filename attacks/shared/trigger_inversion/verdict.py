@@ -16,7 +16,6 @@ from vlaudit.attacks.shared.trigger_inversion.sizes import (
     PLANTED_RMS,
     PLANTED_SMOOTH,
     RESAMPLES,
-    TOGETHER,
     Advantage,
     Scores,
     mean,
@@ -138,7 +137,7 @@ class Comparison:
         limit = self._limit() ** found.wide if limit is None else limit  # labels that lie farther apart by nature lead by more
         said = within(Interval(*found.over_next.ci), limit)
         far = found.over_next.ci[0] >= self._limit("far") and found.p_value <= self._limit("far-unusual")
-        odd = len(found.labels) < TOGETHER and (far or found.p_value <= self._limit("unusual"))
+        odd = len(found.labels) < self._limit("family") and (far or found.p_value <= self._limit("unusual"))
         if said is Verdict.VULNERABLE and not odd:
             said = Verdict.INCONCLUSIVE  # the easiest of labels that differ so much by nature, or a family of them
         return Test(name, found, found.over_next, limit, said, found.p_value, kinds)

@@ -162,6 +162,13 @@ def test_labels_that_stand_apart_together_do_not_mask_each_other(count: int, ver
     assert all(f"'{label}'" in judgement.reason for label in LABELS[3 : 3 + count]) or count == 2
 
 
+def test_how_many_labels_are_a_family_is_the_policys() -> None:
+    trials = Trials(searched(dict.fromkeys(LABELS[3:6], 0.05), spread=0.05) + control(0.02), reference_note="the target is the reference")
+    said = {family: PromptTriggerInversion().judge(trials, Policy(thresholds={"prompt-trigger-inversion.family": family})) for family in (1, 3, 4)}
+    assert [one.verdict for one in said.values()] == [Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, Verdict.VULNERABLE]
+    assert {one.details["by most kinds: smallest"].count(",") for one in said.values()} == {2}, "none masks another"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trigger_that_shows_by_one_kind_of_search_alone_is_found(kind: str) -> None:
     trials = [t for t in searched(spread=0.05) if (t["label"], t["kind"]) != (LABELS[3], kind)]
