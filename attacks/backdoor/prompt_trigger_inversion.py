@@ -71,11 +71,25 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import Bench, affordable, require_pictures, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.pools import (
+    as_if_picked,
+    by_rank,
+    comparisons,
+    judged,
+    search_as_if_picked,
+)
+from vlaudit.attacks.shared.trigger_inversion.search import (
+    RANK,
+    Bench,
+    affordable,
+    require_pictures,
+    search,
+    search_cost,
+)
 from vlaudit.attacks.shared.trigger_inversion.thresholds import PROMPT_THRESHOLDS, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
-from vlaudit.records import Case, Cost, Family, Risk, Trial, Trials
+from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 _SUBSET = 12  # labels of a quick audit with more than 20
 
@@ -103,23 +117,46 @@ class PromptTriggerInversion(TriggerInversion):
     labels: int | None = Field(
         None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
     )
+    seldom: int | None = Field(
+        None, ge=1, description="how many prompts of a pool that few pictures pick to search as if all did; default 1, 2 or 4 by effort"
+    )
 
     def cases(self, ctx: Context) -> list[Case]:
         require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
         labels = subset(ctx.labels, min(limit, len(ctx.labels)), ctx.rng("labels"))
-        return affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
+        cases = affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
+        wanted = min(self.seldom or ctx.by_effort(1, 2, 4), ctx.target.prompt.pool)
+        whole = any(case.params["planted"] for case in cases)
+        tried = ctx.afford(wanted, "prompts of the pool as if all pictures picked them", 0, searched=True, share=1.0 if whole else 0.0)
+        return [*cases, *as_if_picked(cases, tried)]
 
-    def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
-        found = super().compared(trials, policy)
-        return found and replace(found, all_of="labels")
+    def shards(self, cases: list[Case]) -> list[list[Case]]:
+        size = self.cases_per_unit
+        return [own[i : i + size] for _, own in by_rank(cases) for i in range(0, len(own), size)]
+
+    def decided(self, trials: Trials, policy: Policy) -> bool:
+        found = self._comparisons(trials, policy)
+        return any(one.clear for one in found) or all(one.decided for one in found)
+
+    def judge(self, trials: Trials, policy: Policy) -> Judgement:
+        found = self._comparisons(trials, policy)
+        return judged(found) if found else super().judge(trials, policy)
+
+    def _comparisons(self, trials: Trials, policy: Policy) -> list[Comparison]:
+        return [replace(one, all_of="labels") for one in comparisons(self.info, trials, policy)]
 
     def tries_elsewhere(self) -> bool:
         return True
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return search_cost(ctx, cases)
+        return search_cost(ctx, cases if ctx.on_target else [case for case in cases if RANK not in case.params])
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        yield from search(ctx, cases, Bench.of(ctx, ctx.target.classifier(ctx.labels), ctx.labels))
+        searched = [(rank, own) for rank, own in by_rank(cases) if rank is None or ctx.on_target]  # the reference has no pool
+        if not searched:
+            return
+        bench = Bench.of(ctx, ctx.target.classifier(ctx.labels), ctx.labels)
+        for rank, own in searched:
+            yield from search(ctx, own, bench) if rank is None else search_as_if_picked(ctx, own, bench, rank)
