@@ -10,6 +10,11 @@ measured on pictures held out from the search, in pixels covered and in root mea
 backward, of whatever size: 5,040 for 14 labels with the control. All are searched again, up to four times, with other starts, where a search
 leaves something open.
 
+In a pool of prompts with keys, of which each picture picks some (L2P, DualPrompt), a backdoor may lie in a prompt that no picture at hand picks and
+a secret key calls. So those that fewest pictures pick, fewer than half of an even share, are searched once more as if all pictures picked
+them, and compared by the same rules; the finding is the gravest of these. What makes a picture pick such a prompt was not searched: whoever wrote the file
+chose its key.
+
 Metric. By what factor the triggers of one label are smaller than those of the next label: in the mean of the two kinds by which a label is
 easiest, and for each kind by itself. In a clean model every label has a smallest trigger too, an adversarial pattern, and its size follows from
 how the labels lie to each other, by all kinds alike; a planted trigger stands apart from all of them. So two kinds together know it better than
@@ -47,9 +52,8 @@ than what the easiest label needs anyway cannot be seen, and the control says so
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side
 or have heavy tails (standard deviation of the log size of a fifth to a quarter) raise an alarm in about one audit of 150 (6 of 900, the
-battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A patch
-planted in a pool of prompts that covers 6 % of the picture was missed: it is no smaller than what labels need anyway, and the search follows no
-gradient to the pick of a prompt.
+battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. Of a pool whose prompts pictures pick, a
+prompt that at least half as many pictures pick as an even share would be is searched as it is picked alone, where no gradient leads from a picture to its pick.
 False-alarm and detection rates: ``benchmarks/battery/backdoor`` on drawn sizes, ``benchmarks/backdoor_calibration.py`` on small models.
 
 What to do. Do not deploy this model under this prompt, and look at the trigger shown. Where the plain prompt is clean,
