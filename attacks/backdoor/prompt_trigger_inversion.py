@@ -122,7 +122,7 @@ class PromptTriggerInversion(TriggerInversion):
         None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
     )
     seldom: int | None = Field(
-        None, ge=1, description="how many prompts of a pool that few pictures pick to search as if all did; default 1, 2 or 4 by effort"
+        None, ge=1, description="how many prompts of a pool that few pictures pick to search as if all did; default 2, 4 or 8 by effort"
     )
 
     def cases(self, ctx: Context) -> list[Case]:
@@ -131,7 +131,7 @@ class PromptTriggerInversion(TriggerInversion):
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
         labels = subset(ctx.labels, min(limit, len(ctx.labels)), ctx.rng("labels"))
         cases = affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
-        wanted = min(self.seldom or ctx.by_effort(1, 2, 4), ctx.target.prompt.pool)
+        wanted = min(self.seldom or ctx.by_effort(2, 4, 8), ctx.target.prompt.pool)
         whole = any(case.params["planted"] for case in cases)
         tried = ctx.afford(wanted, "prompts of the pool as if all pictures picked them", 0, searched=True, share=1.0 if whole else 0.0)
         return [*cases, *as_if_picked(cases, tried)]

@@ -81,14 +81,15 @@ def test_the_prompt_of_a_pool_that_no_picture_picks_is_searched_as_if_all_did(ti
     ctx._target = model.under(pool)
     ctx.start_clock()
     cases = probe.rounds(probe.cases(ctx))[0]
-    assert [case.params.get("seldom") for case in cases] == [None] * (len(cases) // 2) + [0] * (len(cases) // 2)
-    assert [{case.params.get("seldom") for case in shard} for shard in probe.shards(cases)] == [{None}, {0}]
-    through = [trial for trial in probe.attempt(ctx, cases[-3:]) if trial.arm == TARGET]
+    assert [case.params.get("seldom") for case in cases] == [rank for rank in (None, 0, 1) for _ in cases[::3]]
+    assert [{case.params.get("seldom") for case in shard} for shard in probe.shards(cases)] == [{None}, {0}, {1}]
+    first = [case for case in cases if case.params.get("seldom") == 0][:3]
+    through = [trial for trial in probe.attempt(ctx, first) if trial.arm == TARGET]
     assert [(t["prompt"], t["pool"], t["picked"], t["seldom"]) for t in through] == [(1, 3, 0.0, 2)] * 3
     with torch.no_grad():
         said = model.under(KeyedPool(tokens[1:2], pool.keys[1:2], top=1)).classifier(ctx.labels)(images).argmax(dim=1)
     shares = {label: float((said == place).float().mean()) for place, label in enumerate(ctx.labels)}
     assert [t["share"] for t in through] == [pytest.approx(shares[str(t["label"])]) for t in through], "what is said where it is read"
-    assert not list(probe.attempt(replace(ctx, arm=REFERENCE), cases[-3:]))
+    assert not list(probe.attempt(replace(ctx, arm=REFERENCE), first))
     ctx._target = model.under(KeyedPool(tokens[:2], torch.stack([usual, usual]), top=2))
     assert all("seldom" not in case.params for case in probe.cases(ctx)), "all pictures read both"
