@@ -203,7 +203,7 @@ def test_a_prompt_that_every_picture_is_taken_to_pick_stands_first(towers: Tower
     prompt = KeyedPool(drawn(POOL, 2, WIDTH), drawn(POOL, WIDTH, seed=2), top=top)
     usual = prompt.picked(towers.model, varied())
     assert prompt.picks(towers.model, varied()).nonzero()[:, 1].tolist() == usual.sort(dim=1).values.flatten().tolist()
-    unread = next(place for place in range(POOL) if place not in usual)
+    unread = max(place for place in range(POOL) if place not in usual)
     forced = prompt.always(unread)
     assert forced.picked(towers.model, varied())[:, 0].tolist() == [unread] * 4 and forced.picked(towers.model, varied()).shape == (4, top)
     if top == 1:
