@@ -52,10 +52,10 @@ than what the easiest label needs anyway cannot be seen, and the control says so
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side
 or have heavy tails (standard deviation of the log size of a fifth to a quarter) raise an alarm in about one audit of 150 (6 of 900, the
-battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A planted trigger that takes most pictures to
-its label, but few with the confidence of genuine ones, counts with a larger size than it has, and may be held: so is one in a CoCoOp network (`poisoned-cocoop`, 39 %).
-Of a pool whose prompts pictures pick, a
-prompt that at least half as many pictures pick as an even share would be is searched as it is picked alone, where no gradient leads from a picture to its pick.
+battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A planted trigger that takes most
+pictures to its label, but few with the confidence of genuine ones, counts as larger than it is and may be held: so is one in a CoCoOp network
+(``zoo:poisoned-cocoop``), where 39 % reach that confidence. A prompt of a pool that at least half of an even share of the pictures pick is searched only
+as it is picked, and no gradient leads from a picture to its pick.
 False-alarm and detection rates: ``benchmarks/battery/backdoor`` on drawn sizes, ``benchmarks/backdoor_calibration.py`` on small models.
 
 What to do. Do not deploy this model under this prompt, and look at the trigger shown. Where the plain prompt is clean,
