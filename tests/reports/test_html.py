@@ -231,7 +231,12 @@ def test_a_picture_is_made_ready_once_and_few_of_those_that_find_no_room(
 ) -> None:
     made: list[bytes] = []
     real = pictures._smallest
-    monkeypatch.setattr(pictures, "_smallest", lambda image, content: made.append(content) or real(image, content))
+
+    def counted(image: Image.Image, content: bytes) -> tuple[str, bytes]:
+        made.append(content)
+        return real(image, content)
+
+    monkeypatch.setattr(pictures, "_smallest", counted)
     store = ArtifactStore(audit_dir)
     own = with_evidence(report, *(noise(store, i, side=100) for i in range(80)))  # 30 kB each, 40 kB in the page
     text = HTMLReporter(max_size=500_000).render(own, audit_dir)
