@@ -133,7 +133,8 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Seconds = Annotated[float, Field(ge=0, le=1e12)]  # that a file of an audit tells, and with which is reckoned
+MOST_SECONDS = 1e12
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]  # that a file of an audit tells, and with which is reckoned
 
 
 class Threshold(Record):

@@ -56,3 +56,11 @@ def test_a_new_probe_where_nothing_can_be_written(tmp_path: Path, vlaudit: Comma
     for folder in (tmp_path / "file" / "below", tmp_path / ("a" * 300)):
         assert vlaudit("new", "probe", "turned", "--out", folder) == 2
         assert "Cannot write" in capsys.readouterr().err
+
+
+def test_a_variable_has_the_name_of_its_flag(vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("probe", "set", "format", "prompts", "plugin", "group"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"VLAUDIT_SCAN_{name.upper()}", "/nothing/like/this")
+            assert vlaudit("scan", "zoo:tiny-clean", "--dry-run") == 2, name
+            assert ("--prompts" if name == "prompts" else "/nothing/like/this") in capsys.readouterr().err

@@ -114,3 +114,11 @@ def test_what_the_system_refuses_is_no_bug(vlaudit: Command, monkeypatch: pytest
     monkeypatch.setattr("vlaudit.cli._check_unicode", refuse)
     for words, code in ((("list", "probes"), 2), (("scan", "zoo:tiny-clean"), 3)):
         assert vlaudit(*words) == code and "'/some/where' cannot be used (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_copy_is_not_put_into_the_audit_that_is_judged(scan: Command, vlaudit: Command, tmp_path: Path, capsys: Printed) -> None:
+    out = tmp_path / "audit"
+    assert scan("--out", out) in (0, 1)
+    before = files(out)
+    assert vlaudit("judge", out, "--plugin", tmp_path / "mirror.py", "--out", out / "below") == 2
+    assert "stays as it is" in capsys.readouterr().err and files(out) == before and not (out / "below").exists()

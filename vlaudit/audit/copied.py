@@ -21,6 +21,8 @@ def copy_audit(folder: Path, out: Path) -> None:
     manifest, named = read_manifest(folder), set[tuple[bytes, bytes]]()
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' is there already, and not empty.", "Choose another --out.")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"'{out}' lies in the audit that is judged, which stays as it is.", "Choose another --out.")
     make_folder(out)
     try:
         if os.path.lexists(folder / TRIALS):

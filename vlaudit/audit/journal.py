@@ -120,8 +120,8 @@ class UnitResult(Record):
 
     unit: str
     trials: list[Trial] = Field(default_factory=list)
-    seconds: Seconds = 0.0
-    work: Seconds | None = None  # of CPU or device time
+    seconds: float = 0.0
+    work: float | None = None  # seconds of CPU or device time
     error: str | None = None
     passed: Cost | None = None  # what passed through the models; its trials count what was asked for, remembered or not
 

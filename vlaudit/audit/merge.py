@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import FiniteFloat, ValidationError
 
 from vlaudit.audit.copied import ARTIFACT, copy_evidence
 from vlaudit.audit.journal import (
@@ -37,7 +37,7 @@ from vlaudit.audit.shard import FOLDER, SHARD, ShardInfo, read_shard
 from vlaudit.checksums import resealed, without_checksum
 from vlaudit.errors import UsageError, VlauditError
 from vlaudit.files import TEXT_BYTES, disk_error, make_folder, open_flags, write_atomically
-from vlaudit.records import Cost, Record, Report, Seconds, Trial, alike
+from vlaudit.records import Cost, Record, Report, Trial, alike
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import plural
 
@@ -64,8 +64,8 @@ class _Tried(Record):
 
 
 class _Closing(Record):
-    seconds: Seconds = 0.0
-    work: Seconds | None = None
+    seconds: FiniteFloat = 0.0
+    work: FiniteFloat | None = None
     error: str | None = None
     passed: Cost | None = None
 

@@ -43,11 +43,17 @@ ANSWERING = {"scan", "merge", "judge", "diff", "replay", "selftest"}  # whose ex
 
 
 class Command(click.Command):
-    """A command none of whose values is empty: a variable of a shell that is not set is not the same as a flag left out."""
+    """A command none of whose values is empty: a variable of a shell that is not set is not the same as a flag left out. Its options are
+    read from the environment by the names of their flags."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.resilient_parsing:  # a shell asks what may follow
             return super().parse_args(ctx, args)
+        if ctx.auto_envvar_prefix:
+            for option in self.get_params(ctx):
+                if isinstance(option, click.Option):  # the variable has the name of the flag, whatever the parameter is called
+                    option.envvar = f"{ctx.auto_envvar_prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
+                    option.allow_from_autoenv = False
         given, _, _ = self.make_parser(ctx).parse_args(list(args))
         for parameter in self.get_params(ctx):
             name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name.strip("[].")
