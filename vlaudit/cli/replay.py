@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlaudit.cli import debug_option, new_folder
+from vlaudit.cli import Command, debug_option, new_folder
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ RESULT = "replay.json"
 STYLES = {"reproduced": "bold green", "reproduced in part": "bold yellow", "not reproduced": "bold red"}
 
 
-@click.command("replay", epilog="""\b
+@click.command("replay", cls=Command, epilog="""\b
 Exit codes:
   0    reproduced: the same verdict, and the same figure or each in the other's interval
   1    not reproduced, or in part: the same verdict, but the figure lies elsewhere
