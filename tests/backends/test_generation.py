@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests import generators
 from vlaudit.backends.huggingface import HuggingFaceBackend
@@ -295,6 +296,22 @@ def test_embeddings_put_in_by_hand(model: TransformersGenerator) -> None:
     torch.testing.assert_close(found, model.log_likelihood([dog], [["yes", "no no"]]), atol=1e-4, rtol=1e-4)
     found.sum().backward()
     assert values.grad is not None and float(values.grad.abs().max()) > 0
+
+
+def test_as_many_passes_are_counted_as_operations_are_made(model: TransformersGenerator) -> None:
+    """Two answers go on from one reading of the conversation, or where a kind cannot, from two."""
+    if Needs.PIXEL_GRADIENTS not in model.capabilities:
+        pytest.skip("gives no gradients")
+
+    def operations(answers: list[str]) -> int:
+        picture, count = model.preprocess(PICTURES[0]).requires_grad_(), FlopCounterMode(display=False)
+        with count:
+            model.log_likelihood([Conversation((Turn("user", (picture, QUESTIONS[0])),))], [answers]).sum().backward()
+        return int(count.get_total_flops())
+
+    one, two = operations(["a cat"]), operations(["a cat", "the dog"])
+    assert model.passes(1) == 1 and model.passes(2) in (1, 2)
+    assert 0.7 <= two / (model.passes(2) * one) <= 1.4
 
 
 def test_attention_goes_to_the_picture(kind: str, model: TransformersGenerator) -> None:
