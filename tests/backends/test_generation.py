@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,17 @@ def test_too_long_a_prompt_and_other_misuse(llava: TransformersGenerator) -> Non
         llava.log_likelihood([ask(llava, 0)], [[""]])
     with pytest.raises(UsageError, match=r"takes \(3, 24, 24\)"):
         llava.generate([Conversation((Turn("user", (torch.zeros(3, 30, 24), "a")),))])
+
+
+@pytest.mark.parametrize("matches", [False, True])
+def test_weights_that_the_config_has_no_place_for_are_said(matches: bool, tiny_clip: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_clip, tmp_path / "model") if matches else generators.llava(tmp_path / "model")
+    assert not HuggingFaceBackend().load(str(folder), CPU).remarks
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    (said,) = HuggingFaceBackend().load(str(folder), CPU).remarks
+    assert "tensors" in said and "layers.1." in said and "not read" in said
 
 
 def test_families_are_read_from_the_config(tiny_clip: Path, tmp_path: Path, folder: Path) -> None:
