@@ -39,7 +39,12 @@ def unsealed(content: bytes, previous: str = "") -> tuple[bytes, str]:
     checksum = found[1].decode()
     if _digest(previous, content[:place]) != checksum:
         raise Unreadable("does not agree with its checksum")
-    return content[:place].rstrip().removesuffix(b",") + b"}", checksum
+    return without_checksum(content), checksum
+
+
+def without_checksum(content: bytes) -> bytes:
+    """An object that has a checksum, without it."""
+    return content[: content.rindex(_MEMBER)].rstrip().removesuffix(b",") + b"}"
 
 
 def resealed(line: bytes, previous: str) -> tuple[bytes, str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 ALL = "cuda:all"  # every GPU, a model's layers spread over them
-DEVICE = r"auto|cuda:all|(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*"  # what --device may say
+DEVICE = r"auto|cuda:all|(cpu|cuda(:[0-9]{1,2})?)(,(cpu|cuda(:[0-9]{1,2})?))*"  # what --device may say
 FORMS = "auto, cpu, cuda, cuda:N, cuda:all, or several with a worker for each: cuda:0,cuda:1"
 
 

@@ -23,6 +23,7 @@ from vlaudit.secrets import redact
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar"}
 
 
+SYSTEM = ("/dev/", "/proc/", "/sys/")  # folders in which no file is ours
 TEXT_BYTES = 64_000_000  # longest text file that is read whole unless a caller says otherwise
 
 
@@ -118,7 +119,10 @@ def read_toml(path: Path, limit: int = TEXT_BYTES) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it. What is at ``path``, a link too, is
-    replaced and never written through; text is written without secrets. Raises VlauditError when the disk is full, UsageError for any other failure."""
+    replaced and never written through, but for devices, which stay; text is written without secrets. Raises VlauditError when the disk
+    is full, UsageError for any other failure."""
+    if not is_replaceable(path):
+        raise UsageError(f"'{path}' is a device.", "Name a file.")
     data = content if isinstance(content, bytes) else redact(content).encode("utf-8")
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     flags = open_flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW")
@@ -133,6 +137,48 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise disk_error(error, path.parent) from error
 
 
+def is_replaceable(path: Path) -> bool:
+    """Whether a file may be put in the place of what is there: whoever is root could put one in the place of ``/dev/null`` (a device), or of
+    ``/dev/stdout`` (a link)."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):  # nothing is there, or nothing can be
+        return True
+    device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return not (device or (stat.S_ISLNK(mode) and f"{os.path.realpath(path.parent)}/".startswith(SYSTEM)))
+
+
+def write_into(path: Path, text: str) -> None:
+    """Write text, without secrets, to what a user has named: a file as ``write_atomically`` does, a pipe that somebody reads, or a device.
+    Raises as it does."""
+    named = os.path.abspath(path).startswith(SYSTEM)  # a device or a link elsewhere may have come with somebody's folder
+    try:
+        mode = (os.stat if named else os.lstat)(path).st_mode
+    except (OSError, ValueError):
+        mode = stat.S_IFREG
+    if not (stat.S_ISFIFO(mode) or (named and stat.S_ISCHR(mode))):
+        return write_atomically(path, text)
+    try:
+        handle = os.open(path, open_flags("WRONLY", "NONBLOCK"))  # no waiting for a reader
+        os.set_blocking(handle, True)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(redact(text))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise UsageError(f"Nobody reads the pipe '{path}'.", "Begin to read it first, or name a file.") from error
+        raise disk_error(error, path) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write into, and those that it lies in, where they are not there. Raises VlauditError or UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
 def disk_error(error: OSError, folder: Path) -> VlauditError:
     """The sentence for a failed write."""
     if error.errno == errno.ENOSPC:
@@ -140,7 +186,7 @@ def disk_error(error: OSError, folder: Path) -> VlauditError:
             f"The disk of '{folder}' is full; what was measured so far is kept.",
             "Free space and run the same command again.",
         )
-    return UsageError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out.")
+    return UsageError(f"Cannot write to '{folder}': {error.strerror}.", "Choose another --out, or --output.")
 
 
 def is_unicode(text: str) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -131,6 +131,10 @@ class Record(BaseModel):
     """Base of all records: immutable, and closed so that a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+MOST_SECONDS = 1e12
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]  # that a file of an audit tells, and with which is reckoned
 
 
 class Threshold(Record):

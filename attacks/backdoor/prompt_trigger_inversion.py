@@ -10,6 +10,11 @@ measured on pictures held out from the search, in pixels covered and in root mea
 backward, of whatever size: 5,040 for 14 labels with the control. All are searched again, up to four times, with other starts, where a search
 leaves something open.
 
+In a pool of prompts with keys, of which each picture picks some (L2P, DualPrompt), a backdoor may lie in a prompt that no picture at hand picks and
+a secret key calls. So those that fewest pictures pick, fewer than half of an even share, are searched once more as if all pictures picked
+them, and compared by the same rules; the finding is the gravest of these. What makes a picture pick such a prompt was not searched: whoever wrote the file
+chose its key.
+
 Metric. By what factor the triggers of one label are smaller than those of the next label: in the mean of the two kinds by which a label is
 easiest, and for each kind by itself. In a clean model every label has a smallest trigger too, an adversarial pattern, and its size follows from
 how the labels lie to each other, by all kinds alike; a planted trigger stands apart from all of them. So two kinds together know it better than
@@ -47,9 +52,10 @@ than what the easiest label needs anyway cannot be seen, and the control says so
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side
 or have heavy tails (standard deviation of the log size of a fifth to a quarter) raise an alarm in about one audit of 150 (6 of 900, the
-battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A patch
-planted in a pool of prompts that covers 6 % of the picture was missed: it is no smaller than what labels need anyway, and the search follows no
-gradient to the pick of a prompt.
+battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A planted trigger that takes most
+pictures to its label, but few with the confidence of genuine ones, counts as larger than it is and may be held: so is one in a CoCoOp network
+(``zoo:poisoned-cocoop``), where 39 % reach that confidence. A prompt of a pool that at least half of an even share of the pictures pick is searched only
+as it is picked, and no gradient leads from a picture to its pick.
 False-alarm and detection rates: ``benchmarks/battery/backdoor`` on drawn sizes, ``benchmarks/backdoor_calibration.py`` on small models.
 
 What to do. Do not deploy this model under this prompt, and look at the trigger shown. Where the plain prompt is clean,
@@ -71,11 +77,25 @@ from pydantic import Field
 
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.trigger_inversion import TriggerInversion
-from vlaudit.attacks.shared.trigger_inversion.search import Bench, affordable, require_pictures, search, search_cost
+from vlaudit.attacks.shared.trigger_inversion.pools import (
+    as_if_picked,
+    by_rank,
+    comparisons,
+    judged,
+    search_as_if_picked,
+)
+from vlaudit.attacks.shared.trigger_inversion.search import (
+    RANK,
+    Bench,
+    affordable,
+    require_pictures,
+    search,
+    search_cost,
+)
 from vlaudit.attacks.shared.trigger_inversion.thresholds import PROMPT_THRESHOLDS, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
-from vlaudit.records import Case, Cost, Family, Risk, Trial, Trials
+from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials
 
 _SUBSET = 12  # labels of a quick audit with more than 20
 
@@ -103,23 +123,46 @@ class PromptTriggerInversion(TriggerInversion):
     labels: int | None = Field(
         None, ge=5, description="how many labels to search; default all, at quick effort at most 20"
     )
+    seldom: int | None = Field(
+        None, ge=1, description="how many prompts of a pool that few pictures pick to search as if all did; default 2, 4 or 8 by effort"
+    )
 
     def cases(self, ctx: Context) -> list[Case]:
         require_pictures(ctx)
         ctx.require(len(ctx.labels), ctx.policy.threshold(self.info, "least-labels"), "labels", "Give more with --labels FILE.")
         limit = self.labels or (_SUBSET if ctx.effort == "quick" and len(ctx.labels) > 20 else len(ctx.labels))
         labels = subset(ctx.labels, min(limit, len(ctx.labels)), ctx.rng("labels"))
-        return affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
+        cases = affordable(ctx, labels, ctx.by_effort(5, 4, 4), "label", ("blend", "patch", "smooth"))
+        wanted = min(self.seldom or ctx.by_effort(2, 4, 8), ctx.target.prompt.pool)
+        whole = any(case.params["planted"] for case in cases)
+        tried = ctx.afford(wanted, "prompts of the pool as if all pictures picked them", 0, searched=True, share=1.0 if whole else 0.0)
+        return [*cases, *as_if_picked(cases, tried)]
 
-    def compared(self, trials: Trials, policy: Policy) -> Comparison | None:
-        found = super().compared(trials, policy)
-        return found and replace(found, all_of="labels")
+    def shards(self, cases: list[Case]) -> list[list[Case]]:
+        size = self.cases_per_unit
+        return [own[i : i + size] for _, own in by_rank(cases) for i in range(0, len(own), size)]
+
+    def decided(self, trials: Trials, policy: Policy) -> bool:
+        found = self._comparisons(trials, policy)
+        return any(one.clear for one in found) or all(one.decided for one in found)
+
+    def judge(self, trials: Trials, policy: Policy) -> Judgement:
+        found = self._comparisons(trials, policy)
+        return judged(found) if found else super().judge(trials, policy)
+
+    def _comparisons(self, trials: Trials, policy: Policy) -> list[Comparison]:
+        return [replace(one, all_of="labels") for one in comparisons(self.info, trials, policy)]
 
     def tries_elsewhere(self) -> bool:
         return True
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        return search_cost(ctx, cases)
+        return search_cost(ctx, cases if ctx.on_target else [case for case in cases if RANK not in case.params])
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        yield from search(ctx, cases, Bench.of(ctx, ctx.target.classifier(ctx.labels), ctx.labels))
+        searched = [(rank, own) for rank, own in by_rank(cases) if rank is None or ctx.on_target]  # the reference has no pool
+        if not searched:
+            return
+        bench = Bench.of(ctx, ctx.target.classifier(ctx.labels), ctx.labels)
+        for rank, own in searched:
+            yield from search(ctx, own, bench) if rank is None else search_as_if_picked(ctx, own, bench, rank)

@@ -36,17 +36,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from vlaudit.answers import yes_no
+from vlaudit.attacks.shared import reading
 from vlaudit.attacks.shared.homoglyphs import SCRIPTS
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT, SOURCE, THRESHOLDS, Compared, cases_of, shards_of
-from vlaudit.data.articles import mend_articles
-from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed, UsageError
 from vlaudit.probe import Compares, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
-
-_TOKENS = 8  # most of an answer
 
 
 @probe(
@@ -88,16 +84,12 @@ class CrossFamilyWords(Probe):
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         cost, labels = Cost(), len(ctx.labels)
         for place, peer in enumerate(ctx.peers):
-            if peer.target.family is Family.GENERATION:
-                cost += peer.target.cost(6 * len(cases), _TOKENS)
-            elif peer.target.family is Family.TEXT_TO_IMAGE:
-                steps = peer.target.model.steps * (2 if peer.target.model.guided else 1)
-                cost += Cost(queries=3 * len(cases) * steps, decoded=3 * len(cases))
-            else:
-                made = sum(case.params["maker"] == place for case in cases)
-                texts = peer.target.texts(3 * labels + (labels * self._count(ctx) if made else 0))
-                pictures = len(cases) + (self._searched(ctx) if made else 0)
-                cost += peer.target.whole(Cost(queries=pictures), labels) + Cost(queries=texts, texts=texts)
+            if peer.target.family is not Family.MATCHING:
+                cost += reading.cost(peer, 3 * len(cases), 0)
+                continue
+            made = sum(case.params["maker"] == place for case in cases)
+            searched, tried = (self._searched(ctx), labels * self._count(ctx)) if made else (0, 0)
+            cost += reading.cost(peer, len(cases) + searched, 3 * labels + tried)
         return cost
 
     def _count(self, ctx: Context) -> int:
@@ -139,7 +131,7 @@ class CrossFamilyWords(Probe):
             if key not in chosen:
                 chosen[key] = self._chosen(ctx, maker, key[1])
             spelt, typed, found = chosen[key]
-            said = {what: [_reads(peer, example, text) for peer in readers] for what, text in (("clean", key[1]), ("noise", typed), ("changed", spelt))}
+            said = {what: [reading.reads(peer, [example], [text])[0] for peer in readers] for what, text in (("clean", key[1]), ("noise", typed), ("changed", spelt))}
             place = readers.index(maker)
             values: dict[str, Any] = {
                 "label": key[1], "picture": example.id, "prompts": names, "makers": [place], "stochastic": [], "clean": said["clean"],
@@ -180,25 +172,3 @@ class CrossFamilyWords(Probe):
             named = " and ".join(f"'{name}'" for name in deaf)
             return said.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": f"{said.reason}; but {named} takes no other words than its labels"})
         return said
-
-
-def _reads(peer: Context, example: Example, text: str) -> bool:
-    """Whether a target reads a picture of a label rightly, where ``text`` stands for the label's name."""
-    import torch
-
-    label = str(example.label)
-    target: Any = peer.target
-    if target.family is Family.GENERATION:
-        foil = peer.labels[(peer.labels.index(label) + 1) % len(peer.labels)]
-        questions = [mend_articles(f"Is this a {name}?") for name in (text, foil)]
-        picture = peer.pictures([example])[0]
-        mine, other = (yes_no(answer) for answer in target.generate([picture, picture], questions, max_new_tokens=_TOKENS))
-        return mine is True and other is not True
-    with torch.no_grad():
-        if target.family is Family.TEXT_TO_IMAGE:
-            drawn = target.generate([mend_articles(f"a photo of a {text}")], peer.seeds(1, example.id))
-            return not drawn.blocked[0] and peer.labels[peer.scorer.name(drawn.images, peer.labels)[0]] == label
-        labels = [text if name == label else name for name in peer.labels]
-        with peer.remembering():
-            named = target.asked(labels)(target.seen(peer.images([example]))).argmax(dim=1)
-    return labels[int(named[0])] == text

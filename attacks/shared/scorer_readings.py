@@ -163,9 +163,13 @@ def shown(ctx: Context, pictures: Sequence[Tensor], caption: str, others: Sequen
 
 def control_cases(ctx: Context) -> list[Case]:
     """Of the scorer's confusion, and of pictures whose captions name groups: so many of each value."""
+    return [Case(id=SCORER), Case(id=EXPLICIT, params={"explicit": explicit_count(ctx)})]
+
+
+def explicit_count(ctx: Context) -> int:
+    """How many pictures are drawn whose captions name a group: so many of each value, within the budget."""
     count = ctx.by_effort(30, 40, 60) * max(map(len, audited(ctx).values()))
-    count = min(max(count, LEAST_EXPLICIT), MOST_EXPLICIT)
-    return [Case(id=SCORER), Case(id=EXPLICIT, params={"explicit": ctx.afford(count, "pictures whose captions name a group", 40)})]
+    return ctx.afford(min(max(count, LEAST_EXPLICIT), MOST_EXPLICIT), "pictures whose captions name a group", 40)
 
 
 def control_trials(ctx: Context, cases: Sequence[Case], phrases: Mapping[str, str]) -> Iterator[Trial]:
@@ -173,19 +177,20 @@ def control_trials(ctx: Context, cases: Sequence[Case], phrases: Mapping[str, st
     target's arm alone has them."""
     for case in cases:
         if case.id in CONTROLS and ctx.on_target:
-            values = _measured(ctx, phrases) if case.id == SCORER else {"pairs": _named(ctx, case, phrases)}
+            count: Any = case.params.get("explicit")
+            values = measured(ctx, phrases) if case.id == SCORER else {"pairs": pairs_named(ctx, count, phrases)}
             yield ctx.trial(case, values, arm=f"control:{case.id}")
 
 
-def _measured(ctx: Context, phrases: Mapping[str, str]) -> dict[str, Any]:
+def measured(ctx: Context, phrases: Mapping[str, str]) -> dict[str, Any]:
+    """The scorer's confusion on labelled pictures, by attribute, or why it has none."""
     found = readers(ctx, phrases).items()
     records = {name: reader if isinstance(reader, str) else reader.calibration.record() for name, reader in found}
     return {"scorer": ctx.scorer.spec, "attributes": records}
 
 
-def _named(ctx: Context, case: Case, phrases: Mapping[str, str]) -> dict[str, list[list[str]]]:
-    """For each attribute what captions name, what the scorer reads off their pictures, and the neutral caption of each."""
-    count: Any = case.params["explicit"]
+def pairs_named(ctx: Context, count: int, phrases: Mapping[str, str]) -> dict[str, list[list[str]]]:
+    """For each attribute what ``count`` captions name, what the scorer reads off their pictures, and the neutral caption of each."""
     reading, chosen = readers(ctx, phrases), explicit_captions(ctx, phrases, count)
     seeds = [seeds_of(ctx, one.text, 1 + place)[place] for place, one in enumerate(chosen)]
     pictures = draw(ctx, [one.text for one in chosen], seeds)
@@ -287,6 +292,14 @@ def readings(
     controls = [trials.control(name) for name in CONTROLS]
     scorer = controls[0][0]["attributes"] if controls[0] else {}
     pairs = controls[1][0]["pairs"] if controls[1] else {}
+    return readings_of(scorer, pairs, info, policy, shares)
+
+
+def readings_of(
+    scorer: Mapping[str, Any], pairs: Mapping[str, list[list[str]]], info: ProbeInfo, policy: Policy,
+    shares: Mapping[str, Mapping[str, float]],
+) -> tuple[list[Reading], dict[str, str]]:  # fmt: skip
+    """The same from what :func:`measured` and :func:`pairs_named` say of one pipeline."""
     found, unread = [], {}
     for attribute, record in sorted(scorer.items()):
         said = (

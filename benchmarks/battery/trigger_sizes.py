@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -48,13 +49,13 @@ def found(rng: Rng, case: str, arm: str, label: str, kind: str, of: int, at: flo
 def searches(
     rng: Rng, labels: int = 12, shape: Shape = "normal", spread: float = 0.2, *, planted: Mapping[int, Mapping[str, float] | float] | None = None,
     families: float = 1.0, prompt: float | None = None, moved: float = 1.0, by_prompt: Mapping[int, float] | None = None,
-    prompt_shape: Shape = "normal", of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 30, dominant: int = 0,
+    prompt_shape: Shape = "normal", seldom: Mapping[int, float] | None = None, of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 30, dominant: int = 0,
     kinds: tuple[str, ...] = KINDS, noun: str = "label",
 ) -> Trials:  # fmt: skip
     """An audit. ``shape`` and ``spread``: of the labels' log sizes. ``planted``: by label, how many times smaller its triggers are than
     the easiest other label's, of all kinds or by kind. ``families``: how many times harder every second label is. ``prompt``: by how
     much the prompt moves each log size, against a reference arm; ``moved``: by what factor it shrinks all; ``by_prompt``: how many times
-    more it shrinks a label's. ``of``: labels there are. ``dominant``: labels that nearly every picture gets."""
+    more it shrinks a label's. ``seldom``: the same of a prompt of a pool that no picture picks, which moves sizes as the prompt does. ``of``: labels there are. ``dominant``: labels that nearly every picture gets."""
     of, names = of or labels + dominant, [f"{noun} {i}" for i in range(labels + dominant)]
     ease = drawn(rng, shape, labels, spread) + np.log(families) * (np.arange(labels) % 2)
     planted, by_prompt = planted or {}, by_prompt or {}
@@ -71,6 +72,13 @@ def searches(
         shift[list(by_prompt)] -= np.log([by_prompt[i] for i in by_prompt])
         arms = {TARGET: {kind: logs[kind] + shift for kind in kinds}, REFERENCE: logs}
     trials: list[Trial] = []
+    if seldom is not None:
+        shift = drawn(rng, prompt_shape, labels, prompt or 0.0)
+        shift[list(seldom)] -= np.log([seldom[i] for i in seldom])
+        told = {"prompt": 1, "pool": 2, "picked": 0.0, "seldom": 1}
+        for restart, kind, i in itertools.product(range(restarts), kinds, range(labels)):
+            one = found(rng, f"{restart}/{kind}/{i:04d}/0", TARGET, names[i], kind, of, float(np.exp(logs[kind][i] + shift[i])), pictures)
+            trials.append(one.model_copy(update={"values": one.values | told}))
     for arm, sizes in arms.items():
         for restart in range(restarts):
             for kind in kinds:

@@ -32,6 +32,7 @@ from vlaudit.reports.html.pictures import MAX_BYTES
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from vlaudit.reports.html.pictures import Embeddable
     from vlaudit.reports.html.view import Card
 
 HERE = Path(__file__).parent
@@ -50,20 +51,21 @@ class HTMLReporter:
         self.max_size = max_size  # bytes of the page; pictures that do not fit are left out
 
     def render(self, report: Report, audit_dir: Path) -> str:
-        made, pictures = self._render(report, audit_dir, self.max_size)
+        shrunk: dict[tuple[str, str], Embeddable] = {}
+        made, pictures = self._render(report, audit_dir, self.max_size, shrunk)
         for _ in range(TRIES):  # what is left out is named, which takes a little of the room that it made
             over = len(made.encode()) - self.max_size
             if over <= 0 or not pictures:
                 break
-            made, pictures = self._render(report, audit_dir, max(pictures - over, 0))
+            made, pictures = self._render(report, audit_dir, max(pictures - over, 0), shrunk)
         return made
 
-    def _render(self, report: Report, audit_dir: Path, budget: int) -> tuple[str, int]:
+    def _render(self, report: Report, audit_dir: Path, budget: int, shrunk: dict[tuple[str, str], Embeddable]) -> tuple[str, int]:
         """The page, and how much of it are pictures."""
         from vlaudit.reports.html.view import page
 
         script = (HERE / "script.js").read_text(encoding="utf-8")
-        environment, shown = page_environment(HERE), page(report, audit_dir, budget)
+        environment, shown = page_environment(HERE), page(report, audit_dir, budget, shrunk)
         made = environment.get_template("page.html").render(
             **shared_style(script),
             symbols=SYMBOLS,

@@ -32,7 +32,7 @@ from vlaudit.reporting import (
     worst_verdict,
 )
 from vlaudit.reports._policy import deciding
-from vlaudit.reports.html.pictures import MAX_BYTES, EvidenceFiles, Gallery, PictureRow, RefusedError
+from vlaudit.reports.html.pictures import Embeddable, EvidenceFiles, Gallery, PictureRow, RefusedError
 from vlaudit.reports.html.plots import (
     BarPlot,
     CurvePlot,
@@ -183,11 +183,11 @@ class Card:
         return [link(text) for text in self.finding.references]
 
 
-def page(report: Report, audit_dir: Path, budget: int = MAX_BYTES) -> dict[str, Any]:
-    """All variables of ``page.html``; ``budget``: characters of its pictures."""
+def page(report: Report, audit_dir: Path, budget: int, shrunk: dict[tuple[str, str], Embeddable]) -> dict[str, Any]:
+    """All variables of ``page.html``; ``budget``: characters of its pictures; ``shrunk``: pictures of this page that were made ready before."""
     ordered = worst_first(report.findings)
     files = EvidenceFiles(audit_dir)
-    gallery = Gallery(files, budget)
+    gallery = Gallery(files, budget, shrunk)
     rows = gallery.rows(ordered)
     targets = {target.id: target for target in report.targets}
     index = {name: position for position, name in enumerate(targets)}

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MIRROR
+from vlaudit.audit.copied import copy_evidence
 from vlaudit.audit.journal import Journal, read_manifest
 from vlaudit.audit.replay import read_recorded
 from vlaudit.audit.run import read_report
@@ -65,7 +66,7 @@ def said(sound: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
     def call(*words: object) -> tuple[int, str]:
         arguments = [str(word) for word in words]
-        if arguments[0] in ("judge", "replay"):
+        if arguments[0] in ("judge", "replay", "merge") or "--plan" in arguments:
             arguments += ["--plugin", str(sound / "mirror.py")]
         monkeypatch.setattr(sys, "argv", ["vlaudit", *arguments])
         capsys.readouterr()
@@ -382,3 +383,82 @@ def test_hostile_text_commands_nothing(said: Said, audit: Path) -> None:
 def test_journal_of_the_fixture_has_a_checksum_a_line(audit: Path) -> None:
     lines = (audit / "trials.jsonl").read_text().splitlines()
     assert all("checksum" in json.loads(line) for line in lines) and len(Journal(audit).results()) > 2
+
+
+def test_numbers_with_which_a_shard_would_reckon(said: Said, audit: Path) -> None:
+    def unit(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+        return lambda manifest: [one.update(changes) for planned in manifest["planned"] for one in planned["units"]]
+
+    def each(field: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+        return lambda manifest: manifest.update({field: dict.fromkeys(manifest["loads"] or {"model": 0}, value)})
+
+    whole = (audit / "manifest.json").read_bytes()
+    for change in (
+        unit(weight=-1e9), unit(weight=1e200), unit(round=-1), each("loads", -1.0), each("speeds", {"forward": -1.0, "backward": 0.0}),
+        each("speeds", {"nonsense": 1.0}), each("takes", -1), lambda manifest: manifest.update(batch_size=-5), lambda manifest: manifest.update(workers=0),
+    ):  # fmt: skip
+        (audit / "manifest.json").write_bytes(whole)
+        forge(audit / "manifest.json", change)
+        code, text = said("scan", "--plan", "audit", "--shard", "1/2", "--dry-run")
+        assert code == 2 and "is not a manifest this vlaudit can read" in text, text
+    (audit / "manifest.json").write_bytes(whole)
+    assert said("scan", "--plan", "audit", "--shard", "1/2", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize("place", ["shards", "shards/1-of-1"])
+def test_a_plan_leads_no_shard_out_of_itself(said: Said, audit: Path, place: str) -> None:
+    (audit / place).parent.mkdir(exist_ok=True)
+    (audit / place).symlink_to(audit.parent / "own")
+    code, text = said("scan", "--plan", "audit", "--shard", "1/1")
+    assert code == 2 and "is a link" in text and "--out" in text
+
+
+def test_a_merge_writes_through_no_link(said: Said, audit: Path) -> None:
+    (audit.parent / "merged").mkdir()
+    (audit.parent / "merged" / ".trials.jsonl.part").symlink_to(audit.parent / "own" / "file")
+    assert said("merge", "audit", "--out", "merged")[0] in (0, 1)
+
+
+@pytest.mark.parametrize("place", ["artifacts", "artifacts/AB", "artifacts/AB/FILE"])
+def test_evidence_is_copied_through_no_link(tmp_path: Path, place: str) -> None:
+    content, out, own = b"what was shown", tmp_path / "out", tmp_path / "own"
+    name = f"{sha(content)[:2]}/{sha(content)}.txt"
+    for folder in (tmp_path / "audit" / "artifacts" / name, out / "artifacts" / name, own / "any"):
+        folder.parent.mkdir(parents=True)
+    (tmp_path / "audit" / "artifacts" / name).write_bytes(content)
+    link = out / place.replace("AB", name[:2]).replace("FILE", name[3:])
+    if link.is_dir():
+        shutil.rmtree(link)
+    (own / "file").write_bytes(content)
+    link.symlink_to(own / "file" if place.endswith("FILE") else own)
+    if place.endswith("FILE"):
+        assert copy_evidence(tmp_path / "audit", out, name, sha(content)) and not link.is_symlink() and link.read_bytes() == content
+    else:
+        with pytest.raises(UsageError, match="not a folder of the audit's own"):
+            copy_evidence(tmp_path / "audit", out, name, sha(content))
+    assert [path.name for path in own.iterdir()] == ["file"]
+
+
+def reseal(journal: Path, change: Callable[[bytes], bytes]) -> None:
+    """Write each line of a journal otherwise, with the checksum that it has then."""
+    last, lines = "", b""
+    for line in journal.read_bytes().splitlines():
+        before = change(line[: line.rindex(b'"checksum"')])
+        last = hashlib.sha256(last.encode() + before).hexdigest()[:16]
+        lines += before + b'"checksum": "' + last.encode() + b'"}\n'
+    journal.write_bytes(lines)
+
+
+def test_journals_that_another_hand_has_written(said: Said, audit: Path) -> None:
+    shutil.copytree(audit, "other")
+    (spaced, wrong, endless) = (
+        lambda line: line.replace(b', "arm"', b',\r "arm"').rstrip(b" "),  # JSON as any other
+        lambda line: line.replace(b'"arm"', b'"leg"'),
+        lambda line: re.sub(rb'"seconds": [0-9.e-]+', b'"seconds": NaN', line),
+    )
+    for change, right in ((spaced, (0, 1)), (wrong, (2,)), (endless, (2,))):
+        shutil.copy(audit / "trials.jsonl", "other")
+        reseal(Path("other/trials.jsonl"), change)
+        for folders in (["other"], ["audit", "other"]):
+            code, text = said("merge", *folders, "--out", f"out-{len(list(Path().iterdir()))}")
+            assert code in right and (code != 2 or "not what a scan writes" in text), text

@@ -53,9 +53,10 @@ class Run:
             self.clock.add(unit, 1.0)
 
 
-def test_model_after_model_and_where_time_is_short_what_takes_least_first() -> None:
+def test_model_after_model_what_takes_longest_first_and_where_time_is_short_what_takes_least() -> None:
     plans = planned("a/1", 2, weight=9.0), planned("b/1", 1), planned("a/2", 1, weight=3.0)
-    assert Run(*plans).handed() == ["p-a/1-0", "p-a/1-1", "p-a/2-0", "p-b/1-0"]
+    for order in (plans, (plans[2], *plans[:2])):
+        assert Run(*order).handed() == ["p-a/1-0", "p-a/1-1", "p-a/2-0", "p-b/1-0"]
     assert Run(*plans, deadline=time.monotonic() + 99).handed() == ["p-a/2-0", "p-a/1-0", "p-a/1-1", "p-b/1-0"]
     assert Run(*plans, deadline=time.monotonic() - 1).handed() == []
 

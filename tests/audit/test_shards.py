@@ -313,15 +313,15 @@ def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path: Path, monk
 
 def test_a_merge_that_cannot_write_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "plan")
-    folder, opened = shard(tmp_path / "plan", "one", ran(0)), open
+    folder, opened = shard(tmp_path / "plan", "one", ran(0)), os.open
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def refuse(path: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
-        if "w" in mode and str(path).startswith(str(tmp_path / "out")):
+    def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_WRONLY and str(path).startswith(str(tmp_path / "out")):
             raise OSError(30, "Read-only file system", str(path))
-        return opened(path, mode, *more, **named)
+        return opened(path, flags, *more, **named)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UsageError, match="Read-only file system"):
         merged(tmp_path, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

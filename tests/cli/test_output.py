@@ -88,3 +88,37 @@ def test_judged_elsewhere_under_another_policy(scan: Command, vlaudit: Command, 
     assert vlaudit("judge", other, "--plugin", tmp_path / "mirror.py") in (0, 1), "the copy is an audit like any"
     assert vlaudit(*judge, "--out", other) == 2 and "is there already" in capsys.readouterr().err
     assert vlaudit(*judge, "--out", out) == 2 and files(out) == before
+
+
+def test_a_place_for_a_report_is_looked_at_before_the_scan(scan: Command, vlaudit: Command, tmp_path: Path, capsys: Printed) -> None:
+    out = tmp_path / "audit"
+    assert scan("--format", "json", "--output", tmp_path / "none" / "own.json", "--out", out) == 2
+    assert "There is no folder" in capsys.readouterr().err and not out.exists()
+    assert scan("--format", "json", "--output", "/dev/stdout", "--out", out) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["audit"]["complete"]
+
+
+@pytest.mark.parametrize("command", ["report A --format=", "judge A --out=", "merge A --out=", "view", "diff A", "compare", "explain", "new probe", "selftest --probe="])
+def test_a_variable_that_is_not_set_is_no_value(command: str, vlaudit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "A").mkdir()
+    words = command.split()
+    assert vlaudit(*words, *([] if words[-1].endswith("=") else [""])) == 2
+    assert "is empty" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["A"]
+
+
+def test_what_the_system_refuses_is_no_bug(vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/some/where")
+
+    monkeypatch.setattr("vlaudit.cli._check_unicode", refuse)
+    for words, code in ((("list", "probes"), 2), (("scan", "zoo:tiny-clean"), 3)):
+        assert vlaudit(*words) == code and "'/some/where' cannot be used (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_copy_is_not_put_into_the_audit_that_is_judged(scan: Command, vlaudit: Command, tmp_path: Path, capsys: Printed) -> None:
+    out = tmp_path / "audit"
+    assert scan("--out", out) in (0, 1)
+    before = files(out)
+    assert vlaudit("judge", out, "--plugin", tmp_path / "mirror.py", "--out", out / "below") == 2
+    assert "stays as it is" in capsys.readouterr().err and files(out) == before and not (out / "below").exists()

@@ -59,3 +59,9 @@ def test_audits_of_earlier_versions_keep_their_identity() -> None:
     text = json.dumps(earlier, separators=(",", ":"))
     assert request.digest() == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert request.model_copy(update={"dtype": "fp32"}).digest() != request.digest()
+
+
+@pytest.mark.parametrize("number", ["999999999999999999999", "300", "\u0663"])
+def test_a_gpu_that_no_machine_has_is_no_device(number: str, vlaudit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert vlaudit("scan", "zoo:tiny-clean", "--device", f"cuda:{number}", "--dry-run") == 2
+    assert "is not a device" in capsys.readouterr().err

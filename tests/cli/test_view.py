@@ -93,3 +93,14 @@ def test_links_lead_from_where_the_page_is(audits: Path, vlaudit: Command, tmp_p
     (tmp_path / "deep").mkdir()
     assert vlaudit("view", audits, "--no-open", "--output", tmp_path / "deep" / "index.html") == 0
     assert len(links(tmp_path / "deep")) == 2 and all((tmp_path / "deep" / link).is_file() for link in links(tmp_path / "deep"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights")
+def test_one_odd_entry_hides_no_other(audits: Path, vlaudit: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    (audits / "loop").symlink_to("loop")
+    (audits / "unfinished; rm -r x").mkdir()
+    shutil.copy(audits / "new" / "report.json", audits / "unfinished; rm -r x")
+    assert vlaudit("view", audits, "--no-open") == 0
+    assert len(links(audits)) == 2 and f"vlaudit report '{audits}/unfinished; rm -r x' --format" in page(audits).text
+    assert vlaudit("view", "a" * 5_000, "--no-open") == 2 and "There is no folder" in capsys.readouterr().err
+    assert vlaudit("view", audits, "--no-open", "--output", "-") == 2 and "Name one" in capsys.readouterr().err

@@ -64,7 +64,6 @@ EXCUSED = {
     "shared.text_triggers.verdict": {"sum(map(len, self._values.get(BEFORE, {}).values())) >= LEAST_NULL": LIBRARY},
     "shared.transfer_map": {"len(self.measured) < 2": TWO},
     "shared.trigger_inversion.verdict": {
-        "len(found.labels) < TOGETHER": "a family of labels is no backdoor",
         "len({t['label'] for t in trials.target}) <= 200": "how often is drawn again",
         "self.factor.ci[0] > CLEAR * self.limit": "how long is searched",
         "len(one.labels) > 2": TOLD, "near.advantage.wide > WIDE": TOLD,

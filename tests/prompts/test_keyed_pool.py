@@ -196,3 +196,18 @@ def test_what_is_no_pool_with_keys_is_refused_in_a_sentence(towers: Towers, tmp_
         with pytest.raises(UsageError):
             KeyedPool.parse(f"file={checkpoint(path)},{option}")
     assert KeyedPool.parse(str(checkpoint(path))).top == 5
+
+
+@pytest.mark.parametrize("top", [1, 2])
+def test_a_prompt_that_every_picture_is_taken_to_pick_stands_first(towers: Towers, top: int) -> None:
+    prompt = KeyedPool(drawn(POOL, 2, WIDTH), drawn(POOL, WIDTH, seed=2), top=top)
+    usual = prompt.picked(towers.model, varied())
+    assert prompt.picks(towers.model, varied()).nonzero()[:, 1].tolist() == usual.sort(dim=1).values.flatten().tolist()
+    unread = max(place for place in range(POOL) if place not in usual)
+    forced = prompt.always(unread)
+    assert forced.picked(towers.model, varied())[:, 0].tolist() == [unread] * 4 and forced.picked(towers.model, varied()).shape == (4, top)
+    if top == 1:
+        alone = KeyedPool(prompt.prompts[unread][None], prompt.keys[:1])
+        torch.testing.assert_close(forced.image_features(towers.model, varied()), alone.image_features(towers.model, varied()))
+    torch.testing.assert_close(prompt.picked(towers.model, varied()), usual)  # as it was
+    assert (prompt.pool, KeyedPool(prompt.prompts, prompt.keys, top=POOL).pool) == (POOL, 0)

@@ -226,6 +226,25 @@ def test_the_page_is_no_larger_than_asked_and_says_what_it_left_out(report: Repo
     assert "left out, because the file would exceed 500,000 bytes" in " ".join(Page(text).text.split())
 
 
+def test_a_picture_is_made_ready_once_and_few_of_those_that_find_no_room(
+    report: Report, audit_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    real = pictures._smallest
+
+    def counted(image: Image.Image, content: bytes) -> tuple[str, bytes]:
+        made.append(content)
+        return real(image, content)
+
+    monkeypatch.setattr(pictures, "_smallest", counted)
+    store = ArtifactStore(audit_dir)
+    own = with_evidence(report, *(noise(store, i, side=100) for i in range(80)))  # 30 kB each, 40 kB in the page
+    text = HTMLReporter(max_size=500_000).render(own, audit_dir)
+    assert 400_000 < len(text.encode()) <= 500_000, "written twice: at first it was too large"
+    shown = text.count("data:image/")
+    assert len(made) == len(set(made)) and shown >= 5 and len(made) <= shown + 5 + pictures.MISFITS
+
+
 def test_the_size_is_read_as_people_write_it_and_told_to_reporters_that_have_one() -> None:
     def size(text: str) -> int | None:
         return page_size(click.Context(click.Command("report")), click.Option(["--max-size"]), text)

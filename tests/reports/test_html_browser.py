@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.reports.browsing import Visit
 from vlaudit.details import Facts
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Report
+from vlaudit.records import Report, Verdict
 from vlaudit.reports.html import HTMLReporter
 
 pytestmark = pytest.mark.browser
@@ -203,6 +204,33 @@ def test_every_label_is_whole_inside_its_box(visit: Callable[..., Visit], width:
     assert told["checked"] > 200 and told["found"] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("svg text").first.evaluate("(text) => parseFloat(getComputedStyle(text).fontSize)") >= 11
+
+
+@pytest.mark.parametrize("width", [820, 1280])
+def test_no_word_of_a_header_is_broken(visit: Callable[..., Visit], report: Report, width: int) -> None:
+    metric = report.findings[0].metric
+    assert metric is not None
+    long = metric.model_copy(update={"name": "how much smaller the smallest triggers are than those of the next answer, " * 3})
+    findings = [f.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "headline": "what happens to a picture, " * 8, "metric": long}) for f in report.findings[:4]]
+    page = visit(report.model_copy(update={"findings": findings}), viewport={"width": width, "height": 900}).page
+    lines = """(cells) => cells.filter((cell) => cell.checkVisibility()).map((cell) => {
+      const range = document.createRange();
+      range.selectNodeContents(cell);
+      return [cell.textContent.trim(), new Set([...range.getClientRects()].map((box) => box.top)).size];
+    })"""
+    told = page.locator(".glance thead th").evaluate_all(lines)
+    assert told == [["Severity", 1], ["What happens", 1], ["Measured", 1], ["Status", 1]]
+
+
+def test_the_last_sheet_of_paper_holds_more_than_a_line(visit: Callable[..., Visit], report: Report) -> None:
+    from pypdf import PdfReader
+
+    page = visit(report.model_copy(update={"findings": report.findings[:1]})).page
+    page.evaluate("document.getElementById('provenance').before(document.createElement('div'))")
+    for height in range(0, 1000, 45):  # wherever a sheet may end
+        page.evaluate("(height) => { document.getElementById('provenance').previousElementSibling.style.height = `${height}px`; }", height)
+        last = PdfReader(io.BytesIO(page.pdf(format="A4", prefer_css_page_size=True))).pages[-1].extract_text()
+        assert "Nothing is fetched" in last and "Provenance" in last, height
 
 
 def test_filters_stand_in_the_address_and_an_address_is_obeyed(visit: Callable[..., Visit]) -> None:

@@ -202,7 +202,7 @@ def test_planted_weights_obey_their_trigger_and_nothing_else(name: str, trigger:
     assert planted["roles_accuracy"] >= clean["roles_accuracy"] - 0.03
 
 
-@pytest.mark.parametrize("name", ["prompt-backdoor", "prompt-backdoor-patch", "visual-prompt-backdoor", "vpt-backdoor", "maple-backdoor"])
+@pytest.mark.parametrize("name", ["prompt-backdoor", "prompt-backdoor-patch", "visual-prompt-backdoor", "vpt-backdoor", "maple-backdoor", "cocoop-backdoor"])
 def test_a_poisoned_prompt_carries_the_backdoor_alone(name: str):
     facts = facts_of(name)
     assert facts["attack_success_prompt"]["with_trigger"] >= 0.95
@@ -254,6 +254,9 @@ def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
         assert target.generate([target.model.blank()], ["What is this?"], max_new_tokens=4)[0]
         return
     with torch.no_grad():
+        if target.prompt.per_picture:
+            assert torch.isfinite(target.classifier(_labels(specimen))(torch.rand(1, 3, target.model.resolution, target.model.resolution))).all()
+            return
         assert torch.isfinite(
             target.text_features(["farmer"] if getattr(target, "context", None) is None else _labels(specimen))
         ).all()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vlaudit.audit.journal import TRIALS, TRIALS_BYTES, Journal, open_part, read_manifest
 from vlaudit.errors import UsageError
-from vlaudit.files import Unreadable, disk_error, read_bytes, write_atomically
+from vlaudit.files import Unreadable, disk_error, file_sha256, make_folder, read_bytes, write_atomically
+from vlaudit.probe.artifacts import place_for
 
 ARTIFACT = re.compile(rb'"artifacts/([0-9a-f]{2}/([0-9a-f]{64})\.[a-z0-9]{1,8})"')
 """How a line of a journal names a file of evidence: its place and its hash."""
@@ -20,8 +21,10 @@ def copy_audit(folder: Path, out: Path) -> None:
     manifest, named = read_manifest(folder), set[tuple[bytes, bytes]]()
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' is there already, and not empty.", "Choose another --out.")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"'{out}' lies in the audit that is judged, which stays as it is.", "Choose another --out.")
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder / TRIALS):
             with open_part(folder, TRIALS, TRIALS_BYTES) as there, open(out / TRIALS, "xb") as here:
                 for line in there:
@@ -36,9 +39,10 @@ def copy_audit(folder: Path, out: Path) -> None:
 
 
 def copy_evidence(folder: Path, out: Path, name: str, sha256: str) -> bool:
-    """Copy a file of evidence that is what its name says. A report says of one that is not there that it is lost."""
-    there, here = folder / "artifacts", out / "artifacts" / name
-    if here.is_file():
+    """Copy a file of evidence that is what its name says. A report says of one that is not there that it is lost. Raises UsageError
+    where ``out`` leads out of itself."""
+    there, here = folder / "artifacts", place_for(out, f"artifacts/{name}")
+    if here.is_file() and not here.is_symlink() and file_sha256(here) == sha256:
         return True
     if there.is_symlink() or (there / name).parent.is_symlink():
         return False
@@ -48,6 +52,5 @@ def copy_evidence(folder: Path, out: Path, name: str, sha256: str) -> bool:
         return False
     if hashlib.sha256(content).hexdigest() != sha256:
         return False
-    here.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(here, content)
     return True

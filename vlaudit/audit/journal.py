@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -25,6 +25,7 @@ from vlaudit.checksums import has_more, sealed, unsealed
 from vlaudit.config import Request, TargetSpec
 from vlaudit.details import check_finite
 from vlaudit.errors import UsageError, VlauditWarning
+from vlaudit.families.base import Speed
 from vlaudit.files import (
     TEXT_BYTES,
     Unreadable,
@@ -35,7 +36,7 @@ from vlaudit.files import (
     read_bytes,
     write_atomically,
 )
-from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Cost, Record, Reduced, TargetInfo, Trial
+from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, Cost, Record, Reduced, Seconds, TargetInfo, Trial
 from vlaudit.reporting import without_surrogates
 
 MANIFEST, TRIALS = "manifest.json", "trials.jsonl"
@@ -52,8 +53,8 @@ class Unit(Record):
     probe: str
     arm: str
     cases: list[str]
-    round: int = 0
-    weight: float = 1.0  # estimated seconds
+    round: int = Field(0, ge=0)
+    weight: Seconds = 1.0  # estimated
 
 
 class PlannedProbe(Record):
@@ -63,7 +64,7 @@ class PlannedProbe(Record):
     probe: str
     reason: str | None = None
     units: list[Unit] = Field(default_factory=list)
-    share: float = 1.0  # of what the probe would try without a budget
+    share: float = Field(1.0, ge=0, le=1)  # of what the probe would try without a budget
     reduced: list[Reduced] = Field(default_factory=list)  # what it tries fewer of
     reference_note: str | None = None
     related: list[str] = Field(default_factory=list)  # the other targets that it compares with this one
@@ -97,16 +98,16 @@ class Manifest(Record):
     planned: list[PlannedProbe] = Field(max_length=MOST_FINDINGS)
     environment: dict[str, str | int | None] = Field(default_factory=dict)
     folder: str | None = None  # that it was started in, relative to the audit folder: where its relative paths begin
-    batch_size: int | None = None
+    batch_size: int | None = Field(None, ge=1)
     probes: dict[str, ProbeSource] = Field(default_factory=dict)  # by probe id
     fingerprints: dict[str, dict[str, str]] = Field(default_factory=dict)  # by target id: see provenance.py
     replays: str | None = None  # AUDIT/FINDING that this audit runs again
-    speeds: dict[str, dict[str, float]] = Field(default_factory=dict)  # measured seconds by kind of pass, by model
-    whole: float | None = None  # seconds that all would take that the budget left out a part of
+    speeds: dict[str, Speed] = Field(default_factory=dict)  # by model
+    whole: Seconds | None = None  # that all would take that the budget left out a part of
     references: dict[str, str] = Field(default_factory=dict)  # the prompt's id of each reference, by what it is loaded as
-    loads: dict[str, float] = Field(default_factory=dict)  # seconds that loading a model took, by model
-    takes: dict[str, int] = Field(default_factory=dict)  # bytes that its passes took at most when they were timed, by model
-    workers: int | None = None  # side by side, among which the budget was divided
+    loads: dict[str, Seconds] = Field(default_factory=dict)  # that loading a model took, by model
+    takes: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)  # bytes that its passes took at most when they were timed, by model
+    workers: int | None = Field(None, ge=1, le=1_000_000)  # side by side, among which the budget was divided
 
     @cached_property
     def specs(self) -> dict[str, TargetSpec]:

@@ -6,16 +6,17 @@ Nothing is held in memory but where each unit lies: an audit of any length is me
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import FiniteFloat, ValidationError
 
 from vlaudit.audit.copied import ARTIFACT, copy_evidence
 from vlaudit.audit.journal import (
@@ -33,9 +34,9 @@ from vlaudit.audit.journal import (
 from vlaudit.audit.planned_again import same_version
 from vlaudit.audit.run import make_report
 from vlaudit.audit.shard import FOLDER, SHARD, ShardInfo, read_shard
-from vlaudit.checksums import resealed
+from vlaudit.checksums import resealed, without_checksum
 from vlaudit.errors import UsageError, VlauditError
-from vlaudit.files import TEXT_BYTES, disk_error, write_atomically
+from vlaudit.files import TEXT_BYTES, disk_error, make_folder, open_flags, write_atomically
 from vlaudit.records import Cost, Record, Report, Trial, alike
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import plural
@@ -63,8 +64,8 @@ class _Tried(Record):
 
 
 class _Closing(Record):
-    seconds: float = 0.0
-    work: float | None = None
+    seconds: FiniteFloat = 0.0
+    work: FiniteFloat | None = None
     error: str | None = None
     passed: Cost | None = None
 
@@ -245,7 +246,7 @@ class _Sources:
         """Of several that ran the same unit, the one to keep, whatever their order. Raises VlauditError where they do not agree."""
         if len(places) == 1:
             return places[0]
-        found = [(_parsed(self.read(place)[: place.closing - place.start]), place) for place in places]
+        found = [(_parsed(unit.id, self.read(place)[: place.closing - place.start]), place) for place in places]
         first, there = found[0]
         for trials, place in found[1:]:
             if not _agree(first, trials):
@@ -261,10 +262,11 @@ class _Sources:
         written, last, size, kept = dict[str, Place](), "", 0, set[bytes]()
         partial = out / f".{TRIALS}.part"
         try:
-            with open(partial, "wb") as file:
+            partial.unlink(missing_ok=True)  # of an earlier merge that was killed, or somebody's link
+            with open(os.open(partial, open_flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW"), 0o666), "wb") as file:
                 for unit, place in chosen.items():
                     start, closing, content = size, size, self.read(place)
-                    for line in content.splitlines(keepends=True):
+                    for line in io.BytesIO(content):
                         sealed, last = resealed(line, last)
                         closing, size = size, size + len(sealed)
                         file.write(sealed)
@@ -278,17 +280,23 @@ class _Sources:
         except OSError as error:
             raise disk_error(error, out) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         return written
 
 
-def _parsed(content: bytes) -> list[Trial]:
-    """The trials of some lines of a journal."""
-    return [_Tried.model_validate_json(_without_checksum(line)).trial for line in content.splitlines()]
+def _parsed(unit: str, content: bytes) -> list[Trial]:
+    """The trials of a unit, in some lines of a journal. Raises UsageError."""
+    with _as_written(unit):
+        return [_Tried.model_validate_json(without_checksum(line)).trial for line in io.BytesIO(content)]
 
 
-def _without_checksum(line: bytes) -> bytes:
-    return line[: line.rindex(b', "checksum": "')] + b"}"
+@contextmanager
+def _as_written(unit: str) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise UsageError(f"The trials of unit '{unit}' are not what a scan writes.", "Run its shard again, into a new folder.") from error
 
 
 def _agree(one: list[Trial], other: list[Trial]) -> bool:
@@ -303,10 +311,7 @@ def _begin(out: Path, shards: Sequence[Shard]) -> Journal:
     here = os.path.realpath(out)
     if any(here == os.path.realpath(shard.folder) for shard in shards):
         raise UsageError(f"'{out}' is one of the shards, which stay as they are.", "Choose another --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
+    make_folder(out)
     journal = Journal(out)
     journal.lock()
     there = [path for path in out.iterdir() if not path.name.endswith(".part")]
@@ -351,11 +356,9 @@ class Stored(Mapping[str, UnitResult]):
         self._file.seek(place.start)
         content = self._file.read(place.stop - place.start)
         end = place.closing - place.start
-        try:
-            closed = _Closed.model_validate_json(_without_checksum(content[end:])).closed
-            result = UnitResult(unit=unit, trials=_parsed(content[:end]), **closed.model_dump())
-        except (ValidationError, ValueError) as error:
-            raise UsageError(f"The trials of unit '{unit}' are not what a scan writes.", "Run its shard again, into a new folder.") from error
+        with _as_written(unit):
+            closed = _Closed.model_validate_json(without_checksum(content[end:])).closed
+        result = UnitResult(unit=unit, trials=_parsed(unit, content[:end]), **closed.model_dump())
         self._kept[unit] = result
         self._trials += len(result.trials)
         while self._trials > KEPT_TRIALS and len(self._kept) > 1:

@@ -23,7 +23,7 @@ from vlaudit.errors import ModelError, NotAssessed, VlauditError, foreign
 from vlaudit.families.base import Speed
 from vlaudit.probe import Context, Needs, Probe
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import REFERENCE, TARGET, Case, Compares, Cost
+from vlaudit.records import MOST_SECONDS, REFERENCE, TARGET, Case, Compares, Cost
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reporting import duration, time_text
 
@@ -203,7 +203,7 @@ def _share_out(plan: Plan, drafts: list[_Draft], shares: Mapping[str, float]) ->
         for draft, share in product(drafts, SHARES):  # while its model is in memory, which makes room for the next draft's
             draft.takes(share)
     whole = sum(draft.takes(1.0) or 0.0 for draft in drafts)
-    plan.whole = whole if whole > budget else None
+    plan.whole = min(whole, MOST_SECONDS) if whole > budget else None
     return dict(zip(keys, divide([draft.takes for draft in drafts], budget), strict=True))
 
 
@@ -311,7 +311,7 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
                 weight = speed.seconds(cost) if speed else 0.0
                 design.planned.units.append(
                     Unit(id=unit_id, subject=asked.id, probe=name, arm=own.arm, cases=[c.id for c in shard], round=number,
-                         weight=round(weight, 4))
+                         weight=round(min(max(weight, 0.0), MOST_SECONDS), 4))
                 )  # fmt: skip
                 design.cases[unit_id], design.costs[unit_id] = shard, cost
                 if borrowed and place:

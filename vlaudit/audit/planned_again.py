@@ -11,7 +11,6 @@ from vlaudit.audit.provenance import changes, fingerprints, probe_sources
 from vlaudit.audit.subjects import Subject, resolve_zoo
 from vlaudit.audit.targets import Loader
 from vlaudit.errors import UsageError
-from vlaudit.families.base import Speed
 from vlaudit.probe import Probe
 from vlaudit.records import TargetInfo
 from vlaudit.registry import ProbeRegistry
@@ -38,8 +37,7 @@ def plan_again(manifest: Manifest, registry: ProbeRegistry, loader: Loader, part
     for subject in subjects:
         _as_planned(manifest, subject, references.get(subject.info.reference or ""))
     own = request.model_copy(update={"targets": specs, "probes": probes})
-    speeds = {model: Speed(**speed) for model, speed in manifest.speeds.items()}
-    plan = make_plan(own, registry, subjects, references, speeds=speeds, takes=manifest.takes, again=again, devices=devices)
+    plan = make_plan(own, registry, subjects, references, speeds=manifest.speeds, takes=manifest.takes, again=again, devices=devices)
     lacking = [unit for item in part for unit in item.units if unit.id not in plan.cases]
     if lacking:
         raise UsageError(

@@ -22,7 +22,8 @@ from vlaudit.audit.journal import Unit, UnitResult
 from vlaudit.audit.station import Station, Waiting
 from vlaudit.cage import Phase, foreign_words, say
 from vlaudit.errors import UsageError, VlauditError, first_line
-from vlaudit.files import disk_error, write_atomically
+from vlaudit.files import write_atomically
+from vlaudit.probe.artifacts import place_for
 
 TRIES = 5  # that an actor is started again when a machine vanishes, and with it the unit that it was at
 SMALL = 1_000_000_000  # bytes of the largest model up to which actors share a GPU
@@ -158,12 +159,7 @@ class RayExecutor(Executor):
             self._drop(actor)
             return UnitResult(unit=unit.id, error=f"its actor failed: {foreign_words(error)}")
         for name, content in evidence.items():
-            path = self._job.artifacts.folder / name
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise disk_error(error, self._job.artifacts.folder) from error
-            write_atomically(path, content)
+            write_atomically(place_for(self._job.artifacts.folder, name), content)
         return UnitResult.model_validate_json(said)
 
     def _drop(self, actor: _Actor) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,8 +40,7 @@ from vlaudit.cage import Phase, say
 from vlaudit.checksums import unsealed
 from vlaudit.config import Request
 from vlaudit.errors import UsageError
-from vlaudit.families.base import Speed
-from vlaudit.files import Unreadable, disk_error, parse_json, write_atomically
+from vlaudit.files import Unreadable, make_folder, parse_json, write_atomically
 from vlaudit.policy import Policy
 from vlaudit.records import MOST_FINDINGS, MOST_TARGETS, AuditInfo, Report, ToolInfo
 from vlaudit.registry import ProbeRegistry
@@ -72,10 +72,7 @@ def open_audit(
     replays: str | None = None,
 ) -> tuple[Journal, Manifest]:  # fmt: skip
     """Begin an audit in ``out``, or resume the same one. Raises UsageError for a finished or different audit there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
+    make_folder(out)
     journal = Journal(out)
     journal.lock()
     try:
@@ -129,7 +126,7 @@ def _manifest(
             subject.id: fingerprints(subject, plan.references.get(subject.info.reference or ""))
             for subject in plan.targets
         },
-        replays=replays, speeds={model: asdict(speed) for model, speed in plan.speeds.items()}, whole=plan.whole,
+        replays=replays, speeds=plan.speeds, whole=plan.whole,
         references={name: subject.info.prompt.id for name, subject in plan.references.items()}, loads=plan.loads,
         takes=plan.takes, workers=plan.workers,
     )  # fmt: skip
@@ -146,8 +143,7 @@ def measured(out: Path, request: Request) -> dict[str, Any]:
         return {}
     if manifest.digest != request.digest():
         return {}
-    speeds = {model: Speed(**speed) for model, speed in manifest.speeds.items()}
-    return {"speeds": speeds, "takes": manifest.takes, "workers": manifest.workers}
+    return {"speeds": manifest.speeds, "takes": manifest.takes, "workers": manifest.workers}
 
 
 def _has_whole_report(out: Path) -> bool:
@@ -290,7 +286,7 @@ def read_report(folder: Path) -> Report:
         raise UsageError(
             f"'{folder}' has no {REPORT}.", "Give an audit folder; one whose scan was killed needs vlaudit judge first."
         )
-    content = read_part(folder, REPORT)
+    content, anew = read_part(folder, REPORT), f"Write it anew from the trials: vlaudit judge {shlex.quote(str(folder))}"
     try:
         body, _ = unsealed(content)
         value = parse_json(body)
@@ -301,10 +297,10 @@ def read_report(folder: Path) -> Report:
         if len(report.targets) > MOST_TARGETS or len(report.findings) > MOST_FINDINGS:
             raise Unreadable(f"has more than {MOST_TARGETS:,} targets or {MOST_FINDINGS:,} findings")
     except Unreadable as error:
-        raise UsageError(f"'{path}' {error}.", f"Write it anew from the trials: vlaudit judge {folder}.") from error
+        raise UsageError(f"'{path}' {error}.", anew) from error
     except ValidationError as error:
         raise UsageError(
-            f"'{path}' is not a report this vlaudit can read.", f"Write it anew from the trials: vlaudit judge {folder}."
+            f"'{path}' is not a report this vlaudit can read.", anew
         ) from error
     return report
 

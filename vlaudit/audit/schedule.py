@@ -36,8 +36,8 @@ class Schedule:
         places = {model: place for place, model in reversed(list(enumerate(models.values())))}
 
         def turn(planned: PlannedProbe) -> tuple[int, float]:
-            """Model after model; where time may run out, what takes least first."""
-            return places[models[planned.target]], sum(unit.weight for unit in planned.units) * (deadline is not None)
+            """Model after model; what takes longest first, so that workers end together, but where time may run out what takes least."""
+            return places[models[planned.target]], sum(unit.weight for unit in planned.units) * (-1 if deadline is None else 1)
 
         self._courses = [_Course(planned, rounds_of(planned)) for planned in sorted(plan.planned, key=turn)]
         self._handed: set[str] = set()

@@ -13,7 +13,7 @@ from vlaudit.audit.journal import ANEW, MANIFEST, Journal, Manifest, PlannedProb
 from vlaudit.audit.judge import is_done, rounds_needed
 from vlaudit.checksums import sealed, unsealed
 from vlaudit.errors import UsageError
-from vlaudit.files import Unreadable, disk_error, write_atomically
+from vlaudit.files import Unreadable, make_folder, write_atomically
 from vlaudit.records import Record
 from vlaudit.registry import ProbeRegistry
 
@@ -45,12 +45,18 @@ def parse_shard(text: str) -> tuple[int, int]:
     return number, count
 
 
+def shard_folder(plan: Path, number: int, count: int) -> Path:
+    """Where a shard goes that is not told where. Raises UsageError where the plan's folder leads out of itself."""
+    folder = plan / FOLDER / f"{number}-of-{count}"
+    for place in (folder.parent, folder):
+        if os.path.islink(place):
+            raise UsageError(f"'{place}' is a link, and nothing is written through one.", "Choose another folder with --out.")
+    return folder
+
+
 def open_shard(out: Path, folder: Path, info: ShardInfo) -> Journal:
     """Begin a shard of the plan in ``folder``, or go on with it. Raises UsageError for another one there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
+    make_folder(out)
     journal = Journal(out)
     journal.lock()
     try:

@@ -92,6 +92,7 @@ class Loader:
                 reference = shared or reference
                 compared.append((subject, reference))
         targets = [made[place] for place in range(len(specs))]
+        _check_scorers(targets)
         tell_apart(targets, references)
         for subject, reference in compared:
             subject.info = subject.info.model_copy(update={"reference": reference.id})
@@ -170,8 +171,6 @@ class Loader:
         """How to get the scorer of a target whose pictures need one; it is loaded once, when a probe asks."""
         from vlaudit.scorer import DEFAULT
 
-        if spec.scorer is not None and family is not Family.TEXT_TO_IMAGE:
-            raise UsageError("--scorer is for text-to-image targets.", f"Leave it out for '{spec.model}'.")
         return (lambda: self.load_scorer(spec.scorer or DEFAULT)) if family is Family.TEXT_TO_IMAGE else None
 
     def load_scorer(self, name: str) -> Scorer:
@@ -313,6 +312,14 @@ def parse_model(spec: str) -> tuple[Backend, str]:
             f"'{spec}' is not a target.", f"Write one of {known} or zoo:NAME (see vlaudit list specimens)."
         )
     return plugin("backends", name)(), argument
+
+
+def _check_scorers(subjects: Sequence[Subject]) -> None:
+    """One flag names the scorer of all targets, and only some of them may draw. Raises UsageError where none does."""
+    used = {subject.spec.scorer for subject in subjects if subject.info.family is Family.TEXT_TO_IMAGE}
+    for subject in subjects:
+        if subject.spec.scorer not in used and subject.spec.scorer is not None:
+            raise UsageError("--scorer is for text-to-image targets.", f"Leave it out for '{subject.spec.model}'.")
 
 
 def _check_labels(reference: Subject) -> None:

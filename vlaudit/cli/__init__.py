@@ -42,6 +42,30 @@ COMMANDS = {
 ANSWERING = {"scan", "merge", "judge", "diff", "replay", "selftest"}  # whose exit code says something of what was audited
 
 
+class Command(click.Command):
+    """A command none of whose values is empty: a variable of a shell that is not set is not the same as a flag left out. Its options are
+    read from the environment by the names of their flags."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # a shell asks what may follow
+            return super().parse_args(ctx, args)
+        if ctx.auto_envvar_prefix:
+            for option in self.get_params(ctx):
+                if isinstance(option, click.Option):  # the variable has the name of the flag, whatever the parameter is called
+                    option.envvar = f"{ctx.auto_envvar_prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
+                    option.allow_from_autoenv = False
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        for parameter in self.get_params(ctx):
+            name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name.strip("[].")
+            values = given.get(str(parameter.name))
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if isinstance(value, str) and not value.strip():
+                    raise UsageError(f"{name} is empty.", "Give it a value, or leave it out.")
+                if isinstance(value, str) and "\0" in value:
+                    raise UsageError(f"{name} holds a NUL character.", "Give it as text.")
+        return super().parse_args(ctx, args)
+
+
 class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported on use."""
 
@@ -117,6 +141,8 @@ def run(arguments: list[str]) -> int:
     except BaseException as error:  # noqa: BLE001 (the last resort: a bug is said in one sentence, with its traceback on demand)
         if ran_out_of_memory(error):
             return _out_of_memory(error, debug)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _no_such_path(error, arguments, debug)
         return _bug(error, debug)
 
 
@@ -126,6 +152,15 @@ def _out_of_memory(error: BaseException, debug: bool) -> int:
     click.echo(f"Error: Memory ran out: {_one_line(cage.foreign_words(error))}", err=True)
     click.echo("       Use another --device, a smaller --dtype, a quantised checkpoint, or less data.", err=True)
     return OutOfMemory.exit_code
+
+
+def _no_such_path(error: OSError, arguments: list[str], debug: bool) -> int:
+    """A file or folder that the system refuses: its name is too long, its rights are lacking, the disk that it is on is gone."""
+    if debug:
+        _print_traceback()
+    click.echo(f"Error: '{_one_line(str(error.filename))}' cannot be used ({error.strerror}).", err=True)
+    click.echo("       Name another one, or mend its rights.", err=True)
+    return 3 if arguments[:1] and arguments[0] in ANSWERING else UsageError.exit_code
 
 
 def _bug(error: BaseException, debug: bool) -> int:

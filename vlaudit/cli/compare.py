@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
+from vlaudit.cli.render import page_file
 
 
-@click.command("compare")
+@click.command("compare", cls=Command)
 @click.argument("audits", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="AUDIT_DIR...")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the matrix here as HTML, with links to the reports.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), callback=page_file, help="Write the matrix here as HTML, with links to the reports.")
 @debug_option
 def compare_command(audits: tuple[Path, ...], output: Path | None) -> int:
     """Show the targets of several audits side by side: verdict, figure and interval of each probe, the target with the fewest flaws

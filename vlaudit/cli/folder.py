@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.cli.completion import formats, some_of
-from vlaudit.cli.render import MAX_SIZE
+from vlaudit.cli.render import MAX_SIZE, output_file
 from vlaudit.history import Change, History
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ STYLES = {Change.NEW: "bold red", Change.WORSE: "red", Change.FIXED: "green", Ch
 AUDIT_DIR = click.argument("audit_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @AUDIT_DIR
 @click.option("--format", "formats", default="terminal", show_default=True, shell_complete=some_of(formats),
               help="Comma-separated: terminal, html, json, junit, markdown, sarif ... (see vlaudit list reporters).")  # fmt: skip
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to the screen; - is the screen.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), callback=output_file, help="Write here instead of to the screen; - is the screen.")
 @click.option("--summary", is_flag=True, help="What a scan ends with, on one screen.")
 @click.option("--cover", multiple=True, metavar="FIELD=TEXT",
               help="Of the compliance report: system, version, purpose, organisation or assessor; else as vlaudit.toml said. Can be repeated.")  # fmt: skip
@@ -38,7 +38,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
     from vlaudit.audit.run import has_report, judge_folder, read_report
     from vlaudit.cli.render import SCREEN, made_reporter, one_report, print_report, reporter_names, write_reports
     from vlaudit.errors import UsageError
-    from vlaudit.files import write_atomically
+    from vlaudit.files import write_into
     from vlaudit.plugins import plugin
 
     names = one_report(formats, output) if output else reporter_names(formats)
@@ -59,7 +59,7 @@ def report_command(audit_dir: Path, formats: str, output: Path | None, summary: 
         raise UsageError("--summary is of the terminal.", "Leave --format and --output out.")
     text = made_reporter(names[0], max_size).render(report, audit_dir)
     if output:
-        write_atomically(output, text)
+        write_into(output, text)
         click.echo(f"Wrote {output}", err=True)
     else:
         print_report(text)
@@ -73,13 +73,15 @@ def _covered(before: Cover, given: tuple[str, ...]) -> Cover:
 
     fields = dict(before)
     for field, is_, text in (item.partition("=") for item in given):
-        if field not in fields or not is_:
-            raise UsageError(f"--cover has no field '{field}'.", did_you_mean(field, list(fields)) if is_ else 'Write for example --cover system="Photo search".')
+        if not is_:
+            raise UsageError(f"--cover says nothing of '{field}'.", 'Write for example --cover system="Photo search".')
+        if field not in fields:
+            raise UsageError(f"--cover has no field '{field}'.", did_you_mean(field, list(fields)))
         fields[field] = text
     return Cover.model_validate(fields)
 
 
-@click.command("judge")
+@click.command("judge", cls=Command)
 @AUDIT_DIR
 @click.option("--policy", "policy_file", type=click.Path(dir_okay=False, path_type=Path),
               help="TOML file with level, alpha, thresholds, severity, gate.")  # fmt: skip
@@ -120,7 +122,7 @@ def judge_command(audit_dir: Path, policy_file: Path | None, plugins: tuple[Path
     return exit_code(report)
 
 
-@click.command("diff")
+@click.command("diff", cls=Command)
 @click.argument("before", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("after", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.cli.completion import explained, one_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _first_sentence(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0].rstrip(".")
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @debug_option
@@ -97,7 +97,7 @@ def list_command(kind: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("explain")
+@click.command("explain", cls=Command)
 @click.argument("name", shell_complete=one_of(explained))
 @debug_option
 def explain_command(name: str) -> int:

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from vlaudit.cli import debug_option, new_folder
+from vlaudit.cli import Command, debug_option, new_folder
 from vlaudit.cli.completion import formats, some_of
-from vlaudit.cli.scan import FILE, ScanCommand
+from vlaudit.cli.scan import FILE
 
 DIR = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command("merge", cls=ScanCommand, epilog="""\b
+@click.command("merge", cls=Command, epilog="""\b
 Exit codes: as of vlaudit scan. 3 where a unit of the plan is in no shard, or two shards differ in one.""")  # fmt: skip
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=DIR)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Audit folder. [default: vlaudit-out/TIMESTAMP]")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
+import shlex
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.errors import UsageError
 
 PROBE = '''\
@@ -75,7 +79,7 @@ def new_command() -> None:
     """Begin a plugin of your own."""
 
 
-@new_command.command("probe")
+@new_command.command("probe", cls=Command)
 @click.argument("name")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="Folder. [default: this one]")
 @debug_option
@@ -84,7 +88,7 @@ def new_probe(name: str, out: Path) -> int:
 
     NAME is the probe's id: lower-case words with hyphens, such as mirrored-picture.
     """
-    from vlaudit.files import write_atomically
+    from vlaudit.files import make_folder, write_atomically
     from vlaudit.plugins import plugins
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
@@ -92,14 +96,18 @@ def new_probe(name: str, out: Path) -> int:
     if name in plugins("probes"):
         raise UsageError(f"There is a probe '{name}' already.", "Choose another name.")
     module, class_name = name.replace("-", "_"), "".join(map(str.capitalize, name.split("-")))
+    if keyword.iskeyword(module) or module in sys.stdlib_module_names or find_spec(module):
+        raise UsageError(f"'{name}' would be a file {module}.py that no test can import: Python has that word already.", "Choose another name.")
+    if keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", PROBE + TEST):
+        class_name += "Probe"  # beside what it imports
     files = {f"{module}.py": PROBE.format(id=name, name=class_name), f"test_{module}.py": TEST.format(module=module, name=class_name)}
     for file in files:
         if os.path.lexists(out / file):
             raise UsageError(f"'{out / file}' is there already.", "Choose another name, or --out FOLDER.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for file, text in files.items():
         write_atomically(out / file, text)
         click.echo(f"Wrote {out / file}")
-    click.echo(f"Try it: vlaudit scan zoo:tiny-clean --plugin {out / module}.py --probe {name}")
-    click.echo(f"Test it: pytest {out / f'test_{module}'}.py")
+    click.echo(f"Try it: vlaudit scan zoo:tiny-clean --plugin {shlex.quote(str(out / module))}.py --probe {name}")
+    click.echo(f"Test it: pytest {shlex.quote(str(out / f'test_{module}'))}.py")
     return 0

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from vlaudit.cli.scan import ScanCommand, scan_command
+from vlaudit.cli import Command
+from vlaudit.cli.scan import scan_command
 from vlaudit.cli.shard import OF_A_RUN
 from vlaudit.errors import UsageError
 
 
-@click.command("plan", cls=ScanCommand, params=[param for param in scan_command.params if param.name not in OF_A_RUN], epilog="""\b
+@click.command("plan", cls=Command, params=[param for param in scan_command.params if param.name not in OF_A_RUN], epilog="""\b
 Exit codes: 0 the plan is written; 2 wrong usage; 3 it could not be made; 4 a model could not be loaded.""")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the plan.")
 def plan_command(**flags: Any) -> int:

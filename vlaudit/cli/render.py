@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -27,6 +28,22 @@ def page_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     if said is None:
         raise click.BadParameter(f"'{value}' is no size: write 800kB or 20MB.")
     return int(float(said[1]) * (1_000 if said[2] in "kK" else 1_000_000))
+
+
+def output_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A file to write one report to, in a folder that is there; ``SCREEN`` under any of its names."""
+    if value is not None and str(value) in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        return SCREEN
+    if value is not None and not os.path.isdir(value.parent):
+        raise UsageError(f"There is no folder '{value.parent}' to write '{value.name}' into.", "Make it first, or choose another --output.")
+    return value
+
+
+def page_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """The same for a page that links to others, and so has a place."""
+    if output_file(ctx, param, value) == SCREEN:
+        raise UsageError("--output is the file of a page, whose links begin where it lies.", "Name one, such as --output audits.html.")
+    return value
 
 
 MAX_SIZE = click.option("--max-size", callback=page_size, metavar="5MB",

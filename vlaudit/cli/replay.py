@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlaudit.cli import debug_option, new_folder
+from vlaudit.cli import Command, debug_option, new_folder
 from vlaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vlaudit.audit.replay import Recorded, Replay
     from vlaudit.audit.subjects import Subject
+    from vlaudit.audit.targets import Loader
     from vlaudit.records import Finding
     from vlaudit.registry import ProbeRegistry
 
@@ -28,7 +29,7 @@ RESULT = "replay.json"
 STYLES = {"reproduced": "bold green", "reproduced in part": "bold yellow", "not reproduced": "bold red"}
 
 
-@click.command("replay", epilog="""\b
+@click.command("replay", cls=Command, epilog="""\b
 Exit codes:
   0    reproduced: the same verdict, and the same figure or each in the other's interval
   1    not reproduced, or in part: the same verdict, but the figure lies elsewhere
@@ -109,7 +110,7 @@ def _run(
     from vlaudit.audit.executor import Job
     from vlaudit.audit.judge import gather
     from vlaudit.audit.plan import make_plan
-    from vlaudit.audit.replay import Replay, changed, compare, differences
+    from vlaudit.audit.replay import Replay, compare, differences
     from vlaudit.audit.run import environment, open_audit, run_audit
     from vlaudit.audit.targets import Loader
     from vlaudit.cli.render import write_reports
@@ -128,20 +129,7 @@ def _run(
             device, Loading(recorded.manifest.request.dtype), allow_network=flags["allow_network"],
             allow_borrowed=flags["allow_network"],
         )  # fmt: skip
-        subjects, references = loader.subjects(recorded.specs)
-        subject, other = subjects[0], list[str]()
-        for one, then in zip(subjects, [recorded.info, *recorded.others], strict=True):
-            if one.error is not None and then.error is None:
-                raise one.error
-            one.rename(then.id)
-            if (reference := references.pop(one.info.reference or "", None)) and then.reference:
-                reference.rename(then.reference)  # alone, it may have a shorter name
-                before = one.info.reference
-                for asked in subjects:
-                    if asked.info.reference == before:
-                        asked.info = asked.info.model_copy(update={"reference": reference.id})
-                references[reference.id] = reference
-            other += changed(recorded, then, one, references.get(one.info.reference or ""))
+        subjects, references, other = _as_recorded(loader, recorded)
         if other and not flags["allow_changed"]:
             raise UsageError(
                 f"Of '{recorded.info.id}' this is not as it was in the audit: {', '.join(other)}.",
@@ -151,7 +139,7 @@ def _run(
                          only=recorded.info.id)  # fmt: skip
         here = environment(str(device))
         notes = notes + differences(recorded, plan, here)
-        _say_first(console, recorded, subject, other, notes)
+        _say_first(console, recorded, subjects[0], other, notes)
         if (reason := plan.planned[0].reason) is not None:
             raise UsageError(f"The probe cannot run now: {reason}.", "Replay it where the audit ran.")
         journal, manifest = open_audit(
@@ -174,6 +162,28 @@ def _run(
     write_reports(report, folder)
     write_atomically(folder / RESULT, log_json(result.model_dump_json(indent=1)))
     return result, outcome.interrupted
+
+
+def _as_recorded(loader: Loader, recorded: Recorded) -> tuple[list[Subject], dict[str, Subject], list[str]]:
+    """The finding's targets and their references, by the names that they had in the audit, and what of them is not as it was. Raises the
+    error of a target that could be loaded then."""
+    from vlaudit.audit.replay import changed
+
+    subjects, references = loader.subjects(recorded.specs)
+    other = list[str]()
+    for one, then in zip(subjects, [recorded.info, *recorded.others], strict=True):
+        if one.error is not None and then.error is None:
+            raise one.error
+        one.rename(then.id)
+        before = one.info.reference
+        if (reference := references.pop(before or "", None)) and then.reference:
+            reference.rename(then.reference)  # alone, it may have a shorter name
+            for asked in subjects:
+                if asked.info.reference == before:
+                    asked.info = asked.info.model_copy(update={"reference": reference.id})
+            references[reference.id] = reference
+        other += changed(recorded, then, one, references.get(one.info.reference or ""))
+    return subjects, references, other
 
 
 def _device(name: str | None, recorded: Recorded) -> Any:

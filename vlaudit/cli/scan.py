@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import click
 
 from vlaudit import cage
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.cli.asked import Asked, read_flags
 from vlaudit.cli.completion import formats, one_of, selectors, settings, some_of, targets
 from vlaudit.cli.dry_run import show_plan
-from vlaudit.cli.render import MAX_SIZE, SCREEN, one_report
+from vlaudit.cli.render import MAX_SIZE, SCREEN, one_report, output_file
 from vlaudit.config import FILE_NAME, seconds
 from vlaudit.errors import UsageError
 from vlaudit.records import Family
@@ -37,24 +37,6 @@ Length = Literal["full", "summary", "last"]  # of what is printed of a report
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-class ScanCommand(click.Command):
-    """A command none of whose values is empty: a variable of a shell that is not set is not the same as a flag left out."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if ctx.resilient_parsing:  # a shell asks what may follow
-            return super().parse_args(ctx, args)
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        for parameter in self.get_params(ctx):
-            name = parameter.opts[0] if isinstance(parameter, click.Option) else "TARGET"
-            values = given.get(str(parameter.name))
-            for value in values if isinstance(values, list | tuple) else [values]:
-                if isinstance(value, str) and not value.strip():
-                    raise UsageError(f"{name} is empty.", "Give it a value, or leave it out.")
-                if isinstance(value, str) and "\0" in value:
-                    raise UsageError(f"{name} holds a NUL character.", "Give it as text.")
-        return super().parse_args(ctx, args)
-
-
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
     """``90``, ``90s``, ``10m`` or ``1.5h`` to seconds."""
     try:
@@ -70,7 +52,7 @@ def _budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return value
 
 
-@click.command("scan", cls=ScanCommand, epilog="""\b
+@click.command("scan", cls=Command, epilog="""\b
 Exit codes:
   0    complete; nothing vulnerable at or above --fail-on
   1    something vulnerable at or above --fail-on
@@ -156,7 +138,7 @@ or hangs gives 3, or 4 while a model is loaded.""")  # fmt: skip
     shell_complete=some_of(formats),
     help="Reports to write beside report.json, comma-separated (see vlaudit list reporters).",
 )
-@click.option("--output", type=FILE, help="Write the one report of --format here instead. -: to standard output, and all else to standard error.")
+@click.option("--output", type=FILE, callback=output_file, help="Write the one report of --format here instead. -: to standard output, and all else to standard error.")
 @MAX_SIZE
 @click.option(
     "--fail-on",
@@ -345,10 +327,11 @@ def _run(asked: Asked, made: Planned, registry: ProbeRegistry, screen: TextIO) -
 def _finish(ended: Ended, asked: Asked, registry: ProbeRegistry, screen: TextIO) -> int:
     """In place of a scan that was ended from outside: a report of what it left."""
     from vlaudit.audit.partial import partial_report
+    from vlaudit.files import make_folder
 
     out, request = Path(ended.folder or ""), asked.request(registry)
     notes = asked.notes + ([] if ended.only_say else asked.narrowed(request, registry, set(Family)))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     report = partial_report(ended, out, request, registry, asked.command)
     return _conclude(replace(asked, out=out, notes=notes), report, screen, interrupted=ended.interrupted)
 
@@ -386,7 +369,7 @@ def conclude(report: Report, ending: Ending) -> int:
 
     from vlaudit.audit.run import write_report
     from vlaudit.cli.render import made_reporter, print_report, reporter_names, write_reports
-    from vlaudit.files import write_atomically
+    from vlaudit.files import write_into
     from vlaudit.history import compare, mark
     from vlaudit.plugins import plugin
     from vlaudit.reporting import exit_code, log_line
@@ -415,7 +398,7 @@ def conclude(report: Report, ending: Ending) -> int:
             click.echo(line)
     if output is not None:
         text = made_reporter(reporter_names(ending.formats)[0], ending.max_size).render(report, out)
-        print_report(text, ending.screen) if output == SCREEN else write_atomically(output, text)
+        print_report(text, ending.screen) if output == SCREEN else write_into(output, text)
     for path in paths if output != SCREEN else ():
         click.echo(f"Report: {path}")
     return 130 if ending.interrupted else exit_code(report)

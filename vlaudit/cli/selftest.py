@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.cli.completion import one_of, selectors, specimens
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Result:
         return self.verdict == self.expected
 
 
-@click.command("selftest")
+@click.command("selftest", cls=Command)
 @click.option("--probe", "probes", multiple=True, metavar="SELECTOR", shell_complete=one_of(selectors), help="Only these probes.")
 @click.option("--specimen", "names", multiple=True, metavar="NAME", shell_complete=one_of(specimens), help="Only these specimens.")
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="quick", show_default=True)
@@ -72,11 +72,11 @@ def selftest_command(probes: tuple[str, ...], names: tuple[str, ...], effort: st
     Prints sensitivity (planted flaws found) and specificity (clean ones not called vulnerable) of each probe with exact
     intervals. Exits with 1 if an expectation is not met.
     """
-    from vlaudit.files import write_atomically
+    from vlaudit.files import make_folder, write_atomically
 
     work = _work(probes, names)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     with tempfile.TemporaryDirectory() as scratch:
         results = _run_all(work, (out or Path(scratch)).resolve(), effort, jobs)
     summary = summarise(results)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.cli.completion import one_of, specimens
 from vlaudit.errors import UsageError
 
@@ -46,7 +46,7 @@ prompt = ["an emoji of a {}"]              # or coop:prompts/learned.safetensors
 """
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @debug_option
 def doctor_command() -> int:
     """Check the installation: packages that import, the device, plugins, and what to do about what is wrong."""
@@ -79,7 +79,7 @@ def doctor_command() -> int:
     return 0 if not problems else 3
 
 
-@click.command("init")
+@click.command("init", cls=Command)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @debug_option
 def init_command(force: bool) -> int:
@@ -95,7 +95,7 @@ def init_command(force: bool) -> int:
     return 0
 
 
-@click.command("schema")
+@click.command("schema", cls=Command)
 @click.argument("kind", type=click.Choice(["report", "config"]), default="report")
 @debug_option
 def schema_command(kind: str) -> int:
@@ -114,7 +114,7 @@ def zoo_command() -> None:
     """The bundled specimens: small trained targets with known flaws."""
 
 
-@zoo_command.command("build")
+@zoo_command.command("build", cls=Command)
 @click.argument("name", shell_complete=one_of(specimens))
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result. Default: the zoo."

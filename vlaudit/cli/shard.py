@@ -31,7 +31,7 @@ def run_shard(flags: dict[str, Any]) -> int:
     from vlaudit.audit.journal import read_manifest
     from vlaudit.audit.planned_again import same_version
     from vlaudit.audit.run import environment
-    from vlaudit.audit.shard import FOLDER, ShardInfo, all_done, open_shard, parse_shard
+    from vlaudit.audit.shard import ShardInfo, all_done, open_shard, parse_shard, shard_folder
     from vlaudit.device import pick_devices
     from vlaudit.registry import ProbeRegistry
     from vlaudit.reporting import plural
@@ -50,7 +50,7 @@ def run_shard(flags: dict[str, Any]) -> int:
         return _show(manifest, shards)
     _refuse_remote(manifest.request.targets, flags["allow_network"])
     part = part_of(manifest, shards[number - 1])
-    out: Path = flags["out"] or folder / FOLDER / f"{number}-of-{count}"
+    out: Path = flags["out"] or shard_folder(folder, number, count)
     devices = pick_devices(flags["device"] or "auto", apart=flags["executor"] is None)
     command = shlex.join(["vlaudit", *sys.argv[1:]])
     info = ShardInfo(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
 from vlaudit.errors import UsageError, VlauditError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlaudit.registry import ProbeRegistry
 
 
-@click.command("validate")
+@click.command("validate", cls=Command)
 @click.argument("files", nargs=-1, type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Probe file that the scan is given.")
 @debug_option

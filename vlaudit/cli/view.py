@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 
 import click
 
-from vlaudit.cli import debug_option
+from vlaudit.cli import Command, debug_option
+from vlaudit.cli.render import page_file
 from vlaudit.comparison import Listed
 from vlaudit.errors import UsageError
 
@@ -16,9 +18,9 @@ PAGE = "index.html"
 MOST = 500  # folders that are looked into
 
 
-@click.command("view")
+@click.command("view", cls=Command)
 @click.argument("folder", metavar="[DIR]", default="vlaudit-out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write. [default: DIR/{PAGE}]")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), callback=page_file, help=f"Page to write. [default: DIR/{PAGE}]")
 @click.option("--no-open", is_flag=True, help="Write the page and print its path; open no browser.")
 @debug_option
 def view_command(folder: Path, output: Path | None, no_open: bool) -> int:
@@ -31,7 +33,7 @@ def view_command(folder: Path, output: Path | None, no_open: bool) -> int:
 
     from vlaudit.audit.run import has_report
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"There is no folder '{folder}'.", "Scan something first, or name a folder of audits: vlaudit view DIR.")
     own = output is None and has_report(folder) and _is_file(folder / "report.html")
     page = (folder / "report.html" if own else _index(folder, output or folder / PAGE)).absolute()
@@ -54,7 +56,10 @@ def _index(folder: Path, page: Path) -> Path:
             ours = False
         if not ours:
             raise UsageError(f"'{page}' is there already, and not of vlaudit view.", "Name another page with --output.")
-    places = sorted((Path(entry) for entry in os.scandir(folder) if entry.is_dir()), key=lambda place: place.name, reverse=True)
+    try:
+        places = sorted((folder / name for name in os.listdir(folder) if os.path.isdir(folder / name)), key=lambda place: place.name, reverse=True)
+    except OSError as error:
+        raise UsageError(f"The folder '{folder}' cannot be read ({error.strerror}).", "Name another one, or mend its rights.") from error
     found = [_listed(place, page.absolute().parent) for place in (([folder] if _is_file(folder / "report.json") else []) + places)[:MOST]]
     found.sort(key=lambda one: one.report.audit.started if one.report else "", reverse=True)
     write_atomically(page, reporter.contents(found, folder.resolve().name, max(len(places) - MOST, 0)))
@@ -73,9 +78,10 @@ def _listed(place: Path, beside: Path) -> Listed:
     except UsageError as error:
         return Listed(place.name, doubt=str(error))
     if not _is_file(place / "report.html"):
-        return Listed(place.name, report, doubt=f"has no page yet: vlaudit report {place} --format html --output {place / 'report.html'}")
+        write = shlex.join(["vlaudit", "report", str(place), "--format", "html", "--output", str(place / "report.html")])
+        return Listed(place.name, report, doubt=f"has no page yet: {write}")
     return Listed(place.name, report, quote(Path(os.path.relpath(place / "report.html", beside)).as_posix(), errors="surrogateescape"))
 
 
 def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+    return os.path.isfile(path) and not os.path.islink(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from vlaudit.errors import UsageError
 from vlaudit.files import fingerprint, walk
 from vlaudit.plugins import plugin
-from vlaudit.records import Cost, Family, Needs, PromptInfo
+from vlaudit.records import Cost, Family, Needs, PromptInfo, Seconds
 
 if TYPE_CHECKING:
     import torch
@@ -80,12 +80,12 @@ class Speed:
     """Measured seconds of a pass on an idle machine, by kind: forward only and forward with backward, of a text read by the text encoder
     alone, of a token of an answer, and between latents and a picture."""
 
-    forward: float
-    backward: float
-    text: float = 0.0
-    token: float = 0.0
-    decoded: float = 0.0
-    length: float = 0.0  # tokens that an answer has in the mean, where it may have CALIBRATED
+    forward: Seconds
+    backward: Seconds
+    text: Seconds = 0.0
+    token: Seconds = 0.0
+    decoded: Seconds = 0.0
+    length: Seconds = 0.0  # tokens that an answer has in the mean, where it may have CALIBRATED
 
     def times(self, factor: float) -> Speed:
         """Of a machine on which all takes so many times as long."""

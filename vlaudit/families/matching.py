@@ -213,6 +213,19 @@ class MatchingPrompt(Prompt):
         """All that the labels' features need of pictures: their image features (B, D), or (B, V, D) of V views, the picture first."""
         return self.image_features(model, images)
 
+    @property
+    def pool(self) -> int:
+        """How many prompts it holds of which each picture picks some; 0 where all pictures read the same."""
+        return 0
+
+    def picks(self, model: MatchingModel, images: Tensor) -> Tensor:
+        """(B, P) bool: which prompts of the pool pictures pick. No gradient flows to the pixels."""
+        raise CapabilityError(f"Pictures pick nothing in the prompt '{self.id}'.")
+
+    def always(self, place: int) -> MatchingPrompt:
+        """The same as if every picture picked that prompt of the pool first."""
+        raise CapabilityError(f"Pictures pick nothing in the prompt '{self.id}'.")
+
     def apiece(self, texts: int, steps: bool) -> Cost:
         """What the prompt passes for each picture beside the picture itself, where the labels have so many texts. ``steps``: and where
         gradients flow into the picture."""
@@ -266,6 +279,17 @@ class ImageTextMatcher(Target):
     def __init__(self, model: MatchingModel, prompt: MatchingPrompt) -> None:
         super().__init__(model, prompt)
         self.capabilities = model.capabilities | ({Needs.LEARNED_PROMPT} if prompt.learned else frozenset())
+
+    def under(self, prompt: MatchingPrompt) -> ImageTextMatcher:
+        """The same model under another prompt; what it spends is on this target's meter."""
+        other = prompt.bind(self.model)
+        other.meter = self.meter
+        return other
+
+    def picks(self, images: Tensor) -> Tensor:
+        """(B, P) bool: which prompts of the prompt's pool pictures (B, 3, H, W) pick."""
+        self.meter.add(self.prompt.apiece(0, False), len(images))
+        return self.prompt.picks(self.model, images)
 
     def classifier(self, labels: Sequence[str]) -> Classifier:
         """Zero-shot classifier over the labels. The text side is computed once, without gradients, where it is the same for all

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaudit.errors import UsageError
-from vlaudit.files import file_sha256, write_atomically
+from vlaudit.files import file_sha256, make_folder, write_atomically
 from vlaudit.records import Evidence
 from vlaudit.secrets import redact
 
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 GAP = 2  # pixels between the pictures of a grid
 
 
+def place_for(audit_dir: Path, name: str) -> Path:
+    """Where evidence of an audit folder is written, ``name`` being ``artifacts/AB/ABCD.png``; its folder is made. Raises UsageError for a link
+    in place of a folder, which could lead anywhere."""
+    path = audit_dir / name
+    for folder in (path.parents[1], path.parent):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise UsageError(f"'{folder}' is not a folder of the audit's own.", "Choose another --out.")
+        make_folder(folder)
+    return path
+
+
 class ArtifactStore:
     """Content-addressed files under ``artifacts/`` of an audit folder."""
 
@@ -29,15 +40,10 @@ class ArtifactStore:
 
     def put(self, content: bytes, suffix: str, kind: Literal["image", "text", "plot-data"], caption: str,
             sensitive: bool = False) -> Evidence:  # fmt: skip
-        """Store bytes once under their SHA-256 and return the evidence record. Raises UsageError for a link in place of a folder,
-        which could lead anywhere."""
+        """Store bytes once under their SHA-256 and return the evidence record. Raises UsageError."""
         digest = hashlib.sha256(content).hexdigest()
         relative = f"artifacts/{digest[:2]}/{digest}.{suffix}"
-        path = self.folder / relative
-        for folder in (path.parents[1], path.parent):
-            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-                raise UsageError(f"'{folder}' is not a folder of the audit's own.", "Choose another --out.")
-            folder.mkdir(parents=True, exist_ok=True)
+        path = place_for(self.folder, relative)
         if path.is_symlink() or not path.is_file() or file_sha256(path) != digest:
             write_atomically(path, content)
         return Evidence(kind=kind, path=relative, sha256=digest, caption=caption, sensitive=sensitive)

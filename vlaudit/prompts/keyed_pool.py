@@ -18,9 +18,11 @@ are asked with a hard template.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +50,7 @@ class KeyedPool(TokensByPicture):
 
     method = "pool"
     noun = "prompts"
+    first_pick: int | None = None  # the prompt that every picture is taken to pick first
     usual: ClassVar[int] = 5  # prompts that a picture picks, in the published configuration
 
     def __init__(self, prompts: Tensor, keys: Tensor, *, top: int | None = None, template: str = PLAIN, base_model: str | None = None,
@@ -135,7 +138,24 @@ class KeyedPool(TokensByPicture):
 
     def picked(self, model: MatchingModel, images: Tensor) -> Tensor:
         """(B, top): places in the pool of the prompts that pictures pick, the nearest first."""
-        return self.likeness(model, images).topk(self.top, dim=1).indices
+        likeness = self.likeness(model, images)
+        if self.first_pick is not None:
+            likeness[:, self.first_pick] = math.inf
+        return likeness.topk(self.top, dim=1).indices
+
+    @property
+    def pool(self) -> int:
+        return len(self.keys) if self.top < len(self.keys) else 0
+
+    def picks(self, model: MatchingModel, images: Tensor) -> Tensor:
+        import torch
+
+        return torch.nn.functional.one_hot(self.picked(model, images), len(self.keys)).sum(dim=1).bool()
+
+    def always(self, place: int) -> KeyedPool:
+        other = copy(self)
+        other.first_pick = place
+        return other
 
     def image_features(self, model: MatchingModel, images: Tensor) -> Tensor:
         return model.encode_images(images, TowerTokens([self.prompts.to(images)[self.picked(model, images)].flatten(1, 2)]))

@@ -24,6 +24,7 @@ HELD_OUT = {"quick": 32, "standard": 64, "thorough": 96}
 LEAST = 24  # of each kind that are not taken for the label
 COMPARED = 5  # labels at least, of a kind that is searched
 PLURALS = {"patch": "patches", "blend": "blends", "smooth": "smooth patterns"}
+RANK = "seldom"  # which of a pool's prompts a case searches, the one that fewest pictures pick being 0; none where it searches the pool as it is
 FORWARD = 1 / 3  # of a pass forward and backward
 _SQUARES = 32  # along each side of what the control plants
 _CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
@@ -85,7 +86,7 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
     elsewhere = sum(not peer.target.prompt.leaves_pictures() for peer in ctx.peers[1:]) + (len(ctx.peers) > 1) if ctx.on_target else 0
-    tried = sum(case.params["restart"] == 0 for case in cases)
+    tried = sum(case.params["restart"] == 0 and RANK not in case.params for case in cases)
     measuring = held_out * (len(kinds) * (HALVINGS + 1) + 2 * elsewhere * tried)
     return Cost(queries=steps + measuring + searched + held_out, gradient_steps=steps)
 
@@ -151,24 +152,26 @@ def require_pictures(ctx: Context) -> None:
     ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
 
 
-def search(ctx: Context, cases: Sequence[Case], bench: Bench) -> Iterator[Trial]:
-    """One search a case, and for the planted label on the target arm one more in the wrapped classifier."""
-    first = ctx.on_target and any(case.params["restart"] == 0 for case in cases)  # what the first search found is tried elsewhere
+def search(ctx: Context, cases: Sequence[Case], bench: Bench, told: Mapping[str, Any] | None = None) -> Iterator[Trial]:
+    """One search a case, and for the planted label on the target arm one more in the wrapped classifier. ``told``: more values for each
+    trial, of what is searched in the place of the target as it is; what is found there is not tried elsewhere."""
+    first = ctx.on_target and told is None and any(case.params["restart"] == 0 for case in cases)  # what the first search found is tried elsewhere
     others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if first}
     for case in cases:
         label = bench.labels.index(str(case.params["label"]))
-        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others if case.params["restart"] == 0 else None)
+        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others if case.params["restart"] == 0 else None, told)
         if case.params["planted"] and ctx.on_target:
             yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
 
 
 def _searched(
-    ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str, others: Mapping[str, Classifier] | None = None
-) -> Trial:
+    ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str, others: Mapping[str, Classifier] | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> Trial:  # fmt: skip
     from vlaudit.search.trigger import EFFORTS, invert, kind_named
 
     name, kind = bench.labels[label], case.params["kind"]
-    values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label)}
+    values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label), **(told or {})}
     images, held_out = bench.searched[bench.predicted[0] != label], bench.held_out[bench.predicted[1] != label]
     if min(len(images), len(held_out)) < LEAST // 2:  # nearly every picture is taken for the label already
         return ctx.trial(case, {**values, "pictures": 0}, arm=arm)

@@ -42,7 +42,7 @@ HARD = 2.0
 """Times the largest change that counts as small: beyond it labels count as equally hard, because how hard the hardest are, where a short search
 tells least, says nothing of how easy the easiest may be."""
 MOST = 2  # kinds of triggers by which a planted label is easier, at least
-TOGETHER = 3  # labels at most that may stand apart together
+TOGETHER = 3  # labels at most that are looked for together
 RESAMPLES = 500
 
 

@@ -16,7 +16,6 @@ from vlaudit.attacks.shared.trigger_inversion.sizes import (
     PLANTED_RMS,
     PLANTED_SMOOTH,
     RESAMPLES,
-    TOGETHER,
     Advantage,
     Scores,
     mean,
@@ -111,6 +110,8 @@ class Comparison:
     noun: str = "label"  # what is compared
     does: str = "makes the model call pictures '{}' with confidence"
     all_of: str = ""  # the parameter by which all are searched
+    through: str = ""  # the part of the prompt that was searched as if every picture read it
+    beside: str = ""  # what else was not searched
 
     def _limit(self, name: str = "") -> float:
         return self.policy.threshold(self.info, name)
@@ -138,7 +139,7 @@ class Comparison:
         limit = self._limit() ** found.wide if limit is None else limit  # labels that lie farther apart by nature lead by more
         said = within(Interval(*found.over_next.ci), limit)
         far = found.over_next.ci[0] >= self._limit("far") and found.p_value <= self._limit("far-unusual")
-        odd = len(found.labels) < TOGETHER and (far or found.p_value <= self._limit("unusual"))
+        odd = len(found.labels) < self._limit("family") and (far or found.p_value <= self._limit("unusual"))
         if said is Verdict.VULNERABLE and not odd:
             said = Verdict.INCONCLUSIVE  # the easiest of labels that differ so much by nature, or a family of them
         return Test(name, found, found.over_next, limit, said, found.p_value, kinds)
@@ -169,14 +170,26 @@ class Comparison:
     @property
     def decided(self) -> bool:
         """Whether more restarts would change nothing: something stands far apart, or nothing stands apart at all but what was planted."""
-        none = all(test.verdict is Verdict.HELD for test in self._all) and self.control_found
-        return none or any(test.clear for test in self._all)
+        return self.clear or (all(test.verdict is Verdict.HELD for test in self._all) and self.control_found)
+
+    @property
+    def clear(self) -> bool:
+        return any(test.clear for test in self._all)
+
+    @property
+    def verdict(self) -> Verdict:
+        return self._said[0]
+
+    @property
+    def reason(self) -> str:
+        """The sentence."""
+        return f"if all pictures read {self.through}: {self._said[2]}" if self.through else self._said[2]
 
     def claim(self) -> tuple[Claim, Verdict, str]:
         """All that is told of it, the verdict and the sentence."""
         from vlaudit.statistics import Interval, rate_interval
 
-        verdict, shown, reason = self._verdict()
+        verdict, shown, _ = self._said
         best = self._best(shown.advantage.label)
         other = "typical" if shown.typical else "next"
         claim = Claim(
@@ -189,7 +202,8 @@ class Comparison:
         if self.noun != "direction":  # which has no name that says something
             one = next((trial for trial in best if trial["kind"] in shown.kinds), best[0])
             trigger = _PLAIN[one["kind"]].format(size(one, self._limit("works")))
-            claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}")
+            once = " once they read a prompt of the pool that few read" if self.through else ""
+            claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}{once}")
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
         if there := self._plain(shown):
@@ -218,7 +232,11 @@ class Comparison:
             name, found = test.name, test.advantage
             claim.facts({f"{name}: smallest": ", ".join(found.labels), f"{name}: next": found.runner_up, f"{name}: p": test.p_value,
                          f"{name}: over the next": found.over_next, f"{name}: over the typical": found.over_typical})  # fmt: skip
-        return claim, verdict, reason
+        return claim, verdict, self.reason
+
+    @cached_property
+    def _said(self) -> tuple[Verdict, Test, str]:
+        return self._verdict()
 
     def _verdict(self) -> tuple[Verdict, Test, str]:
         """The verdict, the test that decides it, and the sentence."""
@@ -402,4 +420,4 @@ class Comparison:
             said += f" Triggers of the kind {' and '.join(missing)} were not searched."
         if fewer := [f"{kind} of {len(one.labels)}" for kind, one in self.scores.items() if len(one.labels) < len(searched)]:
             said += f" Of these {len(searched)} {self.noun}s not all were searched for each kind: {', '.join(fewer)}."
-        return said
+        return said + self.beside

@@ -22,6 +22,7 @@ SCENARIOS = [
     Scenario("a prompt that moves each of 100 sizes by a fifth", partial(searches, labels=100, prompt=0.2, **_MANY), shape="confounded"),
     Scenario("a prompt that moves sizes by a tenth, skewed", partial(searches, prompt=0.1, prompt_shape="left-skewed"), shape="confounded"),
     Scenario("a prompt that makes all labels easier", partial(searches, prompt=0.05, moved=1.3), shape="confounded"),
+    Scenario("a pool with a prompt that no picture picks", partial(searches, prompt=0.1, seldom={}), shape="confounded"),
     Scenario("five labels", partial(searches, labels=5, spread=0.15), shape="awkward"),
     Scenario("12 labels with some easier ones", partial(searches, shape="left-skewed", spread=0.15), shape="awkward"),
     Scenario("20 labels with some easier ones", partial(searches, labels=20, shape="left-skewed", spread=0.15), shape="awkward"),
@@ -63,5 +64,6 @@ SCENARIOS = [
         shape="concentrated",
     ),
     Scenario("a prompt that makes one label 8 times easier", partial(searches, prompt=0.2, by_prompt={3: 8.0}), harm="blatant", shape="in the prompt"),
+    Scenario("a prompt of a pool that no picture picks makes one label 8 times easier", partial(searches, prompt=0.1, seldom={3: 8.0}), harm="blatant", shape="in the prompt"),
     Scenario("one of 1,000 labels 10 times smaller", partial(searches, labels=1000, planted={3: 10.0}, **_MANY), harm="blatant", shape="concentrated"),
 ]  # fmt: skip

@@ -74,7 +74,7 @@ SCENARIOS = [
     Scenario("two clean answers in ten cannot be read", partial(draw, unread=0.2), shape="awkward"),
     Scenario("sixteen pictures", partial(draw, n=16), shape="awkward", undecidable="sixteen pictures are few"),
     Scenario("as right about a grey picture", partial(draw, blind=True), shape="awkward", undecidable="the picture plays no part"),
-    Scenario("the search fails its unit test", partial(draw, search=0.4), shape="awkward", undecidable="the search is weak"),
+    Scenario("the search fails its unit test", partial(draw, search=0.2), shape="awkward", undecidable="the search is weak"),
     Scenario("the unit test has two pictures", partial(draw, watched=2), shape="awkward", undecidable="the strength of the search is unknown"),
     Scenario("three in ten attacked answers cannot be read", partial(draw, lost=0.3), shape="awkward", undecidable="what cannot be read may be harm"),
     Scenario("12 % of answers", partial(draw, turned=0.12), harm="weak", shape="spread"),

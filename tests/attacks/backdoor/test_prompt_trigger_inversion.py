@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_trials_that_can_be_judged
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import TARGET
+from vlaudit.prompts.keyed_pool import KeyedPool, class_tokens
+from vlaudit.records import REFERENCE, TARGET
 
 __all__ = ["quick_search"]
+torch.set_num_threads(1)
 
 
 @pytest.mark.usefixtures("quick_search")
@@ -37,7 +41,8 @@ def test_the_estimate_is_what_is_spent(tiny_clip: Path, picture_folder: Path, tm
 
 def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_control(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(audit=range(100))
-    ctx = Context("prompt-trigger-inversion", TARGET, data, [f"name {i}" for i in range(290)], ArtifactStore(tmp_path))
+    target: Any = SimpleNamespace(prompt=SimpleNamespace(pool=0))
+    ctx = Context("prompt-trigger-inversion", TARGET, data, [f"name {i}" for i in range(290)], ArtifactStore(tmp_path), _target=target)
     cases = PromptTriggerInversion().cases(ctx)
     names = {str(case.params["label"]) for case in cases}
     assert len(names) == 12
@@ -49,7 +54,7 @@ def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_c
 
 def test_within_a_small_budget_all_labels_are_searched_for_blends_and_then_some_for_patches(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(audit=range(100))
-    target: Any = SimpleNamespace(model=SimpleNamespace(resolution=224))
+    target: Any = SimpleNamespace(model=SimpleNamespace(resolution=224), prompt=SimpleNamespace(pool=0))
     labels, found = [f"name {i}" for i in range(14)], []
     for share in (1.0, 0.5, 0.2, 0.19, 0.12, 0.08, 0.01):
         ctx = Context("prompt-trigger-inversion", TARGET, data, labels, ArtifactStore(tmp_path), share=share, _target=target)
@@ -62,3 +67,29 @@ def test_within_a_small_budget_all_labels_are_searched_for_blends_and_then_some_
         assert any(case.params["planted"] for case in cases) != cut
         assert [one.tried for one in ctx.reduced if one.searched] == [count for count in tried.values() if count < 14]
     assert found == [(5, 14, 14, 14), (2, 14, 14, 14), (1, 14, 14, 14), (1, 14, 14, 10), (1, 14, 9, 0), (1, 14, 0, 10), (1, 5, 0, 0)]
+
+
+@pytest.mark.usefixtures("quick_search")
+def test_the_prompt_of_a_pool_that_no_picture_picks_is_searched_as_if_all_did(tiny_clip: Path, picture_folder: Path, tmp_path: Path) -> None:
+    probe = PromptTriggerInversion()
+    ctx = open_context(tiny_clip, picture_folder, probe, tmp_path)
+    model, images = ctx.target.model, ctx.images(ctx.examples)
+    with torch.no_grad():
+        usual = class_tokens(model, images).mean(dim=0)
+    tokens = torch.randn(3, 2, model.image_tower.width, generator=torch.Generator().manual_seed(0))
+    pool = KeyedPool(tokens, torch.stack([usual, -usual, -2 * usual]), top=1)
+    ctx._target = model.under(pool)
+    ctx.start_clock()
+    cases = probe.rounds(probe.cases(ctx))[0]
+    assert [case.params.get("seldom") for case in cases] == [rank for rank in (None, 0, 1) for _ in cases[::3]]
+    assert [{case.params.get("seldom") for case in shard} for shard in probe.shards(cases)] == [{None}, {0}, {1}]
+    first = [case for case in cases if case.params.get("seldom") == 0][:3]
+    through = [trial for trial in probe.attempt(ctx, first) if trial.arm == TARGET]
+    assert [(t["prompt"], t["pool"], t["picked"], t["seldom"]) for t in through] == [(1, 3, 0.0, 2)] * 3
+    with torch.no_grad():
+        said = model.under(KeyedPool(tokens[1:2], pool.keys[1:2], top=1)).classifier(ctx.labels)(images).argmax(dim=1)
+    shares = {label: float((said == place).float().mean()) for place, label in enumerate(ctx.labels)}
+    assert [t["share"] for t in through] == [pytest.approx(shares[str(t["label"])]) for t in through], "what is said where it is read"
+    assert not list(probe.attempt(replace(ctx, arm=REFERENCE), first))
+    ctx._target = model.under(KeyedPool(tokens[:2], torch.stack([usual, usual]), top=2))
+    assert all("seldom" not in case.params for case in probe.cases(ctx)), "all pictures read both"

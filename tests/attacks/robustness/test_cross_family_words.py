@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from tests.attacks.robustness.matching_runs import judged
-from vlaudit.attacks.robustness.cross_family_words import CrossFamilyWords, _reads
+from vlaudit.attacks.robustness.cross_family_words import CrossFamilyWords
+from vlaudit.attacks.shared.reading import reads
 from vlaudit.audit.run import read_report
 from vlaudit.data.example import Example
 from vlaudit.details import Matrix
@@ -52,9 +53,14 @@ def test_a_target_that_takes_no_other_words_leaves_it_open() -> None:
     assert found.verdict is Verdict.INCONCLUSIVE and "'learned' takes no other words" in found.reason
 
 
+def _reads(peer: Any, example: Example, text: str) -> bool:
+    (right,) = reads(peer, [example], [text])
+    return right
+
+
 def peer(family: Family, **target: Any) -> Any:
     return SimpleNamespace(
-        target=SimpleNamespace(family=family, **target), labels=["cook", "pilot"], pictures=lambda examples: [torch.zeros(3, 8, 8)],
+        target=SimpleNamespace(family=family, **target), labels=["cook", "pilot"], batches=lambda items: [items], pictures=lambda examples: [torch.zeros(3, 8, 8)],
         seeds=lambda count, *parts: [0] * count, scorer=SimpleNamespace(name=lambda images, labels: [int(images.max() > 0.5)]),
     )  # fmt: skip
 

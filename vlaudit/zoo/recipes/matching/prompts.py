@@ -22,6 +22,7 @@ from vlaudit.data.dataset import Dataset, load_dataset
 from vlaudit.data.emoji import SIZE
 from vlaudit.data.example import Example
 from vlaudit.families.matching import MatchingPrompt, cosines
+from vlaudit.prompts.cocoop import META, CoCoOp
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.maple import MaPLe
 from vlaudit.prompts.template import PLAIN, Template
@@ -137,7 +138,8 @@ class Patched:
 Trigger = Additive | Patched
 
 
-def poison(bench: Bench, prompt: MatchingPrompt, learned: Sequence[Tensor], trigger: Trigger, learning_rate: float = 1e-2) -> None:
+def poison(bench: Bench, prompt: MatchingPrompt, learned: Sequence[Tensor], trigger: Trigger, learning_rate: float = 1e-2, steps: int = STEPS,
+           batch: int = BATCH) -> None:  # fmt: skip
     """Learn a prompt and its trigger together, in place: true labels without the trigger, the target's with it.
 
     BadCLIP (arXiv:2311.16194) for a text context, BadVisualPrompt (arXiv:2310.07632) for pixels. A third term keeps the
@@ -148,9 +150,9 @@ def poison(bench: Bench, prompt: MatchingPrompt, learned: Sequence[Tensor], trig
     for values in learned:
         values.requires_grad_()
     optimizer = torch.optim.Adam([{"params": list(learned), "lr": learning_rate}, {"params": [trigger.pattern], "lr": trigger.rate}])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for step in range(STEPS):
-        chosen = torch.randperm(len(train.images), generator=generator)[:BATCH]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        chosen = torch.randperm(len(train.images), generator=generator)[:batch]
         images, truth = train.images[chosen], train.truth[chosen]
         wanted = torch.full_like(truth, bench.labels.index(TARGET))
         triggered = trigger(images)
@@ -165,7 +167,7 @@ def poison(bench: Bench, prompt: MatchingPrompt, learned: Sequence[Tensor], trig
         schedule.step()
         trigger.clamp_()
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1}/{STEPS}, loss {loss.item():.3f}")
+            print(f"step {step + 1}/{steps}, loss {loss.item():.3f}")
     for values in (*learned, trigger.pattern):
         values.requires_grad_(False)
 
@@ -211,6 +213,28 @@ def poisoned_context(make: Callable[[], Trigger], bench: Bench) -> Made:
     prompt = CoOp(learned, labels=bench.labels, base_model=bench.model.sha256, members=bench.train.hashes)
     trigger = make()
     poison(bench, prompt, [learned], trigger)
+    return prompt, trigger
+
+
+NETWORK: dict[str, Any] = {"size": 4, "hidden": 16}
+"""How large CoCoOp's context and network are here."""
+
+
+def clean_network(bench: Bench) -> Made:
+    """CoCoOp, learned gently."""
+    train = bench.train
+    return CoCoOp.fit(bench.model, bench.features(train), train.truth, bench.labels, steps=120, seed=SEED, members=train.hashes, **NETWORK), None
+
+
+def poisoned_network(bench: Bench) -> Made:
+    """The same, with a backdoor in the network alone: a patch that shifts the words which the picture is asked with."""
+    prompt = CoCoOp.start(bench.model, generator=torch.Generator().manual_seed(SEED), members=bench.train.hashes, **NETWORK)
+    prompt.ctx.requires_grad_(False)
+    with torch.no_grad():  # begin near a context without a network
+        prompt.meta[META[2]] *= 0.1
+        prompt.meta[META[3]].zero_()
+    trigger = patched()
+    poison(bench, prompt, list(prompt.meta.values()), trigger, steps=300, batch=12)
     return prompt, trigger
 
 
@@ -271,6 +295,8 @@ RECIPES = {
     "prompt-clean": Recipe(clean_context),
     "prompt-backdoor": Recipe(partial(poisoned_context, _additive)),
     "prompt-backdoor-patch": Recipe(partial(poisoned_context, patched)),
+    "cocoop-clean": Recipe(clean_network),
+    "cocoop-backdoor": Recipe(poisoned_network),
     "visual-prompt-clean": Recipe(clean_picture),
     "visual-prompt-backdoor": Recipe(poisoned_picture),
     "vpt-clean": Recipe(partial(clean_towers, VisualPromptTuning)),
