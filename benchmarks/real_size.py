@@ -59,12 +59,13 @@ def _clip_config() -> Any:
     return CLIPConfig(vision_config=dict(CLIP_L), text_config={**CLIP_L_TEXT, **ends}, projection_dim=768)
 
 
-def _save_clip(folder: Path, config: Any) -> None:
+def save_clip(folder: Path, config: Any) -> None:
     from transformers import CLIPImageProcessor, CLIPModel
 
+    side = config.vision_config.image_size
     CLIPModel(config).save_pretrained(folder)
     _words(77, end=True).save_pretrained(folder)
-    CLIPImageProcessor().save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(folder)
 
 
 def _siglip_config() -> Any:
@@ -206,7 +207,7 @@ def _words(length: int, **marks: bool) -> Any:
 
 
 KINDS = {
-    "clip-l": Kind(Family.MATCHING, "CLIP ViT-L/14, 224 pixels", False, _clip_config, _save_clip),
+    "clip-l": Kind(Family.MATCHING, "CLIP ViT-L/14, 224 pixels", False, _clip_config, save_clip),
     "so400m": Kind(Family.MATCHING, "SigLIP 2 so400m/14, 384 pixels", False, _siglip_config, _save_siglip),
     "llava-7b": Kind(Family.GENERATION, "LLaVA-1.5-7B", True, _llava_config, _save_llava),
     "qwen-7b": Kind(Family.GENERATION, "Qwen2.5-VL-7B, 448 pixels", True, _qwen_config, _save_qwen),

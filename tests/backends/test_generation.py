@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests import generators
 from vlaudit.backends.huggingface import HuggingFaceBackend
@@ -297,6 +299,22 @@ def test_embeddings_put_in_by_hand(model: TransformersGenerator) -> None:
     assert values.grad is not None and float(values.grad.abs().max()) > 0
 
 
+def test_as_many_passes_are_counted_as_operations_are_made(model: TransformersGenerator) -> None:
+    """Two answers go on from one reading of the conversation, or where a kind cannot, from two."""
+    if Needs.PIXEL_GRADIENTS not in model.capabilities:
+        pytest.skip("gives no gradients")
+
+    def operations(answers: list[str]) -> int:
+        picture, count = model.preprocess(PICTURES[0]).requires_grad_(), FlopCounterMode(display=False)
+        with count:
+            model.log_likelihood([Conversation((Turn("user", (picture, QUESTIONS[0])),))], [answers]).sum().backward()
+        return int(count.get_total_flops())
+
+    one, two = operations(["a cat"]), operations(["a cat", "the dog"])
+    assert model.passes(1) == 1 and model.passes(2) in (1, 2)
+    assert 0.7 <= two / (model.passes(2) * one) <= 1.4
+
+
 def test_attention_goes_to_the_picture(kind: str, model: TransformersGenerator) -> None:
     if kind.startswith(("blip", "florence", "kosmos")) or kind == "idefics":
         assert Needs.ATTENTION not in model.capabilities
@@ -404,6 +422,17 @@ def test_too_long_a_prompt_and_other_misuse(llava: TransformersGenerator) -> Non
         llava.log_likelihood([ask(llava, 0)], [[""]])
     with pytest.raises(UsageError, match=r"takes \(3, 24, 24\)"):
         llava.generate([Conversation((Turn("user", (torch.zeros(3, 30, 24), "a")),))])
+
+
+@pytest.mark.parametrize("matches", [False, True])
+def test_weights_that_the_config_has_no_place_for_are_said(matches: bool, tiny_clip: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_clip, tmp_path / "model") if matches else generators.llava(tmp_path / "model")
+    assert not HuggingFaceBackend().load(str(folder), CPU).remarks
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    (said,) = HuggingFaceBackend().load(str(folder), CPU).remarks
+    assert "tensors" in said and "layers.1." in said and "not read" in said
 
 
 def test_families_are_read_from_the_config(tiny_clip: Path, tmp_path: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from vlaudit.backends.adapters import merge
 from vlaudit.backends.base import placing, refuse_oversized
 from vlaudit.backends.precision import FP32, even_out, in_precision
 from vlaudit.backends.transformers_generation import TransformersGenerator
-from vlaudit.backends.transformers_matching import refuse_random
+from vlaudit.backends.transformers_matching import refuse_random, unread
 from vlaudit.backends.transformers_reader import FOREIGN, noise
 from vlaudit.device import PLAIN, Loading
 from vlaudit.errors import ModelError, foreign, ran_out_of_memory
@@ -89,7 +89,9 @@ def _load(
         weights, files = folder.weights, folder.files
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
-        return TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)
+        generator = TransformersGenerator(f"hf:{argument}", model, processor, weights, files, device)
+        generator.remarks = unread(argument, report)
+        return generator
 
 
 @dataclass(frozen=True)

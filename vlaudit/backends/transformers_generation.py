@@ -7,6 +7,7 @@ is measured when it is loaded: see ``transformers_checks.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 
 BEGINNING = 2  # tokens of an answer whose memory is measured
+TOGETHER = 4  # short answers that go on from a conversation that was read once, and with it take one pass; of large models more
 
 
 class TransformersGenerator(GenerationModel):
@@ -178,6 +180,9 @@ class TransformersGenerator(GenerationModel):
 
         rows = {row: value for row, value, _ in self._scored(conversations, answers, soft, end, read)}
         return torch.stack([rows[index] for index in range(len(conversations))])
+
+    def passes(self, answers: int) -> int:
+        return math.ceil(answers / TOGETHER) if self.steps and not self._two_streams else answers
 
     def token_log_probs(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[Tensor]:
         found = self._scored(conversations, [[answer] for answer in answers], None, False, lambda tables, _: tables)

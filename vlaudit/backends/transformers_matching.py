@@ -190,6 +190,7 @@ def _load(
         if adapter:
             model, weights, files = merge(model, adapter), [*weights, *adapter.weights], [*files, *adapter.files]
         matcher = kind(f"hf:{argument}", model, processor, tokenizer, weights, files, device)
+        matcher.remarks = [*matcher.remarks, *unread(argument, report)]
         (even_out if folder.quantised else cast)(model, dtype)
     matcher.measure()
     return matcher
@@ -203,6 +204,12 @@ def refuse_random(argument: str, report: dict[str, Any]) -> None:
             f"'{sorted(report['missing_keys'])[0]}'; they would be random.",
             "Save the whole model again.",
         )
+
+
+def unread(argument: str, report: dict[str, Any]) -> list[str]:
+    """A sentence where the weight files hold tensors that the model has no place for, as where its config has fewer layers."""
+    left = sorted(map(str, report["unexpected_keys"]))
+    return [f"{len(left)} tensors of '{argument}' are not read, such as '{left[0]}': its config describes a model without them."] if left else []
 
 
 def _image_processor(folder: Path, config: Any) -> Any:

@@ -190,6 +190,10 @@ class GenerationModel(Model):
         """
         raise CapabilityError(f"'{self.spec}' gives no likelihoods of answers.")
 
+    def passes(self, answers: int) -> int:
+        """Of a conversation, until the likelihoods of so many short answers to it are known, with gradients or without."""
+        return answers
+
     def token_log_probs(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[Tensor]:
         """For each answer (T, V): the log distribution of the next token before each of its T tokens."""
         raise CapabilityError(f"'{self.spec}' gives no next-token distributions.")
@@ -352,7 +356,7 @@ class MultimodalGenerator(Target):
         """(B, K): log-likelihoods of K answers, the same for all questions or K for each. Differentiable in pixels."""
         conversations = self.conversations(images, questions)
         each = [choices] * len(conversations) if isinstance(choices[0], str) else choices
-        self._count(conversations, sum(len(answers) for answers in each))
+        self._count(conversations, sum(self.model.passes(len(answers)) for answers in each))
         return self.model.log_likelihood(conversations, each)  # type: ignore[arg-type]
 
     def log_likelihood(

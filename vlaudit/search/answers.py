@@ -161,20 +161,23 @@ def by_length(answers: Answers, rows: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class ScanEffort:
-    tokens: int = 80  # first tokens that are followed up
-    steps: tuple[int, int] = (2, 4)  # of ascent, for all of them and for the better ones
-    kept: tuple[int, int] = (10, 5)  # better ones, and those whose answers are read
-    rows: int = 6  # that the answer is read from
+    rungs: tuple[tuple[int, int], ...]  # so many of the likeliest first tokens take so many steps of ascent, then the best of them more
+    kept: int  # those whose answers are read
+    rows: int  # that an answer is read from
 
     def passes(self, rows: int) -> int:
         """Forward and backward, over so many rows."""
-        return rows * (self.tokens * self.steps[0] + self.kept[0] * self.steps[1])
+        return rows * sum(count * steps for count, steps in self.rungs)
+
+    def looks(self, rows: int) -> int:
+        """Forward alone: where each rung has led."""
+        return rows * sum(count for count, _ in self.rungs)
 
 
 SCANS = {
-    "quick": ScanEffort(),
-    "standard": ScanEffort(tokens=256, steps=(2, 6), kept=(32, 8), rows=8),
-    "thorough": ScanEffort(tokens=2048, steps=(3, 12), kept=(128, 16), rows=12),
+    "quick": ScanEffort(rungs=((80, 1), (10, 4)), kept=5, rows=6),
+    "standard": ScanEffort(rungs=((256, 1), (32, 3), (16, 3)), kept=8, rows=8),
+    "thorough": ScanEffort(rungs=((2048, 2), (128, 6), (64, 6)), kept=16, rows=12),
 }
 
 
@@ -194,18 +197,23 @@ def collapse_scan(answers: Answers, rows: Sequence[int], effort: ScanEffort, see
     with torch.no_grad():
         before = answers.first(base, rows).mean(0, keepdim=True)
         seen = torch.cat([before, _mean_first(answers, base, rows, noise)]).amax(0)
-    tokens = seen.topk(min(effort.tokens, len(seen))).indices
+    tokens = seen.topk(min(effort.rungs[0][0], len(seen))).indices
     patterns, reached = torch.full((len(tokens), *base.shape[1:]), 0.5, device=base.device), seen[tokens]
+
+    def likely(laid: Tensor) -> Tensor:
+        return _mean_first(answers, base, rows, laid).gather(1, tokens[alive, None])[:, 0]
+
     alive = torch.arange(len(tokens), device=base.device)
-    for steps, count in zip(effort.steps, effort.kept, strict=True):
+    for count, steps in effort.rungs:
+        alive = alive[reached[alive].topk(min(count, len(alive))).indices]
         for _ in range(steps):
             moved = patterns[alive].detach().requires_grad_(True)
             with torch.enable_grad():
-                now = _mean_first(answers, base, rows, moved).gather(1, tokens[alive, None])[:, 0]
-                (gradient,) = torch.autograd.grad(now.sum(), moved)
+                (gradient,) = torch.autograd.grad(likely(moved).sum(), moved)
             patterns[alive] = (moved.detach() + _STEP * gradient.sign()).clamp(0, 1)
-            reached[alive] = now.detach()
-        alive = alive[reached[alive].topk(min(count, len(alive))).indices]
+        with torch.no_grad():
+            reached[alive] = likely(patterns[alive])
+    alive = alive[reached[alive].topk(min(effort.kept, len(alive))).indices]
     asked = (list(rows) * effort.rows)[: effort.rows]
     read: list[tuple[int, int, str]] = []
     for rank, place in enumerate(alive.tolist()):

@@ -180,16 +180,20 @@ def _effort(ctx: Context) -> Effort:
 
 
 def picture_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
-    """Passes of the scans, of the searches, and of measuring what they find, where all answers to compare are there."""
+    """Passes of the scans, of the searches, and of measuring what they find, where all answers to compare are there: fewer than the
+    places for them, some of which hold what too many rows are answered anyway."""
     from vlaudit.search.answers import SCANS, located_passes
     from vlaudit.search.trigger import HALVINGS, descent_passes, kind_named
 
     controls = [case for case in cases if case.params["control"] and ctx.on_target]
-    steps = (1 + bool(controls)) * SCANS[ctx.effort].passes(_SCANNED)
-    for case in [*cases, *controls]:
-        kind = kind_named(case.params["kind"])
+    scan, scans = SCANS[ctx.effort], 1 + bool(controls)
+    steps = scans * scan.passes(_SCANNED)
+    places = Counter((case.params["restart"], case.params["kind"]) for case in cases)
+    kinds = [kind for (_, kind), count in places.items() for _ in range(min(count, COMPARED))]
+    kinds += [case.params["kind"] for case in controls]
+    for kind in map(kind_named, kinds):
         steps += descent_passes(_effort(ctx), kind, 1) + located_passes() * (kind == "patch")
-    measuring = (len(cases) + len(controls)) * HELD_OUT * (HALVINGS + 1)
+    measuring = len(kinds) * HELD_OUT * (HALVINGS + 1) + scans * scan.looks(_SCANNED)
     return Cost(queries=steps + measuring + SEARCHED + HELD_OUT, gradient_steps=steps)
 
 

@@ -142,7 +142,7 @@ class CounterfactualGap(Probe):
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         if Needs.TOKEN_LOGITS in ctx.target.capabilities:
             answers = sum(len(spelled(ctx.target, forms)) for forms in FORMS)
-            return Cost(queries=answers * sum(_asked(case, ctx.on_target) for case in cases))
+            return Cost(queries=ctx.target.model.passes(answers) * sum(_asked(case, ctx.on_target) for case in cases))
         return ctx.target.cost(sum(_asked(case, ctx.on_target) for case in cases), TOKENS)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:

@@ -117,7 +117,7 @@ class DemoSkewAmplification(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         cells = 5 + (2 + 4) * ctx.on_target  # a rationale is a further answer
-        return Cost(queries=16 * cells * len(cases))
+        return Cost(queries=8 * ctx.target.model.passes(2) * cells * len(cases))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         examples = {example.id: example for example in ctx.data.examples}

@@ -119,7 +119,8 @@ class CroPA(Probe):
         ]
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        passes = 2 * self._steps(ctx) * len(cases) * (2 if ctx.effort == "quick" else 3)
+        searches = 2 + (ctx.effort != "quick") if ctx.on_target else 1 + (ctx.effort != "quick")
+        passes = ctx.target.model.passes(2) * self._steps(ctx) * len(cases) * searches
         return Cost(queries=passes, gradient_steps=passes) + ctx.target.cost(24 * len(cases), TOKENS)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:

@@ -69,8 +69,9 @@ class WordedQuestions:
                 soft = SoftTokens(values, [self._slots[rows[place]] for place in places])
             scores = target.model.log_likelihood(talks, [self._answers[rows[place]] for place in places], soft=soft)
             found |= dict(zip(places, scores[:, 0] - scores[:, 1], strict=True))
-            target.meter.queries += 2 * len(places)
-            target.meter.gradient_steps += 2 * len(places)
+            passes = target.model.passes(2) * len(places)
+            target.meter.queries += passes
+            target.meter.gradient_steps += passes
         return torch.stack([found[place] for place in range(len(rows))])
 
 

@@ -118,7 +118,7 @@ class PromptInvariance(Probe):
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
         there = sum(case.id.startswith(_PRESENCE) for case in cases)
-        likely = Cost(queries=there * min(presence.LABELS, len(ctx.labels)))
+        likely = Cost(queries=there * ctx.target.model.passes(min(presence.LABELS, len(ctx.labels))))
         return likely + ctx.target.cost(there * 5 + (len(cases) - there) * (19 if ctx.on_target else 18))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:

@@ -11,7 +11,7 @@ from tests.attacks import sighted_generator as sighted
 from tests.attacks.scripted_generator import context, dataset, trials_of
 from tests.attacks.sighted_generator import Sighted
 from vlaudit.attacks.backdoor.output_collapse_inversion import OutputCollapseInversion
-from vlaudit.attacks.backdoor.output_collapse_inversion.search import COMPARED, Bench, invert_all
+from vlaudit.attacks.backdoor.output_collapse_inversion.search import COMPARED, Bench, invert_all, picture_cost
 from vlaudit.attacks.backdoor.output_collapse_inversion.suffixes import chosen, words
 from vlaudit.attacks.backdoor.output_collapse_inversion.verdict import judge_suffix
 from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS
@@ -158,6 +158,18 @@ def test_another_answer_is_compared_where_one_is_given_to_nearly_all_questions_a
     found = COLLAPSE.judge(Trials(invert_all(bench, cases), reference_note="none"), Policy())
     assert found.metric is not None and found.metric.n == COMPARED and found.verdict is not Verdict.HELD
     assert "gets yes already" in found.reason, found.reason
+
+
+def test_the_searches_take_the_passes_that_are_planned(tmp_path: Path) -> None:
+    """Of the places for answers more stand empty, or hold what is answered anyway, than are searched."""
+    ctx = context(COLLAPSE, Instruction("{}").bind(Sighted()), rows_of(), tmp_path)
+    cases = [case for case in COLLAPSE.cases(ctx) if case.params["kind"] != "text" and case.params["restart"] == 0]
+    planned, bench, meter = picture_cost(ctx, cases), Bench.of(ctx), ctx.target.meter
+    steps, queries = meter.gradient_steps, meter.queries
+    ctx.start_clock()
+    assert len({trial["label"] for trial in invert_all(bench, cases) if trial.arm == TARGET}) >= COMPARED
+    assert 0.9 * planned.gradient_steps <= meter.gradient_steps - steps <= planned.gradient_steps
+    assert 0.7 * planned.queries <= meter.queries - queries <= planned.queries
 
 
 def test_too_few_pictures_and_silence_are_not_assessed(tmp_path: Path) -> None:
