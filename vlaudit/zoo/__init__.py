@@ -29,10 +29,10 @@ DEFAULTS = ("tiny-backdoor", "gen-backdoor-patch", "t2i-backdoor-encoder")
 """What `vlaudit scan` audits when it is told nothing: one of each family, each with a flaw that is found quickly."""
 FIRST_LOOK: dict[str, dict[str, Any]] = {
     "prompt-trigger-inversion": {}, "typographic": {}, "unsafe-file": {},
-    "output-collapse-inversion": {"text": False}, "visual-instruction": {}, "counterfactual-gap": {}, "context-leak": {}, "chat-template": {},
+    "output-collapse-inversion": {"text": False}, "visual-instruction": {}, "counterfactual-gap": {}, "chat-template": {},
     "encoder-trigger-scan": {"words": 400}, "homoglyph-sweep": {"captions": 40}, "memorization-norm": {},
 }  # fmt: skip
-"""The probes of that scan, with what shortens them: what is planted in the three, and something of each risk, in about a minute."""
+"""The probes of that scan, with what shortens them: what is planted in the three, and something of each risk, in a minute and a half on two cores."""
 
 
 class Specimen(BaseModel):

@@ -13,10 +13,18 @@ import torch
 from benchmarks.battery.bias.cross_family_stereotypes import alone, draw, one_label
 from vlaudit.attacks.bias.cross_family_stereotypes import CrossFamilyStereotypes
 from vlaudit.attacks.bias.cross_family_stereotypes.leanings import reader_rates, rows_of, shared
+from vlaudit.audit.executor import LocalExecutor
+from vlaudit.audit.plan import make_plan
 from vlaudit.audit.run import read_report
+from vlaudit.audit.targets import Loader
+from vlaudit.config import Request, TargetSpec
 from vlaudit.details import Matrix
+from vlaudit.families.base import Speed
 from vlaudit.policy import Policy
+from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.records import Judgement, Verdict
+from vlaudit.registry import ProbeRegistry
+from vlaudit.zoo import get
 
 torch.set_num_threads(1)
 
@@ -69,6 +77,21 @@ def test_two_models_that_share_a_stereotype(tmp_path: Path, vlaudit: Callable[..
     assert finding.verdict is Verdict.VULNERABLE and "'pilot'" in finding.reason
     (matrix,) = [series for series in finding.details.series() if isinstance(series, Matrix)]
     assert matrix.rows[0] == "pilot" and len(matrix.columns) == 2 and matrix.values[0] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["read", "draw"])
+def test_the_estimate_is_what_is_spent(kind: str, tmp_path: Path) -> None:
+    models = ["zoo:clean", "zoo:gen-clean", get("t2i-clean").target_spec().model]
+    specs = [TargetSpec(model=model, data="zoo:captions", groups=["gender"]) for model in models]
+    subjects, references = Loader(torch.device("cpu"), allow_network=False).subjects(specs)
+    subjects[2].scorer_doubt = lambda: None
+    speed, sets = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0), {"cross-family-stereotypes": {"pictures": 24, "drawn": 10}}
+    request = Request(targets=specs, probes=["cross-family-stereotypes"], params=sets)
+    plan = make_plan(request, ProbeRegistry.load(), subjects, references, speeds=dict.fromkeys(models, speed))
+    unit = next(unit for planned in plan.planned for unit in planned.units if unit.cases[0].startswith(kind))
+    result = LocalExecutor(plan, ArtifactStore(tmp_path), 128).close(unit)
+    assert result.error is None and result.passed is not None
+    assert speed.seconds(result.passed) / 2 <= speed.seconds(plan.costs[unit.id]) <= 2 * speed.seconds(result.passed)
 
 
 def test_one_flag_names_the_scorer_of_a_set_of_which_one_draws(tmp_path: Path, vlaudit: Callable[..., int]) -> None:
