@@ -83,7 +83,7 @@ def test_a_scan_that_goes_on_keeps_its_plan_and_its_calibration(
     before = read_manifest(out)
     assert before.request.budget == 4 and before.whole is None
     (speed,) = before.speeds.values()
-    assert speed["forward"] > 0
+    assert speed.forward > 0
     assert vlaudit(*scan, "--out", out, "--budget", "4s") in (0, 1)
     assert len(calibrated) == 1, "a second calibration would have planned otherwise"
     assert read_manifest(out).planned == before.planned

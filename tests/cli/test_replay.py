@@ -292,7 +292,7 @@ def test_suppressed_finding_is_replayed_as_any(replay: Replaying, home: Path) ->
 @pytest.mark.parametrize(
     "finding, message",
     [
-        ("miror", "Did you mean X1-"), ("", "No finding is named"), ("X", "names 2 findings"), ("../../etc/passwd", "no finding"),
+        ("miror", "Did you mean X1-"), ("", "FINDING is empty"), ("X", "names 2 findings"), ("../../etc/passwd", "no finding"),
         ("\x1b[31mred\n", "no finding"), ("x" * 5000, "no finding"), ("*", "no finding"),
     ],
 )  # fmt: skip

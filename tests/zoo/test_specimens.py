@@ -254,7 +254,7 @@ def test_prompts_fit_the_shipped_flagship(specimen: Specimen):
         assert target.generate([target.model.blank()], ["What is this?"], max_new_tokens=4)[0]
         return
     with torch.no_grad():
-        if target.prompt.per_picture:
+        if specimen.family is Family.MATCHING and target.prompt.per_picture:
             assert torch.isfinite(target.classifier(_labels(specimen))(torch.rand(1, 3, target.model.resolution, target.model.resolution))).all()
             return
         assert torch.isfinite(
