@@ -32,7 +32,7 @@ FIRST_LOOK: dict[str, dict[str, Any]] = {
     "output-collapse-inversion": {"text": False}, "visual-instruction": {}, "counterfactual-gap": {}, "chat-template": {},
     "encoder-trigger-scan": {"words": 400}, "homoglyph-sweep": {"captions": 40}, "memorization-norm": {},
 }  # fmt: skip
-"""The probes of that scan, with what shortens them: what is planted in the three, and something of each risk, in a minute and a half on two cores."""
+"""The probes of that scan, with what shortens them: what is planted in the three, and something of each risk, in about a minute on two cores."""
 
 
 class Specimen(BaseModel):
