@@ -64,3 +64,12 @@ def test_a_variable_has_the_name_of_its_flag(vlaudit: Command, monkeypatch: pyte
             patch.setenv(f"VLAUDIT_SCAN_{name.upper()}", "/nothing/like/this")
             assert vlaudit("scan", "zoo:tiny-clean", "--dry-run") == 2, name
             assert ("--prompts" if name == "prompts" else "/nothing/like/this") in capsys.readouterr().err
+
+
+def test_a_variable_of_a_flag_that_repeats_has_a_value_a_line(
+    vlaudit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLAUDIT_SCAN_PROMPT", "a photo of a {}\na drawing of a {}")
+    assert vlaudit("scan", "zoo:tiny-clean", "--dry-run", "--probe", "unsafe-file") == 0
+    shown = capsys.readouterr().out
+    assert "tiny-clean~a-photo-of-a" in shown and "tiny-clean~a-drawing-of-a" in shown

@@ -54,6 +54,8 @@ class Command(click.Command):
                 if isinstance(option, click.Option):  # the variable has the name of the flag, whatever the parameter is called
                     option.envvar = f"{ctx.auto_envvar_prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
                     option.allow_from_autoenv = False
+                    if option.multiple:  # a prompt has blanks: one value a line
+                        option.type.envvar_list_splitter = "\n"  # type: ignore[misc]
         given, _, _ = self.make_parser(ctx).parse_args(list(args))
         for parameter in self.get_params(ctx):
             name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name.strip("[].")

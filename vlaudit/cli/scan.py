@@ -62,7 +62,8 @@ Exit codes:
   130  interrupted (Ctrl-C, SIGTERM, SIGHUP); the same command with the same --out goes on
 
 \b
-Options are also read from the environment: VLAUDIT_SCAN_SEED=1 is --seed 1.
+Options are also read from the environment: VLAUDIT_SCAN_SEED=1 is --seed 1. One that may be
+repeated has a value a line there.
 
 \b
 0 and 1 are given only by a report that was written: foreign code that exits, crashes
