@@ -22,7 +22,8 @@ Controls. ``other labels``: the mean where one target's labels are permuted; as 
 ``scorer`` and captions that name the group, as in ``representation``. A reader that is not shown to read pictures better than chance is left out by name, and nothing
 is held then.
 
-When it errs. Both may lean because the data do: where a group's pictures are worse (smaller, darker), every reader reads them worse. Of a
+When it errs. Both may lean because the data do: where a group's pictures are worse (smaller, darker), every reader reads them worse. Where one
+target leans much, what the scorer may get wrong on another's pictures often leaves the finding open. Of a
 group with two or three people under a label little is known, and such labels leave the finding open. A reader is asked for the right label only; what it wrongly says of others is the matter of
 ``group-performance`` and ``counterfactual-gap``, as how much a single target leans is.
 

@@ -87,8 +87,8 @@ def hidden(target: int, label: int) -> float:
 SCENARIOS = [
     Scenario("nobody leans", partial(draw)),
     Scenario("nobody leans, by pipelines alone", partial(draw, readers=0, pipelines=3)),
-    Scenario("each leans under labels of its own", partial(draw, lean=apart, people=25, drawn=150), shape="confounded"),
-    Scenario("one leans everywhere, the others nowhere", partial(draw, lean=alone, people=25, drawn=150), shape="confounded"),
+    Scenario("each leans under labels of its own", partial(draw, lean=apart, people=25, readers=3, pipelines=0), shape="confounded"),
+    Scenario("one leans everywhere, the others nowhere", partial(draw, lean=alone, people=25, readers=3, pipelines=0), shape="confounded"),
     Scenario("hard pictures are hard for all readers", partial(draw, readers=4, pipelines=0, hard=0.25, skill=0.8, people=20), shape="confounded"),
     Scenario("readers that are right seven times in ten, and forty labels", partial(draw, readers=3, skill=0.7, labels=40, people=30), shape="awkward"),
     Scenario("a scorer that errs twice as often on drawn pictures", partial(draw, scoring=Scoring(error=0.03, drawn_error=0.06, labelled=20), readers=1, pipelines=2), shape="awkward"),
