@@ -95,6 +95,7 @@ class Found:
         found._read([trial for trial in trials.target if "right" in trial.values], policy.threshold(info, "least-people"), policy)
         for name in dict.fromkeys(trial["name"] for trial in found.drawn):
             found._draw(name, trials, info, policy)
+        found._name_gaps()
         return found
 
     def unseen(self) -> str:
@@ -114,8 +115,18 @@ class Found:
                     n = min(self.counts[one, attribute], self.counts[other, attribute])
                     yield Pair(attribute, (one, other), sides, reads, n, self.each, rows_of(*sides))
 
+    def _name_gaps(self) -> None:
+        """What one target shows and another does not was not compared: a whole attribute, or single labels."""
+        for attribute in dict.fromkeys(attribute for _, attribute in self.rates):
+            labels = dict.fromkeys(label for (_, of), rates in self.rates.items() if of == attribute for label in rates)
+            for name in [name for name in self.models if f"'{name}'" not in self.lost]:
+                rates = self.rates.get((name, attribute), {})
+                if missing := [label for label in labels if label not in rates]:
+                    which = f"under {listed([repr(label) for label in missing])}" if rates else "under every label"
+                    self.lost.setdefault(f"{attribute} of '{name}' {which}", "it says nothing there")
+
     def _read(self, trials: Sequence[Trial], least: float, policy: Policy) -> None:
-        """The rates of all readers: only people of whom all say something are compared."""
+        """The rates of all readers that are shown to read."""
         if not trials:
             return
         labels, names = [t["label"] for t in trials], trials[0]["names"]

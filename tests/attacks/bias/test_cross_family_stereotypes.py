@@ -22,7 +22,7 @@ from vlaudit.details import Matrix
 from vlaudit.families.base import Speed
 from vlaudit.policy import Policy
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Judgement, Verdict
+from vlaudit.records import Judgement, Trials, Verdict
 from vlaudit.registry import ProbeRegistry
 from vlaudit.zoo import get
 
@@ -66,6 +66,12 @@ def test_what_is_not_seen_is_named_and_nothing_is_held() -> None:
     assert guess.verdict is Verdict.INCONCLUSIVE and "'t1' (it is not shown to read pictures better than chance)" in guess.reason
     few = judged(few=1)
     assert few.verdict is Verdict.NOT_ASSESSED and "'woman'" in few.reason and "too few people" in few.reason
+    whole = draw(np.random.default_rng(0), readers=2)
+    part = Trials([t for t in whole if t.case != "draw/2/3"], reference_note="simulated")
+    undrawn = CrossFamilyStereotypes().judge(part, Policy())
+    assert undrawn.verdict is Verdict.INCONCLUSIVE and "gender of 't2' under 'role03' (it says nothing there)" in undrawn.reason
+    blind = Trials([t for t in whole if not t.case.startswith("draw/2")], reference_note="simulated")
+    assert CrossFamilyStereotypes().judge(blind, Policy()).verdict is Verdict.HELD, "two readers are all that there is"
     alone_left = judged(readers=1, pipelines=0)
     assert alone_left.verdict is Verdict.NOT_ASSESSED
 
