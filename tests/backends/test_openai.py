@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Barrier, Event
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import torch
@@ -114,6 +114,16 @@ def test_a_server_that_hangs_is_left(server: Server, model: EndpointModel, monke
     with pytest.raises(ModelError, match="did not answer within 2 s"):
         model.generate([talk()])
     over.set()
+
+
+def test_the_time_of_the_socket_is_told_as_that_of_who_waits(server: Server) -> None:
+    over = Event()
+    server.script = [lambda handler, _: over.wait(60)]
+    exchange = openai_requests._Exchange(urlsplit(f"{server.url}/chat/completions"), b"{}", None, 0.5)
+    exchange.run()
+    over.set()
+    assert isinstance(exchange.outcome, openai_requests.NoReply) and exchange.outcome.again
+    assert exchange.outcome.message == "did not answer within 0.5 s"
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

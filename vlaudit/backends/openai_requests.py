@@ -59,10 +59,14 @@ def post(url: str, payload: bytes, key: str | None, seconds: float, stop: thread
     while not exchange.done.wait(max(0.0, min(_TICK, deadline - time.monotonic()))):
         if stop.is_set() or time.monotonic() >= deadline:
             exchange.abandon()
-            raise NoReply(f"did not answer within {seconds:.3g} s", "Try again later.", again=True)
+            raise _late(seconds)
     if isinstance(exchange.outcome, Reply):
         return exchange.outcome
     raise exchange.outcome
+
+
+def _late(seconds: float) -> NoReply:
+    return NoReply(f"did not answer within {seconds:.3g} s", "Try again later.", again=True)
 
 
 class _Exchange:
@@ -88,7 +92,9 @@ class _Exchange:
                 "SSL_CERT_FILE names a file with further authorities.",
             )
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self.outcome = NoReply(f"gives no answer: {first_line(error)}", "Check its address, or try later.", again=True)
+            # The socket's own time, which is over a moment before or after that of whoever waits; the system's has a number.
+            waited = isinstance(error, TimeoutError) and error.errno is None
+            self.outcome = _late(self._seconds) if waited else NoReply(f"gives no answer: {first_line(error)}", "Check its address, or try later.", again=True)
         except BaseException as error:  # noqa: BLE001 (raised again where it was asked for)
             self.outcome = error
         finally:
