@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.patience import patience
+from vlaudit.cage import supervisor
 
 HEAD = "import os, signal, sys, time\nfrom vlaudit import cage\nfrom vlaudit.cage import supervisor\n"
 TAIL = "\nprint('exit', supervisor.supervise(work), flush=True)"
@@ -95,6 +96,19 @@ def test_a_signal_that_is_not_noticed_is_sent_again_and_one_that_is_comes_once()
     process = start(work, head)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert out.split() == ["in", "order", "exit", "130"]
+
+
+def test_a_process_that_had_no_turn_when_it_was_sent_again_is_interrupted_once() -> None:
+    work = "try:\n    print(os.getpid(), flush=True)\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    time.sleep(0.5)\n    print('in order', flush=True)\n    return 130"
+    process = start(work)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    os.kill(child, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(4 * supervisor.AGAIN)
+    os.kill(child, signal.SIGCONT)
     out, _ = process.communicate(timeout=30)
     assert out.split() == ["in", "order", "exit", "130"]
 

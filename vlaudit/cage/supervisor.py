@@ -256,8 +256,9 @@ def _be_child(work: Callable[[], int], pipe: int, parent: int, ended: Ended | No
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTSTP):
             signal.signal(number, signal.SIG_DFL)
+        interrupt = _interrupt_once()
         for number in PASSED_ON:
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         cage.connect(pipe)
         cage.ended = ended
@@ -272,9 +273,19 @@ def _be_child(work: Callable[[], int], pipe: int, parent: int, ended: Ended | No
         os._exit(code)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    cage.say(noticed=True)
-    raise KeyboardInterrupt
+def _interrupt_once() -> Callable[[int, object], None]:
+    """A handler that raises KeyboardInterrupt for the first signal. Later ones are that signal sent again, to a process that had no
+    turn in the meantime: they would interrupt what ends it in order. (A second one of the user's kills, and is never passed on.)"""
+    noticed = False
+
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal noticed
+        if not noticed:
+            noticed = True
+            cage.say(noticed=True)
+            raise KeyboardInterrupt
+
+    return interrupt
 
 
 def _end_with(parent: int) -> None:
