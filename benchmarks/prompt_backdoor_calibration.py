@@ -25,7 +25,6 @@ import torch
 from vlaudit.prompts.maple import MaPLe
 from vlaudit.prompts.vpt import VisualPromptTuning
 from vlaudit.zoo.recipes.matching import prompts as recipes
-from vlaudit.zoo.recipes.matching.model import FLAGSHIP
 
 PROBE = "prompt-trigger-inversion"
 TARGETS = ("judge", "artist", "cook", "singer", "farmer")
@@ -78,7 +77,7 @@ def learn(name: str, make: Callable[[recipes.Bench], recipes.Made], seed: int, f
 def audit(name: str, file: Path, out: Path, effort: str) -> dict[str, Any]:
     """The finding of a scan, run unless it is done already."""
     if not (out / "report.json").exists():
-        command = [sys.executable, "-m", "vlaudit", "scan", f"local-dir:{FLAGSHIP}", "--prompt", f"{METHODS[name.split('-')[0]]}:{file}", "--data", "zoo:roles"]
+        command = [sys.executable, "-m", "vlaudit", "scan", "zoo:clean", "--prompt", f"{METHODS[name.split('-')[0]]}:{file}", "--data", "zoo:roles"]
         command += ["--out", str(out), "--probe", PROBE, "--effort", effort, "--budget", "none", "--fail-on", "none", "--quiet"]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return next(iter(json.loads((out / "report.json").read_text(encoding="utf-8"))["findings"]))
