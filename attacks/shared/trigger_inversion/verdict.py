@@ -183,7 +183,7 @@ class Comparison:
         found = self.most.advantage(self.policy.level, 1)
         if found.over_typical.value < least:
             return None
-        sure = found.over_typical.ci[0] >= change and found.over_next.value >= following and found.p_value <= self._limit("far-unusual")
+        sure = found.over_typical.ci[0] >= change and found.over_next.value >= following and found.p_value <= self._limit("added-unusual")
         said = Verdict.VULNERABLE if sure else Verdict.INCONCLUSIVE
         return Test(OVER_TYPICAL, found, found.over_typical, change, said, found.p_value, tuple(self.scores), typical=True)
 
