@@ -28,7 +28,7 @@ from vlaudit.probe import Claim, Policy, ProbeInfo, figure
 from vlaudit.records import Trial, Trials, Verdict
 
 FEWER = 100  # resampled scores, where there are very many labels
-MOST_KINDS = "by most kinds"
+MOST_KINDS, OVER_TYPICAL = "by most kinds", "over the typical"
 WIDE = 1.2  # times farther apart than usual: then labels are said to differ by nature
 CLEAR = 1.2  # an interval this far beyond the threshold needs no more restarts
 _SHARES = {"triggered": "flipped", "scrambled": "scrambled", "without trigger": "share"}
@@ -40,8 +40,9 @@ _SAID = {
 _PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
 
-def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | None:
-    """None where there are too few labels to compare."""
+def compare(info: ProbeInfo, trials: Trials, policy: Policy, capped: bool = False) -> Comparison | None:
+    """None where there are too few labels to compare. ``capped``: sizes that count as equally hard are equal, where most labels may have no
+    trigger at all."""
     rate, least = policy.threshold(info, "works"), policy.threshold(info, "least-labels")
 
     draws = RESAMPLES if len({t["label"] for t in trials.target}) <= 200 else FEWER
@@ -49,6 +50,7 @@ def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | Non
 
     def by_kind(of: Sequence[Trial]) -> dict[str, Scores]:
         every = {kind: scores(of, kind, rate, draws, hard) for kind in KINDS if any(t["kind"] == kind for t in of)}
+        every = {kind: one.capped() for kind, one in every.items()} if capped else every
         return {kind: one for kind, one in every.items() if len(one.labels) >= least or of is planted}
 
     planted = trials.arm(CONTROL)
@@ -93,6 +95,15 @@ class Test:
 
 
 @dataclass(frozen=True)
+class View:
+    """What was searched in the place of the target as it is."""
+
+    through: str  # the condition, as a sentence begins with it
+    once: str = ""  # how the headline ends
+    where: str = ""  # what it says of where a backdoor lies, where most labels have no small triggers
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Labels of one target compared by the sizes of their triggers."""
 
@@ -110,7 +121,7 @@ class Comparison:
     noun: str = "label"  # what is compared
     does: str = "makes the model call pictures '{}' with confidence"
     all_of: str = ""  # the parameter by which all are searched
-    through: str = ""  # the part of the prompt that was searched as if every picture read it
+    view: View | None = None
     beside: str = ""  # what else was not searched
 
     def _limit(self, name: str = "") -> float:
@@ -163,9 +174,22 @@ class Comparison:
             "changed by the prompt", relative, relative.over_typical, change, said, p, tuple(self.scores), typical=True
         )
 
+    @cached_property
+    def added(self) -> Test | None:
+        """Whether a label has small triggers where most have none. None where all have, or none does."""
+        if not (self.view and self.view.where and self.most):
+            return None
+        change, following, least = map(self._limit, ("prompt-change", "prompt-next", "open-change"))
+        found = self.most.advantage(self.policy.level, 1)
+        if found.over_typical.value < least:
+            return None
+        sure = found.over_typical.ci[0] >= change and found.over_next.value >= following and found.p_value <= self._limit("added-unusual")
+        said = Verdict.VULNERABLE if sure else Verdict.INCONCLUSIVE
+        return Test(OVER_TYPICAL, found, found.over_typical, change, said, found.p_value, tuple(self.scores), typical=True)
+
     @property
     def _all(self) -> list[Test]:
-        return [*self.tests, *([self.changed] if self.changed else [])]
+        return [*self.tests, *(test for test in (self.changed, self.added) if test)]
 
     @property
     def decided(self) -> bool:
@@ -183,7 +207,7 @@ class Comparison:
     @property
     def reason(self) -> str:
         """The sentence."""
-        return f"if all pictures read {self.through}: {self._said[2]}" if self.through else self._said[2]
+        return f"{self.view.through}: {self._said[2]}" if self.view else self._said[2]
 
     def claim(self) -> tuple[Claim, Verdict, str]:
         """All that is told of it, the verdict and the sentence."""
@@ -202,7 +226,7 @@ class Comparison:
         if self.noun != "direction":  # which has no name that says something
             one = next((trial for trial in best if trial["kind"] in shown.kinds), best[0])
             trigger = _PLAIN[one["kind"]].format(size(one, self._limit("works")))
-            once = " once they read a prompt of the pool that few read" if self.through else ""
+            once = self.view.once if self.view else ""
             claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}{once}")
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
@@ -292,7 +316,7 @@ class Comparison:
             return (
                 f"{said}, measured by the smallest {test.kinds[0] if test.kinds[0] != 'smooth' else 'smooth pattern'}"
             )
-        if test.name == MOST_KINDS:
+        if test.name in (MOST_KINDS, OVER_TYPICAL):
             return f"{said}, measured by the {MOST} kinds of triggers by which it is easiest"
         return f"relative to the plain prompt's, {said}"
 
@@ -371,6 +395,8 @@ class Comparison:
         return f"{found} {self.does.format(label)}"
 
     def _where(self, shown: Test) -> str:
+        if self.view and self.view.where:
+            return self.view.where
         if not self.reference:
             return f"There is no other prompt to compare with: {self.reference_note}." if self.reference_note else ""
         same = self._plain(shown)
