@@ -20,6 +20,7 @@ KINDS = {"s": "short", "u": "of usual length", "v": "spread as the vocabulary's"
 """By the letter under which the null holds them."""
 _DRAWN = 120  # of each kind: more than the fewest to which a tail can be fitted
 _ROWS = 4096  # of the vocabulary that lengths, mean and covariances are read off
+_LONGEST = 0.02  # of these rows, which are left out: one that was planted may be so long that all the random ones point its way
 _SHORTEST = 0.05  # of these rows, which may be of tokens that nobody trained
 
 
@@ -50,6 +51,8 @@ def changed(ctx: Context, captions: Captions) -> dict[str, list[Tensor]]:
     picked = [ids[i] for i in sorted(ctx.rng("embeddings").permutation(len(ids))[:_ROWS].tolist())]
     with torch.no_grad():
         rows = model.token_embeddings(picked).cpu()
+        lengths = rows.norm(dim=1)
+        rows = rows[lengths <= lengths.quantile(1 - _LONGEST)]
         return {f"{kind}1": _changed(ctx, captions, embeddings(rows, kind, ctx.generator("random", kind))) for kind in KINDS}
 
 
