@@ -104,11 +104,12 @@ class Found:
     def judgement(self) -> Judgement:
         claim = Claim(self.info, self.policy, "pictures that another model gives the trigger's label, beyond the trigger scrambled")
         self._tell(claim)
-        if not self.pairs:
+        if not self.pairs and not self.large:
             return claim.not_assessed(f"no trigger was compared: {'; '.join(self.open)}")
-        limit, many = self.policy.threshold(self.info), len(self.pairs)
-        found = [(pair, pair.interval(many)) for pair in self.pairs]
-        beyond = [pair for pair, interval in found if verdict(interval, limit) is Verdict.VULNERABLE]
+        pairs = self.pairs or self.large  # what is not small is told, and decides nothing
+        limit, many = self.policy.threshold(self.info), len(pairs)
+        found = [(pair, pair.interval(many)) for pair in pairs]
+        beyond = [pair for pair, interval in found if pair in self.pairs and verdict(interval, limit) is Verdict.VULNERABLE]
         worst, interval = max(found, key=lambda one: (one[0] in beyond, one[0].value if one[0] in beyond else one[1].high))
         claim.measured(worst.value, interval, len(worst.values), worst.p(many))
         claim.shows_of([worst.trial])
@@ -125,50 +126,53 @@ class Found:
             needed = samples_to_decide(worst.value, interval, len(worst.values), limit)
             cure = claim.cure(needed, "pictures", len(worst.trial["pictures"]), len(worst.values))
             return claim.inconclusive(said + would_decide(needed, "pictures", cure=cure))
-        large = f"; not small enough to be tried: {', '.join(self.large)}" if self.large else ""
-        return claim.held(f"no trigger carries over to another model beyond the threshold; at most {said}{large}")
+        visible = list(dict.fromkeys(self._trigger(pair.trial) for pair in self.large))
+        large = f". Not small, and not counted: {'; '.join(visible)}" if visible else ""
+        return claim.held(f"no small trigger carries over to another model beyond the threshold; at most {said}{large}")
 
     @cached_property
-    def _sorted(self) -> tuple[list[Read], list[str]]:
-        """The pairs that are compared, and why others are not though they would have to be."""
-        pairs, left = [], []
+    def _sorted(self) -> tuple[list[Read], list[Read], list[str]]:
+        """The pairs that are compared, those whose trigger is not small, and why others are not compared though they would have to be."""
+        pairs: list[Read] = []
+        large: list[Read] = []
+        left = []
         for t in self.tried:
-            if self._is_large(t):
-                continue
             if why := self._idle(t):
-                left.append(f"{self._trigger(t)} {why}")
+                left += [] if self._is_large(t) else [f"{self._trigger(t)} {why}"]
                 continue
             for j, model in enumerate(self.models):
+                pair = Read(t, j, self.policy)
                 if model == self.models[t["maker"]]:
                     continue
-                pair = Read(t, j, self.policy)
-                if pair.enough:
-                    pairs.append(pair)
-                else:
+                if not pair.enough:
                     left.append(f"of the pictures that '{pair.name}' could give '{t['label']}' only {len(pair.answers)} are of use")
-        for maker in dict.fromkeys(t["maker"] for t in self.tried):
-            if all(self._is_large(t) for t in self.tried if t["maker"] == maker):
-                left.append(f"no small trigger was found on '{self.names[maker]}', so none of it was tried")
-        return pairs, list(dict.fromkeys(left))
+                else:
+                    (large if self._is_large(t) else pairs).append(pair)
+        small = {pair.trial["maker"] for pair in pairs}
+        left += [
+            f"no small trigger that works was found on '{self.names[maker]}', so there was none to try"
+            for maker in dict.fromkeys(t["maker"] for t in self.tried) if maker not in small
+        ]  # fmt: skip
+        return pairs, large, list(dict.fromkeys(left))
 
     @property
     def pairs(self) -> list[Read]:
         return self._sorted[0]
 
     @property
-    def open(self) -> list[str]:
+    def large(self) -> list[Read]:
         return self._sorted[1]
 
     @property
-    def large(self) -> list[str]:
-        return [self._trigger(t).rstrip(",") for t in self.tried if self._is_large(t)]
+    def open(self) -> list[str]:
+        return self._sorted[2]
 
     def _is_large(self, t: Trial) -> bool:
-        """Whether the smallest trigger of its kind that works is none that nobody sees: there is nothing small to carry over."""
+        """Whether a trigger hides so much that what others say of it may be what they see: there is nothing small to carry over."""
         return bool(t["size"] > self.policy.threshold(self.info, "largest"))
 
     def _idle(self, t: Trial) -> str:
-        """Why a small trigger is compared with nobody, or nothing."""
+        """Why a trigger is compared with nobody, or nothing."""
         own = Read(t, t["maker"], self.policy)
         hits, _, n = own.counts
         if not own.enough:
@@ -204,7 +208,7 @@ class Found:
                 yield f"pictures of '{answer.label}' with {self._trigger(pair.trial)}, read by '{pair.name}'", answer.changed and not answer.scrambled
 
     def _trigger(self, t: Trial) -> str:
-        return f"{SAID[t['kind']].format(t['size'])} for '{t['label']}', made on '{self.names[t['maker']]}',"
+        return f"{SAID[t['kind']].format(t['size'])} for '{t['label']}' made on '{self.names[t['maker']]}'"
 
     def _said(self, pair: Read) -> str:
         hits, scrambled, n = pair.counts
@@ -215,11 +219,15 @@ class Found:
         )
 
     def _also(self, beyond: Sequence[Read], worst: Read) -> str:
-        more = [pair for pair in beyond if pair is not worst]
-        if not more:
-            return ""
+        """How many other pairs are beyond the threshold, and how far the label stands apart where the trigger was made."""
         readers = " and ".join(f"'{name}'" for name in dict.fromkeys(pair.name for pair in beyond))
-        return f"; {len(beyond)} of {len(self.pairs)} pairs are beyond the threshold, read by {readers}"
+        more = f"; {len(beyond)} of {len(self.pairs)} pairs are beyond the threshold, read by {readers}" if beyond[1:] else ""
+        times = self._times(worst.trial)
+        return more + (f". It is {times:.1f} times smaller than the typical label's; prompt-trigger-inversion says whether that looks planted" if times else "")
+
+    def _times(self, t: Trial) -> float | None:
+        """How many times smaller a trigger is than the typical label's, where there are others."""
+        return statistics.median(t["others"]) / t["least"] if t["others"] else None
 
     def _tell(self, claim: Claim) -> None:
         level, every = self.policy.level, range(len(self.names))
@@ -236,7 +244,7 @@ class Found:
             xlabel="read by", ylabel="trigger", unit="share",
         )  # fmt: skip
         claim.table("triggers", ["trigger", "times smaller than the typical label's", "on its own target", "compared"], [
-            [self._trigger(t).rstrip(","), round(statistics.median(t["others"]) / t["least"], 2) if t["others"] else "alone",
+            [self._trigger(t), round(times, 2) if (times := self._times(t)) else "alone",
              "{} of {}".format(*Read(t, t["maker"], self.policy).counts[::2]), "no, it is large" if self._is_large(t) else "no" if self._idle(t) else "yes"] for t in self.tried])  # fmt: skip
         for name, place, only in (("own target", 0, True), (SCRAMBLED, 1, False)):
             counts = [Read(t, j, self.policy).counts for t in self.tried for j in every if (j == t["maker"]) is only]
