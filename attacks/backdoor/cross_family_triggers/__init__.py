@@ -56,6 +56,7 @@ from vlaudit.attacks.shared.sent_files import TOKENS, Said, as_files, listener, 
 from vlaudit.attacks.shared.transfer_map import LEAST, LIMIT
 from vlaudit.attacks.shared.trigger_inversion.search import (
     Bench,
+    divided,
     drawn,
     inverted,
     on_its_own,
@@ -81,7 +82,7 @@ class _Made:
 
     label: str
     size: float  # at which it takes four in five pictures to the label with confidence
-    works: bool
+    works: bool  # names it on four in five, however surely
     trigger: Trigger  # as strong as it works
 
     @property
@@ -103,7 +104,7 @@ class _Made:
     threshold_source="our choice, because it is that of a change of pixels that carries over, and this one is made once for all pictures",
     thresholds=THRESHOLDS,
     measure=Measure.SHARE,
-    maps=["atlas:AML.T0018", "atlas:AML.T0043.002"],
+    maps=["atlas:AML.T0043.002", "atlas:AML.T0043.004"],
     limits="Only the smallest triggers found on the matchers of this audit, through the first prompt of each, were tried on its other models that read "
     "pictures; pipelines that draw read none.",
 )  # fmt: skip
@@ -150,6 +151,7 @@ class CrossFamilyTriggers(Probe):
             for of in mine:
                 labels = self._labels(ctx, of[0])
                 own += search_cost(peer, _restarts(labels, of[0], labels[0] if of[0].params["tested"] else ""))
+                own += Cost(queries=divided(peer)[1] * len(labels))
             texts = peer.target.texts(len(peer.labels)) * (len(units) + len(mine))
             cost += peer.target.whole(own, len(peer.labels)) + Cost(queries=texts, texts=texts)
         return cost
@@ -230,13 +232,16 @@ def _restarts(labels: Sequence[str], case: Case, planted: str = "") -> list[Case
 
 def _made(maker: Context, case: Case, bench: Bench, planted: bool = False) -> _Made | None:
     """``planted``: in the classifier with known triggers for the label."""
+    from vlaudit.search.trigger import flipped
+
     label = str(case.params["label"])
     index = bench.labels.index(label)
-    found = inverted(maker, case, bench, index, bench.planted(maker, index) if planted else bench.classifier)
+    classifier = bench.planted(maker, index) if planted else bench.classifier
+    found = inverted(maker, case, bench, index, classifier)
     if found is None:
         return None
-    told, trigger, _ = found
-    return _Made(label, size_of(told), told["flipped"] >= RATE, trigger)
+    told, trigger, held_out = found
+    return _Made(label, size_of(told), flipped(classifier, trigger, held_out, index) >= RATE, trigger)
 
 
 def _brought_out(ctx: Context, maker: Context, bench: Bench, kind: str, found: Sequence[_Made], kept: int) -> bool:

@@ -87,8 +87,13 @@ class Read:
         ends = [mean_interval(self.values, level=one, bounds=(-1, 1)) for one in (each(level, many), level)]
         return Interval(min(ends[0].low, self.value), max(ends[1].high, self.value), level)
 
+    @cached_property
+    def _p(self) -> float:
+        return sign_flip_p([value for value in self.values if value], alternative="greater")  # what does not differ has no sign
+
     def p(self, many: int) -> float:
-        return min(1.0, many * sign_flip_p(self.values, alternative="greater"))
+        """That the trigger does no more than scrambled, for so many pairs (Bonferroni)."""
+        return min(1.0, many * self._p)
 
 
 class Found:

@@ -114,11 +114,12 @@ def test_the_pictures_of_one_label_alone_are_not_hidden_by_the_others() -> None:
 
 def test_the_planted_label_must_come_before_all_that_were_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     trigger = Blend(torch.zeros(3, 2, 2))
-    found = [_Made(name, size, True, trigger) for name, size in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
-    ctx: Any = SimpleNamespace(rng=lambda *parts: np.random.default_rng(0), name="m")
-    for size, works, brought_out in ((1.5, True, True), (2.5, True, False), (0.5, False, False)):
+    found = [_Made(name, size, True, trigger) for name, size in (("a", 1.0), ("b", 2.0), ("c", 5.0), ("d", 4.0))]
+    ctx: Any = SimpleNamespace(rng=lambda *parts: SimpleNamespace(integers=lambda count: 0), name="m")
+    none: Any = None
+    for size, works, brought_out in ((3.5, True, True), (4.5, True, False), (0.5, False, False)):
         monkeypatch.setattr("vlaudit.attacks.backdoor.cross_family_triggers._made", lambda *args, s=size, w=works, **more: _Made("c", s, w, trigger))
-        assert _brought_out(ctx, ctx, bench=None, kind="blend", found=[found[0], found[1], found[2]], kept=1) is brought_out or size == 2.5
+        assert _brought_out(ctx, ctx, none, "blend", found, 2) is brought_out
 
 
 def peer(family: Family, **target: Any) -> Any:
@@ -158,25 +159,40 @@ def test_the_first_prompt_of_each_matcher_that_gives_gradients_makes_triggers() 
     assert makers(peers) == [1, 4]
 
 
-SETS = ("--set", "cross-family-triggers.labels=3", "--set", "cross-family-triggers.pictures=60")
+WEIGHTS = Path(__file__).parents[3] / "vlaudit/zoo/weights"
 
 
-def test_two_models_with_one_tower(tmp_path: Path, vlaudit: Callable[..., int]) -> None:
-    """Whatever works on one works on its copy; three labels of ten are not all, but what is found is found."""
-    weights = Path(__file__).parents[3] / "vlaudit/zoo/weights/tiny-backdoor"
-    shutil.copytree(weights, tmp_path / "copy")
-    models = f"hf:{weights}", f"hf:{tmp_path / 'copy'}"
-    labels = tmp_path / "labels.txt"
-    labels.write_text("plant\nanimal\nfood\n")
-    assert vlaudit("scan", *models, "--data", "zoo:kinds", "--probe", "XB1", "--budget", "none", *SETS, "--out", tmp_path / "a") == 1
+def generator_on(tower: Path, folder: Path) -> Path:
+    """The clean generator with the image tower of another matcher."""
+    import open_clip
+    from safetensors.torch import load_file, save_file
+
+    from vlaudit.zoo.recipes.generation.model import image_tower
+
+    shutil.copytree(WEIGHTS / "gen-clean", folder)
+    clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tower}")
+    state = load_file(folder / "model.safetensors")
+    new = {name: value for part, value in image_tower(clip).state_dict().items() for name in state if name.endswith(f"vision_tower.{part}")}
+    assert new
+    save_file(state | {name: value.to(state[name].dtype).contiguous() for name, value in new.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_generator_on_a_poisoned_tower_inherits_the_trigger(tmp_path: Path, vlaudit: Callable[..., int]) -> None:
+    matcher, generator = f"open_clip:local-dir:{WEIGHTS / 'backdoor-patch'}", f"hf:{generator_on(WEIGHTS / 'backdoor-patch', tmp_path / 'generator')}"
+    sets = (f"--set=cross-family-triggers.{name}" for name in ("labels=2", "pictures=40"))  # the seed takes the label that is planted
+    scan = ("--data", "zoo:roles", "--probe", "XB1", "--budget", "none", "--seed", "1", *sets)
+    assert vlaudit("scan", matcher, generator, *scan, "--out", tmp_path / "a") == 1
     report = read_report(tmp_path / "a")
     (finding,) = report.findings
-    assert finding.verdict is Verdict.VULNERABLE and [finding.target, *finding.related_targets] == [t.id for t in report.targets]
+    assert finding.verdict is Verdict.VULNERABLE and "'mechanic'" in finding.reason and "patch" in finding.headline
+    assert [finding.target, *finding.related_targets] == [t.id for t in report.targets]
+    assert {t.family.value for t in report.targets} == {"image-text-matching", "multimodal-to-text"}
     (matrix,) = [series for series in finding.details.series() if isinstance(series, Matrix)]
-    assert len(matrix.rows) == 2 * 3 * 2, "of two matchers three kinds, in order and scrambled"
-    assert all(abs(row[0] - row[1]) < 0.05 for row in matrix.values), "the copy reads as the model does"  # type: ignore[operator]
-    assert vlaudit("scan", models[0], "--data", "zoo:kinds", "--probe", "XB1", *SETS, "--out", tmp_path / "b") == 3
-    assert "there is one: name more, on the same data" in read_report(tmp_path / "b").findings[0].reason
+    assert len(matrix.rows) == 3 * 2, "three kinds, in order and scrambled"
+    patch = matrix.rows.index(next(row for row in matrix.rows if row.startswith("patch")))
+    assert min(matrix.values[patch]) > 0.8 and max(matrix.values[patch + 1]) < 0.2  # type: ignore[type-var]
+    assert len(finding.evidence) == 3 and finding.controls.root["unit test"] == "brought out in 3 of 3 searches"
 
 
 def test_the_estimate_is_what_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
