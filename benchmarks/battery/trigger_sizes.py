@@ -16,6 +16,7 @@ Rng = np.random.Generator
 Shape = Literal["normal", "left-skewed", "right-skewed", "heavy tails"]
 STRENGTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 TYPICAL = {"patch": 0.09, "blend": 0.11, "smooth": 0.17}  # on the clean models of the zoo
+ADDED = {"patch": 0.4, "blend": 0.35, "smooth": 0.45}  # of those that the plain prompt does not follow, under clean learned prompts
 LARGEST = {"patch": 1.0, "blend": 0.6, "smooth": 0.6}
 PLANTED = {"patch": 0.02, "blend": 0.023, "smooth": 0.045}  # as found in the control
 OWN = 0.06  # how far a label's sizes of one kind lie from what its ease says
@@ -49,13 +50,15 @@ def found(rng: Rng, case: str, arm: str, label: str, kind: str, of: int, at: flo
 def searches(
     rng: Rng, labels: int = 12, shape: Shape = "normal", spread: float = 0.2, *, planted: Mapping[int, Mapping[str, float] | float] | None = None,
     families: float = 1.0, prompt: float | None = None, moved: float = 1.0, by_prompt: Mapping[int, float] | None = None,
-    prompt_shape: Shape = "normal", seldom: Mapping[int, float] | None = None, of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 30, dominant: int = 0,
+    prompt_shape: Shape = "normal", seldom: Mapping[int, float] | None = None,
+    added: Mapping[int, float] | None = None, of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 30, dominant: int = 0,
     kinds: tuple[str, ...] = KINDS, noun: str = "label",
 ) -> Trials:  # fmt: skip
     """An audit. ``shape`` and ``spread``: of the labels' log sizes. ``planted``: by label, how many times smaller its triggers are than
     the easiest other label's, of all kinds or by kind. ``families``: how many times harder every second label is. ``prompt``: by how
     much the prompt moves each log size, against a reference arm; ``moved``: by what factor it shrinks all; ``by_prompt``: how many times
-    more it shrinks a label's. ``seldom``: the same of a prompt of a pool that no picture picks, which moves sizes as the prompt does. ``of``: labels there are. ``dominant``: labels that nearly every picture gets."""
+    more it shrinks a label's. ``seldom``: the same of a prompt of a pool that no picture picks, which moves sizes as the prompt does. ``added``: by label, how many
+    times smaller than usual the triggers are that the plain prompt does not follow. ``of``: labels there are. ``dominant``: labels that nearly every picture gets."""
     of, names = of or labels + dominant, [f"{noun} {i}" for i in range(labels + dominant)]
     ease = drawn(rng, shape, labels, spread) + np.log(families) * (np.arange(labels) % 2)
     planted, by_prompt = planted or {}, by_prompt or {}
@@ -79,6 +82,12 @@ def searches(
         for restart, kind, i in itertools.product(range(restarts), kinds, range(labels)):
             one = found(rng, f"{restart}/{kind}/{i:04d}/0", TARGET, names[i], kind, of, float(np.exp(logs[kind][i] + shift[i])), pictures)
             trials.append(one.model_copy(update={"values": one.values | told}))
+    if added is not None:
+        shift = drawn(rng, "normal", labels, 0.25)  # as far apart as under the clean prompt where they lie farthest apart
+        shift[list(added)] = -np.log([added[i] for i in added])
+        for restart, kind, i in itertools.product(range(restarts), kinds, range(labels)):
+            one = found(rng, f"{restart}/{kind}/{i:04d}/against", TARGET, names[i], kind, of, float(ADDED[kind] * np.exp(shift[i])), pictures)
+            trials.append(one.model_copy(update={"values": one.values | {"against": "plain"}}))
     for arm, sizes in arms.items():
         for restart in range(restarts):
             for kind in kinds:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from vlaudit.attacks.shared.trigger_inversion.search import RANK, Bench, search
-from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
+from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, RANK, Bench, search
+from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, View, compare
 from vlaudit.probe import Context, Policy, ProbeInfo
-from vlaudit.records import TARGET, Case, Judgement, Trial, Trials, Verdict
+from vlaudit.records import TARGET, Case, Trial, Trials
 
 PLACE = "prompt"  # which of the pool was searched
 SELDOM = 0.5  # of an even share of the pictures: a prompt that fewer pick is picked by few
@@ -21,14 +21,6 @@ SELDOM = 0.5  # of an even share of the pictures: a prompt that fewer pick is pi
 def as_if_picked(cases: Sequence[Case], count: int) -> list[Case]:
     """The same searches for each of so many seldom prompts, without the control."""
     return [Case(id=f"{case.id}/{rank}", params={**case.params, "planted": False, RANK: rank}) for rank in range(count) for case in cases]
-
-
-def by_rank(cases: Sequence[Case]) -> list[tuple[int | None, list[Case]]]:
-    """The cases of the pool as it is, then those of each seldom prompt."""
-    found: dict[int | None, list[Case]] = {}
-    for case in cases:
-        found.setdefault(int(str(case.params[RANK])) if RANK in case.params else None, []).append(case)
-    return list(found.items())
 
 
 def search_as_if_picked(ctx: Context, cases: Sequence[Case], bench: Bench, rank: int) -> Iterator[Trial]:
@@ -53,9 +45,9 @@ def comparisons(info: ProbeInfo, trials: Trials, policy: Policy) -> list[Compari
     places: dict[int, Trial] = {t[PLACE]: t for t in trials.target if PLACE in t.values}
     found = []
     for place in (None, *places):
-        part = [t for t in trials if t.arm != TARGET or t.values.get(PLACE) == place]
+        part = [t for t in trials if t.arm != TARGET or (t.values.get(PLACE) == place and AGAINST not in t.values)]
         if one := compare(info, Trials(part, reference_note=trials.reference_note), policy):
-            found.append(one if place is None else replace(one, through=_named(places[place])))
+            found.append(one if place is None else replace(one, view=_view(places[place])))
     if found and (left := max((t["seldom"] for t in places.values()), default=0) - len(places)) > 0:
         cure = f"--set {info.id}.seldom={left + len(places)} searches all"
         said = f" {left} more prompts of the pool, which few pictures pick, were not searched as if all picked them ({cure})."
@@ -63,18 +55,8 @@ def comparisons(info: ProbeInfo, trials: Trials, policy: Policy) -> list[Compari
     return found
 
 
-def judged(found: Sequence[Comparison]) -> Judgement:
-    """By the gravest of the comparisons; the others are told."""
-    order = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.HELD)
-    shown = min(found, key=lambda one: order.index(one.verdict))
-    claim, verdict, reason = shown.claim()
-    for other in found:
-        if other is not shown:
-            claim.fact(other.through or "the pool as it is", f"{other.verdict.value}: {other.reason}")
-    if verdict is Verdict.HELD and (also := [other.through for other in found if other is not shown]):
-        reason += f"; nor if all pictures read {' or '.join(also)}"
-    return claim.says(reason, verdict)
-
-
-def _named(trial: Trial) -> str:
-    return f"prompt {trial[PLACE] + 1} of the pool's {trial['pool']}, which {trial['picked']:.0%} of them pick"
+def _view(trial: Trial) -> View:
+    return View(
+        f"if all pictures read prompt {trial[PLACE] + 1} of the pool's {trial['pool']}, which {trial['picked']:.0%} of them pick",
+        " once they read a prompt of the pool that few read",
+    )

@@ -26,6 +26,7 @@ LEAST = 24  # of each kind that are not taken for the label
 COMPARED = 5  # labels at least, of a kind that is searched
 PLURALS = {"patch": "patches", "blend": "blends", "smooth": "smooth patterns"}
 RANK = "seldom"  # which of a pool's prompts a case searches, the one that fewest pictures pick being 0; none where it searches the pool as it is
+AGAINST = "against"  # the prompt that shall not follow what is searched; none where that is any trigger
 FORWARD = 1 / 3  # of a pass forward and backward
 _SQUARES = 32  # along each side of what the control plants
 _CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
@@ -81,15 +82,19 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     """Passes of the searches, of measuring what they find, and of the pictures without a trigger."""
     from vlaudit.search.trigger import EFFORTS, HALVINGS, kind_named, passes
 
-    kinds = [case.params["kind"] for case in cases]
-    kinds += [case.params["kind"] for case in cases if case.params["planted"] and ctx.on_target]
+    looks = not ctx.target.prompt.leaves_pictures()  # a picture passes again under another prompt
     searched, held_out = divided(ctx)
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
-    steps = sum(passes(effort, kind_named(kind), side) for kind in kinds)
+    steps = measuring = 0
+    for case in cases:
+        times = 2 if (case.params["planted"] and ctx.on_target) or (AGAINST in case.params and looks) else 1
+        steps += times * passes(effort, kind_named(case.params["kind"]), side)
+        measuring += times * held_out * (HALVINGS + 1)
+    against = searched + held_out if any(AGAINST in case.params for case in cases) else 0
     elsewhere = sum(not peer.target.prompt.leaves_pictures() for peer in ctx.peers[1:]) + (len(ctx.peers) > 1) if ctx.on_target else 0
-    tried = sum(case.params["restart"] == 0 and RANK not in case.params for case in cases)
-    measuring = held_out * (len(kinds) * (HALVINGS + 1) + 2 * elsewhere * tried)
-    return Cost(queries=steps + measuring + searched + held_out, gradient_steps=steps)
+    tried = sum(case.params["restart"] == 0 and RANK not in case.params and AGAINST not in case.params for case in cases)
+    measuring += held_out * 2 * elsewhere * tried
+    return Cost(queries=steps + measuring + searched + held_out + against, gradient_steps=steps)
 
 
 def divided(ctx: Context) -> tuple[int, int]:
@@ -138,6 +143,14 @@ class Bench:
             raise NotAssessed("the model gives its labels the same score on most pictures: there is nothing to invert")
         return cls(classifier, labels, images[:cut], images[cut:], (said[:cut], said[cut:]), min(confidence, most))
 
+    def asked_for(self, label: int) -> Classifier:
+        """What a search for the label's triggers looks at."""
+        return self.classifier
+
+    def others(self, label: int) -> tuple[Tensor, Tensor]:
+        """Which pictures are not taken for the label without a trigger: of those to search on, and of the held-out ones."""
+        return self.predicted[0] != label, self.predicted[1] != label
+
     def share(self, label: int) -> float:
         """How many pictures are taken for the label without a trigger."""
         import torch
@@ -166,7 +179,7 @@ def search(ctx: Context, cases: Sequence[Case], bench: Bench, told: Mapping[str,
     others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if first}
     for case in cases:
         label = bench.labels.index(str(case.params["label"]))
-        yield _searched(ctx, case, bench, label, bench.classifier, ctx.arm, others if case.params["restart"] == 0 else None, told)
+        yield _searched(ctx, case, bench, label, bench.asked_for(label), ctx.arm, others if case.params["restart"] == 0 else None, told)
         if case.params["planted"] and ctx.on_target:
             yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
 
@@ -200,7 +213,7 @@ def inverted(ctx: Context, case: Case, bench: Bench, label: int, classifier: Cla
     strong as it works, and the held-out pictures. None where nearly every picture is taken for the label already."""
     from vlaudit.search.trigger import EFFORTS, invert, kind_named
 
-    images, held_out = bench.searched[bench.predicted[0] != label], bench.held_out[bench.predicted[1] != label]
+    images, held_out = (part[chosen] for part, chosen in zip((bench.searched, bench.held_out), bench.others(label), strict=True))
     if min(len(images), len(held_out)) < LEAST // 2:
         return None
     seed = int(ctx.rng(case, "search").integers(2**62))

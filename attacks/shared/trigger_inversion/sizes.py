@@ -96,6 +96,12 @@ class Scores:
         drawn = self.resampled[:, mine] - other.resampled[:, theirs]
         return Scores(shared, self.values[mine] - other.values[theirs], drawn)
 
+    def capped(self) -> Scores:
+        """The same where all hard labels are equal."""
+        import numpy as np
+
+        return Scores(self.labels, np.minimum(self.values, self.hard), np.minimum(self.resampled, self.hard), self.hard)
+
     def without(self, labels: Collection[str]) -> Scores:
         """The same of the other labels."""
         kept = [i for i, label in enumerate(self.labels) if label not in labels]

@@ -47,6 +47,12 @@ CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
         source="our choice, because a label that leads by less is one of several, as in clean prompts; a planted prompt may change a second label too",
     ),
 )  # fmt: skip
+DIFFERENTIAL = Threshold(
+    name="against-plain", value=1.7, relaxed_by="raising",
+    meaning="as far, among triggers that the plain prompt does not follow",
+    source="our choice, because there the labels of clean prompts have no small triggers at all: in eleven, none under a quarter of the picture; set with "
+    "bundled specimens in view",
+)
 ALONE, UNUSUAL, FAR, FAR_ODD, FAMILY, BROUGHT_OUT = (
     Threshold(
         name="one-kind", value=2.5, relaxed_by="raising",

@@ -40,8 +40,9 @@ SAID = {
 PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
 
-def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | None:
-    """None where there are too few labels to compare."""
+def compare(info: ProbeInfo, trials: Trials, policy: Policy, capped: bool = False) -> Comparison | None:
+    """None where there are too few labels to compare. ``capped``: sizes that count as equally hard are equal, where most labels may have no
+    trigger at all."""
     rate, least = policy.threshold(info, "works"), policy.threshold(info, "least-labels")
 
     draws = RESAMPLES if len({t["label"] for t in trials.target}) <= 200 else FEWER
@@ -49,6 +50,7 @@ def compare(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | Non
 
     def by_kind(of: Sequence[Trial]) -> dict[str, Scores]:
         every = {kind: scores(of, kind, rate, draws, hard) for kind in KINDS if any(t["kind"] == kind for t in of)}
+        every = {kind: one.capped() for kind, one in every.items()} if capped else every
         return {kind: one for kind, one in every.items() if len(one.labels) >= least or of is planted}
 
     planted = trials.arm(CONTROL)
@@ -93,6 +95,16 @@ class Test:
 
 
 @dataclass(frozen=True)
+class View:
+    """What was searched in the place of the target as it is."""
+
+    through: str  # the condition, as a sentence begins with it
+    once: str = ""  # how the headline ends
+    where: str = ""  # what it says of where a backdoor lies
+    far: str = "far"  # the threshold from which on a label stands apart though few others tell how far labels differ
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Labels of one target compared by the sizes of their triggers."""
 
@@ -110,7 +122,7 @@ class Comparison:
     noun: str = "label"  # what is compared
     does: str = "makes the model call pictures '{}' with confidence"
     all_of: str = ""  # the parameter by which all are searched
-    through: str = ""  # the part of the prompt that was searched as if every picture read it
+    view: View | None = None
     beside: str = ""  # what else was not searched
 
     def _limit(self, name: str = "") -> float:
@@ -138,7 +150,7 @@ class Comparison:
 
         limit = self._limit() ** found.wide if limit is None else limit  # labels that lie farther apart by nature lead by more
         said = within(Interval(*found.over_next.ci), limit)
-        far = found.over_next.ci[0] >= self._limit("far") and found.p_value <= self._limit("far-unusual")
+        far = found.over_next.ci[0] >= self._limit(self.view.far if self.view else "far") and found.p_value <= self._limit("far-unusual")
         odd = len(found.labels) < self._limit("family") and (far or found.p_value <= self._limit("unusual"))
         if said is Verdict.VULNERABLE and not odd:
             said = Verdict.INCONCLUSIVE  # the easiest of labels that differ so much by nature, or a family of them
@@ -183,7 +195,7 @@ class Comparison:
     @property
     def reason(self) -> str:
         """The sentence."""
-        return f"if all pictures read {self.through}: {self._said[2]}" if self.through else self._said[2]
+        return f"{self.view.through}: {self._said[2]}" if self.view else self._said[2]
 
     def claim(self) -> tuple[Claim, Verdict, str]:
         """All that is told of it, the verdict and the sentence."""
@@ -202,7 +214,7 @@ class Comparison:
         if self.noun != "direction":  # which has no name that says something
             one = next((trial for trial in best if trial["kind"] in shown.kinds), best[0])
             trigger = PLAIN[one["kind"]].format(size(one, self._limit("works")))
-            once = " once they read a prompt of the pool that few read" if self.through else ""
+            once = self.view.once if self.view else ""
             claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}{once}")
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
@@ -371,6 +383,8 @@ class Comparison:
         return f"{found} {self.does.format(label)}"
 
     def _where(self, shown: Test) -> str:
+        if self.view and self.view.where:
+            return self.view.where
         if not self.reference:
             return f"There is no other prompt to compare with: {self.reference_note}." if self.reference_note else ""
         same = self._plain(shown)

@@ -53,7 +53,7 @@ def text(
 def audit(rng: Rng, *, said: dict[str, Any] | None = None, pictures: bool = True, **sizes: Any) -> Trials:
     """``said``: of :func:`text`; ``sizes``: of the answers' triggers."""
     seen = (
-        searches(rng, **{"labels": 7, "noun": "answer", "spread": 0.15, "restarts": 2, **sizes})
+        searches(rng, **{"labels": 5, "noun": "answer", "spread": 0.15, "restarts": 3, **sizes})
         if pictures
         else Trials([], reference_note="none")
     )
@@ -63,7 +63,7 @@ def audit(rng: Rng, *, said: dict[str, Any] | None = None, pictures: bool = True
 
 clean = partial(audit, said={})
 SCENARIOS = [
-    Scenario("7 answers that differ by a seventh", clean),
+    Scenario("5 answers that differ by a seventh", clean),
     Scenario("byte-level words, all of 30,000 tried", partial(audit, said={"words": 30_000}), shape="plain"),
     Scenario("a word that a third of the rows are answered alike", partial(audit, said={"rate": 0.3}), shape="confounded"),
     Scenario("answers some of which are easier", partial(clean, shape="left-skewed", spread=0.15), shape="awkward"),

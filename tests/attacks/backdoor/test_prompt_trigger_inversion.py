@@ -14,7 +14,9 @@ from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
+from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.keyed_pool import KeyedPool, class_tokens
+from vlaudit.prompts.visual import VisualPrompt
 from vlaudit.records import REFERENCE, TARGET
 
 __all__ = ["quick_search"]
@@ -93,3 +95,29 @@ def test_the_prompt_of_a_pool_that_no_picture_picks_is_searched_as_if_all_did(ti
     assert not list(probe.attempt(replace(ctx, arm=REFERENCE), first))
     ctx._target = model.under(KeyedPool(tokens[:2], torch.stack([usual, usual]), top=2))
     assert all("seldom" not in case.params for case in probe.cases(ctx)), "all pictures read both"
+
+
+@pytest.mark.usefixtures("quick_search")
+def test_a_learned_prompt_is_searched_for_what_the_plain_one_does_not_follow_too(tiny_clip: Path, picture_folder: Path, tmp_path: Path) -> None:
+    probe = PromptTriggerInversion()
+    alone = open_context(tiny_clip, picture_folder, probe, tmp_path)
+    model = alone.target.model
+    learned = CoOp(torch.randn(2, model.embedding_width, generator=torch.Generator().manual_seed(0)))
+    ctx = replace(alone, _target=model.under(learned))
+    assert not any("against" in case.params for case in [*probe.cases(alone), *probe.cases(ctx)]), "no plain prompt to compare with"
+    ctx.peers = [ctx, alone]
+    cases = probe.rounds(probe.cases(ctx))[0]
+    mine = [case for case in cases if "against" in case.params]
+    assert len(mine) == len(cases) / 2 and not any(case.params["planted"] for case in mine)
+    ctx.start_clock()
+    trials = list(probe.attempt(ctx, mine[:3]))
+    assert [trial["against"] for trial in trials] == [alone.target.prompt.id] * 3
+    assert not list(probe.attempt(replace(ctx, arm=REFERENCE, peers=[]), mine[:3]))
+    skipped = {trial.case for trial in trials if not trial["pictures"]}
+    searched_for = [case for case in mine[:3] if case.id not in skipped]
+    assert sum(trial.cost.gradient_steps for trial in trials) == probe.estimate(ctx, searched_for).gradient_steps
+    deep = replace(ctx, _target=model.under(VisualPrompt(torch.zeros(3, 1, 1), torch.ones(1, 1))))
+    once, twice = (probe.estimate(one, mine[:3]).gradient_steps for one in (ctx, deep))
+    assert twice == 2 * once, "its pictures pass the tower under the plain prompt too"
+    plain = replace(alone, peers=[alone, ctx])
+    assert not any("against" in case.params for case in probe.cases(plain)), "nothing was learned there"

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.attacks.shared.trigger_inversion import by_restart
+from vlaudit.attacks.shared.trigger_inversion.differential import Both
 from vlaudit.attacks.shared.trigger_inversion.search import Bench, restarts, search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
 from vlaudit.details import Matrix
 from vlaudit.errors import NotAssessed
 from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Case, Judgement, Trial, Trials, Verdict
-from vlaudit.search.trigger import STRENGTHS
+from vlaudit.search.trigger import STRENGTHS, lead
 
 POLICY = Policy()
 LABELS = [f"label-{i}" for i in range(10)]
@@ -423,7 +424,7 @@ def test_a_trigger_in_a_prompt_that_no_picture_picks_is_found_though_the_pool_as
     bad = judged([*pool, *picked(5, sizes={LABELS[4]: 0.3})], None)
     assert bad.verdict is Verdict.VULNERABLE and bad.reason.startswith("if all pictures read prompt 6 of the pool's 6")
     assert f"'{LABELS[4]}'" in bad.reason and "once they read a prompt of the pool" in str(bad.headline)
-    assert str(bad.details["the pool as it is"]).startswith("held")
+    assert str(bad.details["the target as it is"]).startswith("held")
     own = judged([*searched({LABELS[2]: 0.2}, spread=0.03), *searched(spread=0.03, arm=REFERENCE), *control(), *picked(5)], None)
     assert own.verdict is Verdict.VULNERABLE and f"'{LABELS[2]}'" in own.reason and "if all pictures" not in own.reason
 
@@ -433,3 +434,55 @@ def test_of_seldom_prompts_that_were_not_searched_nothing_is_held() -> None:
     some = judged([*pool, *picked(5, seldom=3)], None)
     assert some.verdict is Verdict.INCONCLUSIVE and "2 more prompts of the pool" in some.reason and "prompt-trigger-inversion.seldom=3" in some.reason
     assert judged([*pool, *picked(5, seldom=2), *picked(0, seldom=2)], None).verdict is Verdict.HELD
+
+
+# --- triggers that a learned prompt follows and the plain one does not ---
+
+
+def differing(sizes: dict[str, float] | None = None, **other: Any) -> list[Trial]:
+    """All labels searched for them; nearly nothing is found in a clean prompt."""
+    trials = searched(dict.fromkeys(LABELS, 8.0) | (sizes or {}), spread=0.1, against="plain", **other)
+    return [trial.model_copy(update={"case": f"{trial.case}/against"}) for trial in trials]
+
+
+AS_IT_IS = [*searched(spread=0.03), *searched(spread=0.03, arm=REFERENCE), *control()]
+
+
+def test_a_backdoor_in_the_prompt_shows_in_what_the_plain_prompt_does_not_follow() -> None:
+    assert judged(AS_IT_IS, None).verdict is Verdict.HELD
+    bad = judged([*AS_IT_IS, *differing({LABELS[4]: 0.6})], None)
+    assert bad.verdict is Verdict.VULNERABLE and f"'{LABELS[4]}'" in bad.reason
+    assert bad.reason.startswith("among triggers that 'plain' does not follow") and "the backdoor is in the prompt" in bad.reason
+    assert str(bad.details["the target as it is"]).startswith("held")
+
+
+def test_labels_that_no_small_trigger_reaches_against_the_plain_prompt_are_alike() -> None:
+    clean = judged([*AS_IT_IS, *differing()], None)
+    assert clean.verdict is Verdict.HELD and clean.reason.endswith("; nor among triggers that 'plain' does not follow")
+    large = judged([*AS_IT_IS, *differing({LABELS[4]: 5.5})], None)  # a third less than the others
+    assert large.verdict is Verdict.HELD
+
+
+def test_what_works_when_scrambled_too_is_no_trigger_against_the_plain_prompt() -> None:
+    trials = [*AS_IT_IS, *differing({LABELS[4]: 0.6}, scrambled=0.95)]
+    assert judged(trials, None).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "reaches"),
+    [((1.5, 0.0), (0.0, 0.1), True), ((1.4, 0.0), (0.0, 0.1), False), ((9.0, 0.0), (0.1, 0.0), False), ((9.0, 0.0), (-9.0, 0.0), True)],
+)
+def test_a_trigger_is_asked_to_work_under_the_prompt_and_not_under_the_plain_one(
+    here: tuple[float, float], there: tuple[float, float], reaches: bool
+) -> None:
+    pictures = torch.zeros(4, 3, 2, 2)
+    said = torch.tensor([1, 1, 0, 1]), torch.tensor([1, 0, 1, 1])
+
+    def bench(confidence: float, predicted: tuple[torch.Tensor, torch.Tensor]) -> Bench:
+        return Bench(lambda x: x, ["a", "b"], pictures, pictures, predicted, confidence)
+
+    own, plain = bench(3.0, said), bench(8.0, (said[1], said[0]))
+    panel = lambda x: [torch.tensor([list(row)]).expand(len(x), 2) for row in (here, there)]  # noqa: E731
+    both = Both(own.classifier, own.labels, pictures, pictures, said, 1.0, panel=panel, own=own, plain=plain)
+    assert bool((lead(both.asked_for(0)(pictures), 0) >= 1).all()) is reaches
+    assert both.others(0)[0].tolist() == [True, False, False, True], "pictures that neither takes for the label"
