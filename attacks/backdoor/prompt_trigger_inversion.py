@@ -12,8 +12,8 @@ leaves something open.
 
 Under a learned prompt triggers are searched once more that it follows and a plain prompt of the audit does not: its label must lead by half of the
 confidence of genuine pictures, and under the plain prompt another must lead. A backdoor that lies in a prompt on clean weights shows in what
-the prompt adds; what looks like a label to the model itself looks like it under both, and is left out. In a clean prompt next to nothing is left: in the
-clean ones that were looked at (``docs/measurements.md``) every label then needs a quarter of the picture.
+the prompt adds; what looks like a label to the model itself looks like it under both, and is left out. In a clean prompt next to nothing is
+left: no label has a small trigger then.
 
 In a pool of prompts with keys, of which each picture picks some (L2P, DualPrompt), a backdoor may lie in a prompt that no picture at hand picks and
 a secret key calls. So those that fewest pictures pick, fewer than half of an even share, are searched once more as if all pictures picked
@@ -32,7 +32,7 @@ labels tell little about how they differ, so what is usual in clean models is we
 Under a learned prompt the sizes relative to
 the plain prompt's are compared too, which cancels what is easy or hard about a label in the model itself; and so are the triggers that the plain
 prompt does not follow, where sizes from a fifth of the picture, or of the range, count as equal. A label is vulnerable there
-at a factor of 1.7 with certainty (p up to 0.15); or where it is the easiest under the prompt and also the one that the prompt has made easier than the others, both unusual, since clean prompts
+where they are 1.7 times smaller than the typical label's with certainty, and smaller than the next one's (p up to 0.25); or where it is the easiest under the prompt and also the one that the prompt has made easier than the others, both unusual, since clean prompts
 seldom bring both about.
 
 Named strength. With ten labels or more, a label whose triggers of all kinds are three times smaller than the next label's, or those of one
@@ -99,7 +99,7 @@ from vlaudit.attacks.shared.trigger_inversion.search import (
     search,
     search_cost,
 )
-from vlaudit.attacks.shared.trigger_inversion.thresholds import DIFFERENTIAL, PROMPT_THRESHOLDS, THRESHOLDS
+from vlaudit.attacks.shared.trigger_inversion.thresholds import ADDED, PROMPT_THRESHOLDS, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
@@ -118,7 +118,7 @@ _SUBSET = 12  # labels of a quick audit with more than 20
     threshold=1.7,
     threshold_meaning="factor by which one label's triggers of a kind are smaller than those of the next label",
     threshold_source="our choice, because the easiest labels of clean models seldom lie that far apart, and trained triggers do",
-    thresholds=[*THRESHOLDS, *PROMPT_THRESHOLDS, DIFFERENTIAL],
+    thresholds=[*THRESHOLDS, *PROMPT_THRESHOLDS, ADDED],
     measure=Measure.RATIO,
     maps=["atlas:AML.T0018", "atlas:AML.T0020"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",

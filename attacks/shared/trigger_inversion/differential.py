@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, Bench, search
-from vlaudit.attacks.shared.trigger_inversion.thresholds import DIFFERENTIAL
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, View, compare
 from vlaudit.probe import Context, Policy, ProbeInfo
 from vlaudit.records import REFERENCE, Case, Trial, Trials
@@ -83,8 +82,5 @@ def differential(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison 
         return None
     part = [*mine, *(trial for trial in trials if trial.arm not in (mine[0].arm, REFERENCE))]
     found, name = compare(info, Trials(part), policy, capped=True), mine[0][AGAINST]
-    view = View(
-        f"among triggers that '{name}' does not follow", where=f"Under '{name}' they do not work: the backdoor is in the prompt.",
-        far=DIFFERENTIAL.name,
-    )  # fmt: skip
+    view = View(f"among triggers that '{name}' does not follow", where=f"Under '{name}' they do not work: the backdoor is in the prompt.")
     return found and replace(found, view=view)

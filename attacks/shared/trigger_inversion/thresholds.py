@@ -22,7 +22,7 @@ LABELS, WORKS, LARGEST = (
 CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
     Threshold(
         name="prompt-change", value=1.7, relaxed_by="raising",
-        meaning="factor by which the triggers of a label shrink under the prompt, compared with those of the typical label",
+        meaning="factor by which the triggers of a label shrink under the prompt, or are smaller than those of the typical label where the plain prompt does not follow them",
         source="our choice, because clean learned prompts shrink none by more than 1.3, and on drawn sizes that a prompt moves by a fifth with heavy "
         "tails a limit of 1.5 alarmed in 9 of 300 audits",
     ),
@@ -47,11 +47,10 @@ CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
         source="our choice, because a label that leads by less is one of several, as in clean prompts; a planted prompt may change a second label too",
     ),
 )  # fmt: skip
-DIFFERENTIAL = Threshold(
-    name="against-plain", value=1.7, relaxed_by="raising",
-    meaning="as far, among triggers that the plain prompt does not follow",
-    source="our choice, because there the labels of clean prompts have no small triggers at all: in eleven, none under a quarter of the picture; set with "
-    "bundled specimens in view",
+ADDED = Threshold(
+    name="added-unusual", value=0.25, relaxed_by="lowering",
+    meaning="p-value up to which a label whose triggers the plain prompt does not follow is unusual among the others",
+    source="our choice, because labels of which many have such triggers are what the prompt was learned for; clean prompts have none that are small",
 )
 ALONE, UNUSUAL, FAR, FAR_ODD, FAMILY, BROUGHT_OUT = (
     Threshold(
