@@ -40,6 +40,7 @@ def draw(
         for kind in KINDS:
             for rank in range(kept):
                 label, first = int(rng.integers(labels)), kind == "patch" and rank == 0
+                label = (label + (label == weak)) % labels  # a trigger for the label that gives way turns nothing
                 gone = rng.random((readers, n)) < transfer + one * first
                 gone[reader if reader >= 0 else maker] |= first and reader >= 0
                 gone |= (truth == weak) & first
