@@ -30,12 +30,12 @@ References. Surrogates for generators, arXiv:2305.16934; CroPA arXiv:2403.09766;
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from vlaudit.attacks.shared.pixel_noise import random_signs
-from vlaudit.attacks.shared.questions import asked
+from vlaudit.attacks.shared.sent_files import TOKENS, as_files, listener, makers
 from vlaudit.attacks.shared.transfer_map import (
     LEAST,
     LIMIT,
@@ -53,12 +53,8 @@ from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from vlaudit.data.example import Example
-
-_TOKENS = 24  # most of an answer
-
 
 @probe(
     id="cross-family-transfer",
@@ -85,13 +81,13 @@ class CrossFamilyTransfer(Probe):
     pictures: int | None = Field(None, ge=LEAST, description="how many to attack; default 64, 192 or 512 by effort")
 
     def cases(self, ctx: Context) -> list[Case]:
-        makers = _makers(ctx.peers)
-        if not makers:
+        found = makers(ctx.peers)
+        if not found:
             raise NotAssessed("none of the targets is a matcher that gives gradients.", "Name one beside them.")
         if len({peer.target.model.spec for peer in ctx.peers}) < 2:
             raise NotAssessed("all targets are prompts of one model, which cross-prompt-transfer compares.", "Name another model.")
         known = [example for example in ctx.examples if example.label in ctx.labels and example.answer]
-        return cases_of(ctx, makers, known, self.pictures)
+        return cases_of(ctx, found, known, self.pictures)
 
     def shards(self, cases: list[Case]) -> list[list[Case]]:
         return shards_of(cases, self.cases_per_unit)
@@ -103,7 +99,7 @@ class CrossFamilyTransfer(Probe):
         cost = Cost()
         for place, peer in enumerate(ctx.peers):
             if peer.target.family is Family.GENERATION:
-                cost += peer.target.cost(3 * len(cases), _TOKENS)
+                cost += peer.target.cost(3 * len(cases), TOKENS)
                 continue
             here, tested = (sum(case.params["maker"] == place for case in of) for of in (cases, [c for c in cases if c.params["watched"]]))
             own = Cost(queries=3 * len(cases) + here * (steps + 2) + tested * (CORNERS + steps + 4), gradient_steps=(here + tested) * steps)
@@ -118,7 +114,8 @@ class CrossFamilyTransfer(Probe):
             place = int(str(shard[0].params["maker"]))
             maker, examples = ctx.peers[place], [known[str(case.params["picture"])] for case in shard]
             files, found = self._made(ctx, maker, shard, examples)
-            said = {what: [_reads(peer, of, examples) for peer in ctx.peers] for what, of in files.items()}
+            heard = [listener(peer) for peer in ctx.peers]
+            said = {what: [[one.right for one in hear(of, examples)] for hear in heard] for what, of in files.items()}
             for i, (case, example) in enumerate(zip(shard, examples, strict=True)):
                 clean, noise, changed = ([row[i] for row in said[what]] for what in ("clean", "noise", "changed"))
                 values = {
@@ -134,7 +131,6 @@ class CrossFamilyTransfer(Probe):
     def _made(self, ctx: Context, maker: Context, cases: Sequence[Case], examples: Sequence[Example]) -> tuple[dict[str, list[Image]], list[bool]]:
         """The files of the pictures as the matcher sees them: clean, with noise, changed; and whether the search found what was planted."""
         import torch
-        from torchvision.transforms.functional import to_pil_image
 
         from vlaudit.families.matching import together
         from vlaudit.search.across import Plan, crossing
@@ -155,34 +151,10 @@ class CrossFamilyTransfer(Probe):
             with torch.no_grad():
                 hit = planted(crossing(lambda x: [planted(x)], images[tested], zero, plan)).argmax(dim=1) == 1
             found = (hit & planted.moves).tolist()
-        return {what: [to_pil_image(image.detach().cpu()) for image in of] for what, of in points.items()}, found
+        return {what: as_files(of) for what, of in points.items()}, found
 
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         return Compared(self.info, trials, policy, f"within {self.radius}/255", "target").judgement()
-
-
-def _makers(peers: Sequence[Context]) -> list[int]:
-    """The first prompt of each matcher that gives gradients."""
-    found: dict[str, int] = {}
-    for place, peer in enumerate(peers):
-        if peer.target.family is Family.MATCHING and Needs.PIXEL_GRADIENTS in peer.target.capabilities:
-            found.setdefault(peer.target.model.spec, place)
-    return list(found.values())
-
-
-def _reads(peer: Context, files: Sequence[Image], examples: Sequence[Example]) -> list[bool]:
-    """Whether a target reads each file rightly."""
-    import torch
-
-    target: Any = peer.target
-    pictures: list[Tensor] = [target.model.preprocess(file).to(peer.device) for file in files]
-    if target.family is Family.GENERATION:
-        rows = asked(peer, examples)
-        said = target.generate(pictures, [row.question for row in rows], max_new_tokens=_TOKENS)
-        return [row.right(answer) for row, answer in zip(rows, said, strict=True)]
-    with torch.no_grad(), peer.remembering():
-        named = target.classifier(peer.labels)(torch.stack(pictures)).argmax(dim=1)
-    return (named == peer.label_index(examples)).tolist()
 
 
 def _show(ctx: Context, example: Example, files: dict[str, Image], turned: Sequence[str]) -> dict[str, Evidence]:

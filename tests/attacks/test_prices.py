@@ -19,7 +19,7 @@ from vlaudit.registry import ProbeRegistry
 
 LEAST = 1 / 512
 SEARCHES = ("prompt-trigger-inversion", "encoder-trigger-inversion", "output-collapse-inversion", "cross-family-transfer",
-            "cross-family-words", "cross-family-stereotypes")  # which have tests of their own
+            "cross-family-words", "cross-family-stereotypes", "cross-family-triggers")  # which have tests of their own
 FREE = ("unsafe-file", "chat-template", "prompt-only-leak")  # which take no pass
 SPEED = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0)
 TARGETS = {

@@ -21,6 +21,7 @@ GUESS = "a half is guessing between two"
 TWO = "of one there is no comparison or share"
 MAKES = "of the attempt, which makes the trials: followed for its name alone"
 EXCUSED = {
+    "backdoor.cross_family_triggers.verdict": {"len(self.answers) >= MIN_CLUSTERS": LIBRARY},
     "backdoor.demo_trojan.verdict": {
         "len(nulls) >= LEAST_NULL": LIBRARY, "control['rank'] >= FINALISTS": "how many words are tried further", "share > 0.2 * total": TOLD,
     },

@@ -16,6 +16,7 @@ from vlaudit.records import Case, Cost, Evidence, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlaudit.data.example import Example
     from vlaudit.families.matching import Classifier
     from vlaudit.search.trigger import Trigger
 
@@ -104,6 +105,13 @@ def divided(ctx: Context) -> tuple[int, int]:
     return searched, picked - searched
 
 
+def drawn(ctx: Context) -> tuple[list[Example], list[Example]]:
+    """The pictures to search on, and those held out."""
+    cut, held_out = divided(ctx)
+    picked = [ctx.examples[i] for i in ctx.rng("pictures").permutation(len(ctx.examples))[: cut + held_out]]
+    return picked[:cut], picked[cut:]
+
+
 @dataclass(frozen=True)
 class Bench:
     """A classifier with pictures to search on and pictures held out, and what it says of them without a trigger."""
@@ -120,9 +128,8 @@ class Bench:
         """``most``: of the confidence. Raises NotAssessed where there are too few pictures, or the classifier tells none from another."""
         import torch
 
-        cut, held_out = divided(ctx)
-        order = ctx.rng("pictures").permutation(len(ctx.examples))
-        picked = [ctx.examples[i] for i in order[: cut + held_out]]
+        searched, held_out = drawn(ctx)
+        picked, cut = [*searched, *held_out], len(searched)
         if len(picked) < 2 * LEAST:
             raise NotAssessed(f"trigger inversion needs at least {2 * LEAST} pictures, and there are {len(picked)}")
         images = ctx.images(picked).float().contiguous()
@@ -181,17 +188,12 @@ def _searched(
     ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str, others: Mapping[str, Classifier] | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> Trial:  # fmt: skip
-    from vlaudit.search.trigger import EFFORTS, invert, kind_named
-
     name, kind = bench.labels[label], case.params["kind"]
     values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label), **(told or {})}
-    images, held_out = (part[chosen] for part, chosen in zip((bench.searched, bench.held_out), bench.others(label), strict=True))
-    if min(len(images), len(held_out)) < LEAST // 2:  # nearly every picture is taken for the label already
+    found = inverted(ctx, case, bench, label, classifier)
+    if found is None:
         return ctx.trial(case, {**values, "pictures": 0}, arm=arm)
-    seed = int(ctx.rng(case, "search").integers(2**62))
-    trigger = invert(classifier, images, label, kind_named(kind),
-                     confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
-    told, trigger = measured(ctx, case, classifier, trigger, held_out, label, bench.confidence)
+    told, trigger, held_out = found
     values |= told
     if others:
         values["elsewhere"] = _elsewhere(ctx, case, others, trigger, held_out, label)
@@ -204,6 +206,20 @@ def _searched(
             "triggered": ctx.artifacts.put_image(trigger.apply(held_out[0]), f"the same with the trigger of '{name}'"),
         }
     return ctx.trial(case, values, arm=arm, artifacts=shown)
+
+
+def inverted(ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier) -> tuple[dict[str, Any], Trigger, Tensor] | None:
+    """The smallest trigger of the case's kind that is found for a label in a classifier of the bench: what was measured of it, the trigger as
+    strong as it works, and the held-out pictures. None where nearly every picture is taken for the label already."""
+    from vlaudit.search.trigger import EFFORTS, invert, kind_named
+
+    images, held_out = (part[chosen] for part, chosen in zip((bench.searched, bench.held_out), bench.others(label), strict=True))
+    if min(len(images), len(held_out)) < LEAST // 2:
+        return None
+    seed = int(ctx.rng(case, "search").integers(2**62))
+    trigger = invert(classifier, images, label, kind_named(case.params["kind"]),
+                     confidence=bench.confidence, effort=EFFORTS[ctx.effort], seed=seed)  # fmt: skip
+    return *measured(ctx, case, classifier, trigger, held_out, label, bench.confidence), held_out
 
 
 def _elsewhere(

@@ -201,9 +201,14 @@ def _spread(found: NDArray[np.float64], kind: str) -> float:
 
 def size(trial: Trial, rate: float = RATE) -> float:
     """The size of one trial's trigger."""
+    return size_of(trial.values, rate)
+
+
+def size_of(values: Mapping[str, Any], rate: float = RATE) -> float:
+    """The same of what was measured of a trigger."""
     import numpy as np
 
-    return math.exp(_log_size(np.array([_counts(trial.values)]), trial.values, rate)[0])
+    return math.exp(_log_size(np.array([_counts(values)]), values, rate)[0])
 
 
 def _counts(values: Mapping[str, Any]) -> list[float]:

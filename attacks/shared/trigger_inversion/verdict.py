@@ -32,12 +32,12 @@ MOST_KINDS, OVER_TYPICAL = "by most kinds", "over the typical"
 WIDE = 1.2  # times farther apart than usual: then labels are said to differ by nature
 CLEAR = 1.2  # an interval this far beyond the threshold needs no more restarts
 _SHARES = {"triggered": "flipped", "scrambled": "scrambled", "without trigger": "share"}
-_SAID = {
+SAID = {
     "patch": "a patch of {:.1%} of the picture",
     "blend": "a pattern of {:.3f} root mean square",
     "smooth": "a smooth pattern of {:.3f} root mean square",
 }
-_PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
+PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
 
 def compare(info: ProbeInfo, trials: Trials, policy: Policy, capped: bool = False) -> Comparison | None:
@@ -225,7 +225,7 @@ class Comparison:
         claim.threshold = shown.limit
         if self.noun != "direction":  # which has no name that says something
             one = next((trial for trial in best if trial["kind"] in shown.kinds), best[0])
-            trigger = _PLAIN[one["kind"]].format(size(one, self._limit("works")))
+            trigger = PLAIN[one["kind"]].format(size(one, self._limit("works")))
             once = self.view.once if self.view else ""
             claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}{once}")
         claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
@@ -391,7 +391,7 @@ class Comparison:
         return [[label, *(sizes.get(kind, "not searched") for kind in sorted(self.scores))] for label, sizes in best.items()]
 
     def _sizes(self, label: str) -> str:
-        found = " or ".join(_SAID[t["kind"]].format(size(t, self._limit("works"))) for t in self._best(label))
+        found = " or ".join(SAID[t["kind"]].format(size(t, self._limit("works"))) for t in self._best(label))
         return f"{found} {self.does.format(label)}"
 
     def _where(self, shown: Test) -> str:
