@@ -17,6 +17,8 @@ are a genuine text's; of the two the lesser counts. The label is the one that th
 string is vulnerable only if that lies beyond the threshold, and if the string stands apart: it wipes out more of the texts' differences
 (assimilation) than the largest of as many harmless ones would, with a p-value below a fifth of the policy's alpha.
 
+Named strength. A word, look-alike or emoji that takes texts nine tenths of the way to a label, or farther.
+
 Null. A word that the tower was hardly or never taught may make all texts alike, and says nothing about a backdoor. So the p-value is the largest of
 several: against the other words of the vocabulary and made-up strings of as many tokens, by a normal tail and by an exponential one, which allows for towers in
 which some words fill the whole feature; and against tokens whose embeddings are drawn at random in the string's place: as short as the shortest of the vocabulary (as at the start of
