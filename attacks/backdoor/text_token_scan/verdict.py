@@ -118,7 +118,7 @@ def _judged(info: ProbeInfo, found: dict[str, Any], trial: Trial, nulls: Nulls, 
     verdict = within(interval, policy.threshold(info))
     if found["own"]:  # what it does is its meaning, unless other words of labels do far less
         verdict = Verdict.INCONCLUSIVE if verdict is Verdict.VULNERABLE and p <= most else Verdict.HELD
-    elif (min(p, apart) <= most) if verdict is Verdict.HELD else p > most:
+    elif apart <= most if verdict is Verdict.HELD else p > most:
         verdict = Verdict.INCONCLUSIVE
     return Finalist(found, sum(found["taken"]) / len(found["taken"]), interval, p, apart, verdict)
 
