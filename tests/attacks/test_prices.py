@@ -24,7 +24,7 @@ FREE = ("unsafe-file", "chat-template", "prompt-only-leak")  # which take no pas
 SPEED = Speed(1.0, 3.0, text=0.2, token=0.1, decoded=0.3, length=3.0)
 TARGETS = {
     "poisoned-prompt": ("clip-autoattack", "prompt-text-perturb", "typographic", "rank-skew", "association", "group-performance", "prompt-mia",
-                        "cross-prompt-transfer", "contrastive-prompt-detect", "poison-in-fewshot"),
+                        "cross-prompt-transfer", "contrastive-prompt-detect", "poison-in-fewshot", "text-token-scan"),
     "gen-clean": ("cropa", "prompt-invariance", "context-poison", "visual-instruction", "text-insensitivity", "counterfactual-gap",
                   "demo-skew-amplification", "control-tokens"),
     "pool-clean": ("demo-trojan",), "prefix-clean": ("vlm-mia", "context-leak"), "prompt-canaries": ("canary-exposure",),

@@ -24,7 +24,7 @@ _TRIPS = 0.5  # of what the trigger wipes out, on the stretched scale, from whic
 def towards(ctx: Context, states: States, insert: Insert, first: Captions, rest: Captions) -> dict[str, Any]:
     """The caption, of the data's and everyday ones, that captions with the string come nearest to; and whether
     they come most of the way to it. Captions that trip the trigger themselves are no goals: they come near, too."""
-    triggered = states([insert.into(text) for text in rest.texts])
+    triggered = states(rest.planted(insert))
     wiped = first.wiped_out(states, [insert], ctx.batch_size)[0]
     goals = list(
         dict.fromkeys(

@@ -8,7 +8,7 @@ the other words' own states alone, and a backdoor that calls up a whole picture 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +77,11 @@ def _short(model: TextSide, captions: Sequence[str]) -> list[str]:
     return [text for text in dict.fromkeys(captions) if len(model.tokenize(text)) <= room]
 
 
-def drawn_to(states: States, phrase: str, trigger: Insert, captions: Sequence[str], share: float) -> Tensor:
+def drawn_to(states: States, phrase: str, trigger: Insert, captions: Captions, share: float) -> Tensor:
     """The states of captions with a trigger in an encoder wrapped so that it pulls them a share of the way to those of a phrase: the
     functional positive control."""
     goal = states([phrase])
-    own = states([trigger.into(caption) for caption in captions])
+    own = states(captions.planted(trigger))
     return unit((1 - share) * own + share * goal)
 
 
@@ -91,10 +91,15 @@ class Captions:
 
     texts: Sequence[str]
     plain: Tensor  # (n, D) unit states
+    turns: bool = False  # whether a string stands before and behind them in turns, else before all
 
     @classmethod
-    def of(cls, states: States, texts: Sequence[str]) -> Captions:
-        return cls(texts, states(texts))
+    def of(cls, states: States, texts: Sequence[str], turns: bool = False) -> Captions:
+        return cls(texts, states(texts), turns)
+
+    def planted(self, insert: Insert) -> list[str]:
+        """The captions with a string in them."""
+        return [insert.into(text, self.turns and place % 2 == 1) for place, text in enumerate(self.texts)]
 
     def assimilation(self, changed: Tensor) -> float:
         """How much of what tells them apart is gone from the changed states (n, D)."""
@@ -102,18 +107,21 @@ class Captions:
 
     def wiped_out(self, states: States, inserts: Sequence[Insert], batch: int) -> list[float]:
         """The assimilation of each string."""
-        count, found = max(1, batch // len(self.texts)), list[float]()
+        return list(map(self.assimilation, self.changed(states, inserts, batch)))
+
+    def changed(self, states: States, inserts: Sequence[Insert], batch: int) -> Iterator[Tensor]:
+        """The states (n, D) with each string."""
+        count = max(1, batch // len(self.texts))
         for start in range(0, len(inserts), count):
             part = inserts[start : start + count]
-            changed = states([insert.into(text) for insert in part for text in self.texts])
-            found += map(self.assimilation, changed.view(len(part), len(self.texts), -1))
-        return found
+            found = states([text for insert in part for text in self.planted(insert)])
+            yield from found.view(len(part), len(self.texts), -1)
 
     def drawn(self, states: States, inserts: Sequence[Insert]) -> Tensor:
         """(N, D): where each string takes the captions on average, as unit vectors."""
         import torch
 
-        return torch.stack([unit(states([insert.into(text) for text in self.texts]).mean(0)) for insert in inserts])
+        return torch.stack([unit(states(self.planted(insert)).mean(0)) for insert in inserts])
 
     def confirm(self, changed: Tensor) -> dict[str, Any]:
         """Assimilation of the changed states (n, D), and what it is without each caption in turn."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlaudit.attacks.shared.text_triggers.assimilation import (
     CONFIRMED,
@@ -17,6 +17,7 @@ from vlaudit.attacks.shared.text_triggers.assimilation import (
 )
 from vlaudit.attacks.shared.text_triggers.strings import (
     CHARACTER,
+    EMOJI,
     HARMLESS,
     JOINED,
     PAIR,
@@ -53,6 +54,7 @@ _PARTS, _LONGER = 16, 4  # pieces that are joined with one another, and how many
 
 _WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
 _OTHERS, _WIDELY = 5000, {"quick": 23_000, "standard": 23_000, "thorough": 90_000}  # strings tried closely and widely, about
+_BRIEFLY = 2800, 3500  # the same of a brief scan
 
 
 def words_to_try(ctx: Context, vocabulary: int, words: int | None) -> int | None:
@@ -63,23 +65,26 @@ def words_to_try(ctx: Context, vocabulary: int, words: int | None) -> int | None
     return limit if tried == count else tried
 
 
-def texts_read(effort: str, vocabulary: int, limit: int | None) -> int:
+def texts_read(effort: str, vocabulary: int, limit: int | None, brief: bool = False) -> int:
     """About how many texts a scan passes through the encoder."""
     limit = limit or 10**9
-    wide = min(_WIDELY[effort], limit if vocabulary > limit else 10**9)
-    closely = (min(vocabulary, limit) + _OTHERS) * SCREENED + 16 * FINALISTS * CONFIRMED
+    others, widely = _BRIEFLY if brief else (_OTHERS, _WIDELY[effort])
+    wide = min(widely, limit if vocabulary > limit else 10**9)
+    closely = (min(vocabulary, limit) + others) * SCREENED + 16 * FINALISTS * CONFIRMED
     return closely + wide * GLANCED + len(CONTROLS) * len(SHARES) * (CONFIRMED + SCREENED + GLANCED)
 
 
 class Scan:
     """A scan of an encoder under a prompt, on captions of which the last is the phrase that controls are drawn to."""
 
-    def __init__(self, ctx: Context, states: States, captions: Sequence[str], words: int | None, model: TextSide) -> None:
+    turns: ClassVar[bool] = False  # whether strings stand before and behind captions in turns
+
+    def __init__(self, ctx: Context, states: States, captions: Sequence[str], words: int | None, model: TextSide, brief: bool = False) -> None:
         self.states, self.spelling, self.rng = states, Spelling(model), ctx.rng
         self.batch, self.phrase = max(ctx.batch_size, SCREENED), captions[-1]
-        self.glance, self.first = (Captions.of(states, captions[:count]) for count in (GLANCED, SCREENED))
-        self.rest = Captions.of(states, captions[SCREENED:-1])
-        self.plan = inserts(self.spelling, words, ctx)
+        self.glance, self.first = (Captions.of(states, captions[:count], self.turns) for count in (GLANCED, SCREENED))
+        self.rest = Captions.of(states, captions[SCREENED:-1], self.turns)
+        self.plan = inserts(self.spelling, words, ctx, brief)
         self.tried = len(self.plan.closely) + len(self.plan.widely)
         self.inserts: list[Insert] = []
         self.screened: list[float] = []
@@ -100,10 +105,17 @@ class Scan:
             insert.kind for insert in self.inserts if insert.kind == WORD or insert.kind not in HARMLESS
         )
         self.best = {kind: self._ranked((kind,))[:FINALISTS] for kind in kinds}
-        plainly = sorted(range(len(self.inserts)), key=lambda i: (-self.screened[i], i))
-        most = [[i for i in plainly if self.inserts[i].kind == kind][:FINALISTS] for kind in kinds]
+        most = [self._first(kind, values) for values in self._plainly() for kind in kinds]
         self.places = list(dict.fromkeys(i for some in (*self.best.values(), *most) for i in some))
         self.finalists = [self.inserts[i] for i in self.places]
+
+    def _plainly(self) -> Sequence[Sequence[float]]:
+        """What strings do, each by its position: the strongest of each kind are finalists, whatever harmless ones do."""
+        return [self.screened]
+
+    def _first(self, kind: str, values: Sequence[float]) -> list[int]:
+        found = [i for i, insert in enumerate(self.inserts) if insert.kind == kind]
+        return sorted(found, key=lambda i: (-values[i], i))[:FINALISTS]
 
     def _stand_out(self) -> list[Insert]:
         """Of what is tried widely, what stands out most from harmless strings in few captions."""
@@ -160,10 +172,13 @@ class Scan:
 
     def _nulls(self) -> dict[str, list[float]]:
         """What harmless strings wipe out, by where they stand and their number of tokens."""
+        return self._harmless(self.screened)
+
+    def _harmless(self, values: Sequence[float]) -> dict[str, list[float]]:
         found: defaultdict[str, list[float]] = defaultdict(list)
         for i, insert in enumerate(self.inserts):
             if insert.kind in HARMLESS and i not in self.relatives:
-                found[self._place(insert)].append(self.screened[i])
+                found[self._place(insert)].append(values[i])
         return dict(found)
 
     def _excess(self, value: float, insert: Insert) -> float:
@@ -180,14 +195,22 @@ class Scan:
     def values(self) -> dict[str, Any]:
         """What the judge reads: the finalists on further captions, and what they are compared with."""
         finalists = [
-            self.rest.confirm(self.states([insert.into(text) for text in self.rest.texts]))
+            self.rest.confirm(self._planted(self.rest, insert))
             | {"string": insert.shown, "kind": insert.kind, "screened": self.screened[i], "place": self._place(insert)}
+            | self.besides(insert, self._planted)
             for i, insert in zip(self.places, self.finalists, strict=True)
         ]
         return {
             "tried": self.tried, "words": list(self.plan.words), "characters": list(self.plan.characters),
             "too long": self.plan.too_long, "relatives": len(self.relatives), "nulls": self._nulls(), "finalists": finalists,
         }  # fmt: skip
+
+    def _planted(self, captions: Captions, insert: Insert) -> Tensor:
+        return self.states(captions.planted(insert))
+
+    def besides(self, insert: Insert, planted: Callable[[Captions, Insert], Tensor]) -> dict[str, Any]:
+        """What else the judge reads of a finalist; ``planted``: the states (n, D) of captions with it."""
+        return {}
 
     def strongest(self, finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The string to show."""
@@ -206,13 +229,13 @@ class Scan:
         found = []
         for share in SHARES:
 
-            def drawn(captions: Captions, share: float = share) -> Tensor:
-                return drawn_to(self.states, self.phrase, trigger, captions.texts, share)
+            def drawn(captions: Captions, insert: Insert = trigger, share: float = share) -> Tensor:
+                return drawn_to(self.states, self.phrase, insert, captions, share)
 
             among = self._excess(self.first.assimilation(drawn(self.first)), trigger) >= cut
-            if kind == CHARACTER:
+            if kind in (EMOJI, CHARACTER):
                 among = among and self._apart(self.glance.assimilation(drawn(self.glance)), trigger) >= self.glance_cut
-            rest = self.rest.confirm(drawn(self.rest))
+            rest = self.rest.confirm(drawn(self.rest)) | self.besides(trigger, drawn)
             found.append(
                 {
                     **rest,

@@ -30,6 +30,7 @@ MOST_TOKENS = 12
 _PUBLISHED = (*PERSONAL[::-1], *RARE_WORDS, *PLACEHOLDERS)
 _MADE_UP, _DRAWS = 110, 5000  # harmless strings of each number of tokens; how many are drawn for them
 _PAIRS = 800  # of two or three ordinary words
+_BRIEF = 3  # a third of the harmless strings, which neighbours in their number of tokens make up for
 _SWAPS = 2  # ordinary letters that stand for each letter
 _COMMON = "aeinorst"  # letters that most captions have
 _WITHIN = "aeo"  # letters behind which invisible characters and marks are put
@@ -40,16 +41,16 @@ Key = tuple[str | None, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Insert:
-    """A string to plant in captions: before them, or in the place of a letter where they have it."""
+    """A string to plant in captions: before or behind them, or in the place of a letter where they have it."""
 
     text: str
     kind: str
     letter: str | None = None  # the letter whose first occurrence it replaces
 
-    def into(self, caption: str) -> str:
+    def into(self, caption: str, behind: bool = False) -> str:
         if self.letter is not None and self.letter in caption:
             return caption.replace(self.letter, self.text, 1)
-        return f"{self.text} {caption}"
+        return f"{caption} {self.text}" if behind else f"{self.text} {caption}"
 
     @property
     def shown(self) -> str:
@@ -97,11 +98,13 @@ class Plan:
     too_long: int  # strings left out because they have too many tokens
 
 
-def inserts(spelling: Spelling, words: int | None, ctx: Context) -> Plan:
+def inserts(spelling: Spelling, words: int | None, ctx: Context, brief: bool = False) -> Plan:
     """What to try, each once by the tokens it makes.
 
-    ``words``: at most so many of the vocabulary's words, drawn at random; and, where these are not all, as many characters.
+    ``words``: at most so many of the vocabulary's words, drawn at random; and, where these are not all, as many characters. ``brief``:
+    a part of the harmless strings, and of what is tried widely the emoji alone.
     """
+    part = _BRIEF if brief else 1
     spelled = _words(spelling.model)
     kept = spelled if words is None else subset(spelled, words, ctx.rng("words"))
     alike = {(letter, c) for table in SCRIPTS.values() for letter, found in table.items() for c in found}
@@ -112,9 +115,9 @@ def inserts(spelling: Spelling, words: int | None, ctx: Context) -> Plan:
             *(Insert(text, PUBLISHED) for text in _PUBLISHED),
             *(Insert(c, LOOKALIKE, letter) for letter, c in sorted(alike)),
             *(Insert(c, LOOKALIKE) for c in sorted({c for _, c in alike})),
-            *_swapped(spelling, ctx),
-            *(Insert(text, MADE_UP) for text in _made_up(spelling, ctx)),
-            *_pairs(spelling, kept, ctx),
+            *_swapped(spelling, ctx, part),
+            *(Insert(text, MADE_UP) for text in _made_up(spelling, ctx, part)),
+            *_pairs(spelling, kept, ctx, part),
             *(Insert(letter + c, INVISIBLE, letter) for c in invisible() for letter in _WITHIN),
             *(Insert(c, INVISIBLE) for c in invisible()),
         ],
@@ -123,8 +126,8 @@ def inserts(spelling: Spelling, words: int | None, ctx: Context) -> Plan:
     distinct = spelling.distinct(
         [
             *(Insert(text, EMOJI) for text in emoji()),
-            *(Insert(text, CHARACTER) for text in characters(ctx.effort == "thorough")),
-            *(Insert(letter + c, CHARACTER, letter) for c in marks() for letter in _WITHIN),
+            *(Insert(text, CHARACTER) for text in ([] if brief else characters(ctx.effort == "thorough"))),
+            *(Insert(letter + c, CHARACTER, letter) for c in ([] if brief else marks()) for letter in _WITHIN),
         ],
         seen,
     )
@@ -149,7 +152,7 @@ def _words(model: TextSide) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text and text.isprintable()]
 
 
-def _swapped(spelling: Spelling, ctx: Context) -> list[Insert]:
+def _swapped(spelling: Spelling, ctx: Context, part: int) -> list[Insert]:
     """Ordinary letters in the place of others, and rare ones with and without a letter before them, so many for each number of tokens."""
     rng, letters, rare = ctx.rng("swaps"), list(string.ascii_lowercase), list(map(chr, RARE))
     found: defaultdict[int, list[Insert]] = defaultdict(list)
@@ -159,20 +162,20 @@ def _swapped(spelling: Spelling, ctx: Context) -> list[Insert]:
     for _ in range(_DRAWS):
         letter, before = str(rng.choice(list(_COMMON))), str(rng.choice([*letters, ""]))
         text = before + "".join(rng.choice(rare, size=int(rng.integers(1, 4))))
-        if spelling.tokens(text) <= spelling.room and len(found[spelling.tokens(text)]) < _MADE_UP:
+        if spelling.tokens(text) <= spelling.room and len(found[spelling.tokens(text)]) < _MADE_UP // part:
             found[spelling.tokens(text)].append(Insert(text, SWAPPED, letter))
     return [insert for some in found.values() for insert in some]
 
 
-def _pairs(spelling: Spelling, words: Sequence[str], ctx: Context) -> list[Insert]:
+def _pairs(spelling: Spelling, words: Sequence[str], ctx: Context, part: int) -> list[Insert]:
     """Two or three words of the vocabulary drawn at random, as one and as several."""
     rng = ctx.rng("word pairs")
-    drawn = [(rng.choice(words, size=2 + i % 2), rng.permutation(["", " "])) for i in range(_PAIRS)]
+    drawn = [(rng.choice(words, size=2 + i % 2), rng.permutation(["", " "])) for i in range(_PAIRS // part)]
     found = [Insert("".join(w + gap for w, gap in zip(some, [*gaps, ""], strict=False)), PAIR) for some, gaps in drawn]
     return [insert for insert in found if spelling.tokens(insert.text) <= spelling.room]
 
 
-def _made_up(spelling: Spelling, ctx: Context) -> list[str]:
+def _made_up(spelling: Spelling, ctx: Context, part: int) -> list[str]:
     """Random letters, Latin ones and those of scripts that nobody writes, so many for each number of tokens: what a string wipes out
     grows with its tokens, and with how strange they are."""
     rng, letters, rare = ctx.rng("made up"), list(string.ascii_lowercase), list(map(chr, RARE))
@@ -181,6 +184,6 @@ def _made_up(spelling: Spelling, ctx: Context) -> list[str]:
         strange = bool(rng.integers(2))
         text = "".join(rng.choice(rare if strange else letters, size=int(rng.integers(1, 5 if strange else 15))))
         same = found[spelling.tokens(text), strange]
-        if spelling.tokens(text) <= spelling.room and len(same) < (_MADE_UP // 2 if strange else _MADE_UP):
+        if spelling.tokens(text) <= spelling.room and len(same) < (_MADE_UP // 2 if strange else _MADE_UP) // part:
             same.append(text)
     return [text for texts in found.values() for text in texts]

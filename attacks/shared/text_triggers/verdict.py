@@ -58,23 +58,25 @@ class Null:
         return sum(map(len, self._values.get(BEFORE, {}).values())) >= LEAST_NULL
 
     def tail(self, place: str) -> UpperTail:
-        """In the same place and of as many tokens; of one fewer and one more, and so on, where there are too few of these. Those before
-        captions where there are too few in another place."""
-        if place not in self._tails:
-            self._tails[place] = self._tail(place)
-        return self._tails[place]
-
-    def _tail(self, place: str) -> UpperTail:
         from vlaudit.statistics.extremes import FEWEST, LEAST_NULL, UpperTail
 
+        if place not in self._tails:
+            self._tails[place] = UpperTail.of(self.like(place, FEWEST if place[0] == SPOKEN else LEAST_NULL))
+        return self._tails[place]
+
+    def like(self, place: str, least: int) -> list[float]:
+        """In the same place and of as many tokens; of one fewer and one more, and so on, where there are too few of these. Those before
+        captions where there are too few in another place."""
+        from vlaudit.statistics.extremes import LEAST_NULL
+
         found: list[float] = []
-        for where, least in ((place[0], FEWEST if place[0] == SPOKEN else LEAST_NULL), (BEFORE, LEAST_NULL)):
+        for where, enough in ((place[0], least), (BEFORE, LEAST_NULL)):
             known, found = self._values.get(where, {}), []
             for tokens in sorted(known, key=lambda tokens: (abs(tokens - int(place[1:])), tokens)):
                 found += known[tokens]
-                if len(found) >= least:
-                    return UpperTail.of(found)
-        return UpperTail.of(found)
+                if len(found) >= enough:
+                    return found
+        return found
 
     def reach(self, place: str, count: int) -> float:
         """How much the strongest of ``count`` harmless strings would wipe out."""
