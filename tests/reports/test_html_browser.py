@@ -13,7 +13,7 @@ import pytest
 from tests.reports.browsing import Visit
 from vlaudit.details import Facts
 from vlaudit.probe.artifacts import ArtifactStore
-from vlaudit.records import Report, Verdict
+from vlaudit.records import Report, Severity, Verdict
 from vlaudit.reports.html import HTMLReporter
 
 pytestmark = pytest.mark.browser
@@ -207,7 +207,7 @@ def test_every_label_is_whole_inside_its_box(visit: Callable[..., Visit], width:
 
 
 @pytest.mark.parametrize("width", [820, 1280])
-def test_no_word_of_a_header_is_broken(visit: Callable[..., Visit], report: Report, width: int) -> None:
+def test_no_word_of_a_header_and_no_severity_is_broken(visit: Callable[..., Visit], report: Report, width: int) -> None:
     metric = report.findings[0].metric
     assert metric is not None
     long = metric.model_copy(update={"name": "how much smaller the smallest triggers are than those of the next answer, " * 3})
@@ -220,6 +220,10 @@ def test_no_word_of_a_header_is_broken(visit: Callable[..., Visit], report: Repo
     })"""
     told = page.locator(".glance thead th").evaluate_all(lines)
     assert told == [["Severity", 1], ["What happens", 1], ["Measured", 1], ["Status", 1]]
+    grave = [finding.model_copy(update={"verdict": Verdict.VULNERABLE, "severity": Severity.CRITICAL}) for finding in findings]
+    page = visit(report.model_copy(update={"findings": grave}), viewport={"width": width, "height": 900}).page
+    told = page.locator(".glance .severity").evaluate_all(lines)
+    assert told == [["critical", 1]] * 4
 
 
 def test_the_last_sheet_of_paper_holds_more_than_a_line(visit: Callable[..., Visit], report: Report) -> None:
