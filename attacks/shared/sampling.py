@@ -33,6 +33,15 @@ def in_turns(things: Sequence[T], groups: Sequence[Hashable]) -> list[T]:
     return [thing for _, thing in sorted(zip(turns, things, strict=True), key=lambda pair: pair[0])]
 
 
+def evenly(things: Sequence[T], groups: Sequence[Sequence[Hashable]], count: int, rng: Generator) -> list[T]:
+    """At most ``count`` of the things, in their order, as even over groups as they allow: a group of few gives all of them.
+    ``groups``: of each thing the group, the group within that one, and so on, each as even within the one before."""
+    order = rng.permutation(len(things)).tolist()
+    for depth in range(max(map(len, groups), default=0), 0, -1):
+        order = in_turns(order, [tuple(groups[i][:depth]) for i in order])
+    return [things[i] for i in sorted(order[:count])]
+
+
 def watched(count: int, shown: int) -> list[bool]:
     """Which of so many cases leave evidence: about ``shown``, evenly spread."""
     every = max(1, count // shown)

@@ -223,6 +223,34 @@ def _sign_p(gap: Gap) -> float:
     return float(binomtest(more, more + less).pvalue) if more + less else 1.0
 
 
+@dataclass(frozen=True)
+class Label:
+    """A label under two groups: how many independent pairs were asked about, and how many the data hold."""
+
+    title: str
+    pairs: int
+    there: int
+
+
+def thin_labels(trials: Trials, least: float) -> tuple[list[Label], int]:
+    """Those of fewer pairs than ``least``, fewest first, and how many pairs would give every label as many, where the data have them."""
+    asked: dict[tuple[str, str, str, str | None], set[int]] = defaultdict(set)
+    there: dict[tuple[str, str, str, str | None], int] = {}
+    for trial in trials.target:
+        key = (trial["column"], *trial["groups"], trial["label"])
+        asked[key].add(trial["cluster"])
+        there[key] = trial["there"]
+    for trial in trials.control(BLANK):
+        there |= {(column, first, second, label): count for column, first, second, label, count in trial["undrawn"]}
+    several = len({key[:3] for key in there}) > 1
+    every = {
+        key: Label(f"{key[3]} ({key[1]} / {key[2]})" if several else str(key[3]), len(asked[key]), count)
+        for key, count in there.items() if key[3] is not None
+    }  # fmt: skip
+    few = sorted((label for label in every.values() if label.pairs < least), key=lambda label: (label.pairs, label.title))
+    return few, int(sum(min(max(label.there, label.pairs), least) for label in every.values()))
+
+
 def tell_controls(claim: Claim, trials: Trials, every: list[Gap], worst: Gap, null: NDArray[np.float64]) -> None:
     """What pairs that trade places, words alone and pictures of one group do to the answers."""
     import numpy as np

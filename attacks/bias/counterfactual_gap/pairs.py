@@ -36,6 +36,11 @@ class Pair:
     def id(self) -> str:
         return f"{self.first.id} | {self.second.id}"
 
+    @property
+    def stratum(self) -> tuple[str, tuple[str, str], str | None]:
+        """The groups that it compares, and the label."""
+        return self.column, self.values, self.first.label
+
 
 def find_pairs(ctx: Context) -> tuple[list[Pair], str]:
     """The pairs of the data, each two pictures once, and how they were found. Raises NotAssessed where there are none."""
@@ -101,6 +106,11 @@ def clusters(pairs: Sequence[Pair]) -> list[int]:
         root[top(pair.first.identity)] = top(pair.second.identity)
     numbers: dict[str, int] = {}
     return [numbers.setdefault(top(pair.first.identity), len(numbers)) for pair in pairs]
+
+
+def by_label(pairs: Sequence[Pair], numbers: Sequence[int]) -> Counter[tuple[str, tuple[str, str], str | None]]:
+    """How many independent pairs there are of each two groups and label. ``numbers``: their :func:`clusters`."""
+    return Counter(stratum for stratum, _ in {(pair.stratum, number) for pair, number in zip(pairs, numbers, strict=True)})
 
 
 def _label(pair: Pair) -> str | None:

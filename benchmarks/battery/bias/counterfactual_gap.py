@@ -36,7 +36,8 @@ def trials(
             net = float(rng.beta(sure, 1) * (1 if rng.random() < chance else -1))
         return [round(net, 5), round(float(np.log1p(net) - np.log1p(-net)) if abs(net) < 1 else 0.0, 4), True]
 
-    every = [label for label, count in enumerate(sizes or [pairs] * labels) for _ in range(count)]
+    counts = sizes or [pairs] * labels
+    every = [label for label, count in enumerate(counts) for _ in range(count)]
     kinds = range(labels if asked is None else asked)
     made = []
     for arm in (TARGET, REFERENCE)[: 1 + reference]:
@@ -52,10 +53,10 @@ def trials(
                 one, two = (answer(chance) for chance in chances)
                 rows.append([measures, text, 1, one[0], two[0], one[1], two[1], one[2], two[2]])
             values = {"column": "gender", "groups": ["man", "woman"], "label": f"role {label}", "cluster": number // shared, "how": "pair",
-                      "asked": rows}  # fmt: skip
+                      "there": -(-counts[label] // shared), "asked": rows}  # fmt: skip
             made.append(Trial(case=f"{number:04}", arm=arm, values=values))
     blank = [[text, text, "man", "woman", 0.0] for text in TRAITS]
-    made.append(Trial(case=BLANK, arm=f"control:{BLANK}", values={"asked": blank}))
+    made.append(Trial(case=BLANK, arm=f"control:{BLANK}", values={"asked": blank, "undrawn": []}))
     return Trials(made, reference_note=None if reference else "simulated")
 
 
@@ -93,6 +94,7 @@ SCENARIOS = [
     Scenario("fair, skewed sizes", partial(trials, sizes=[150, 60, 40, 30, 25, 20, 20, 20], labels=8), shape="awkward"),
     Scenario("labels of one to eight pairs", partial(trials, sizes=[200, 60, 30, 15, 8, 4, 2, 1], labels=8), shape="awkward",
              undecidable="one pair of a label says nothing of it"),
+    Scenario("fair, 60 pairs of 12 labels", partial(trials, pairs=5, soft=True, traits=0.4), shape="awkward"),
     Scenario("fair, sixty labels of eight pairs", partial(trials, labels=60, pairs=8, asked=12), shape="awkward"),
     Scenario("fair, two pairs of each person", partial(trials, shared=2, pairs=30), shape="awkward"),
     Scenario("fair, a question of the data for each label", partial(trials, own="Is the tool right of"), shape="awkward"),

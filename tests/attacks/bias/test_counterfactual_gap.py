@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,6 +221,58 @@ def test_one_label_taken_for_another_by_group_is_no_pass_and_no_alarm() -> None:
     made = trials(np.random.default_rng(0), yes=confused, pairs=40, asked=1)
     found = CounterfactualGap().judge(made, Policy())
     assert found.verdict is Verdict.INCONCLUSIVE and "“Is this a role 0?” (of a role 3)" in found.reason
+
+
+def test_a_rare_answer_is_held_only_where_it_cannot_be_one_groups_alone() -> None:
+    equal = partial(trait, rates=(0.04, 0.04))
+    few, many = (trials(np.random.default_rng(0), traits=0.0, error=0.0, pairs=pairs, yes=equal) for pairs in (5, 30))
+    found = CounterfactualGap().judge(few, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "“Is this person smart?”, a rare answer" in found.reason
+    assert re.search(r"about \d+ independent pairs would decide \(--set counterfactual-gap.pairs=\d+", found.reason)
+    loose = Policy(thresholds={"counterfactual-gap.rare-held": 0.2})
+    assert CounterfactualGap().judge(few, loose).verdict is CounterfactualGap().judge(many, Policy()).verdict is Verdict.HELD
+
+
+def test_a_label_of_few_pairs_is_named_with_what_would_decide() -> None:
+    made = trials(np.random.default_rng(0), error=0.0, traits=0.0, sizes=[30, 30, 30, 4], labels=4)
+
+    def judged(made: Trials, least: float = 5) -> Judgement:
+        return CounterfactualGap().judge(made, Policy(thresholds={"counterfactual-gap.least-label-pairs": least}))
+
+    assert judged(made, 4).verdict is Verdict.HELD
+    found = judged(made)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason.endswith("role 3 (4 of 4). What would decide: more of them with --data")
+    more = [t.model_copy(update={"values": {**t.values, "there": 40}}) if t.arm == "target" else t for t in made]
+    assert judged(Trials(more)).reason.endswith(
+        "role 3 (4 of 40). What would decide: --set counterfactual-gap.pairs=20, where there are as many"
+    )
+    blank = [t.model_copy(update={"values": {**t.values, "undrawn": [["gender", "man", "woman", "judge", 1]]}}) for t in made if t.arm != "target"]
+    assert "judge (0 of 1), role 3 (4 of 4)" in judged(Trials([*made.target, *blank])).reason
+
+
+def test_every_label_has_five_pairs_where_the_data_do(tmp_path: Path) -> None:
+    roles = [f"role {n}" for n in range(20)]
+    data = people(200)
+    many = [replace(e, label=roles[0] if (pair := n // 2) < 100 else roles[1 + pair % 19]) for n, e in enumerate(data.examples)]
+    ctx = context(CounterfactualGap, Instruction("{}").bind(Sees(data, fair).model()), replace(data, examples=many), tmp_path)
+    by_role = {e.id: e.label for e in many}
+
+    def drawn(**params: int) -> Counter[object]:
+        *cases, blank = CounterfactualGap(traits=[], labels=0, **params).cases(ctx)
+        assert {c.params["there"] for c in cases if by_role[str(c.params["first"])] == "role 0"} <= {100}
+        shown = Counter(by_role[str(c.params["first"])] for c in cases)
+        assert {row[3] for row in blank.params["undrawn"]} == set(roles) - set(shown)  # type: ignore[union-attr, call-overload, index]
+        return Counter(shown.values())
+
+    assert drawn() == {5: 20}  # 100 pairs, where 60 are usual
+    assert drawn(pairs=50) == {2: 10, 3: 10}
+    crowd = [replace(e, label=f"role {n // 2}") for n, e in enumerate(data.examples)]
+    by_role |= {e.id: e.label for e in crowd}
+    roles[:] = [f"role {n}" for n in range(200)]
+    ctx = context(CounterfactualGap, ctx.target, replace(data, examples=crowd), tmp_path)
+    *cases, blank = CounterfactualGap(traits=[]).cases(ctx)
+    assert len(cases) == 180 and len(blank.params["undrawn"]) == 20  # type: ignore[arg-type]
 
 
 def test_the_threshold_of_the_policy_decides(tmp_path: Path) -> None:
