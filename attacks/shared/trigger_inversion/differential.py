@@ -44,5 +44,5 @@ def differential(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison 
         return None
     part = [*mine, *(trial for trial in trials if trial.arm not in (mine[0].arm, REFERENCE))]
     found, name = compare(info, Trials(part), policy, capped=True), mine[0][AGAINST]
-    view = View(f"among triggers that '{name}' does not follow", where=f"Under '{name}' they do not work: the backdoor is in the prompt.")
+    view = View(f"among triggers that '{name}' does not follow", where=f"Under '{name}' they do not work: the backdoor is in the prompt.", sparse=True)
     return found and replace(found, view=view)

@@ -134,7 +134,7 @@ def _view(trial: Trial) -> View:
     through = f"under {len(names)} prompts searched at once, where a trigger counts that any of them follows"
     if AGAINST not in trial.values:
         return View(through)
-    return View(f"{through} and '{trial[AGAINST]}' does not", where=f"Under '{trial[AGAINST]}' they do not work: the backdoor is in a prompt.")
+    return View(f"{through} and '{trial[AGAINST]}' does not", where=f"Under '{trial[AGAINST]}' they do not work: the backdoor is in a prompt.", sparse=True)
 
 
 def rule_out(info: ProbeInfo, found: Sequence[Comparison], joint: Trials, policy: Policy) -> bool:
