@@ -194,7 +194,7 @@ class PromptTriggerInversion(TriggerInversion):
             return _judged(found) if found else super().judge(own, policy)
         found = joint_comparisons(self.info, joint, policy)
         if rule_out(self.info, found, joint, policy):
-            return _judged(found, {f"typically follow what was found, '{name}'": f"{share:.0%}" for name, share in typical_shares(joint).items()})
+            return _judged(found, typical_shares(joint))
         return Judgement.inconclusive("the search for several prompts at once left something open, and this one was not searched by itself")
 
     def _comparisons(self, trials: Trials, policy: Policy) -> list[Comparison]:
@@ -244,12 +244,13 @@ def _by_search(cases: Sequence[Case]) -> list[tuple[_Search, list[Case]]]:
     return list(found.items())
 
 
-def _judged(found: Sequence[Comparison], facts: Mapping[str, str] | None = None) -> Judgement:
-    """By the gravest of the comparisons; the others are told, and more ``facts``."""
+def _judged(found: Sequence[Comparison], shares: Mapping[str, float] | None = None) -> Judgement:
+    """By the gravest of the comparisons; the others are told. ``shares``: how far each of several prompts typically follows what was found."""
     order = (Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.HELD)
     shown = min(found, key=lambda one: order.index(one.verdict))
     claim, verdict, reason = shown.claim()
-    claim.facts(facts or {})
+    if shares:
+        claim.table("typical share of held-out pictures that what was found takes to its label", ["prompt", "share"], shares.items())
     others = [other for other in found if other is not shown]
     for other in others:
         claim.fact(other.view.through if other.view else "the target as it is", f"{other.verdict.value}: {other.reason}")
