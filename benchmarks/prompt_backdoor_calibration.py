@@ -34,7 +34,7 @@ PROBE = "prompt-trigger-inversion"
 TARGETS = ("judge", "artist", "cook", "singer", "farmer")
 METHODS = {"context": "coop", "pixels": "vp"}  # by what a prompt's name begins with, where that is not the method's name
 TOWERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ivlp": (IVLP, {"size": 2, "rate": 5e-3}),
+    "ivlp": (IVLP, {"size": 2, "depth": 3, "rate": 5e-3}),
     "mvlpt": (MVLPT, {"size": 2, "rate": 5e-3}),
     "upt": (UPT, {"size": 2, "rate": 5e-3}),
     "pgn": (PGN, {}),
