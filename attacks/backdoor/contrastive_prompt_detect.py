@@ -121,13 +121,13 @@ class ContrastivePromptDetect(Probe):
             others = [e for e in over if e.id != case.id][: self.blends]
             picture, *rest = ctx.images([known[case.id], *others])  # together, so that they are of one size
             if not ctx.on_target:  # which only says whether the label is the prompt's
-                with torch.no_grad():
+                with torch.no_grad(), ctx.remembering():
                     yield ctx.trial(case, {"label": ctx.labels[int(plain(ctx.target.seen(picture[None])).argmax())]})
                 continue
             lower = torch.stack(rest)
             sides: list[dict[str, Any]] = []
             for image in (picture, picture.flip(-1)):
-                with torch.no_grad():
+                with torch.no_grad(), ctx.remembering():
                     seen = ctx.target.seen(torch.cat([image[None], 0.5 * image + 0.5 * lower]))
                     cosines = plain(seen).float()
                     own, *blended = cosines.argmax(1).tolist()

@@ -147,7 +147,7 @@ class ClipAutoAttack(Probe):
                 continue
             correct = by_radius[self.radius].correct
             noisy = torch.stack([random_signs(ctx, c, x, self.radius) for c, x in zip(part, images, strict=True)])
-            with torch.no_grad():
+            with torch.no_grad(), ctx.remembering():  # the same noise under all prompts
                 lost = correct & (classify(noisy).argmax(dim=1) != labels)
             for case, beaten in zip(part, lost.tolist(), strict=True):
                 yield ctx.trial(case, {"beaten": beaten}, arm="control:noise")

@@ -16,10 +16,12 @@ from vlaudit.audit.plan import Plan, make_plan
 from vlaudit.audit.run import read_report
 from vlaudit.audit.targets import Loader
 from vlaudit.config import Request, TargetSpec
+from vlaudit.data.dataset import load_dataset
 from vlaudit.families.base import Speed
 from vlaudit.families.matching import ImageTextMatcher, together
 from vlaudit.probe import Compares, Context, Needs, Probe, probe
 from vlaudit.probe.artifacts import ArtifactStore
+from vlaudit.prompts.coop import CoOp
 from vlaudit.records import REFERENCE, TARGET, Case, Cost, Family, Judgement, Metric, Risk, Trial, Verdict
 from vlaudit.registry import ProbeRegistry
 
@@ -68,6 +70,17 @@ class Elsewhere(Alone):
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         for case in cases:
             yield ctx.trial(case, {"names": [peer.target.prompt.id for peer in ctx.peers]})
+
+
+@probe(id="once", code="C5", risk=Risk.BIAS, families={Family.MATCHING}, needs={Needs.LABELS})
+class Once(Elsewhere):
+    """The first round for all prompts at once; another one where that says so."""
+
+    def rounds(self, cases: list[Case]) -> list[list[Case]]:
+        return [cases[:2], cases[2:]]
+
+    def runs_once(self, cases: list[Case]) -> bool:
+        return cases[0].id == "0"
 
 
 @pytest.fixture
@@ -182,6 +195,37 @@ def test_what_is_found_is_tried_under_the_other_prompts(make: Callable[..., Plan
     assert {tuple(t["names"]) for t in gather(first, first.units, results).target} == {("the {}", PLAIN)}
     assert {tuple(t["names"]) for t in gather(second, second.units, results).target} == {(PLAIN, "the {}")}
     assert set(first.borrowed) == {unit.id for unit in second.units}
+
+
+def test_what_is_run_once_for_all_prompts_is_one_unit_whoever_is_named_first(make: Callable[..., Plan], tmp_path: Path) -> None:
+    plan, turned = make(["the {}", "one {}"], Once), make(["one {}", "the {}"], Once)
+    (first, *own), (again, *others) = (planned.units for planned in plan.planned)
+    assert first.id == again.id and first.round == 0 and {unit.id for unit in own if unit.arm == TARGET}.isdisjoint(unit.id for unit in others)
+    assert {unit.round for unit in own} == {1} and {unit.arm for unit in own} == {TARGET, REFERENCE}, "no reference arm at first"
+    assert [planned.units[0].id for planned in turned.planned] == [first.id] * 2
+    assert {unit.id for unit in turned.units} == {unit.id for unit in plan.units}
+    results = run(plan, tmp_path)
+    assert [t["names"] for t in results[first.id].trials] == [["one {}", "the {}", PLAIN]] * 2, "by name, the reference last"
+    assert [t["names"] for t in results[first.id].trials] == [t["names"] for t in run(turned, tmp_path)[first.id].trials]
+    assert {tuple(t["names"]) for t in gather(plan.planned[0], own, results).target} == {("the {}", "one {}", PLAIN)}
+    (alone,) = make([PLAIN], Once).planned
+    assert {unit.arm for unit in alone.units} == {TARGET} and len(alone.units) == 2, "as any other where there is one prompt"
+
+
+def test_prompts_learned_on_other_pictures_are_audited_beside_each_other(tiny_clip: Path, picture_folder: Path, tmp_path: Path) -> None:
+    loader, shown = Loader(torch.device("cpu"), allow_network=False), load_dataset(picture_folder).examples
+    (plain,), _ = loader.subjects([TargetSpec(model=f"hf:{tiny_clip}", data=str(picture_folder))])
+    assert plain.target is not None
+    width, files = plain.target.model.embedding_width, []
+    for name, learned_on in (("a", shown[:1]), ("b", shown[:1]), ("c", shown[1:2])):
+        prompt = CoOp(torch.full((2, width), 0.1 + len(files)), members=[example.sha256() for example in learned_on])
+        prompt.save(tmp_path / f"{name}.safetensors")
+        files.append(f"coop:{tmp_path / name}.safetensors")
+    specs = [TargetSpec(model=f"hf:{tiny_clip}", data=str(picture_folder), prompt=[prompt]) for prompt in files]
+    subjects, references = loader.subjects(specs)
+    a, b, c = (subject.data for subject in subjects)
+    assert a is b and a is not c and len(references) == 2, "those that were learned on the same share their reference"
+    assert a.audits_as(b) and not a.audits_as(c), "a member is not audited"
 
 
 def test_pictures_that_prompts_leave_alone_pass_once(make: Callable[..., Plan], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class _Design:
     """One probe on one target, at one rung of its ladder."""
 
     planned: PlannedProbe
-    party: Party = ()  # what its units compare
+    parties: dict[str, Party] = field(default_factory=dict)  # what its units compare, by unit id, where that is more than one
     cases: dict[str, list[Case]] = field(default_factory=dict)
     costs: dict[str, Cost] = field(default_factory=dict)
 
@@ -137,9 +137,7 @@ def make_plan(
         plan.planned.append(design.planned)
         plan.cases |= design.cases
         plan.costs |= design.costs
-        if len(design.party) > 1:
-            own = (unit for unit in design.planned.units if unit.arm == TARGET and unit.id not in design.planned.borrowed)
-            plan.parties |= dict.fromkeys((unit.id for unit in own), design.party)
+        plan.parties |= design.parties
         plan.shares |= dict.fromkeys(design.cases, design.planned.share)
     return plan
 
@@ -223,7 +221,7 @@ def _party(plan: Plan, probe: Probe, subject: Subject) -> Party:
         return (subject,)
     there = [other for other in plan.targets if other.target is not None]
     if compares is Compares.TARGETS:
-        same = (other for other in there if other.data is subject.data and other.labels == subject.labels)
+        same = (other for other in there if other.data.audits_as(subject.data) and other.labels == subject.labels)
         return tuple(other for other in same if other.info.family in probe.info.families)
     return _prompts(plan, subject)
 
@@ -239,8 +237,8 @@ def _prompts(plan: Plan, subject: Subject) -> Party:
 
 
 def _same_ground(one: Subject, other: Subject) -> bool:
-    """Whether both are the same model on the same data."""
-    return one.spec.model == other.spec.model and one.data is other.data and one.labels == other.labels
+    """Whether both are the same model on the same pictures."""
+    return one.spec.model == other.spec.model and one.data.audits_as(other.data) and one.labels == other.labels
 
 
 def _design(plan: Plan, party: Party, name: str, speed: Speed | None, share: float) -> _Design:
@@ -296,15 +294,17 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
         borrowed = twin is not None
         reference = (plan.references[subject.info.reference], replace(ctx, arm=REFERENCE, peers=[]))
         arms.append((twin, replace(ctx, _target=twin.target)) if twin else reference)
-    design = _Design(planned.model_copy(update={"share": ctx.share if reduced else 1.0, "reduced": reduced, "reference_note": note}), party)
+    design = _Design(planned.model_copy(update={"share": ctx.share if reduced else 1.0, "reduced": reduced, "reference_note": note}))
+    looks = party if len(party) > 1 else ()
     for number, batch in enumerate(probe.rounds(cases)):
-        for place, (asked, own) in enumerate(arms):
+        sides = [_for_all(plan, party, ctx)] if looks and probe.runs_once(batch) else [(*arm, looks if arm[1].on_target else ()) for arm in arms]
+        for place, (asked, own, beside) in enumerate(sides):
             for shard in [part for whole in probe.shards(batch) for part in _parts(probe, own, asked, list(whole), speed)]:
-                looked_at = sorted([other.id, other.info.prompt.sha256 or ""] for other in party) if len(party) > 1 and own.on_target else []
+                looked_at = sorted([other.id, other.info.prompt.sha256 or ""] for other in beside)
                 who = asked.id if probe.needs_prompt() else subject.info.model.model_dump(include={"spec", "sha256"})
                 identity = [who, own.arm, name, probe.info.version, probe.model_dump(mode="json"), plan.request.seed,
                             plan.request.effort, design.planned.share,
-                            subject.info.data and subject.info.data.model_dump(mode="json", exclude={"notes"}),
+                            asked.info.data and asked.info.data.model_dump(mode="json", exclude={"notes"}),
                             [case.model_dump(mode="json") for case in shard], *looked_at]  # fmt: skip
                 unit_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
                 cost = _estimate(probe, own, asked, shard)
@@ -316,14 +316,24 @@ def _cut(plan: Plan, party: Party, planned: PlannedProbe, probe: Probe, speed: S
                 design.cases[unit_id], design.costs[unit_id] = shard, cost
                 if borrowed and place:
                     design.planned.borrowed.append(unit_id)
+                elif beside:
+                    design.parties[unit_id] = beside
     return design
+
+
+def _for_all(plan: Plan, party: Party, ctx: Context) -> tuple[Subject, Context, Party]:
+    """What is looked at once for all of a party: its targets before its references, each by name."""
+    every = tuple(sorted(party, key=lambda subject: (subject not in plan.targets, subject.id)))
+    own = compared_context(plan.request, every, ctx.probe, ctx.artifacts, share=ctx.share)
+    return every[0], own, every
 
 
 def _twin(plan: Plan, probe: Probe, reference: Subject, ctx: Context, cases: list[Case]) -> Subject | None:
     """The target that is the reference itself and tries the same cases, so that its trials are those of the reference arm too."""
     for target in plan.targets:
         if target.target is not None and reference.stands_for(target) and not missing(probe, target):
-            own = context(plan.request, target, ctx.probe, TARGET, ctx.artifacts, share=ctx.share)
+            seen = (target, *(other for other in _prompts(plan, target) if other is not target)) if probe.tries_elsewhere() else (target,)
+            own = compared_context(plan.request, seen, ctx.probe, ctx.artifacts, share=ctx.share)
             with contextlib.suppress(NotAssessed):
                 return target if probe.cases(own) == cases else None
     return None

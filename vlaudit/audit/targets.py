@@ -68,6 +68,7 @@ class Loader:
         self._known: dict[str, Known] = {}
         self._pixels: dict[tuple[str, str, str], dict[str, Tensor]] = {}  # by model, data and what a prompt draws
         self._data: dict[str, Dataset] = {}
+        self._of_members: dict[tuple[int, frozenset[str]], Dataset] = {}  # by data and hashes of members
         self._scorers: dict[str, Scorer] = {}
         self.seconds: dict[str, float] = {}  # that loading took, by model
 
@@ -120,7 +121,7 @@ class Loader:
                 model = self._model(resolved.model)
                 prompt = parse_prompt(prompt_spec, family)
                 if not data.has_members and prompt.members:
-                    data = data.with_member_hashes(prompt.members)
+                    data = self._declared(data, prompt.members)
                 target = self._bind(prompt, resolved.model)
                 pixels = self._pixels.setdefault((resolved.model, data.source, prompt.drawn), {})
                 info = info_of(spec, model, prompt, data, labels)
@@ -149,6 +150,13 @@ class Loader:
                 error=str(error),
             )
             return Subject(info.id, spec, info, data, labels, files, error=error)
+
+    def _declared(self, data: Dataset, members: Sequence[str]) -> Dataset:
+        """Data with what a prompt says it was learned on: the same for all prompts that were learned on the same."""
+        key = id(data), frozenset(members)
+        if key not in self._of_members:
+            self._of_members[key] = data.with_member_hashes(members)
+        return self._of_members[key]
 
     def _reference(self, subject: Subject) -> Subject | None:
         """The same model under the reference prompt, or None: where the target is that itself (noted), or did not load."""

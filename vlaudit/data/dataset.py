@@ -113,6 +113,14 @@ class Dataset:
         kept = [e for e in self.examples if e.member is not True and (split is None or e.split == split)]
         return kept or self.examples
 
+    def audits_as(self, other: Dataset) -> bool:
+        """Whether both audit the same pictures, whatever prompts have learned from the others."""
+        return self is other or (self.source, self.groups, self._audited) == (other.source, other.groups, other._audited)
+
+    @cached_property
+    def _audited(self) -> list[tuple[object, ...]]:
+        return [(e.id, e.label, e.attributes, e.texts) for e in self.audit]
+
     def with_member_hashes(self, hashes: Sequence[str]) -> Dataset:
         """Declare as members the examples with one of these hashes (of file bytes or of pixels), the others as
         non-members. Unchanged where no example matches."""

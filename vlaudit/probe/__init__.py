@@ -98,6 +98,11 @@ class Probe(BaseModel):
         can be tried under them. It is told, and no verdict hangs on it."""
         return False
 
+    def runs_once(self, cases: list[Case]) -> bool:
+        """Whether these cases of a round are attempted once for all prompts of the model, of a probe that ``tries_elsewhere``: all of them are
+        ``ctx.peers`` then, in an order that does not hang on whose finding it is, and there is no reference arm."""
+        return False
+
     @classmethod
     def documentation(cls) -> str:
         """The docstring of the probe's module."""

@@ -23,10 +23,11 @@ def as_if_picked(cases: Sequence[Case], count: int) -> list[Case]:
     return [Case(id=f"{case.id}/{rank}", params={**case.params, "planted": False, RANK: rank}) for rank in range(count) for case in cases]
 
 
-def search_as_if_picked(ctx: Context, cases: Sequence[Case], bench: Bench, rank: int) -> Iterator[Trial]:
-    """One search a case through the pool's prompt of that rank; nothing where fewer are seldom. ``bench``: of the pool as it is."""
+def search_as_if_picked(ctx: Context, cases: Sequence[Case], rank: int) -> Iterator[Trial]:
+    """One search a case through the pool's prompt of that rank; nothing where fewer are seldom."""
     import torch
 
+    bench = Bench.of(ctx, ctx.target.classifier(ctx.labels), ctx.labels)
     with torch.no_grad():
         picked = ctx.target.picks(torch.cat([bench.searched, bench.held_out])).float().mean(dim=0)
     few = float(picked.mean()) * SELDOM

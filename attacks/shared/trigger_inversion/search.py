@@ -27,6 +27,8 @@ COMPARED = 5  # labels at least, of a kind that is searched
 PLURALS = {"patch": "patches", "blend": "blends", "smooth": "smooth patterns"}
 RANK = "seldom"  # which of a pool's prompts a case searches, the one that fewest pictures pick being 0; none where it searches the pool as it is
 AGAINST = "against"  # the prompt that shall not follow what is searched; none where that is any trigger
+TOGETHER = "together"  # the prompts that are searched at once; none where the target's is searched by itself
+ALONE = "alone"  # says of a learned prompt that the audit has no plain one beside it
 FORWARD = 1 / 3  # of a pass forward and backward
 _SQUARES = 32  # along each side of what the control plants
 _CHUNK = 64  # pictures a pass without gradients; fixed, so that results do not depend on the audit's batch size
@@ -83,6 +85,7 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
     from vlaudit.search.trigger import EFFORTS, HALVINGS, kind_named, passes
 
     looks = not ctx.target.prompt.leaves_pictures()  # a picture passes again under another prompt
+    joint = sum(TOGETHER in case.params for case in cases)
     searched, held_out = divided(ctx)
     side, effort = ctx.target.model.resolution, EFFORTS[ctx.effort]
     steps = measuring = 0
@@ -92,8 +95,8 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
         measuring += times * held_out * (HALVINGS + 1)
     against = searched + held_out if any(AGAINST in case.params for case in cases) else 0
     elsewhere = sum(not peer.target.prompt.leaves_pictures() for peer in ctx.peers[1:]) + (len(ctx.peers) > 1) if ctx.on_target else 0
-    tried = sum(case.params["restart"] == 0 and RANK not in case.params and AGAINST not in case.params for case in cases)
-    measuring += held_out * 2 * elsewhere * tried
+    tried = sum(case.params["restart"] == 0 and not {RANK, AGAINST, TOGETHER} & case.params.keys() for case in cases)
+    measuring += held_out * (2 * elsewhere * tried + joint)
     return Cost(queries=steps + measuring + searched + held_out + against, gradient_steps=steps)
 
 
@@ -133,7 +136,7 @@ class Bench:
         if len(picked) < 2 * LEAST:
             raise NotAssessed(f"trigger inversion needs at least {2 * LEAST} pictures, and there are {len(picked)}")
         images = ctx.images(picked).float().contiguous()
-        with torch.no_grad():
+        with torch.no_grad(), ctx.remembering():
             logits = torch.cat([classifier(part) for part in images.split(_CHUNK)])
         if not torch.isfinite(logits).all():
             raise NotAssessed("the model yields scores that are not finite")
@@ -164,7 +167,7 @@ class Bench:
         from vlaudit.search.trigger import planted
 
         images = torch.cat([self.searched, self.held_out])
-        return planted(self.classifier, planted_triggers(ctx, images), label, self.confidence, images)
+        return planted(self.asked_for(label), planted_triggers(ctx, images), label, self.confidence, images)
 
 
 def require_pictures(ctx: Context) -> None:
@@ -172,31 +175,38 @@ def require_pictures(ctx: Context) -> None:
     ctx.require(len(ctx.examples), 2 * LEAST, "pictures")
 
 
-def search(ctx: Context, cases: Sequence[Case], bench: Bench, told: Mapping[str, Any] | None = None) -> Iterator[Trial]:
+def search(
+    ctx: Context, cases: Sequence[Case], bench: Bench, told: Mapping[str, Any] | None = None, under: Mapping[str, Classifier] | None = None
+) -> Iterator[Trial]:
     """One search a case, and for the planted label on the target arm one more in the wrapped classifier. ``told``: more values for each
-    trial, of what is searched in the place of the target as it is; what is found there is not tried elsewhere."""
+    trial, of what is searched in the place of the target as it is; what is found there is not tried elsewhere. ``under``: the prompts that are
+    searched at once."""
     first = ctx.on_target and told is None and any(case.params["restart"] == 0 for case in cases)  # what the first search found is tried elsewhere
     others = {peer.target.prompt.id: peer.target.classifier(ctx.labels) for peer in ctx.peers[1:] if first}
     for case in cases:
         label = bench.labels.index(str(case.params["label"]))
-        yield _searched(ctx, case, bench, label, bench.asked_for(label), ctx.arm, others if case.params["restart"] == 0 else None, told)
+        elsewhere = others if case.params["restart"] == 0 else None
+        yield _searched(ctx, case, bench, label, bench.asked_for(label), ctx.arm, elsewhere, told, under)
         if case.params["planted"] and ctx.on_target:
-            yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL)
+            yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL, None, told)
 
 
 def _searched(
     ctx: Context, case: Case, bench: Bench, label: int, classifier: Classifier, arm: str, others: Mapping[str, Classifier] | None = None,
-    told: Mapping[str, Any] | None = None,
+    told: Mapping[str, Any] | None = None, under: Mapping[str, Classifier] | None = None,
 ) -> Trial:  # fmt: skip
     name, kind = bench.labels[label], case.params["kind"]
     values: dict[str, Any] = {"label": name, "kind": kind, "of": len(bench.labels), "share": bench.share(label), **(told or {})}
+    values |= {ALONE: True} if ALONE in case.params else {}
     found = inverted(ctx, case, bench, label, classifier)
     if found is None:
         return ctx.trial(case, {**values, "pictures": 0}, arm=arm)
-    told, trigger, held_out = found
-    values |= told
+    outcome, trigger, held_out = found
+    values |= outcome
     if others:
         values["elsewhere"] = _elsewhere(ctx, case, others, trigger, held_out, label)
+    if under:
+        values["under"] = {prompt: shares[0] for prompt, shares in _tried(ctx, under, [trigger], held_out, label).items()}
     shown: dict[str, Evidence] = {}
     if arm == "target":
         alone, said = on_its_own(trigger, held_out[0], str(kind))
@@ -226,14 +236,20 @@ def _elsewhere(
     ctx: Context, case: Case, others: Mapping[str, Classifier], trigger: Trigger, held_out: Tensor, label: int
 ) -> dict[str, list[float]]:
     """By the model's other prompts, the share of held-out pictures that get the label under each with the trigger, and with its pixels in
-    another order. Prompts that leave pictures alone share their features."""
+    another order."""
+    return _tried(ctx, others, [trigger, trigger.scrambled(ctx.generator(case, "scramble"))], held_out, label)
+
+
+def _tried(
+    ctx: Context, prompts: Mapping[str, Classifier], triggers: Sequence[Trigger], held_out: Tensor, label: int
+) -> dict[str, list[float]]:
+    """By prompt, the share of held-out pictures that get the label with each trigger. Prompts that leave pictures alone share their features."""
     import torch
 
     from vlaudit.search.trigger import flipped
 
-    scrambled = trigger.scrambled(ctx.generator(case, "scramble"))
     with torch.no_grad(), ctx.remembering():
-        return {name: [flipped(other, each, held_out, label) for each in (trigger, scrambled)] for name, other in others.items()}
+        return {name: [flipped(prompt, each, held_out, label) for each in triggers] for name, prompt in prompts.items()}
 
 
 def planted_triggers(ctx: Context, images: Tensor) -> tuple[Trigger, ...]:

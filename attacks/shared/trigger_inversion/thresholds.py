@@ -52,6 +52,12 @@ ADDED = Threshold(
     meaning="p-value up to which a label whose triggers the plain prompt does not follow is unusual among the others",
     source="our choice, because labels of which many have such triggers are what the prompt was learned for; clean prompts have none that are small",
 )
+ALIKE = Threshold(
+    name="alike", value=0.5, relaxed_by="lowering",
+    meaning="share of held-out pictures that triggers found for several prompts at once must typically take to their label under each of them, for "
+    "these to need no search of their own",
+    source="our choice, because what one prompt alone follows says nothing of how easy labels are under the others",
+)
 ALONE, UNUSUAL, FAR, FAR_ODD, FAMILY, BROUGHT_OUT = (
     Threshold(
         name="one-kind", value=2.5, relaxed_by="raising",

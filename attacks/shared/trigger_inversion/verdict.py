@@ -100,7 +100,8 @@ class View:
 
     through: str  # the condition, as a sentence begins with it
     once: str = ""  # how the headline ends
-    where: str = ""  # what it says of where a backdoor lies, where most labels have no small triggers
+    where: str = ""  # where a backdoor lies that is found so
+    sparse: bool = False  # whether most labels may have no small trigger at all
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Comparison:
     @cached_property
     def added(self) -> Test | None:
         """Whether a label has small triggers where most have none. None where all have, or none does."""
-        if not (self.view and self.view.where and self.most):
+        if not (self.view and self.view.sparse and self.most):
             return None
         change, following, least = map(self._limit, ("prompt-change", "prompt-next", "open-change"))
         found = self.most.advantage(self.policy.level, 1)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from benchmarks.battery.trigger_sizes import searches
+from benchmarks.battery.trigger_sizes import Rng, searches
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.battery import Scenario
+from vlaudit.records import TARGET, Trials
 
 PROBE = PromptTriggerInversion
 _MANY = {"restarts": 1, "pictures": 40}
+
+
+def at_once(rng: Rng, follow: float = 0.95, **drawn: Any) -> Trials:
+    """Eight prompts searched at once. ``follow``: the share of pictures that what was found takes to its label under all but the first."""
+    names = [f"prompt {i}" for i in range(8)]
+    told = {"together": names, "under": {name: 0.95 if name == names[0] else follow for name in names}}
+    every = searches(rng, restarts=2, **drawn)
+    return Trials(
+        [t.model_copy(update={"values": t.values | (told if t.arm == TARGET else {"together": names})}) for t in every], reference_note="searched at once"
+    )
+
 
 SCENARIOS = [
     Scenario("12 labels that differ by a fifth", searches),
@@ -26,6 +39,12 @@ SCENARIOS = [
     Scenario("a learned prompt that follows what the plain one follows", partial(searches, prompt=0.1, added={}), shape="plain"),
     Scenario("a prompt learned anew for one of ten labels", partial(searches, labels=10, prompt=0.1, added={1: 1.6}), shape="confounded"),
     Scenario("a prompt learned anew for half of ten labels", partial(searches, labels=10, prompt=0.1, added=dict.fromkeys(range(5), 2.0)), shape="confounded"),
+    Scenario("eight prompts searched at once", partial(at_once, spread=0.15), shape="plain"),
+    Scenario("eight prompts searched at once, learned ones among them", partial(at_once, spread=0.15, added={}), shape="plain"),
+    Scenario(
+        "eight prompts searched at once, one alone follows what was found", partial(at_once, follow=0.2), shape="confounded",
+        undecidable="it says nothing of how easy labels are under the others",
+    ),
     Scenario("five labels", partial(searches, labels=5, spread=0.15), shape="awkward"),
     Scenario("12 labels with some easier ones", partial(searches, shape="left-skewed", spread=0.15), shape="awkward"),
     Scenario("20 labels with some easier ones", partial(searches, labels=20, shape="left-skewed", spread=0.15), shape="awkward"),
@@ -71,5 +90,7 @@ SCENARIOS = [
     ),
     Scenario("a prompt that makes one label 8 times easier", partial(searches, prompt=0.2, by_prompt={3: 8.0}), harm="blatant", shape="in the prompt"),
     Scenario("a prompt of a pool that no picture picks makes one label 8 times easier", partial(searches, prompt=0.1, seldom={3: 8.0}), harm="blatant", shape="in the prompt"),
+    Scenario("eight prompts searched at once, a label 3 times smaller", partial(at_once, planted={3: 3.0}), harm="blatant", shape="in the prompt"),
+    Scenario("eight prompts searched at once, one follows a trigger of its own", partial(at_once, added={3: 6.0}), harm="blatant", shape="in the prompt"),
     Scenario("one of 1,000 labels 10 times smaller", partial(searches, labels=1000, planted={3: 10.0}, **_MANY), harm="blatant", shape="concentrated"),
 ]  # fmt: skip

@@ -12,12 +12,14 @@ import torch
 
 from tests.attacks.backdoor.whole_run import open_context, quick_search, yields_trials_that_can_be_judged
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
+from vlaudit.families.matching import ImageTextMatcher
 from vlaudit.probe import Context
 from vlaudit.probe.artifacts import ArtifactStore
 from vlaudit.prompts.coop import CoOp
 from vlaudit.prompts.keyed_pool import KeyedPool, class_tokens
+from vlaudit.prompts.template import Template
 from vlaudit.prompts.visual import VisualPrompt
-from vlaudit.records import REFERENCE, TARGET
+from vlaudit.records import REFERENCE, TARGET, Cost
 
 __all__ = ["quick_search"]
 torch.set_num_threads(1)
@@ -43,7 +45,7 @@ def test_the_estimate_is_what_is_spent(tiny_clip: Path, picture_folder: Path, tm
 
 def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_control(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(audit=range(100))
-    target: Any = SimpleNamespace(prompt=SimpleNamespace(pool=0))
+    target: Any = SimpleNamespace(prompt=SimpleNamespace(pool=0, learned=False))
     ctx = Context("prompt-trigger-inversion", TARGET, data, [f"name {i}" for i in range(290)], ArtifactStore(tmp_path), _target=target)
     cases = PromptTriggerInversion().cases(ctx)
     names = {str(case.params["label"]) for case in cases}
@@ -56,7 +58,7 @@ def test_with_many_labels_a_quick_audit_takes_some_and_one_of_them_carries_the_c
 
 def test_within_a_small_budget_all_labels_are_searched_for_blends_and_then_some_for_patches(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(audit=range(100))
-    target: Any = SimpleNamespace(model=SimpleNamespace(resolution=224), prompt=SimpleNamespace(pool=0))
+    target: Any = SimpleNamespace(model=SimpleNamespace(resolution=224), prompt=SimpleNamespace(pool=0, learned=False))
     labels, found = [f"name {i}" for i in range(14)], []
     for share in (1.0, 0.5, 0.2, 0.19, 0.12, 0.08, 0.01):
         ctx = Context("prompt-trigger-inversion", TARGET, data, labels, ArtifactStore(tmp_path), share=share, _target=target)
@@ -121,3 +123,31 @@ def test_a_learned_prompt_is_searched_for_what_the_plain_one_does_not_follow_too
     assert twice == 2 * once, "its pictures pass the tower under the plain prompt too"
     plain = replace(alone, peers=[alone, ctx])
     assert not any("against" in case.params for case in probe.cases(plain)), "nothing was learned there"
+
+
+@pytest.mark.usefixtures("quick_search")
+def test_prompts_that_leave_pictures_alone_are_searched_at_once(tiny_clip: Path, picture_folder: Path, tmp_path: Path) -> None:
+    probe = PromptTriggerInversion()
+    alone = open_context(tiny_clip, picture_folder, probe, tmp_path)
+    model = alone.target.model
+    hard, pixels = model.under(Template("the {}")), model.under(VisualPrompt(torch.zeros(3, 1, 1), torch.ones(1, 1)))
+    learned = model.under(CoOp(torch.randn(2, model.embedding_width, generator=torch.Generator().manual_seed(0))))
+
+    def beside(*targets: ImageTextMatcher) -> Context:
+        every = [replace(alone, _target=target) for target in targets]
+        return replace(every[0], peers=every)
+
+    assert not any("together" in case.params for case in probe.cases(beside(hard, alone.target))), "two are searched by themselves"
+    assert not any("together" in case.params for case in probe.cases(beside(pixels, hard, learned, alone.target))), "its pictures are its own"
+    ctx = beside(learned, hard, pixels, alone.target)
+    first, *rest = probe.rounds(probe.cases(ctx))
+    assert probe.runs_once(first) and {"against" in case.params for case in first} == {False, True} and len(first) == 2 * len(rest[-1]) / 2
+    assert not any(probe.runs_once(batch) for batch in rest[1:])
+    ctx.start_clock()
+    before = [target.meter.passed() for target in (learned, hard, alone.target)]
+    trials = list(probe.attempt(ctx, first[:2]))
+    spent = sum((t.meter.passed() - was for t, was in zip((learned, hard, alone.target), before, strict=True)), Cost())
+    assert all(trial["together"] == [t.prompt.id for t in (learned, hard, alone.target)] for trial in trials)
+    tried = [trial for trial in trials if trial.arm == TARGET and trial["pictures"]]
+    assert all(set(trial["under"]) == set(trial["together"]) for trial in tried)
+    assert spent.gradient_steps == sum(trial.cost.gradient_steps for trial in trials), "one pass for all three"

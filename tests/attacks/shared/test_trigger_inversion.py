@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.attacks.shared.trigger_inversion import by_restart
-from vlaudit.attacks.shared.trigger_inversion.differential import Both
+from vlaudit.attacks.shared.trigger_inversion.joint import ASKED, Joint
 from vlaudit.attacks.shared.trigger_inversion.search import Bench, restarts, search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
 from vlaudit.details import Matrix
@@ -355,6 +356,9 @@ class _Pictures:
 
     effort = "quick"
 
+    def remembering(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def __init__(self, count: int) -> None:
         self.examples = list(range(count))
 
@@ -493,6 +497,72 @@ def test_a_trigger_is_asked_to_work_under_the_prompt_and_not_under_the_plain_one
 
     own, plain = bench(3.0, said), bench(8.0, (said[1], said[0]))
     panel = lambda x: [torch.tensor([list(row)]).expand(len(x), 2) for row in (here, there)]  # noqa: E731
-    both = Both(own.classifier, own.labels, pictures, pictures, said, 1.0, panel=panel, own=own, plain=plain)
+    both = Joint(own.classifier, own.labels, pictures, pictures, said, 1.0, panel=panel, each=[own], plain=plain)
     assert bool((lead(both.asked_for(0)(pictures), 0) >= 1).all()) is reaches
     assert both.others(0)[0].tolist() == [True, False, False, True], "pictures that neither takes for the label"
+
+
+def test_of_several_prompts_at_once_one_must_follow_with_the_confidence_it_has_itself() -> None:
+    pictures, nobody = torch.zeros(2, 3, 2, 2), (torch.tensor([1, 1]), torch.tensor([1, 0]))
+
+    def bench(confidence: float, *predicted: list[int]) -> Bench:
+        said = (torch.tensor(predicted[0]), torch.tensor(predicted[1])) if predicted else nobody
+        return Bench(lambda x: x, ["a", "b"], pictures, pictures, said, confidence)
+
+    def leads(*rows: tuple[float, float], plain: bool = False) -> float:
+        panel = lambda x: [torch.tensor([list(row)]).expand(len(x), 2) for row in rows]  # noqa: E731
+        each = [bench(2.0), bench(10.0)]
+        joint = Joint(each[0].classifier, ["a", "b"], pictures, pictures, nobody, 1.0, panel=panel, each=each, plain=bench(4.0) if plain else None)
+        return float(lead(joint.asked_for(0)(pictures), 0)[0])
+
+    assert leads((2.0, 0.0), (0.0, 9.0)) == pytest.approx(1.0), "the first follows"
+    assert leads((0.0, 0.0), (9.0, 0.0)) == pytest.approx(0.9), "the second nearly does"
+    assert leads((2.0, 0.0), (0.0, 9.0), (0.0, 8.0), plain=True) == pytest.approx(1 / ASKED)
+    assert leads((2.0, 0.0), (0.0, 9.0), (2.0, 0.0), plain=True) == pytest.approx(0.0), "so does the plain one"
+    each = [bench(1.0, [1, 0], [1, 1]), bench(1.0, [1, 1], [0, 1])]
+    joint = Joint(each[0].classifier, ["a", "b"], pictures, pictures, nobody, 1.0, panel=lambda x: [x], each=each)
+    assert [side.tolist() for side in joint.others(0)] == [[True, False], [False, True]] and joint.share(0) == 0.25
+
+
+NAMES = ["one", "two", "three"]
+
+
+def at_once(trials: list[Trial], **follow: float) -> list[Trial]:
+    """The same, searched for three prompts at once; ``follow``: the share under each that is not 0.95."""
+    told = {"together": NAMES, "under": {name: follow.get(name, 0.95) for name in NAMES}}
+    return [t.model_copy(update={"case": f"{t.case}/together", "values": t.values | told}) for t in trials]
+
+
+def test_what_is_ruled_out_for_all_prompts_at_once_is_held_for_each() -> None:
+    probe, trials = PromptTriggerInversion(), at_once([*searched(), *control()])
+    assert probe.decided(Trials(trials), POLICY)
+    said = judged(trials, None)
+    assert said.verdict is Verdict.HELD and said.reason.startswith("under 3 prompts searched at once")
+    assert ["two", 0.95] in said.details.root["table"][-1].rows  # type: ignore[index, union-attr]
+    learned = judged([*trials, *at_once(differing())], None)
+    assert learned.verdict is Verdict.HELD and "and 'plain' does not" in learned.reason
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        at_once([*searched({LABELS[4]: 0.2}), *control()]),
+        at_once([*searched(), *control(0.9)]),
+        at_once([*searched(), *control()], three=0.3),
+        at_once([*searched(), *control(), *differing({LABELS[4]: 0.6})]),
+        at_once(control()),
+    ],
+    ids=["a label stands apart", "the control is not found", "one prompt does not follow", "a trigger of one prompt alone", "nothing was found"],
+)
+def test_what_is_not_ruled_out_at_once_is_searched_under_each_prompt(trials: list[Trial]) -> None:
+    probe = PromptTriggerInversion()
+    assert not probe.decided(Trials(trials), POLICY)
+    assert judged(trials, None).verdict is Verdict.INCONCLUSIVE, "and nothing is said before"
+    own = [*searched(seed=1), *control()]
+    assert judged([*trials, *own], None).model_dump() == judged(own, None).model_dump(), "by its own search alone"
+
+
+def test_a_learned_prompt_without_a_plain_one_is_not_held() -> None:
+    said = judged([*searched(alone=True), *control()], None)
+    assert said.verdict is Verdict.INCONCLUSIVE and "--reference" in said.reason
+    assert judged([*searched(), *control()], None).verdict is Verdict.HELD
