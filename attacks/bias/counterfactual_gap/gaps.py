@@ -239,16 +239,16 @@ def thin_labels(trials: Trials, least: float) -> tuple[list[Label], int]:
     for trial in trials.target:
         key = (trial["column"], *trial["groups"], trial["label"])
         asked[key].add(trial["cluster"])
-        there[key] = trial["there"]
+        there[key] = trial.values.get("there", 0)  # older audits do not say
     for trial in trials.control(BLANK):
-        there |= {(column, first, second, label): count for column, first, second, label, count in trial["undrawn"]}
+        there |= {(column, first, second, label): count for column, first, second, label, count in trial.values.get("undrawn", [])}
     several = len({key[:3] for key in there}) > 1
     every = {
-        key: Label(f"{key[3]} ({key[1]} / {key[2]})" if several else str(key[3]), len(asked[key]), count)
+        key: Label(f"{key[3]} ({key[1]} / {key[2]})" if several else str(key[3]), len(asked[key]), max(count, len(asked[key])))
         for key, count in there.items() if key[3] is not None
     }  # fmt: skip
     few = sorted((label for label in every.values() if label.pairs < least), key=lambda label: (label.pairs, label.title))
-    return few, int(sum(min(max(label.there, label.pairs), least) for label in every.values()))
+    return few, int(sum(min(label.there, least) for label in every.values()))
 
 
 def tell_controls(claim: Claim, trials: Trials, every: list[Gap], worst: Gap, null: NDArray[np.float64]) -> None:
