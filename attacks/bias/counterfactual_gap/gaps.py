@@ -239,9 +239,11 @@ def thin_labels(trials: Trials, least: float) -> tuple[list[Label], int]:
     for trial in trials.target:
         key = (trial["column"], *trial["groups"], trial["label"])
         asked[key].add(trial["cluster"])
-        there[key] = trial.values.get("there", 0)  # older audits do not say
+        told: Any = trial.values.get("there", 0)  # older audits do not say
+        there[key] = told
     for trial in trials.control(BLANK):
-        there |= {(column, first, second, label): count for column, first, second, label, count in trial.values.get("undrawn", [])}
+        undrawn: Any = trial.values.get("undrawn", [])
+        there |= {(column, first, second, label): count for column, first, second, label, count in undrawn}
     several = len({key[:3] for key in there}) > 1
     every = {
         key: Label(f"{key[3]} ({key[1]} / {key[2]})" if several else str(key[3]), len(asked[key]), max(count, len(asked[key])))
