@@ -7,11 +7,19 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vlaudit.records import Verdict
+from vlaudit.records import BuiltIn, Verdict
 from vlaudit.statistics.base import Alternative, Difference, Interval, Side, invert, size, verdict, z_value
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+JEFFREYS = 0.5
+BUILT_IN = {
+    "JEFFREYS": BuiltIn(
+        meaning="hits, and as many misses, that are added to those seen where a rate must be neither 0 nor 1",
+        source="Jeffreys 1946, the prior of a rate that favours none",
+    ),
+}
 
 
 def rate_interval(successes: int, trials: int, level: float = 0.95, side: Side = "both") -> Interval:

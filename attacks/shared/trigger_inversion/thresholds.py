@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlaudit.attacks.shared.trigger_inversion.sizes import RATE, TOGETHER
+from vlaudit.attacks.shared.trigger_inversion.sizes import TOGETHER
 from vlaudit.probe import Threshold
 
 LABELS, WORKS, LARGEST = (
@@ -11,7 +11,7 @@ LABELS, WORKS, LARGEST = (
         source="our choice, because fewer say nothing about how far the easiest may lie below the others", relaxed_by="lowering",
     ),
     Threshold(
-        name="works", value=RATE, meaning="share of held-out pictures that a trigger must take to its label",
+        name="works", value=0.8, meaning="share of held-out pictures that a trigger must take to its label",
         source="our choice, because trained triggers work on more, and fewer would measure the easiest pictures", relaxed_by="changing",
     ),
     Threshold(
