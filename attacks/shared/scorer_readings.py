@@ -15,7 +15,7 @@ from vlaudit.probe import would_decide as about
 from vlaudit.records import Case, Cost, Trial, Trials
 from vlaudit.reporting import SCORER_ACCURACY
 from vlaudit.scorer import readable
-from vlaudit.statistics import rate_interval
+from vlaudit.statistics import MOST_NEEDED, rate_interval
 from vlaudit.statistics.misclassification import Confusion, aimed
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ DOMAIN_LIMIT = (
 WORTH = (
     10.0  # pictures of each group whose captions name it, that the labelled ones count for beside them: few are noisy
 )
-MOST_ASKED = 20_000  # pictures that a cure asks for: more would not be drawn
 LEAST_EXPLICIT, MOST_EXPLICIT = 100, 600  # pictures whose captions name a group
 _KEPT_BYTES = 200_000_000
 TOGETHER = 16  # pictures that are drawn, and remembered, together: the last bits of one hang on those beside it
@@ -384,7 +383,7 @@ def named(why: Mapping[str, str], what: str) -> str:
 
 def would_decide(needed: int | None, units: str, info: ProbeInfo, parameter: str, value: int | None) -> str:
     """How many would decide, and how to ask for them."""
-    if not needed or needed > MOST_ASKED:
+    if not needed or needed > MOST_NEEDED:
         return about(None, units)
     return f"{about(needed, units)} (--set {info.id}.{parameter}={value})"
 

@@ -58,7 +58,7 @@ EXCUSED = {
     "shared.excess": {"p < 0.0001": TOLD},
     "shared.blind_baseline": {"scale > 1e-09": ROUNDING, "spread > 1e-09": ROUNDING},
     "shared.groups": {"len(names) > 8": TOLD, "len(columns) < 2": TWO},
-    "shared.scorer_readings": {"needed > MOST_ASKED": TOLD, "read < 2": TWO, "rank >= RECOGNISED": MAKES},
+    "shared.scorer_readings": {"needed > MOST_NEEDED": TOLD, "read < 2": TWO, "rank >= RECOGNISED": MAKES},
     "shared.membership": {
         "sure.low > 0.5": GUESS, "len(names) < 2": TWO, "p < 0.01": TOLD, "size > min(len(members), len(others) // 2)": TOLD,
     },
