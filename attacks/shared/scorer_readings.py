@@ -15,7 +15,7 @@ from vlaudit.probe import would_decide as about
 from vlaudit.records import Case, Cost, Trial, Trials
 from vlaudit.reporting import SCORER_ACCURACY
 from vlaudit.scorer import readable
-from vlaudit.statistics import rate_interval
+from vlaudit.statistics import MOST_NEEDED, rate_interval
 from vlaudit.statistics.misclassification import Confusion, aimed
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ BUILT_IN = {
         source="our choice, because few pictures whose captions name a group are noisy by themselves",
     ),
 }
-MOST_ASKED = 20_000  # pictures that a cure asks for: more would not be drawn
 LEAST_EXPLICIT, MOST_EXPLICIT = 100, 600  # pictures whose captions name a group
 _KEPT_BYTES = 200_000_000
 TOGETHER = 16  # pictures that are drawn, and remembered, together: the last bits of one hang on those beside it
@@ -392,7 +391,7 @@ def named(why: Mapping[str, str], what: str) -> str:
 
 def would_decide(needed: int | None, units: str, info: ProbeInfo, parameter: str, value: int | None) -> str:
     """How many would decide, and how to ask for them."""
-    if not needed or needed > MOST_ASKED:
+    if not needed or needed > MOST_NEEDED:
         return about(None, units)
     return f"{about(needed, units)} (--set {info.id}.{parameter}={value})"
 

@@ -80,7 +80,7 @@ EXCUSED = {
         "SET_SIZES": TOLD, "min(value, 0.5)": TOLD, "np.linspace(0, 1, 51)": TOLD, "np.tile(ranks, (200, 1))": DRAWS, "range(200)": DRAWS,
         "sure.low > 0.5": GUESS,
     },
-    "shared.scorer_readings": {"MOST_ASKED": TOLD, "count // 8": DRAWS, "np.tile(own, (4, 1, 1, 1))": DRAWS},
+    "shared.scorer_readings": {"count // 8": DRAWS, "np.tile(own, (4, 1, 1, 1))": DRAWS},
     "shared.text_triggers.verdict": {"_ALIKE": "which of several strings that stand apart is named", "tried ** 3": FORMULA},
     "shared.transfer_map": {"np.quantile(ratios[np.isfinite(ratios)], [0.025, 0.975])": TOLD},
     "shared.trigger_inversion.rules": {"len(searched) <= 20": TOLD, "len(self.skipped) > 8": TOLD},
@@ -92,7 +92,7 @@ EXCUSED = {
     },
     "statistics.means": {"0.5 - tail": FORMULA, "2000000 // count": "rows that memory holds"},
     "statistics.misclassification": {"np.maximum(strength * overall[:, None] + self.own(names) + more, 0.001)": DIGITS},
-    "statistics.rates": {"4 * n": FORMULA, "8 * n": FORMULA, "needed < 1000000000.0": TOLD, "trials_to_decide(limit: int=1000000)": TOLD},
+    "statistics.rates": {"4 * n": FORMULA, "8 * n": FORMULA, "MOST_NEEDED": TOLD},
     "statistics.roc": {
         "PSEUDO / 4": FORMULA, "float(_auc_parts(positives, negatives)[0]) if size(positives) and size(negatives) else 0.5": GUESS,
         "np.minimum(t.ppf((1 + level) / 2, freedom) * np.sqrt(a + b) / (inner * (1 - inner)), 500)": DIGITS,
