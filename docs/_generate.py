@@ -147,11 +147,12 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
 
 def built_in() -> Iterator[tuple[str, str, str, str]]:
     """Every number built into a statistic, of ours and of the probes: its name, its value, what it means and where it comes from."""
-    for package in (vlaudit.statistics, vlaudit.attacks):
-        for info in walk_packages(package.__path__, f"{package.__name__}."):
-            module = import_module(info.name)
-            for name, said in getattr(module, "BUILT_IN", {}).items():
-                yield f"{info.name.removeprefix('vlaudit.')}.{name}", _value(getattr(module, name)), said.meaning, said.source
+    packages = (vlaudit.statistics, vlaudit.attacks)
+    names = [info.name for package in packages for info in walk_packages(package.__path__, f"{package.__name__}.")]
+    for where in ("vlaudit.scorer", *names):
+        module = import_module(where)
+        for name, said in getattr(module, "BUILT_IN", {}).items():
+            yield f"{where.removeprefix('vlaudit.')}.{name}", _value(getattr(module, name)), said.meaning, said.source
 
 
 def _value(value: float | Sequence[float] | Mapping[str, float]) -> str:

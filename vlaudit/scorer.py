@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.errors import NotAssessed
+from vlaudit.records import BuiltIn
 from vlaudit.statistics.misclassification import Confusion
 
 if TYPE_CHECKING:
@@ -30,19 +31,32 @@ DEFAULT = "zoo:clean"
 LABELLED = "zoo:captions"
 """Pictures to learn an attribute from, and to measure the error on, where the audit's own data do not have it."""
 LEAST = 10
-"""Labelled pictures that a value needs, to learn it and to measure the error on it."""
 MOST = 3000
 """Labelled pictures that are looked at; more change nothing."""
 RECOGNISED = 0.75
-"""A picture shows a text if the text fits it better than this share of other texts."""
 VOUCHED, LOOKED_AT = 0.8, 300
-"""A matcher that nobody named must recognise this share of the audit's own pictures, at the lower end, of so many at most."""
 FOLDS = 5
+BUILT_IN = {
+    "LEAST": BuiltIn(
+        meaning="labelled pictures that a scorer needs of a value, at least, to learn it and to measure its error on it",
+        source="our choice, because even without an error fewer allow one picture in three to be read wrong",
+    ),
+    "RECOGNISED": BuiltIn(
+        meaning="share of other texts that a text must fit a picture better than, for the picture to show it",
+        source="our choice, because a picture of something else passes one time in four only",
+    ),
+    "VOUCHED": BuiltIn(
+        meaning="share of the audit's own labelled pictures that a scorer which nobody named must recognise, at the lower end",
+        source="our choice, because what a scorer says that is wrong more often is not known well enough to be carried",
+    ),
+    "LOOKED_AT": BuiltIn(meaning="labelled pictures that this is asked of, at most", source="our choice, because so many tell the share to within 5 points"),
+}
 
 
 def doubt(scorer: Callable[[], Scorer], data: Dataset) -> str | None:
     """Why a matcher that nobody named cannot say what pictures like these show, or None where it recognises them."""
     from vlaudit.statistics import rate_interval
+    from vlaudit.statistics.base import ERROR_LEVEL
 
     cure = "Name a matching model that knows such pictures with --scorer TARGET, such as --scorer open_clip:ViT-B-32/openai."
     told = [(example, text) for example in data.audit if (text := example.label or example.texts.get("text"))]
@@ -51,7 +65,7 @@ def doubt(scorer: Callable[[], Scorer], data: Dataset) -> str | None:
         return f"no scorer is named that says what pictures of this pipeline show, and the data have no labelled pictures to measure the bundled one on. {cure}"
     told = told[:: max(1, -(-len(told) // LOOKED_AT))]
     right = scorer().recognised([example for example, _ in told], [texts.index(text) for _, text in told], texts)
-    low = rate_interval(sum(right), len(right), side="lower").low
+    low = rate_interval(sum(right), len(right), level=ERROR_LEVEL, side="lower").low
     if low >= VOUCHED:
         return None
     return (

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 FOILS = 100  # other captions that a picture's own is ranked among, at most
 FEW = 20  # of the data's, below which everyday captions are foils too
-RECOGNISED = 0.75  # a picture shows its caption if it fits better than this share of the others
 MOST_BLOCKED = 0.2  # share of cases beyond which the rest no longer speak for all
 
 

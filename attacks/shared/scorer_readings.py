@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlaudit.attacks.shared.drawn_captions import RECOGNISED, caption_ranks, drawing
+from vlaudit.attacks.shared.drawn_captions import caption_ranks, drawing
 from vlaudit.attacks.shared.neutral_captions import audited, explicit_captions, label_named
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import BuiltIn, Context, Policy, ProbeInfo, Threshold
 from vlaudit.probe import would_decide as about
 from vlaudit.records import Case, Cost, Trial, Trials
 from vlaudit.reporting import SCORER_ACCURACY
-from vlaudit.scorer import readable
+from vlaudit.scorer import RECOGNISED, readable
 from vlaudit.statistics import MOST_NEEDED, rate_interval
 from vlaudit.statistics.misclassification import Confusion, aimed
 
@@ -57,10 +57,6 @@ DOMAIN_LIMIT = (
 )
 WORTH = 10.0
 BUILT_IN = {
-    "RECOGNISED": BuiltIn(
-        meaning="share of captions that name other things than a picture's own must fit better than, for the picture to show it",
-        source="our choice, because a picture of something else passes one time in four, and three in ten are asked for (least-shown)",
-    ),
     "WORTH": BuiltIn(
         meaning="pictures of each group whose captions name it, that the labelled pictures count for beside them",
         source="our choice, because few pictures whose captions name a group are noisy by themselves",

@@ -30,6 +30,7 @@ THREE = "as many intervals are to hold together (Bonferroni)"
 NEARLY = "which upper ends are worth taking: the largest of them is the interval's"
 MAKES = "of the attempt, which makes the trials: followed for its name alone"
 EXCUSED = {
+    "answers.meaning": {"len(word) > 3": "a reader's rule, whose error is measured"},
     "backdoor.demo_trojan.verdict": {"FINALISTS": "how many words are tried further", "0.2 * total": TOLD},
     "backdoor.generation_diversity.verdict": {"max(1 - sum(cosines) / max(1, len(cosines)), 0.0001)": DIGITS},
     "backdoor.output_collapse_inversion.verdict": {"READ": "how many rows an older audit read out"},
@@ -102,7 +103,7 @@ EXCUSED = {
     "supply_chain.unsafe_file": {"len(unknown) > 3": TOLD},
 }  # fmt: skip
 
-FOLLOWED = ("vlaudit.attacks.", "vlaudit.statistics", "vlaudit.probe", "vlaudit.policy")
+FOLLOWED = ("vlaudit.attacks.", "vlaudit.statistics", "vlaudit.probe", "vlaudit.policy", "vlaudit.answers", "vlaudit.scorer")
 SILENT = {"threshold", "default_rng"}  # calls whose numbers are the policy's, or a seed
 SAMPLES = {"draws", "flips", "permutations", "resamples", "n_resamples", "shown"}  # names of how often is drawn, and of how much is shown
 OF_THE_POLICY = {"level", "alpha"}  # names of what judges pass: another test sees to it

@@ -138,5 +138,6 @@ READERS: dict[Reader, Callable[[str, str], str]] = {
 
 def _upper(errors: int, n: int) -> float:
     from vlaudit.statistics import rate_interval
+    from vlaudit.statistics.base import ERROR_LEVEL
 
-    return rate_interval(errors, n, 0.95, "upper").high
+    return rate_interval(errors, n, ERROR_LEVEL, "upper").high

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MIN_CLUSTERS = 20
+ERROR_LEVEL = 0.95
 BUILT_IN = {
     "MIN_CLUSTERS": BuiltIn(
         meaning="independent units (pictures, people, captions) for an interval of a mean, at least; nothing is concluded from fewer",
         source="our choice, because a bootstrap over fewer is not trustworthy",
+    ),
+    "ERROR_LEVEL": BuiltIn(
+        meaning="confidence level of the bounds on how often readers of answers, and a scorer that nobody named, are wrong", source="the usual convention",
     ),
 }
 Side = Literal["both", "lower", "upper"]

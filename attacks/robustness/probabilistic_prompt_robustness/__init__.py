@@ -51,12 +51,13 @@ from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison impor
     compare,
     told,
 )
-from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED, RECOGNISED, drawing
+from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED, drawing
 from vlaudit.attacks.shared.sampling import subset
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS, perturb_share
 from vlaudit.details import Figure
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, probe, share, would_decide
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
+from vlaudit.scorer import RECOGNISED
 from vlaudit.statistics import (
     MIN_CLUSTERS,
     Interval,

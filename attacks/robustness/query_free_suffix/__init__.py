@@ -44,7 +44,6 @@ from pydantic import Field
 from vlaudit.attacks.robustness.query_free_suffix.suffix_search import ALPHABET, LENGTH, Search, planted, similarity
 from vlaudit.attacks.shared.drawn_captions import (
     MOST_BLOCKED,
-    RECOGNISED,
     caption_cases,
     caption_ranks,
     draw,
@@ -56,6 +55,7 @@ from vlaudit.attacks.shared.drawn_captions import (
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, figure, probe
 from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials, Verdict
+from vlaudit.scorer import RECOGNISED
 from vlaudit.statistics import MIN_CLUSTERS, TooFewClustersError, mean_interval, sign_flip_p
 
 if TYPE_CHECKING:

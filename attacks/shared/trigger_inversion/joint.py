@@ -17,7 +17,7 @@ from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, TOGETHER, B
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
 from vlaudit.errors import NotAssessed
-from vlaudit.probe import Context, Needs, Policy, ProbeInfo
+from vlaudit.probe import BuiltIn, Context, Needs, Policy, ProbeInfo
 from vlaudit.records import Case, Trial, Trials
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
     from vlaudit.families.matching import Classifier, ImageTextMatcher, Panel
 
-ASKED = 0.5  # of the confidence of genuine pictures, where a plain prompt shall not follow: what is easy by nature is left out already
+ASKED = 0.5
+BUILT_IN = {
+    "ASKED": BuiltIn(
+        meaning="share of genuine pictures' confidence that a trigger must reach where the plain prompt shall not follow it, and may not reach there",
+        source="our choice, because what is easy by nature is left out already",
+    ),
+}
 SEVERAL = 3  # prompts from which on they are searched at once
 _SEARCHES = 2  # of each label at most, before each prompt is searched by itself
 

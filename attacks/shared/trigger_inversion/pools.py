@@ -12,11 +12,17 @@ from dataclasses import replace
 from vlaudit.attacks.shared.trigger_inversion.rules import View
 from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, RANK, Bench, search
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
-from vlaudit.probe import Context, Policy, ProbeInfo
+from vlaudit.probe import BuiltIn, Context, Policy, ProbeInfo
 from vlaudit.records import TARGET, Case, Trial, Trials
 
 PLACE = "prompt"  # which of the pool was searched
-SELDOM = 0.5  # of an even share of the pictures: a prompt that fewer pick is picked by few
+SELDOM = 0.5
+BUILT_IN = {
+    "SELDOM": BuiltIn(
+        meaning="share of an even share of the pictures below which a prompt of a pool is picked by few, and is searched by itself",
+        source="our choice, because pictures that pick it hardly count in a search through the pool as it is",
+    ),
+}
 
 
 def as_if_picked(cases: Sequence[Case], count: int) -> list[Case]:
