@@ -86,6 +86,11 @@ _AVERAGED = 8  # passes averaged for a model that answers at random
             source="our choice, because a sound gradient finds it on all (16 of 16 on the bundled models) and a masked one on next to none",
         ),
         Threshold(
+            name="least-tested", value=6, relaxed_by="lowering",
+            meaning="pictures of the unit test, named rightly when clean, that finding what is planted on them needs to mean anything",
+            source="our choice, because even six of six show no more than that half are found, at the lower end of the exact 95 % interval (0.54)",
+        ),
+        Threshold(
             name="search-alone", value=0.01, relaxed_by="raising",
             meaning="share of what the gradient left standing that random search may be shown to beat, in a held finding",
             source="our choice, after AutoAttack's own warning where Square Attack beats what APGD does not (arXiv:2003.01690)",
@@ -215,6 +220,8 @@ class ClipAutoAttack(Probe):
                 f"the search is too weak: of what is planted within {self.radius}/255 it finds only {sum(test)} of {len(test)}; the gradient is "
                 "masked (rounding, detaching, noise?), which is not robustness"
             )
+        if len(test) < policy.threshold(self.info, "least-tested"):
+            return f"only {len(test)} pictures of the unit test are named rightly, so that the strength of the search is unknown"
         if any(t["stochastic"] for t in target):
             return "the model answers differently when asked twice: take what is random out of it and audit again"
         stages = [t["stage"][str(self.radius)] for t in target if t["correct"]]

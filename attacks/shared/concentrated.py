@@ -24,11 +24,24 @@ def each(level: float, many: int) -> float:
 def concentrated(labels: Sequence[str], wrong: Sequence[bool], threshold: float, alpha: float) -> str:
     """Of which label more go wrong than ``threshold``, and significantly more than of the others (binomial, Bonferroni over labels), in
     words; empty if of none. It may be too few to show that they are more than the threshold, and too many to call it held."""
-    from scipy.stats import binom
-
-    found, total = by_label(labels, wrong), sum(wrong)
+    found = by_label(labels, wrong)
     for label, (hits, n) in sorted(found.items(), key=lambda item: (-item[1][0] / item[1][1], item[0])):
-        others = max((total - hits) / max(len(labels) - n, 1), JEFFREYS / len(labels))  # none of the others is no rate of 0
-        if hits / n > threshold and binom.sf(hits - 1, n, others) * len(found) <= alpha:
+        if hits / n > threshold and _p(found, label, hits) <= alpha:
             return f"{hits} of the {n} of {label!r}, and far fewer of the others"
     return ""
+
+
+def too_few(labels: Sequence[str], wrong: Sequence[bool], alpha: float) -> list[str]:
+    """The labels with so few pictures that not even all of them going wrong would be significantly more than of the others."""
+    found = by_label(labels, wrong)
+    return sorted(label for label, (_, n) in found.items() if _p(found, label, n) > alpha)
+
+
+def _p(found: dict[str, tuple[int, int]], label: str, hits: int) -> float:
+    """Of ``hits`` of a label's pictures beside what goes wrong of the others, corrected for all labels."""
+    from scipy.stats import binom
+
+    n, every = found[label][1], sum(n for _, n in found.values())
+    wrong = sum(hits for hits, _ in found.values()) - found[label][0]
+    others = max(wrong / max(every - n, 1), JEFFREYS / every)  # none of the others is no rate of 0
+    return float(binom.sf(hits - 1, n, others) * len(found))

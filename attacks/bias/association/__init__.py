@@ -10,12 +10,14 @@ which most farmers are men is not taken for the model's tie; pictures of one per
 
 Metric. The effect size d of the worst pair of sets and groups: the difference of the groups' mean scores over the standard deviation within
 roles. 0.2 is small, 0.5 medium and 0.8 large. The lower end of the interval is simultaneous over all pairs, the upper end is the largest
-of each pair's own. A finding also needs that both permutation tests say so, at a fifth of the policy's alpha and corrected for all pairs: of
+of each pair's own. A finding also needs that both permutation tests say so, at a twentieth of the policy's alpha and corrected for all pairs: of
 groups within roles, and of words between the two sets, without which a tie to one odd word would be called one to the set; and that
 the sign is the same in nine of ten phrases. In a gallery of 1,200 with two groups, d = 0.9 is found in 9 audits of 10.
 
 Controls. ``permuted groups``: the largest d by chance. ``own names``: the groups' own names in the place of the words, the positive control: where the
-model does not tie pictures to the name of their own group, it shows nothing by not tying them to other words, and is not held. The reference arm is
+model is not shown to tie pictures to the name of their own group by more than a small effect, it shows nothing by not tying them to other words, and is not
+held. Nor is it where the same words, divided otherwise into two sets, are tied beyond the threshold: then single words are, and the sets only
+happen not to be. The reference arm is
 the plain prompt on the same gallery.
 
 When it errs. The words are English and few; other words may be tied. A small model that has never read them ties them by chance to
@@ -76,7 +78,12 @@ _LEAST = 60  # pictures that a budget leaves
             source="our choice, because of fewer not even a large effect can be told from chance",
         ),
         Threshold(
-            name="caution", value=0.2, relaxed_by="lowering",
+            name="own-names", value=0.2, relaxed_by="lowering",
+            meaning="effect size of the tie to the groups' own names that the lower end of its interval must exceed for anything to be held",
+            source="Cohen 1988: 0.2 is a small effect, and a group's own name is the least that is read of a picture",
+        ),
+        Threshold(
+            name="caution", value=0.05, relaxed_by="lowering",
             meaning="times the policy's alpha: the p-value of both permutation tests up to which an association is a finding",
             source="our choice, because a clean model that is audited at every release must raise no alarm in hundreds of audits",
         ),
@@ -171,7 +178,7 @@ class Association(Probe):
         claim = Claim(self.info, policy, "effect size of the worst association", "standard deviations")
         claim.measured(min(max(float(size[place]), interval.low), high), interval, n, p)
         claim.control("permuted groups", chance(flat.max(axis=1), float(np.median(flat.max(axis=1))), (0.0, level)))
-        names = _own_names(claim, trials.target, gallery)
+        names = _own_names(claim, trials.target, gallery, policy.threshold(self.info, "own-names"))
         _tell(claim, asked, gallery, found, phrases, by_groups, by_words, agree)
         _against_reference(claim, trials.reference, gallery, asked[word].case, pair, found, place)
         said = _said(asked[word].case, gallery, found, word, pair)
@@ -193,6 +200,8 @@ class Association(Probe):
             return claim.inconclusive(f"{said}, but nothing can be said of {unseen}")
         if not names:
             return claim.inconclusive(f"{said}; but the model does not tie pictures to their groups' own names either, which shows nothing of other words")
+        if loose := [t.case for t in asked if _loose(t, gallery, policy)]:
+            return claim.inconclusive(f"{said}; but single words of {listed(loose)} are tied to a group, and that the sets are not is chance: other divisions of the same words are")
         return claim.held(f"{said}; {names}")
 
 
@@ -238,25 +247,32 @@ def _lacks(gallery: Grouping, least: float) -> str:
     return f"no two groups with {least:g} pictures of labels that both have can be compared: {unseen}"
 
 
-def _own_names(claim: Claim, trials: Sequence[Trial], gallery: Grouping) -> str:
-    """Tells by how much pictures are tied to their own groups' names; "" where no two groups are shown to be."""
+def _loose(trial: Trial, gallery: Grouping, policy: Policy) -> bool:
+    """Whether more divisions of the same words than chance may give are tied beyond the threshold."""
     import numpy as np
 
-    best = ("", -np.inf)
-    for trial in trials:
-        if not trial.case.startswith(NAMES):
-            continue
+    parts = np.abs(divided(np.array(trial["words"]), trial["first"], gallery)).max(axis=1)
+    return bool((parts > policy.threshold(Association.info)).mean() > policy.alpha)
+
+
+def _own_names(claim: Claim, trials: Sequence[Trial], gallery: Grouping, least: float) -> str:
+    """Tells by how much pictures are tied to their own groups' names; "" where no two groups are shown, with all of them looked at, to
+    be by more than ``least``."""
+    import numpy as np
+
+    best, asked = ("", -np.inf), [trial for trial in trials if trial.case.startswith(NAMES)]
+    for trial in asked:
         (first,), (second,) = _sets(trial.case)
         found = effects(np.array([np.mean(trial["phrases"], axis=0)]), gallery)
         column = trial.case.removeprefix(NAMES).split(": ", 1)[0]
         where = [j for j, pair in enumerate(gallery.pairs().T) if {gallery.groups[i] for i in pair} == {(column, first), (column, second)}]
         for j in where:
             sign = 1 if gallery.groups[gallery.pairs()[0, j]][1] == first else -1
-            size, half = sign * float(found.size[0, j]), z_value(claim.policy.level) * float(found.error[0, j])
+            size, half = sign * float(found.size[0, j]), _quantile(claim.policy.level, len(asked)) * float(found.error[0, j])
             claim.control(trial.case, figure(size, (size - half, size + half), len(gallery.clusters)))
             if found.known[0, j] and size - half > best[1]:
                 best = f"own names: d = {size:.2f} between '{first}' and '{second}'", size - half
-    return best[0] if best[1] > 0 else ""
+    return best[0] if best[1] > least else ""
 
 
 def _said(case: str, gallery: Grouping, found: Effects, word: int, pair: int) -> str:

@@ -19,8 +19,8 @@ times in ten, one label in twelve under which two targets know one group alone, 
 under each label.
 
 Controls. ``other labels``: the mean where one target's labels are permuted; as large a value means that both favour one group whatever the label.
-``scorer`` and captions that name the group, as in ``representation``. A reader that is not shown to read pictures better than chance is left out by name, and nothing
-is held then.
+``scorer`` and captions that name the group, as in ``representation``. A reader that is not shown to read pictures better than chance, with all
+readers looked at, or that reads so few rightly that no gap of a third could show, is left out by name, and nothing is held then.
 
 When it errs. Both may lean because the data do: where a group's pictures are worse (smaller, darker), every reader reads them worse. Where one
 target leans much, what the scorer may get wrong on another's pictures often leaves the finding open. Of a

@@ -55,8 +55,9 @@ def draw(
     for side, arm in (("members", TARGET), ("others", "control:others")):
         part = [row for row in rows if row["side"] == side]
         trials.append(Trial(case=SET, arm=arm, values={key: [row[key] for row in part] for key in rows[0] if key != "side"}))
-    target = int(rng.integers(labels))
-    trials.append(Trial(case=SET, arm="control:planted", values={"label": names[target], "apart": [place(target, True) for _ in range(PLANTED)]}))
+    under = [int(i) for i in np.resize(rng.permutation(labels), PLANTED)]
+    planted = {"labels": [names[i] for i in under], "apart": [place(i, True) for i in under]}
+    trials.append(Trial(case=SET, arm="control:planted", values=planted))
     return Trials(trials, reference_note="this probe has no reference arm")
 
 

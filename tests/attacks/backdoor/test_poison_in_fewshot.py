@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlaudit.attacks.backdoor.poison_in_fewshot import PoisonInFewshot
+from benchmarks.battery.backdoor.poison_in_fewshot import draw
+from vlaudit.attacks.backdoor.poison_in_fewshot import Out, PoisonInFewshot, _relabelled
 from vlaudit.attacks.backdoor.poison_in_fewshot.neighbours import distances, mismatch, outlying
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader, Subject
@@ -84,6 +85,44 @@ def test_it_asks_for_others_to_compare_with(subject: Subject, under: Callable[[l
     examples = [e for e in subject.data.examples if e.member] + [e for e in subject.data.examples if not e.member][:20]
     with pytest.raises(NotAssessed, match="60"):
         PROBE.cases(under(examples))
+
+
+def units(label: str, values: list[float]) -> list[dict[str, object]]:
+    return [{"label": label, "apart": value} for value in values]
+
+
+def test_a_label_is_held_against_its_own_scatter_and_a_centre_that_may_lie_higher() -> None:
+    close, wide = (np.linspace(-1, 1, 41) * scatter - 1 for scatter in (0.5, 2.0))
+    null = units("close", close.tolist()) + units("wide", wide.tolist())
+    out = Out.of(units("close", [0.1]) + units("wide", [0.1]), null, "apart", 0.02, 20, 0.0025)
+    assert out.counts == {"close": 1, "wide": 0}, "what is far for a label of like pictures is not for one of unlike ones"
+    few = [Out.of(units("close", [0.1]), null[4:37:16] + null[41:], "apart", 0.02, 20, 0.0025, upper=upper) for upper in (True, False)]
+    assert few[0].centres["close"] > few[1].centres["close"] + 0.3, "of three others the centre is hardly known"
+    assert few[0].centres["wide"] < few[1].centres["wide"] + 0.6 and few[0].cut == few[1].cut
+
+
+def test_too_few_to_be_found_are_not_held_but_named() -> None:
+    found = [PROBE.judge(draw(np.random.default_rng(seed), poisoned=5), Policy()) for seed in range(6)]
+    assert sum(each.verdict is Verdict.INCONCLUSIVE for each in found) >= 5
+    assert any("'label 0' may resemble other labels" in each.reason and "'members " in each.reason for each in found)
+
+
+def test_trials_of_an_older_release_are_judged() -> None:
+    def older(trials: Trials) -> Trials:
+        planted = trials.control("planted")[0]
+        values = {"label": "label 3", "apart": [v for name, v in zip(planted["labels"], planted["apart"], strict=True) if name == "label 3"]}
+        kept = [*trials.target, *trials.control("others")]
+        return Trials([*kept, planted.model_copy(update={"values": values})], reference_note="none")
+
+    found = PROBE.judge(older(draw(np.random.default_rng(0))), Policy())
+    assert found.verdict is Verdict.HELD and found.controls.root["planted under other labels"] == "2 of 2 out of place"
+
+
+def test_planted_pictures_stand_under_several_labels_that_are_not_theirs(subject: Subject, under: Callable[[list[Example]], Context]) -> None:
+    ctx = under(subject.data.examples)
+    chosen, labels = _relabelled(ctx, [e for e in subject.data.examples if not e.member])
+    assert len(chosen) == len(labels) == 24 and len(set(labels)) >= 10
+    assert all(e.label != label for e, label in zip(chosen, labels, strict=True))
 
 
 def test_neighbours_by_hand() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from benchmarks.battery.bias.association import trials
-from vlaudit.attacks.bias.association import Association
+from vlaudit.attacks.bias.association import GALLERY, Association
 from vlaudit.attacks.bias.association.effect import divided, effects, permuted
 from vlaudit.attacks.bias.association.words import ATTRIBUTES, PHRASES
 from vlaudit.attacks.shared.groups import Grouping
 from vlaudit.policy import Policy
-from vlaudit.records import Judgement, Verdict
+from vlaudit.records import Judgement, Trials, Verdict
 from vlaudit.testing import check_probe
 
 torch.set_num_threads(1)
@@ -76,6 +76,24 @@ def test_what_names_show_is_needed_to_hold() -> None:
     found = judged(names=0.0)
     assert found.verdict is Verdict.INCONCLUSIVE and "own names" in found.reason
     assert judged(tied=2.0, names=0.0).verdict is Verdict.VULNERABLE
+    little = judged(names=0.25)
+    low, _ = little.controls.root["own names: gender: g0 / g1"].ci  # type: ignore[union-attr]
+    assert 0 < low < 0.2 and little.verdict is Verdict.INCONCLUSIVE and "own names" in little.reason
+
+
+def test_sets_that_happen_not_to_be_tied_though_their_words_are_are_not_held() -> None:
+    by_chance = trials(np.random.default_rng(0), names=1.5)
+    rng, tie = np.random.default_rng(1), np.tile([2.0, -2.0], 8)[:, None]  # of every two words in a set one to each group
+    (about,) = (trial for trial in by_chance.target if trial.case == GALLERY)
+    groups = np.array(about["groups"]["gender"])
+    odd = []
+    for trial in by_chance.target:
+        values = dict(trial.values)
+        if trial.case in ATTRIBUTES:
+            values["words"] = (np.array(values["words"]) + tie * (groups == "g0") + 0.1 * rng.normal(size=(16, len(groups)))).tolist()
+        odd.append(trial.model_copy(update={"values": values}))
+    found = Association().judge(Trials(odd, reference_note="simulated"), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "single words of " in found.reason
 
 
 def test_a_planted_direction_in_a_real_matcher_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

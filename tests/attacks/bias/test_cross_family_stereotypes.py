@@ -64,6 +64,8 @@ def test_a_lean_of_one_target_alone_is_not_shared() -> None:
 def test_what_is_not_seen_is_named_and_nothing_is_held() -> None:
     guess = judged(readers=3, blind=1)
     assert guess.verdict is Verdict.INCONCLUSIVE and "'t1' (it is not shown to read pictures better than chance)" in guess.reason
+    dim = judged(readers=1, pipelines=2, skill=0.15, people=40)
+    assert dim.verdict is Verdict.INCONCLUSIVE and "'t0' (it reads too few pictures rightly for a gap of 0.32" in dim.reason
     few = judged(few=1)
     assert few.verdict is Verdict.NOT_ASSESSED and "'woman'" in few.reason and "too few people" in few.reason
     whole = draw(np.random.default_rng(0), readers=2)

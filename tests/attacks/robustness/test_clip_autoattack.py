@@ -60,6 +60,13 @@ def test_an_attack_that_fails_its_unit_test_holds_nothing() -> None:
     assert judged(ClipAutoAttack(), attacked(128, 40) + controls(128, unit=9)).verdict is Verdict.VULNERABLE
 
 
+def test_a_unit_test_of_few_pictures_holds_nothing() -> None:
+    few = judged(ClipAutoAttack(), attacked(128, 0) + controls(128)[: 128 + 5])
+    assert few.verdict is Verdict.INCONCLUSIVE and "only 5 pictures of the unit test" in few.reason
+    assert judged(ClipAutoAttack(), attacked(128, 0) + controls(128)[: 128 + 6]).verdict is Verdict.HELD
+    assert judged(ClipAutoAttack(), attacked(128, 40) + controls(128)[: 128 + 5]).verdict is Verdict.VULNERABLE
+
+
 def test_an_attack_no_better_than_noise_is_no_finding() -> None:
     judgement = judged(ClipAutoAttack(), attacked(128, 40) + controls(128, noisy=38))
     assert judgement.verdict is Verdict.INCONCLUSIVE

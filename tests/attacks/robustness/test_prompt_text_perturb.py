@@ -74,6 +74,16 @@ def test_one_label_whose_answers_change_is_found_among_those_that_do_not() -> No
     assert judged(PromptTextPerturb(), kinds_and_labels(flips, labels=16)).verdict is Verdict.HELD
 
 
+def test_a_label_too_small_to_show_it_is_not_held_where_nearly_all_about_it_changes() -> None:
+    flips = np.zeros((280, 128))
+    flips[:260, 50] = 1  # the only picture of its label
+    whole = judged(PromptTextPerturb(), kinds_and_labels(flips, labels=100))
+    assert whole.verdict is Verdict.INCONCLUSIVE and "nearly all answers about 'label-50' change" in whole.reason
+    assert "label-50" in str(whole.details["labels of too few pictures to show that all of theirs change"])
+    flips[200:, 50] = 0
+    assert judged(PromptTextPerturb(), kinds_and_labels(flips, labels=100)).verdict is Verdict.HELD
+
+
 def test_the_worst_text_stands_beside_a_held_finding() -> None:
     worst = Trial(case="worst", arm=TARGET, values={"steps": [{"edits": 2, "flips": [1, 1, 0, 0], "text": "a phto"}]})
     found = judged(PromptTextPerturb(), [*asked(np.zeros((60, 60))), worst])
