@@ -153,6 +153,23 @@ def test_groups_that_meet_only_a_third_one_are_no_pass() -> None:
     assert found.verdict is Verdict.INCONCLUSIVE and "side 'man' and 'third'" in found.reason
 
 
+def test_one_label_of_twelve_in_common_says_nothing_of_the_groups() -> None:
+    his, hers = ({"cook": 60} | {f"{i}-{end}": 55 for i in range(11)} for end in ("er", "ess"))
+    made = shared(his, hers, {"man": 0.9, "woman": 0.1})
+    found = GroupPerformance().judge(made, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "side 'man' and 'woman' (9% and 9% of their pictures are of labels in common)" in found.reason
+    assert "'cook' is named correctly 80% less often" in found.reason
+    lenient = Policy(thresholds={"group-performance.least-common": 0.05})
+    assert GroupPerformance().judge(made, lenient).verdict is Verdict.VULNERABLE
+    third = Trials([*made, *(Trial(case=f"z{i}", arm=TARGET, values=answer(f"z{i}", "third", "0-er", i < 5)) for i in range(60))])
+    found = GroupPerformance().judge(third, Policy())  # a third group whose one label is a twelfth of the men's
+    assert found.verdict is Verdict.INCONCLUSIVE and "side 'man' and 'third' (8% and 100%" in found.reason
+    his["cook"], hers["cook"] = 300, 300  # a third of each
+    found = GroupPerformance().judge(shared(his, hers, {"man": 0.9, "woman": 0.1}), Policy())
+    assert found.verdict is Verdict.VULNERABLE
+
+
 def test_opposite_gaps_of_two_labels_do_not_cancel() -> None:
     made = [
         Trial(case=f"{group}{label}{i:03}", arm=TARGET, values=answer(f"{group}{label}{i}", group, label, i < 100 * share))
