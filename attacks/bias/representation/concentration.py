@@ -115,6 +115,7 @@ class Row:
     value: float
     low: float  # simultaneous over all rows
     high: float
+    most: float  # the upper end that a single caption, or group, is asked about
     p: float  # max-T over all rows
 
     @property
@@ -160,7 +161,8 @@ class Row:
         return f"captions that leave {attribute} open show, all together, {most}"
 
 
-def rows_of(by_attribute: list[Shares], level: float) -> list[Row]:
+def rows_of(by_attribute: list[Shares], level: float, doubt: float) -> list[Row]:
+    """``doubt``: the probability that is left beyond the upper end that a single caption, or group, is asked about."""
     import numpy as np
 
     observed = np.concatenate([own.values for own in by_attribute])
@@ -171,10 +173,9 @@ def rows_of(by_attribute: list[Shares], level: float) -> list[Row]:
         for place in own.places:
             value, draws, spread = own.row(place)
             low, _ = bounds(value, draws, tail / len(observed))
-            # What is held is held for itself; half the tail makes up for the few pictures of a caption's first lot. That a single
-            # caption or group is not nearly alone is asked of one side.
+            # What is held is held for itself; half the tail makes up for the few pictures of a caption's first lot.
             _, high = bounds(value, draws, 2 * tail if spread is None else tail / 2, spread=spread)
-            found.append(Row(own, place, value, low, high, next(p)))
+            found.append(Row(own, place, value, low, high, bounds(value, draws, doubt)[1], next(p)))
     return found
 
 
