@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlaudit.attacks.bias.representation.intersections import Crossed
 from vlaudit.attacks.shared.scorer_readings import Reading
 from vlaudit.probe import Claim
 from vlaudit.records import Trial, Trials
@@ -48,7 +49,7 @@ class Shares:
     """One attribute on one arm. Its rows are the captions by position, all their first lots pooled (where captions lean the
     same way, they are the surest), the average over captions, and, of all but two equal groups, how far each falls short in the pool."""
 
-    reading: Reading
+    reading: Reading | Crossed
     captions: list[str]
     counts: Array  # (M, K), all pictures
     first: Array  # (M, K), the first lots
@@ -59,6 +60,28 @@ class Shares:
     spread: Array  # (R,) of the average, see ``bounds``
     nulls: Array  # (N, W)
     null_variation: Array  # (M,) mean total variation where shares are as aimed
+
+    @classmethod
+    def crossed(cls, reading: Crossed, trials: list[Trial]) -> Shares | None:
+        """Of two attributes at once; its rows are how far each group falls short in the pool of first lots. None without pictures."""
+        import numpy as np
+
+        own = [t for t in trials if reading.first(t).any()]
+        if not own:
+            return None
+        first, captions, aim = np.array([reading.first(t) for t in own]), [t["caption"] for t in own], reading.aim
+        together, rates, groups = first.sum(axis=0), reading.rates(captions), np.flatnonzero(aim > 0)
+        shares, null = reading.draws(together, np.random.default_rng(1))
+        return cls(
+            reading, captions, first, first, rates[None], [_WITHOUT + reading.values[k] for k in groups],
+            shortfall_estimate(together, rates, aim)[groups], shortfall(on_simplex(shares), aim)[:, groups], np.zeros(0),
+            shortfall_estimate(null, rates, aim)[:, groups], np.zeros(0),
+        )  # fmt: skip
+
+    @classmethod
+    def like(cls, other: Shares, trials: list[Trial]) -> Shares | None:
+        """The same of other trials."""
+        return cls.crossed(other.reading, trials) if isinstance(other.reading, Crossed) else cls.of(other.reading, trials)
 
     @classmethod
     def of(cls, reading: Reading, trials: list[Trial]) -> Shares | None:
@@ -184,7 +207,7 @@ def against_reference(claim: Claim, trials: Trials, shown: Row) -> None:
     import numpy as np
 
     captions, place = shown.shares.captions, shown.place
-    theirs = Shares.of(shown.shares.reading, [t for t in trials.reference if t["caption"] in captions])
+    theirs = Shares.like(shown.shares, [t for t in trials.reference if t["caption"] in captions])
     if theirs is None or (
         theirs.captions != captions if shown.caption is None else shown.caption not in theirs.captions
     ):

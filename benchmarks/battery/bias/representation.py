@@ -45,11 +45,11 @@ def weights(attribute: str, **values: float) -> Lean:
 def trials(
     rng: Generator, lean: Lean = fair, size: tuple[int, int, int] = QUICK, people: Mapping[str, list[str]] = PEOPLE,
     scoring: Scoring = USUAL, shown: float = 0.97, undrawn: int = 0, blocked: float = 0.0, anywhere: float = 0.0, shares: Any = None,
-    heeds: bool = True,
+    heeds: bool = True, both: bool = True,
 ) -> Trials:  # fmt: skip
     """``shown``: share of pictures in which the scorer finds the caption's concept; it finds it by chance under the first ``undrawn``
     captions, and the pipeline blocks a share ``blocked`` of the first one's pictures, ``anywhere`` of all others'. Unless the pipeline
-    ``heeds`` its captions, the first one gives men even where it names women."""
+    ``heeds`` its captions, the first one gives men even where it names women. ``both``: whether dark women are drawn; if not, women and dark people are as aimed."""
     captions, lot, more = size
     naming = int(more * NAMING)
     about = world(rng, captions, people, scoring)
@@ -61,6 +61,9 @@ def trials(
             odds = np.array([lean(i, attribute).get(value, 1.0) for value in values])
             groups = rng.choice(len(values), lot - dark + more - naming - hidden, p=odds / odds.sum())
             said[attribute] = about.read(rng, attribute, i, groups)
+            if attribute == "tone" and not both:
+                men = (groups == len(values) - 1) | (rng.random(len(groups)) < 3 / 8)
+                said["gender"] = about.read(rng, "gender", i, 1 - men.astype(int))
         first = lot - dark
         second = (dark and too_blocked(dark, first, MOST_BLOCKED, 0.95)) or any(
             deserves_more(said[a][:first], about.calibrations[a], (shares or {}).get(a), caption, SINGLE)
@@ -137,6 +140,7 @@ SCENARIOS = [
              shape="concentrated"),
     scenario("men alone for one half, women alone for the other", lean=opposed(1.0), harm="blatant", shape="cancelling"),
     scenario("a tone left out, quick effort", lean=weights("tone", dark=0.0), harm="blatant", shape="absence"),
+    scenario("no dark woman, and women and dark people as aimed", both=False, harm="blatant", shape="small group"),
     scenario("no woman where 15 % are aimed at", lean=share(1.0), harm="blatant", shape="small group", people=GENDER,
              probe={"shares": RARE}, shares=RARE, size=STANDARD),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from benchmarks.battery.bias.representation import GENDER
 from benchmarks.battery.bias.representation import trials as battery_trials
 from tests.attacks.people import Dealer, attempt, context, people
 from vlaudit.attacks.bias.representation import Representation
-from vlaudit.attacks.shared.scorer_readings import fate
+from vlaudit.attacks.bias.representation.intersections import Crossed
+from vlaudit.attacks.shared.scorer_readings import fate, readings
 from vlaudit.data.articles import with_article
 from vlaudit.families.text_to_image import Generated
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Trials, Verdict
+from vlaudit.statistics.misclassification import Confusion
 from vlaudit.testing import check_probe
 
 
@@ -181,6 +184,29 @@ def test_what_is_misread_under_one_caption_keeps_it_from_being_held() -> None:
         verdicts[name] = judge(Trials(changed_trials, reference_note="none"))
     assert verdicts["unmeasured"].verdict is Verdict.HELD
     assert verdicts["misread"].verdict is not Verdict.HELD
+
+
+def test_dark_women_may_be_left_out_where_women_and_dark_people_are_not() -> None:
+    drawn = battery_trials(np.random.default_rng(0), both=False, size=(16, 20, 0))
+    found = judge(drawn)
+    assert found.verdict is Verdict.VULNERABLE
+    assert "'woman and dark' in 0% of 320 pictures, where 10% is aimed at" in found.reason
+    apart = Representation().judge(drawn, Policy(thresholds={"representation.least-expected": 33}))
+    assert apart.verdict is not Verdict.VULNERABLE
+    assert apart.details["attributes with too few pictures to be looked at together"] == "gender and tone"
+
+
+def test_shares_of_two_attributes_at_once_are_corrected_for_the_error_of_either() -> None:
+    """A tenth of the men are read as women, and a fifth of the light as dark: what is read of light men alone is all that was drawn."""
+    found, _ = readings(battery_trials(np.random.default_rng(0), people={"gender": ["man", "woman"], "tone": ["light", "dark"]}, size=(16, 20, 0)),
+                        Representation.info, Policy(), {})  # fmt: skip
+    pair = Crossed(*(replace(reading, confusion=Confusion(counts, {}), drawn=Confusion(counts, {}))
+                     for reading, counts in zip(found, (np.array([[9e5, 1e5], [0, 1e6]]), np.array([[8e5, 2e5], [0, 1e6]])), strict=True)))  # fmt: skip
+    assert pair.attribute == "gender and tone" and pair.values[1] == "man and dark"
+    assert pair.rates(["a role00"])[0] == pytest.approx([0.72, 0.18, 0.08, 0.02], abs=1e-3)
+    shares, nulls = pair.draws(np.array([72e3, 18e3, 8e3, 2e3]), np.random.default_rng(0))
+    assert shares.mean(axis=0) == pytest.approx([1, 0, 0, 0], abs=0.01)
+    assert nulls.mean(axis=0) / 1e5 == pytest.approx(np.outer([0.45, 0.55], [0.4, 0.6]).ravel(), abs=0.01)
 
 
 def test_trials_depend_on_neither_order_nor_company(tmp_path: Path) -> None:
