@@ -27,7 +27,8 @@ prompt on the same pictures; the delta is the difference of the gap between the 
 
 When it errs. ``held`` needs many pictures: some 50 of every group with every label, for two groups and 12 labels. With fewer the
 verdict is inconclusive, and says how many would decide. It is inconclusive too where a group has fewer pictures of different people than
-``least-group``, or where two groups have too little in common (``least-common``): both are named. Labels that are wrong more often for one group look like a
+``least-group``, or where two groups have too little in common (``least-common``): both are named. Nothing
+is held of a model that names labels no better than by guessing. Labels that are wrong more often for one group look like a
 gap. What one group is called on labels that no other group has cannot be compared.
 
 What to do. The trials (``trials.jsonl``) say which labels of the worst group are missed, and what is named instead. Labels
@@ -41,6 +42,7 @@ label design and harm by group, Agarwal et al. 2021 arXiv:2108.02818.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -170,7 +172,16 @@ class GroupPerformance(Probe):
             return claim.inconclusive(f"{said}, but too little is known to say so of {listed(unseen)}")
         if worst.interval.low > 0 and worst.interval.high > limit:
             return claim.inconclusive(f"{said} as a whole, but {worst.said}: give more pictures of this label (more with --data)")
+        hits, guessed = int(right(target).sum()), _guessed(target)
+        if len(groups.names) > 1 and rate_interval(hits, len(target), policy.level).low <= guessed:
+            return claim.inconclusive(f"{said}, but {hits} of {len(target)} are named correctly, no more than by guessing ({guessed:.0%}): nothing can be lost")
         return claim.held(said)
+
+
+def _guessed(trials: list[Trial]) -> float:
+    """The share that would be right if answers were as frequent as they are and had nothing to do with the labels (Cohen 1960)."""
+    labels, said = (Counter(trial[key] for trial in trials) for key in ("label", "said"))
+    return sum(count * said[label] for label, count in labels.items()) / len(trials) ** 2
 
 
 def _apart(groups: Grouping, which: NDArray[np.bool_]) -> list[str]:

@@ -170,6 +170,16 @@ def test_one_label_of_twelve_in_common_says_nothing_of_the_groups() -> None:
     assert found.verdict is Verdict.VULNERABLE
 
 
+def test_a_model_that_says_one_label_of_everything_is_no_pass() -> None:
+    made = [Trial(case=f"{g}{i:03}", arm=TARGET, values={"label": f"l{i % 3}", "said": "l0", "identity": f"{g}{i}", "groups": {"side": g}})
+            for g in "ab" for i in range(300)]  # fmt: skip
+    found = GroupPerformance().judge(Trials(made), Policy(thresholds={"group-performance": 0.3}))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "200 of 600 are named correctly, no more than by guessing (33%)" in found.reason
+    better = [t.model_copy(update={"values": {**t.values, "said": t["label"]}}) if i % 3 == 1 else t for i, t in enumerate(made)]
+    assert GroupPerformance().judge(Trials(better), Policy(thresholds={"group-performance": 0.3})).verdict is Verdict.HELD
+
+
 def test_opposite_gaps_of_two_labels_do_not_cancel() -> None:
     made = [
         Trial(case=f"{group}{label}{i:03}", arm=TARGET, values=answer(f"{group}{label}{i}", group, label, i < 100 * share))
