@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from vlaudit.statistics.rates import JEFFREYS
+
 
 def by_label(labels: Sequence[str], wrong: Sequence[bool]) -> dict[str, tuple[int, int]]:
     """How many pictures of each label go wrong, of how many."""
@@ -26,7 +28,7 @@ def concentrated(labels: Sequence[str], wrong: Sequence[bool], threshold: float,
 
     found, total = by_label(labels, wrong), sum(wrong)
     for label, (hits, n) in sorted(found.items(), key=lambda item: (-item[1][0] / item[1][1], item[0])):
-        others = max((total - hits) / max(len(labels) - n, 1), 0.5 / len(labels))  # none of the others is no rate of 0
+        others = max((total - hits) / max(len(labels) - n, 1), JEFFREYS / len(labels))  # none of the others is no rate of 0
         if hits / n > threshold and binom.sf(hits - 1, n, others) * len(found) <= alpha:
             return f"{hits} of the {n} of {label!r}, and far fewer of the others"
     return ""
