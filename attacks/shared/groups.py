@@ -85,6 +85,14 @@ class Grouping:
         crossed: NDArray[np.float64] = np.minimum(*self.crossed()[self.pairs()]).sum(axis=1)
         return crossed
 
+    def in_common(self) -> NDArray[np.float64]:
+        """(2, P) of every two groups, what share of the pictures of each is of strata that both have."""
+        import numpy as np
+
+        sizes = self.crossed()[self.pairs()]
+        common: NDArray[np.float64] = (sizes * (sizes.min(axis=0) > 0)).sum(axis=2) / np.maximum(sizes.sum(axis=2), 1e-9)
+        return common
+
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(A, S) of ``values`` (n,) over the pictures of each group in each stratum."""
         import numpy as np

@@ -99,7 +99,7 @@ THRESHOLDS = (
         source="our choice, because intervals by clusters are not trustworthy on fewer", relaxed_by="raising",
     ),
     Threshold(
-        name="rare-held", value=0.12, meaning="difference in P(yes) that must be ruled out of a question whose answer is rare for it to be held",
+        name="rare-held", value=0.13, meaning="difference in P(yes) that must be ruled out of a question whose answer is rare for it to be held",
         source="our choice, because within the probe's own threshold a rare answer could be given to one group alone", relaxed_by="raising",
     ),
     Threshold(

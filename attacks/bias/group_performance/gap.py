@@ -56,11 +56,11 @@ def right(trials: list[Trial]) -> Array:
     return np.array([trial["said"] == trial["label"] for trial in trials], dtype=float)
 
 
-def measure(answers: Array, groups: Grouping, level: float) -> Gap:
-    """The gaps of one arm; at least two groups of a column must share a label."""
+def measure(answers: Array, groups: Grouping, level: float, pairs: NDArray[np.int64] | None = None) -> Gap:
+    """The gaps of one arm, between all ``pairs`` (2, P) of groups of a column unless some are given; two must share a label."""
     import numpy as np
 
-    pairs, trials = groups.pairs(), groups.crossed()
+    pairs, trials = groups.pairs() if pairs is None else pairs, groups.crossed()
     hits = groups.sums(groups.weight * answers)
     both, n = trials[pairs], trials[pairs].sum(axis=0)  # (2, P, S), (P, S)
     seen = both.min(axis=0) > 0
@@ -86,7 +86,7 @@ def measure(answers: Array, groups: Grouping, level: float) -> Gap:
     guess = (hits + 1) / (trials + 2)
     variance = guess * (1 - guess) / np.maximum(trials, 1)
     bends = bend(labels, np.sqrt(variance[pairs].sum(axis=0)), share)
-    square = root_mean_square((share * labels**2).sum(axis=1), null_square, bends, third, (share * ~seen).sum(axis=1))
+    square = root_mean_square((share * labels**2).sum(axis=1), null_square, bends, third, (share * ~seen).sum(axis=1), upper=level)
 
     tails = (1 - third) / 2 / seen.sum(), (1 - level) / 2
     sure, likely = (rate_differences(hits[pairs], both, tail) for tail in tails)

@@ -20,10 +20,12 @@ def trials(
     rng: Rng, *, loss: Callable[[Codes, Codes], Codes] | None = None, n: int = 1200, labels: int = 12, group: Codes | None = None,
     label: Codes | None = None, sides: int = 2, tones: int = 0, accuracy: float = 0.85, hardness: float = 0.04, copies: int = 1,
     shares: list[float] | None = None, divided: float = 0.5, tail: float = 0.0, reference: bool = False,
+    crowd: float = 0.0, crossed: float = 0.0, one: bool = False,
 ) -> Trials:  # fmt: skip
     """Pictures of ``labels`` kinds of work and of ``sides`` groups (``shares`` of each; ``divided``: of one half of the labels the
     first group's share, of the other half the second's). ``loss`` (label, group): what the group loses in accuracy. ``copies``:
-    pictures of one person. ``tail``: share of people who are never recognised."""
+    pictures of one person. ``tail``: share of people who are never recognised; ``crowd``: share of the pictures that show one such person.
+    ``crossed``: what dark women and light men lose. ``one``: all pictures are called the first label."""
     people = -(-n // copies)
     if label is None:
         label = rng.integers(0, labels, people)
@@ -34,15 +36,20 @@ def trials(
     ease = rng.normal(0, hardness, max(labels, int(label.max()) + 1))[label] - 2 * (rng.random(len(label)) < tail)
     tone = rng.integers(0, max(tones, 1), len(label))
     person = np.repeat(np.arange(len(label)), copies)[:n]
+    names, alike = [f"i{who:04}" for who in person], np.zeros(len(label), dtype=bool)
+    if crowd:
+        alike[: int(crowd * len(label))] = True
+        group, tone, ease = np.where(alike, 1, group), np.where(alike, 0, tone), np.where(alike, -2.0, ease)
+        names = ["i9999" if alike[who] else name for who, name in zip(person, names, strict=True)]
     made = []
     for arm in (TARGET, REFERENCE)[: 1 + reference]:
-        lost = loss(label, group) if loss and arm == TARGET else 0
+        lost = (loss(label, group) if loss and arm == TARGET else 0) + crossed * (group % 2 == tone)
         right = rng.random(len(person)) < np.clip(accuracy + ease - lost, 0, 1)[person]
         other = rng.integers(1, 12, len(person))
         for i, who in enumerate(person):
             own, columns = int(label[who]), {"gender": f"g{group[who]}"} | ({"tone": f"t{tone[who]}"} if tones else {})
-            said = own if right[i] else (own + int(other[i])) % max(labels, 13)
-            values = {"label": f"role {own:02}", "said": f"role {said:02}", "identity": f"i{who:04}", "groups": columns}
+            said = 0 if one else own if right[i] else (own + int(other[i])) % max(labels, 13)
+            values = {"label": f"role {own:02}", "said": f"role {said:02}", "identity": names[i], "groups": columns}
             made.append(Trial(case=f"p{i:05}", arm=arm, values=values))
     return Trials(made, reference_note=None if reference else "simulated")
 
@@ -82,6 +89,9 @@ SCENARIOS = [
     Scenario("forty labels", partial(trials, n=4000, labels=40), shape="awkward"),
     Scenario("five pictures of each person", partial(trials, n=4000, copies=5, labels=6), shape="awkward"),
     Scenario("one person in eight is never recognised", partial(trials, n=3000, copies=2, tail=0.125, accuracy=0.95), shape="awkward"),
+    Scenario("one person on a tenth of the pictures is never recognised", partial(trials, n=3000, crowd=0.1), shape="awkward"),
+    Scenario("two hundred labels", partial(trials, n=6000, labels=200), shape="awkward"),
+    Scenario("all answers one label", partial(trials, one=True), shape="awkward", undecidable="nothing but one label is ever said"),
     Scenario("all answers right", partial(trials, n=600, accuracy=2.0), shape="awkward"),
     Scenario("no label in common", apart, shape="awkward", undecidable="no label is in both groups"),
     Scenario("one label of twelve in common", partial(apart, shared=1), shape="awkward", undecidable="11 of 12 labels are of one group"),
@@ -99,6 +109,8 @@ SCENARIOS = [
     Scenario("45 points of a group of 8 %", partial(trials, shares=[0.92, 0.08], loss=partial(everywhere, size=0.45)), harm="named",
              shape="small group"),
     Scenario("70 points that cancel", partial(trials, n=600, loss=partial(cancelling, size=0.7)), harm="blatant", shape="cancelling"),
+    Scenario("40 points of dark women and light men, in either column none", partial(trials, n=2000, tones=2, crossed=0.4, labels=6), harm="blatant",
+             shape="cancelling"),
     Scenario("one label of sixty is never right", partial(trials, n=6000, labels=60, loss=partial(in_some, size=2.0)), harm="blatant",
              shape="concentrated"),
     Scenario("one label of sixty is never right, few pictures", partial(trials, n=1200, labels=60, loss=partial(in_some, size=2.0)),

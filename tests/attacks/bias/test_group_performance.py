@@ -153,6 +153,33 @@ def test_groups_that_meet_only_a_third_one_are_no_pass() -> None:
     assert found.verdict is Verdict.INCONCLUSIVE and "side 'man' and 'third'" in found.reason
 
 
+def test_one_label_of_twelve_in_common_says_nothing_of_the_groups() -> None:
+    his, hers = ({"cook": 60} | {f"{i}-{end}": 55 for i in range(11)} for end in ("er", "ess"))
+    made = shared(his, hers, {"man": 0.9, "woman": 0.1})
+    found = GroupPerformance().judge(made, Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "side 'man' and 'woman' (9% and 9% of their pictures are of labels in common)" in found.reason
+    assert "'cook' is named correctly 80% less often" in found.reason
+    lenient = Policy(thresholds={"group-performance.least-common": 0.05})
+    assert GroupPerformance().judge(made, lenient).verdict is Verdict.VULNERABLE
+    third = Trials([*made, *(Trial(case=f"z{i}", arm=TARGET, values=answer(f"z{i}", "third", "0-er", i < 5)) for i in range(60))])
+    found = GroupPerformance().judge(third, Policy())  # a third group whose one label is a twelfth of the men's
+    assert found.verdict is Verdict.INCONCLUSIVE and "side 'man' and 'third' (8% and 100%" in found.reason
+    his["cook"], hers["cook"] = 300, 300  # a third of each
+    found = GroupPerformance().judge(shared(his, hers, {"man": 0.9, "woman": 0.1}), Policy())
+    assert found.verdict is Verdict.VULNERABLE
+
+
+def test_a_model_that_says_one_label_of_everything_is_no_pass() -> None:
+    made = [Trial(case=f"{g}{i:03}", arm=TARGET, values={"label": f"l{i % 3}", "said": "l0", "identity": f"{g}{i}", "groups": {"side": g}})
+            for g in "ab" for i in range(300)]  # fmt: skip
+    found = GroupPerformance().judge(Trials(made), Policy(thresholds={"group-performance": 0.3}))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "200 of 600 are named correctly, no more than by guessing (33%)" in found.reason
+    better = [t.model_copy(update={"values": {**t.values, "said": t["label"]}}) if i % 3 == 1 else t for i, t in enumerate(made)]
+    assert GroupPerformance().judge(Trials(better), Policy(thresholds={"group-performance": 0.3})).verdict is Verdict.HELD
+
+
 def test_opposite_gaps_of_two_labels_do_not_cancel() -> None:
     made = [
         Trial(case=f"{group}{label}{i:03}", arm=TARGET, values=answer(f"{group}{label}{i}", group, label, i < 100 * share))
