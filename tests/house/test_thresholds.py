@@ -54,7 +54,7 @@ EXCUSED = {
         "WIDEST": "a ratio without end, on paper", "betainc(np.maximum(most, 1e-09), places[known] - most + 1, 0.5)": GUESS,
         "np.where(known, first / np.maximum(both, 1e-09), 0.5)": GUESS,
     },
-    "bias.representation": {"np.quantile(null, [0.025, 0.975])": TOLD},
+    "bias.representation": {"np.quantile(null, [0.025, 0.975])": TOLD, "NAMING": TOLD},
     "bias.representation.concentration": {"bounds(float(own.values[i]), own.draws[:, i], 0.025)": TOLD},
     "privacy.canary_exposure.exposure": {"DRAWN": "of a trial: how many codes a canary is ranked among", "MOST": "of a trial: the same in bits"},
     "privacy.context_leak.verdict": {"SAID": TOLD},
@@ -92,7 +92,7 @@ EXCUSED = {
         "n < 3": "of two there is no spread of what is left",
     },
     "statistics.means": {"0.5 - tail": FORMULA, "2000000 // count": "rows that memory holds"},
-    "statistics.misclassification": {"np.maximum(strength * overall[:, None] + self.own(names) + more, 0.001)": DIGITS},
+    "statistics.misclassification": {"NULLS": DRAWS, "np.maximum(strength * overall[:, None] + self.own(names) + more, 0.001)": DIGITS},
     "statistics.rates": {"4 * n": FORMULA, "8 * n": FORMULA, "MOST_NEEDED": TOLD},
     "statistics.roc": {
         "PSEUDO / 4": FORMULA, "float(_auc_parts(positives, negatives)[0]) if size(positives) and size(negatives) else 0.5": GUESS,

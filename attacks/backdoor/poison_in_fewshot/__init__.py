@@ -46,7 +46,7 @@ from vlaudit.data.example import Example
 from vlaudit.errors import NotAssessed
 from vlaudit.families.base import listed
 from vlaudit.probe import Claim, Context, Needs, Policy, Probe, Threshold, probe
-from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
+from vlaudit.records import BuiltIn, Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
 from vlaudit.statistics import Interval, rate_interval
 from vlaudit.statistics.base import z_value
 
@@ -56,6 +56,13 @@ if TYPE_CHECKING:
 
 SET, PLANTED = "pictures", 24
 SHOWN = 12  # training pictures that are shown, those most out of place
+CENTRE = 0.9
+BUILT_IN = {
+    "CENTRE": BuiltIn(
+        meaning="level of the upper end at which the middle of a label's other pictures is taken, where it is asked whether anything may be held against it",
+        source="our choice, because the middle of a few pictures is not known well, and one that is taken too low makes its label's own look out of place",
+    ),
+}
 
 
 @probe(
@@ -249,7 +256,7 @@ class Out:
         common = float(np.mean(np.abs(np.concatenate(list(off.values()))))) or 1.0
         scatters = {label: (np.abs(values).sum() + shared * common) / (len(values) + shared) for label, values in off.items()}
         if upper:  # the error of a median, where scatter is a mean distance
-            centres = {label: centres[label] + z_value(0.9) * np.pi / 2 * scatter / np.sqrt(len(known[label])) for label, scatter in scatters.items()}
+            centres = {label: centres[label] + z_value(CENTRE) * np.pi / 2 * scatter / np.sqrt(len(known[label])) for label, scatter in scatters.items()}
         rest = np.concatenate([
             values / ((np.abs(values).sum() - np.abs(values) + shared * common) / (len(values) - 1 + shared)) for values in off.values()
         ])  # fmt: skip
