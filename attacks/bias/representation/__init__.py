@@ -196,7 +196,7 @@ class Representation(Probe):
         first = draw(ctx, [caption] * lot, seeds[:lot])
         pictures = [image for image in first if image is not None]
         said, seen = read(by_attribute, pictures), len(pictures)
-        blocked, pairs = lot - seen, dict[str, Any]()
+        blocked, pairs = lot - seen, dict[str, list[list[str]]]()
         single, most = (next(t.value for t in self.info.thresholds if t.name == name) for name in ("single", "most-blocked"))
         if (blocked and too_blocked(blocked, seen, most, _LEVEL)) or any(
             deserves_more(said[a], r.calibration, self.shares.get(a), caption, single) for a, r in by_attribute.items()
@@ -303,8 +303,8 @@ def deserves_more(
 
 def _read(trial: Trial) -> int:
     """Pictures among which the blocked ones were counted: those of the first lot alone in older audits."""
-    shows = trial.values.get("shows")
-    return len(shows) if isinstance(shows, list) and shows and "pairs" in trial.values else int(trial["first"])
+    counted: Any = trial.values.get("shows") if "pairs" in trial.values else None
+    return len(counted or ()) or trial["first"]
 
 
 def _as_aimed(shown: Row) -> Figure:

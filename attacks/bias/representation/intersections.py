@@ -59,7 +59,7 @@ class Crossed:
         prior = AIMED * said.mean(axis=0).ravel()
         drawn = dirichlet(np.broadcast_to(counts + prior, (DRAWS, len(counts))), rng).reshape(said.shape)
         shares = np.linalg.solve(two.swapaxes(1, 2), np.linalg.solve(one.swapaxes(1, 2), drawn).swapaxes(1, 2)).swapaxes(1, 2)
-        nulls = said[:NULLS].reshape(NULLS, -1)
+        nulls = said[:NULLS].reshape(-1, len(counts))
         return shares.reshape(DRAWS, -1), rng.multinomial(int(counts.sum()), nulls / nulls.sum(axis=1, keepdims=True)).astype(float)
 
     def first(self, trial: Trial) -> Array:
