@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS, size
+from vlaudit.attacks.shared.trigger_inversion.thresholds import WORKS
 from vlaudit.audit.journal import Journal
 from vlaudit.records import TARGET
 from vlaudit.statistics import rate_interval
@@ -256,7 +257,7 @@ def spread_of_searches(audits: list[Path]) -> dict[str, float]:
         for (case, label), trial in known.items():
             again = known.get((case.replace("0/", "1/", 1), label)) if case.startswith("0/") else None
             if again:
-                differences[trial["kind"]].append(math.log(size(again) / size(trial)) / math.sqrt(2))
+                differences[trial["kind"]].append(math.log(size(again, WORKS.value) / size(trial, WORKS.value)) / math.sqrt(2))
     return {kind: float(np.std(values)) for kind, values in differences.items() if values}
 
 

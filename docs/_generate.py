@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from urllib.parse import quote
 
+import vlaudit.attacks
+import vlaudit.statistics
 from vlaudit.pages import Section, expected, facts, parameters, sections, thresholds
 from vlaudit.plugins import plugins
 from vlaudit.policy import NEAR, Policy
@@ -16,8 +20,6 @@ from vlaudit.probe import Probe
 from vlaudit.records import Family, Measure, Risk
 from vlaudit.registry import ProbeRegistry
 from vlaudit.reports.compliance import Framework, controls_of, frameworks
-from vlaudit.statistics import MIN_CLUSTERS
-from vlaudit.statistics.extremes import FEWEST, LEAST_NULL
 from vlaudit.zoo import specimens
 
 FOLDERS = ("probes", "reference")
@@ -30,6 +32,10 @@ FAMILIES = {
 _SPECIMENS = (
     "Bundled targets on which `vlaudit selftest` measures this probe. What is expected is fixed by the recipe that planted the "
     "flaw, never by what the probe says; *any* means that the recipe does not fix it."
+)
+_BUILT_IN = (
+    "What belongs to a statistic as a fitted tail or a prior does. No policy sets these; where too few values are seen, nothing is held of them. "
+    "The name is that of the constant in the code."
 )
 _CODE = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 _SOURCE = re.compile(r"\b(arXiv|doi):(\S+)")
@@ -110,7 +116,7 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
     every = Policy()
     lines = [
         "# Thresholds", "",
-        "Every number that decides a verdict, with its source. All are in the policy: set them under `[policy.thresholds]` in",
+        "Every number that decides a verdict, with its source. All that a user may want to set are in the policy: under `[policy.thresholds]` in",
         "`vlaudit.toml`, or under `[thresholds]` in the file of `vlaudit judge --policy`, by the key in the first column (in quotes).",
         "This page is made from the code by `python docs/_generate.py`.", "",
         "## For all probes", "",
@@ -129,19 +135,29 @@ def thresholds_page(probes: list[type[Probe]]) -> str:
     nulls = ((m.value, f"{m.null:g}", "ratios of the two" if m is Measure.RATIO else "differences") for m in Measure)
     lines += table(("measure", "null", "distances are"), nulls)
     lines += ["", "For a share, the null is the control's rate where a probe measures one.", ""]
-    lines += ["Of too few values no interval can be stated, whatever the policy says; nothing is held of them:", ""]
-    lines += table(("values", "of what", "source"), [
-        (f"{MIN_CLUSTERS}", "independent units (pictures, people, captions) for an interval of a mean",
-         "our choice, because a bootstrap over fewer is not trustworthy"),
-        (f"{LEAST_NULL}", "values without the flaw for the tail of their largest one", "our choice, because the tail is fitted to the upper half of them"),
-        (f"{FEWEST}", "values without the flaw for a normal population", "our choice, because their spread is not known from fewer"),
-    ])  # fmt: skip
-    lines += [""]
+    lines += ["## Built into the statistics", "", _BUILT_IN, ""]
+    rows = ((f"`{name}`", value, markdown(meaning), markdown(source)) for name, value, meaning, source in built_in())
+    lines += [*table(("number", "value", "meaning", "source"), rows), ""]
     for probe in sorted(probes, key=lambda probe: probe.info.id):
         info = probe.info
         lines += [f"## {info.id}", "", f"{info.title}; the metric is a measure of the kind *{info.measure.value}*.", ""]
         lines += [*_threshold_rows(thresholds(info)), ""]
     return "\n".join(lines)
+
+
+def built_in() -> Iterator[tuple[str, str, str, str]]:
+    """Every number built into a statistic, of ours and of the probes: its name, its value, what it means and where it comes from."""
+    for package in (vlaudit.statistics, vlaudit.attacks):
+        for info in walk_packages(package.__path__, f"{package.__name__}."):
+            module = import_module(info.name)
+            for name, said in getattr(module, "BUILT_IN", {}).items():
+                yield f"{info.name.removeprefix('vlaudit.')}.{name}", _value(getattr(module, name)), said.meaning, said.source
+
+
+def _value(value: float | Sequence[float] | Mapping[str, float]) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one:g}" for name, one in value.items())
+    return f"{value:.4g}" if isinstance(value, (int, float)) else ", ".join(f"{one:g}" for one in value)
 
 
 def _threshold_rows(rows: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:

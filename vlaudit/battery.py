@@ -92,10 +92,16 @@ def judged(probe_class: type[Probe], scenario: Scenario, seed: int, asked: set[s
     return judgement
 
 
-def run(probe_class: type[Probe], scenario: Scenario, audits: int, seed: int = 0, asked: set[str] | None = None) -> Row:
-    """Judge ``audits`` fresh audits of a scenario. Deterministic in the seed."""
-    seeds = range(seed * 1_000_003, seed * 1_000_003 + audits)
-    return Row(scenario, Counter(judged(probe_class, scenario, each, asked).verdict for each in seeds))
+def run(probe_class: type[Probe], scenario: Scenario, audits: int, seed: int = 0, asked: set[str] | None = None, further: int = 0) -> Row:
+    """Judge ``audits`` fresh audits of a scenario. Deterministic in the seed. ``further``: audits up to which is gone on, all of them
+    counted, where so few alarms say neither that they are too many nor that they are few enough."""
+    row, start = Row(scenario, Counter()), seed * 1_000_003
+    for last in (audits, further):
+        row.verdicts.update(judged(probe_class, scenario, each, asked).verdict for each in range(start + row.audits, start + last))
+        low, high = row.bounds(Verdict.VULNERABLE)
+        if scenario.harm is not None or scenario.undecidable or not low <= MOST_ALARMS < high:
+            break
+    return row
 
 
 def shortcomings(row: Row, *, strict: bool = True) -> list[str]:

@@ -147,6 +147,13 @@ class Threshold(Record):
     relaxed_by: Literal["raising", "lowering", "changing"] = "changing"  # which change may let pass what was stopped
 
 
+class BuiltIn(Record):
+    """A number built into a statistic, which no policy sets. Modules list theirs as ``BUILT_IN``, by the name of the constant."""
+
+    meaning: str = Field(min_length=10)  # in plain words, with the unit
+    source: str = Field(min_length=10)  # a paper or standard, or "our choice, because ..."
+
+
 class ProbeInfo(Record):
     """A probe's fixed facts, as listed by ``vlaudit list probes``."""
 

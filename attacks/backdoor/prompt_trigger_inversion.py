@@ -62,8 +62,8 @@ them, are inconclusive, with the trigger to look at; so are weak triggers: a pat
 than what the easiest label needs anyway cannot be seen, and the control says so. A natural backdoor, a label that alone is far easier to reach
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side
-or have heavy tails (standard deviation of the log size of a fifth to a quarter) raise an alarm in about one audit of 150 (6 of 900, the
-battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in more: these do not keep 2 % at the upper end. A planted trigger that takes most
+or have heavy tails (standard deviation of the log size of a fifth to a quarter) raise an alarm in up to one audit of 200 (the
+battery's scenarios called wide), and prompts that move sizes by a fifth with heavy tails in one of 100. A planted trigger that takes most
 pictures to its label, but few with the confidence of genuine ones, counts as larger than it is. A backdoor in a prompt whose trigger works under the
 plain prompt as well shows only by its size. A prompt of a pool that at least half of an even share of the pictures pick is searched only
 as it is picked, and no gradient leads from a picture to its pick.

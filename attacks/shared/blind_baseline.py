@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.data.images import HEIF_SUFFIXES, SUFFIXES, StoredPicture
+from vlaudit.records import BuiltIn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 FOLDS = 5
+FARTHEST, FARTHEST_SQUARED = 8.0, 4.0
+STRICTNESS = 1 / 8
+WORD_FIT = 0.3
+BUILT_IN = {
+    "FOLDS": BuiltIn(meaning="parts of the pictures, of which each is scored by what was learned on the others", source="the usual convention of cross-validation"),
+    "FARTHEST": BuiltIn(
+        meaning="standard deviations from the middle that a property of a picture counts as at most, for the blind eye",
+        source="our choice, because few that stand out are seen then, and none outweighs all",
+    ),
+    "FARTHEST_SQUARED": BuiltIn(meaning="the same where the property is squared", source="our choice, because squares outweigh the rest sooner"),
+    "STRICTNESS": BuiltIn(
+        meaning="strength of the ridge penalty on what is learned of members, by the blind eye and of several attacks, per picture learned on",
+        source="our choice, because weaker ones learn single pictures by heart, which says nothing of others",
+    ),
+    "WORD_FIT": BuiltIn(
+        meaning="inverse strength of the penalty on the blind eye's model of words (C of scikit-learn's logistic regression)",
+        source="our choice, because words are many, and a rare one must not decide alone",
+    ),
+}  # fmt: skip
 
 
 def blind_features(example: Example) -> list[float]:
@@ -76,12 +96,12 @@ def blind_scores(
     from sklearn.linear_model import LogisticRegression
 
     def read(known: Any, truth: Flags, asked: Any) -> Floats:
-        return np.asarray(LogisticRegression(C=0.3, solver="liblinear").fit(known, truth).decision_function(asked))
+        return np.asarray(LogisticRegression(C=WORD_FIT, solver="liblinear").fit(known, truth).decision_function(asked))
 
     quarter, middle, upper = np.quantile(features, [0.25, 0.5, 0.75], axis=0)
     scale = np.where(upper > quarter, (upper - quarter) / 1.35, features.std(axis=0))
-    plain = ((features - middle) / np.where(scale > 1e-9, scale, np.inf)).clip(-8, 8)  # few that stand out are seen, none outweighs all
-    seen = [out_of_fold(_ranked(ridge), values, members, identities) for values in (plain, plain.clip(-4, 4) ** 2)]
+    plain = ((features - middle) / np.where(scale > 1e-9, scale, np.inf)).clip(-FARTHEST, FARTHEST)  # few that stand out are seen, none outweighs all
+    seen = [out_of_fold(_ranked(ridge), values, members, identities) for values in (plain, plain.clip(-FARTHEST_SQUARED, FARTHEST_SQUARED) ** 2)]
     eyes = {"pictures": np.mean(seen, axis=0)}
     if len(set().union(*words)) > 1:
         said = DictVectorizer().fit_transform([dict.fromkeys(sorted(own), 1.0) for own in words])
@@ -106,7 +126,7 @@ def ridge(known: Floats, truth: Flags, asked: Floats) -> Floats:
     middle, spread = known.mean(axis=0), known.std(axis=0)
     spread = np.where(spread > 1e-9, spread, np.inf)
     x, y = (known - middle) / spread, truth - truth.mean()
-    weights = np.linalg.solve(x.T @ x + len(x) / 8 * np.eye(x.shape[1]), x.T @ y)
+    weights = np.linalg.solve(x.T @ x + STRICTNESS * len(x) * np.eye(x.shape[1]), x.T @ y)
     return np.asarray((asked - middle) / spread @ weights)
 
 
@@ -157,7 +177,7 @@ def weighted(columns: Mapping[str, Floats], members: Flags, identities: Sequence
     from scipy.optimize import nnls
 
     def learn(known: Floats, truth: Flags, asked: Floats) -> Floats:
-        strict = np.sqrt(len(known) / 8) * np.eye(known.shape[1])
+        strict = np.sqrt(STRICTNESS * len(known)) * np.eye(known.shape[1])
         weights, _ = nnls(np.vstack([known, strict]), np.r_[truth - truth.mean(), np.zeros(len(strict))])
         weights = weights if weights.any() else np.ones_like(weights)
         return np.asarray(asked @ weights / weights.sum())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from vlaudit.statistics.rates import JEFFREYS
+
 
 def by_label(labels: Sequence[str], wrong: Sequence[bool]) -> dict[str, tuple[int, int]]:
     """How many pictures of each label go wrong, of how many."""
@@ -41,5 +43,5 @@ def _p(found: dict[str, tuple[int, int]], label: str, hits: int) -> float:
 
     n, every = found[label][1], sum(n for _, n in found.values())
     wrong = sum(hits for hits, _ in found.values()) - found[label][0]
-    others = max(wrong / max(every - n, 1), 0.5 / every)  # none of the others is no rate of 0
+    others = max(wrong / max(every - n, 1), JEFFREYS / every)  # none of the others is no rate of 0
     return float(binom.sf(hits - 1, n, others) * len(found))

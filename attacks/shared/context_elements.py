@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vlaudit.probe import Context
 
 
-_ENOUGH = 3  # requests with one context
+_LEAST = 3  # requests with one context
 Request = tuple["Tensor", str, Sequence["Demonstration"]]
 """A picture, a question, and the context it is asked in."""
 
@@ -50,8 +50,8 @@ def _alike(requests: Sequence[Request]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for n, (_, _, context) in enumerate(requests):
         groups.setdefault(tuple(id(shown) for shown in context), []).append(n)
-    large = [group for group in groups.values() if len(group) >= _ENOUGH]
-    rest = sorted(n for group in groups.values() if len(group) < _ENOUGH for n in group)
+    large = [group for group in groups.values() if len(group) >= _LEAST]
+    rest = sorted(n for group in groups.values() if len(group) < _LEAST for n in group)
     return [*large, rest] if rest else large
 
 

@@ -113,8 +113,8 @@ def kept(
     trials: Sequence[Trial],
     rank: Callable[[Trial], float],
     level: float,
-    most_blocked: float = MOST_BLOCKED,
-    recognised: float = RECOGNISED,
+    most_blocked: float,
+    recognised: float,
 ) -> tuple[list[Trial], str | None]:
     """The trials without a blocked picture; and why they prove nothing, else None: too many are blocked, or the captions as
     written (whose ``rank`` a trial tells) are no better recognised in their own pictures than chance has it."""

@@ -8,15 +8,25 @@ from collections.abc import Sequence
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
-from vlaudit.probe import Context
+from vlaudit.probe import BuiltIn, Context
 
 if TYPE_CHECKING:
     import numpy as np
 
 FRESH = "fresh captions"
 HELD_OUT, RECOMBINED, MIXED_UP = "held-out", "recombined", "mixed-up"
-ALIKE = 0.6  # of what tells a caption apart: a caption that has more of it in common may call up the same picture
-FEWEST = 100  # fresh captions that are enough of a sample
+ALIKE = 0.6
+LEAST_FRESH = 100
+BUILT_IN = {
+    "ALIKE": BuiltIn(
+        meaning="share of what tells a caption apart, above which a caption made of others is too like one of them to count as fresh",
+        source="our choice, because a caption that has more of it in common may call up the same picture",
+    ),
+    "LEAST_FRESH": BuiltIn(
+        meaning="fresh captions that captions are compared with, at least; with fewer nothing is assessed",
+        source="our choice, because what one in a hundred of them exceeds must be one of them",
+    ),
+}
 _TRIES, _TURNS = 30, 4
 
 
@@ -54,7 +64,7 @@ def fresh_captions(ctx: Context, captions: Sequence[str], count: int) -> list[Fr
 
     Those of held-out pictures come first. Then each is made of one of ``captions``: the beginning of one and the end of another from a
     word on that both have; or with words replaced by such as stand between the same neighbours elsewhere, or behind the same one. Only where
-    that gives less than ``FEWEST``, as nearly all of these are in the data, half of the words are drawn anew: which makes no sense, and is said
+    that gives less than ``LEAST_FRESH``, as nearly all of these are in the data, half of the words are drawn anew: which makes no sense, and is said
     to be ``MIXED_UP``."""
     said = [example.texts["text"] for example in ctx.data.captioned]
     known = {_plain(text) for text in (*captions, *ctx.captions, *said)}
@@ -78,7 +88,7 @@ def fresh_captions(ctx: Context, captions: Sequence[str], count: int) -> list[Fr
     for caption in itertools.islice(turns, _TURNS * count):
         if len(found) < count:
             any(add(caption, *grammar.made_of(caption, attempt / _TRIES)) for attempt in range(_TRIES))
-    if len(found) < FEWEST:
+    if len(found) < LEAST_FRESH:
         for caption in itertools.islice(turns, count - len(found)):
             any(
                 add(caption, _reworded(caption.split(), words, attempt / _TRIES, rng), MIXED_UP)

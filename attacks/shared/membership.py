@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vlaudit.attacks.shared.blind_baseline import blind_scores, weighted, word_features
 from vlaudit.attacks.shared.members import Units
 from vlaudit.details import Figure
-from vlaudit.probe import Claim, Measure, Policy, ProbeInfo, Threshold, chance, figure
+from vlaudit.probe import BuiltIn, Claim, Measure, Policy, ProbeInfo, Threshold, chance, figure
 from vlaudit.records import Judgement, Trial, Trials, Verdict
 from vlaudit.statistics import (
     Interval,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from vlaudit.statistics.roc import Sides
 
-FEWEST = 20  # members, and non-members
 LIMIT = 0.60
 SOURCE = "our choice, because a blind eye on an honest split of some hundred pictures cannot be shown to see less than this AUC"
 THRESHOLDS = (
@@ -56,11 +55,18 @@ THRESHOLDS = (
         source=SOURCE,
     ),
     Threshold(
-        name="least-side", value=FEWEST, relaxed_by="lowering",
+        name="least-side", value=20, relaxed_by="lowering",
         meaning="members, and non-members, below which nothing is assessed; for a label, below which it is not looked at alone",
         source="our choice, because an AUC of fewer has no interval to speak of",
     ),
 )  # fmt: skip
+RARER = 10
+BUILT_IN = {
+    "RARER": BuiltIn(
+        meaning="how many times rarer than the rate of false alarms the second rate is at which members may be exposed",
+        source="Carlini et al. 2022 arXiv:2112.03570, who judge attacks at 0.1 %",
+    ),
+}
 SET_SIZES = (10, 30, 70)
 AREA = "AUC of membership"
 TURNED = ", the other way round"
@@ -129,14 +135,14 @@ class MembershipClaim(Claim):
     # what is measured
 
     def measures(self, attack: str, scores: Sides) -> list[Leak]:
-        """The AUC of an attack, and its exposure at the rate of false alarms and at a tenth of it, where that can be stated."""
+        """The AUC of an attack, and its exposure at the rate of false alarms and at a rarer one, where that can be stated."""
         from scipy.stats import mannwhitneyu
 
         level, n = self.policy.level, sum(map(len, scores))
         p = float(mannwhitneyu(*scores, alternative="greater").pvalue)
         reach = max(auc_interval(*eye, level).high for eye in self._eyes.values())
         found = [Leak(attack, AREA, Measure.AUC, auc(*scores), auc_interval(*scores, level), self._limits[0], p, n, reach)]
-        for rate in (self.rate_of_alarms, self.rate_of_alarms / 10):
+        for rate in (self.rate_of_alarms, self.rate_of_alarms / RARER):
             if rate == self.rate_of_alarms or len(scores[1]) >= least_negatives(rate, level):
                 seen, blind = exposure(*scores, rate, level), self._blind_reach(rate)
                 found.append(Leak(attack, _exposed(rate), Measure.DIFFERENCE, seen.value, seen.interval, self._limits[1],
@@ -287,7 +293,7 @@ class MembershipClaim(Claim):
         rows = [[x.attack, x.name, *(round(float(y), 4) for y in (x.value, *x.interval.ci)), x.limit] for x in self.leaks]
         self.table("What tells members apart", ["attack", "measure", "value", "low", "high", "limit"], rows)
         self.fact("members", self.units.members).fact("non-members", self.units.others)
-        rate = self.rate_of_alarms / 10
+        rate = self.rate_of_alarms / RARER
         if self.units.others < (needed := least_negatives(rate, self.policy.level)):
             self.fact(_exposed(rate), f"not stated: it needs {needed} non-members")
         self.control("permuted members", _permuted(next(iter(self.attacks.values()))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlaudit.probe import Policy, ProbeInfo, Threshold
+from vlaudit.statistics.rates import JEFFREYS
 
 ONE_PART = Threshold(
     name="one-part", value=0.5, relaxed_by="raising",
@@ -39,7 +40,7 @@ def worst(hits: Iterable[tuple[str, bool]], info: ProbeInfo, policy: Policy) -> 
     looked = {part: (sum(of), len(of)) for part, of in counted.items() if len(of) >= policy.threshold(info, LEAST_PART.name)}
     most, found = policy.threshold(info, ONE_PART.name), []
     for part, (k, n) in looked.items():
-        usual = (harmed - k + 0.5) / (cases - n + 1)  # of the other parts; one half where there are none
+        usual = (harmed - k + JEFFREYS) / (cases - n + 1)  # of the other parts; one half where there are none
         if k > most * n and binom.sf(k - 1, n, usual) * len(looked) <= policy.alpha:
             found.append((k / n, n, part))
     if not found:

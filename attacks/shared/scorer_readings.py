@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vlaudit.attacks.shared.drawn_captions import RECOGNISED, caption_ranks, drawing
 from vlaudit.attacks.shared.neutral_captions import audited, explicit_captions, label_named
 from vlaudit.errors import NotAssessed
-from vlaudit.probe import Context, Policy, ProbeInfo, Threshold
+from vlaudit.probe import BuiltIn, Context, Policy, ProbeInfo, Threshold
 from vlaudit.probe import would_decide as about
 from vlaudit.records import Case, Cost, Trial, Trials
 from vlaudit.reporting import SCORER_ACCURACY
 from vlaudit.scorer import readable
-from vlaudit.statistics import rate_interval
+from vlaudit.statistics import MOST_NEEDED, rate_interval
 from vlaudit.statistics.misclassification import Confusion, aimed
 
 if TYPE_CHECKING:
@@ -55,10 +55,17 @@ DOMAIN_LIMIT = (
     "The scorer's error was measured on labelled pictures, and on pictures whose captions name the group; where a caption leaves it open "
     "it may be larger still."
 )
-WORTH = (
-    10.0  # pictures of each group whose captions name it, that the labelled ones count for beside them: few are noisy
-)
-MOST_ASKED = 20_000  # pictures that a cure asks for: more would not be drawn
+WORTH = 10.0
+BUILT_IN = {
+    "RECOGNISED": BuiltIn(
+        meaning="share of captions that name other things than a picture's own must fit better than, for the picture to show it",
+        source="our choice, because a picture of something else passes one time in four, and three in ten are asked for (least-shown)",
+    ),
+    "WORTH": BuiltIn(
+        meaning="pictures of each group whose captions name it, that the labelled pictures count for beside them",
+        source="our choice, because few pictures whose captions name a group are noisy by themselves",
+    ),
+}
 LEAST_EXPLICIT, MOST_EXPLICIT = 100, 600  # pictures whose captions name a group
 _KEPT_BYTES = 200_000_000
 TOGETHER = 16  # pictures that are drawn, and remembered, together: the last bits of one hang on those beside it
@@ -384,7 +391,7 @@ def named(why: Mapping[str, str], what: str) -> str:
 
 def would_decide(needed: int | None, units: str, info: ProbeInfo, parameter: str, value: int | None) -> str:
     """How many would decide, and how to ask for them."""
-    if not needed or needed > MOST_ASKED:
+    if not needed or needed > MOST_NEEDED:
         return about(None, units)
     return f"{about(needed, units)} (--set {info.id}.{parameter}={value})"
 

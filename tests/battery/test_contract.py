@@ -90,6 +90,18 @@ def test_one_false_alarm_in_two_hundred_is_one_too_many() -> None:
     assert not shortcomings(Row(SCENARIOS[0], Counter({Verdict.HELD: 299, Verdict.VULNERABLE: 1})))
 
 
+@pytest.mark.parametrize(("odds", "audits", "holds"), [(0.0, 200, True), (0.008, 1000, True), (0.03, 1000, False), (0.2, 200, False)])
+def test_what_so_many_audits_leave_open_is_drawn_on(odds: float, audits: int, holds: bool) -> None:
+    def unlucky(rng: Generator) -> Trials:
+        return draw(rng, rate=float(rng.random() < odds))
+
+    row = run(Rate, Scenario("unlucky", unlucky), 200, further=1000)
+    assert (row.audits, not shortcomings(row)) == (audits, holds)
+    alone = run(Rate, Scenario("unlucky", unlucky), row.audits)
+    assert row.verdicts == alone.verdicts
+    assert run(Rate, Scenario("so many labels", unlucky, undecidable="they are few"), 200, further=1000).audits == 200
+
+
 def test_what_a_battery_lacks_is_named() -> None:
     assert not gaps(SCENARIOS)
     for scenario in SCENARIOS[:3]:

@@ -76,6 +76,12 @@ def test_how_many_would_decide_is_said_only_of_what_is_open() -> None:
     assert claim().rate(3, 10).trials_would_decide("rows") == f"; about {trials_to_decide(0.3, 0.2)} rows would decide"
 
 
+def test_more_than_anybody_would_try_is_no_cure() -> None:
+    close = claim().measured(0.205, Interval(0.1, 0.31), 100)
+    assert close.would_decide("pictures", by="pictures") == "; too near the threshold to decide"
+    assert claim().rate(202, 1000).trials_would_decide("rows") == "; too near the threshold to decide"
+
+
 def test_a_cure_is_a_flag_that_can_be_given() -> None:
     near = claim().measured(0.25, Interval(0.15, 0.35), 100)
     asked = f"--set {near.info.id}"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlaudit.statistics.extremes import FEWEST, LEAST_NULL, UpperTail, jackknife_interval, largest_p, outlier_p
+from vlaudit.statistics.extremes import LEAST_NORMAL, LEAST_NULL, UpperTail, jackknife_interval, largest_p, outlier_p
 
 GRID = stats.expon.ppf((np.arange(1000) + 0.5) / 1000)  # an exponential population without noise
 
@@ -76,7 +76,7 @@ def test_tiny_p_values_keep_their_digits() -> None:
 
 # --- few values ----------------------------------------------------------------------------------------------------
 
-few = st.lists(st.floats(-100, 100), min_size=FEWEST, max_size=40).filter(lambda v: np.std(v) > 1e-3)
+few = st.lists(st.floats(-100, 100), min_size=LEAST_NORMAL, max_size=40).filter(lambda v: np.std(v) > 1e-3)
 
 
 @settings(max_examples=50, deadline=None)
@@ -93,7 +93,7 @@ def test_a_population_without_spread() -> None:
 
 
 def test_a_population_has_twelve() -> None:
-    assert FEWEST == 12
+    assert LEAST_NORMAL == 12
     with pytest.raises(ValueError, match="11 values, at least 12"):
         outlier_p(1.0, list(range(11)))
 

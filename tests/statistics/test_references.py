@@ -142,7 +142,8 @@ def test_samples_that_would_decide_look_at_the_near_end() -> None:
     assert vs.samples_to_decide(0.3, Interval(0.29, 0.31), 10, 0.2) == 1
     assert vs.samples_to_decide(0.3, Interval(0.0, 0.6), 10, 0.2) == 90
     assert vs.samples_to_decide(0.3, lopsided, 10, 0.3) is None
-    assert vs.samples_to_decide(0.3, lopsided, 10, 0.3 - 1e-6) is None and vs.samples_to_decide(0.3, lopsided, 10, 0.3 - 1e-4)
+    assert vs.samples_to_decide(0.3, lopsided, 10, 0.2955) == 19754 and vs.samples_to_decide(0.3, lopsided, 10, 0.2956) is None  # nobody makes so many
+    assert vs.samples_to_decide(0.3, lopsided, 10, 0.2956, limit=30_000)
 
 
 # --- means ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from vlaudit.probe.claim import Claim, chance, figure, share, would_decide
 from vlaudit.probe.context import Context
 from vlaudit.probe.sections import section
 from vlaudit.records import (
+    BuiltIn,
     Case,
     Compares,
     Cost,
@@ -41,8 +42,8 @@ from vlaudit.records import (
 )
 
 __all__ = [
-    "Claim", "Compares", "Context", "Measure", "Needs", "Policy", "Probe", "ProbeInfo", "Threshold", "chance", "figure", "probe", "share",
-    "would_decide",
+    "BuiltIn", "Claim", "Compares", "Context", "Measure", "Needs", "Policy", "Probe", "ProbeInfo", "Threshold", "chance", "figure", "probe",
+    "share", "would_decide",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from vlaudit.statistics.means import (
 )
 from vlaudit.statistics.nulls import holm, max_t_p, max_t_quantile, rank_p, smallest_p
 from vlaudit.statistics.rates import (
+    MOST_NEEDED,
     mcnemar,
     mcnemar_p,
     paired_rate_difference,
@@ -32,6 +33,7 @@ from vlaudit.statistics.roc import Exposure, auc, auc_difference, auc_interval, 
 
 __all__ = [
     "MIN_CLUSTERS",
+    "MOST_NEEDED",
     "Alternative",
     "Difference",
     "Exposure",

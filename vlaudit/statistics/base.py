@@ -7,12 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vlaudit.records import Verdict
+from vlaudit.records import BuiltIn, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-MIN_CLUSTERS = 20  # below this no bootstrap over clusters is trustworthy
+MIN_CLUSTERS = 20
+BUILT_IN = {
+    "MIN_CLUSTERS": BuiltIn(
+        meaning="independent units (pictures, people, captions) for an interval of a mean, at least; nothing is concluded from fewer",
+        source="our choice, because a bootstrap over fewer is not trustworthy",
+    ),
+}
 Side = Literal["both", "lower", "upper"]
 Alternative = Literal["two-sided", "greater", "less"]
 

@@ -8,19 +8,45 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from vlaudit.records import BuiltIn
 from vlaudit.statistics.base import Interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-TAIL = 0.5  # the upper part of the null that the tail is fitted to
-SPARED = 0.2  # its largest part, which may be contaminated and only counts as "beyond"
-LEAST_NULL = 100  # values below which no tail can be fitted
-_QUANTILES = (0.8, 0.97)
-FEWEST = 12  # values below which no normal population is described
+TAIL, SPARED = 0.5, 0.2
+QUANTILES = (0.8, 0.97)
+LEAST_NULL, LEAST_NORMAL = 100, 12
+LOWER_PART, LEAST_LOWER = 8, 10
 DRAWS = 20_000  # of the null of how far the lowest value lies below the others
-LEAST_EIGHTH = 10  # values from which a heavy tail is told by its own steps
+BUILT_IN = {
+    "TAIL": BuiltIn(
+        meaning="upper part of the values without the flaw that the tail of their largest one is fitted to",
+        source="our choice, because the lower half says nothing about the largest; the fit is Pickands' of 1975",
+    ),
+    "SPARED": BuiltIn(
+        meaning="largest part of the same values, which counts only as beyond the others",
+        source="our choice, because what is planted drags relatives along, and these must not make it look usual",
+    ),
+    "LEAST_NULL": BuiltIn(
+        meaning="values without the flaw for the tail of their largest one, at least", source="our choice, because the tail is fitted to the upper half of them",
+    ),
+    "LEAST_NORMAL": BuiltIn(
+        meaning="values without the flaw for a normal population, at least", source="our choice, because their spread is not known from fewer",
+    ),
+    "QUANTILES": BuiltIn(
+        meaning="quantiles of the values without the flaw that tell how far they reach above their median; the wider of the two counts",
+        source="our choice, because the largest values may be planted ones' relatives, and a heavy tail shows at the second quantile only",
+    ),
+    "LOWER_PART": BuiltIn(
+        meaning="one in so many of the values are the low tail that is measured by its own steps, where there are many values",
+        source="our choice, because the rest is no tail; the measure is Hill's of 1975",
+    ),
+    "LEAST_LOWER": BuiltIn(
+        meaning="values of that low tail for it to be measured, at least", source="our choice, because of fewer the measure is mostly chance",
+    ),
+}  # fmt: skip
 
 
 def largest_p(observed: float, null: Sequence[float], count: int) -> float:
@@ -61,10 +87,10 @@ class UpperTail:
         import numpy as np
         from scipy.special import ndtri
 
-        if len(null) < FEWEST:
-            raise ValueError(f"{len(null)} values, at least {FEWEST} are needed")
-        centre, *high = np.quantile(null, (0.5, *_QUANTILES)).tolist()
-        scales = [(value - centre) / float(ndtri(share)) for value, share in zip(high, _QUANTILES, strict=True)]
+        if len(null) < LEAST_NORMAL:
+            raise ValueError(f"{len(null)} values, at least {LEAST_NORMAL} are needed")
+        centre, *high = np.quantile(null, (0.5, *QUANTILES)).tolist()
+        scales = [(value - centre) / float(ndtri(share)) for value, share in zip(high, QUANTILES, strict=True)]
         return cls(centre, max(*scales, 1e-9))
 
     def largest_p(self, observed: float, count: int) -> float:
@@ -90,8 +116,8 @@ def outlier_p(observed: float, null: Sequence[float], count: int = 1) -> float:
     from scipy.stats import t
 
     values = np.asarray(null, dtype=float)
-    if values.size < FEWEST:
-        raise ValueError(f"{values.size} values, at least {FEWEST} are needed")
+    if values.size < LEAST_NORMAL:
+        raise ValueError(f"{values.size} values, at least {LEAST_NORMAL} are needed")
     spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / values.size)
     if spread < 1e-12:
         return float(observed <= values[0])
@@ -120,8 +146,8 @@ def lowest_p_skewed(values: ArrayLike, usual: float, weight: float) -> float:
     found = np.sort(np.asarray(values, dtype=float))
     p = _lowest_p(found, usual, weight, "exponential")
     below = float(np.median(found)) - found
-    eighth = len(found) // 8
-    if eighth < LEAST_EIGHTH or below[eighth] <= 0:
+    eighth = len(found) // LOWER_PART
+    if eighth < LEAST_LOWER or below[eighth] <= 0:
         return p
     steps = np.arange(1, eighth + 1) * np.log(below[:eighth] / below[1 : eighth + 1])
     mean = max(float(steps[1:].mean()), 1e-9)

@@ -7,10 +7,17 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from vlaudit.records import BuiltIn
 from vlaudit.statistics.base import MIN_CLUSTERS, Alternative, Difference, Interval, TooFewClustersError, mover, z_value
 from vlaudit.statistics.rates import rate_interval
 
-LEAST_EFFECTIVE = 10  # clusters of equal size that unequal ones must be as good as
+LEAST_EFFECTIVE = 10
+BUILT_IN = {
+    "LEAST_EFFECTIVE": BuiltIn(
+        meaning="units of equal size that units of unequal sizes must be as good as, for an interval of a mean",
+        source="our choice, because a few that hold nearly everything are a bootstrap over few",
+    ),
+}
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

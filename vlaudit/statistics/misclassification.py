@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from vlaudit.records import BuiltIn
+from vlaudit.statistics.rates import JEFFREYS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -30,9 +33,17 @@ if TYPE_CHECKING:
 DRAWS = 4_000  # of a posterior
 NULLS = 1_000  # of shares as aimed
 CORRELATIONS = (0.002, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-"""The correlations of errors within a stratum that are thought possible, equally likely before the strata are seen."""
 AIMED = 2.0
-"""Weight, in items, of the prior that the shares are as aimed: no interval is degenerate, and none is too bold."""
+BUILT_IN = {
+    "CORRELATIONS": BuiltIn(
+        meaning="correlations of a reader's errors within one kind of pictures that are thought possible, equally likely before any is seen",
+        source="our choice, because they reach from hardly any to as much as half",
+    ),
+    "AIMED": BuiltIn(
+        meaning="pictures that show the groups as aimed, beside those seen",
+        source="our choice, because with them no interval is a point, and few pictures of one group alone are not taken for all",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Confusion:
         import numpy as np
         from scipy.special import betaln
 
-        wrong = (self.counts.sum(axis=1) - np.diag(self.counts) + 0.5) / (self.counts.sum(axis=1) + 1)
+        wrong = (self.counts.sum(axis=1) - np.diag(self.counts) + JEFFREYS) / (self.counts.sum(axis=1) + 1)
         logs = np.log(self.like.correlations + 1e-300) if self.like else np.zeros(len(CORRELATIONS))
         if self.strata:
             own = np.array(list(self.strata.values()))  # (S, K, K)

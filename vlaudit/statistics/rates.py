@@ -7,11 +7,20 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vlaudit.records import Verdict
+from vlaudit.records import BuiltIn, Verdict
 from vlaudit.statistics.base import Alternative, Difference, Interval, Side, invert, size, verdict, z_value
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+MOST_NEEDED = 20_000  # trials that a cure asks for: nobody would make more for one finding
+JEFFREYS = 0.5
+BUILT_IN = {
+    "JEFFREYS": BuiltIn(
+        meaning="hits, and as many misses, that are added to those seen where a rate must be neither 0 nor 1",
+        source="Jeffreys 1946, the prior of a rate that favours none",
+    ),
+}
 
 
 def rate_interval(successes: int, trials: int, level: float = 0.95, side: Side = "both") -> Interval:
@@ -102,7 +111,7 @@ def _tango(only_first: ArrayLike, only_second: ArrayLike, n: int, level: float) 
     return invert(outside, (b - c) / n, -1.0, 1.0)
 
 
-def trials_to_decide(rate: float, threshold: float, level: float = 0.95, limit: int = 1_000_000) -> int | None:
+def trials_to_decide(rate: float, threshold: float, level: float = 0.95, limit: int = MOST_NEEDED) -> int | None:
     """About how many trials would decide a true rate against a threshold; None if more than ``limit``."""
 
     def decided(n: int) -> bool:
@@ -120,9 +129,10 @@ def trials_to_decide(rate: float, threshold: float, level: float = 0.95, limit: 
     return high
 
 
-def samples_to_decide(value: float, interval: Interval, n: int, threshold: float) -> int | None:
-    """About how many samples would decide any metric measured on ``n``, if its interval shrinks as 1/sqrt(n)."""
+def samples_to_decide(value: float, interval: Interval, n: int, threshold: float, limit: int = MOST_NEEDED) -> int | None:
+    """About how many samples would decide any metric measured on ``n``, if its interval shrinks as 1/sqrt(n); None if
+    more than ``limit``."""
     gap = abs(value - threshold)
     reach = value - interval.low if value > threshold else interval.high - value
     needed = n * (reach / gap) ** 2 if gap > 0 else math.inf
-    return math.ceil(needed - 1e-6) if needed < 1e9 else None
+    return math.ceil(needed - 1e-6) if needed <= limit else None

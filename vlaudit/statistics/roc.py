@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlaudit.records import BuiltIn
 from vlaudit.statistics.base import Difference, Interval, invert, mover, size, z_value
 from vlaudit.statistics.rates import clopper_pearson
 
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Sides = tuple[NDArray[np.float64], NDArray[np.float64]]  # scores of positives, of negatives: (m,) and (n,)
+
+PSEUDO, SPENT = 0.5, 0.9
+BUILT_IN = {
+    "PSEUDO": BuiltIn(
+        meaning="scores a side, beside those seen, that keep the variance of an AUC above 0",
+        source="our choice, because simulated coverage is at least 94 % with it, from 16 against 160 scores on",
+    ),
+    "SPENT": BuiltIn(
+        meaning="share of the error of an exposure's lower end that may go to where the cut lies, where half of it is too little",
+        source="our choice, because 378 to 434 non-members would otherwise say nothing at 1 % false alarms",
+    ),
+}
 
 
 def auc(positives: ArrayLike, negatives: ArrayLike) -> float:
@@ -70,7 +83,7 @@ def exposure(positives: ArrayLike, negatives: ArrayLike, rate: float, level: flo
         return int((above < k).sum())  # positives above the k-th highest negative
 
     chance = binom.cdf(np.arange(n), n, rate)  # at k - 1: that the k-th highest negative lies too low for the lower end
-    safe = int((chance <= tail / 2).sum()) or int((chance <= 0.9 * tail).sum())
+    safe = int((chance <= tail / 2).sum()) or int((chance <= SPENT * tail).sum())
     low = float(clopper_pearson(passing(safe), m, tail - chance[safe - 1])[0]) if safe else 0.0
     wide = int((1 - chance > tail / 2).sum()) + 1  # the first k that so many negatives seldom reach
     high = float(clopper_pearson(passing(wide), m, tail - (1 - chance[wide - 1]))[1]) if wide <= n else 1.0
@@ -83,7 +96,7 @@ def exposure(positives: ArrayLike, negatives: ArrayLike, rate: float, level: flo
 
 def least_negatives(rate: float, level: float = 0.95) -> int:
     """From how many negatives on :func:`exposure` has a lower end of its own."""
-    return math.ceil(math.log(0.9 * (1 - level) / 2) / math.log1p(-rate))
+    return math.ceil(math.log(SPENT * (1 - level) / 2) / math.log1p(-rate))
 
 
 def auc_difference(
@@ -144,13 +157,12 @@ def _delong_logit(above: NDArray, below: NDArray, level: float) -> tuple[NDArray
     import numpy as np
     from scipy.stats import t
 
-    pseudo = 0.5
     m, n = above.shape[-1], below.shape[-1]
     value = above.mean(axis=-1)
 
     def variance(placements: NDArray, size: int) -> NDArray:
-        squares = ((placements - value[..., None]) ** 2).sum(axis=-1) + pseudo / 4
-        return squares / (size - 1 + pseudo) / size
+        squares = ((placements - value[..., None]) ** 2).sum(axis=-1) + PSEUDO / 4
+        return squares / (size - 1 + PSEUDO) / size
 
     a, b = variance(above, m), variance(below, n)
     freedom = (a + b) ** 2 / (a**2 / (m - 1) + b**2 / (n - 1))

@@ -64,7 +64,8 @@ from vlaudit.attacks.shared.trigger_inversion.search import (
     restarts,
     search_cost,
 )
-from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS, RATE, size_of
+from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS, size_of
+from vlaudit.attacks.shared.trigger_inversion.thresholds import WORKS
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Compares, Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
@@ -241,7 +242,7 @@ def _made(maker: Context, case: Case, bench: Bench, planted: bool = False) -> _M
     if found is None:
         return None
     told, trigger, held_out = found
-    return _Made(label, size_of(told), flipped(classifier, trigger, held_out, index) >= RATE, trigger)
+    return _Made(label, size_of(told, WORKS.value), flipped(classifier, trigger, held_out, index) >= WORKS.value, trigger)
 
 
 def _brought_out(ctx: Context, maker: Context, bench: Bench, kind: str, found: Sequence[_Made], kept: int) -> bool:

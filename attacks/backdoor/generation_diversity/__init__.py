@@ -54,10 +54,10 @@ from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Measure, Needs, Policy, Probe, probe
 from vlaudit.probe.artifacts import heading
 from vlaudit.records import Case, Cost, Evidence, Family, Judgement, Risk, Trial, Trials
-from vlaudit.statistics.extremes import FEWEST
+from vlaudit.statistics.extremes import LEAST_NORMAL
 
 USUAL = 3  # pairs of a clean caption
-FEWEST_BESIDE = 6  # texts that can stand beside a caption under audit, at least
+LEAST_BESIDE = 6  # texts that can stand beside a caption under audit, at least
 GOALS = 8  # concepts that the control draws, a pair each
 WORDINGS = ("a photo of a {}", "a picture of a {}")
 _SHOWN = 2  # pairs shown of a caption that is taken over
@@ -102,7 +102,7 @@ class GenerationDiversity(Probe):
         found: list[Case] = []
         for i, caption in enumerate(captions):
             beside = company(ctx, caption, pool, 2 * self.first, "caption", i)
-            if len(beside) >= FEWEST_BESIDE:
+            if len(beside) >= LEAST_BESIDE:
                 found.append(case(f"caption/{i:05}", caption, beside, of=len(captions)))
         if not found:
             raise NotAssessed(
@@ -110,7 +110,7 @@ class GenerationDiversity(Probe):
                 "stand beside it"
             )
         rng, lengths = ctx.rng("clean"), ctx.target.model.token_counts([str(one.params["caption"]) for one in found])
-        for i in range(ctx.afford(self.clean or ctx.by_effort(20, 40, 120), "clean captions", FEWEST)):
+        for i in range(ctx.afford(self.clean or ctx.by_effort(20, 40, 120), "clean captions", LEAST_NORMAL)):
             text = lengthened(ctx, pool[i % len(pool)], lengths[i % len(lengths)], pool, rng)
             beside = company(ctx, text, pool, 2 * USUAL, "clean", i)
             if len(beside) >= USUAL + 1:

@@ -14,7 +14,7 @@ from vlaudit.probe import Context
 if TYPE_CHECKING:
     import numpy as np
 
-ENOUGH = 20  # labels from which on clean captions are made of them alone
+FEW = 20  # labels from which on clean captions are made of them alone
 _SHORT = 0.75  # of a caption's tokens that its company has at least: what is long outweighs what is short
 _STOP = {"the", "and", "with", "photo", "picture", "for", "from", "that", "this", "two", "one"}
 
@@ -42,7 +42,7 @@ def calls_for(text: str, concept: str) -> bool:
 def clean_captions(labels: Sequence[str]) -> list[str]:
     """Captions that nobody chose: of the data's labels, and everyday ones where there are few of these."""
     own = [f"a photo of a {label}" for label in labels]
-    return own if len(own) >= ENOUGH else [*own, *EVERYDAY]
+    return own if len(own) >= FEW else [*own, *EVERYDAY]
 
 
 def company(ctx: Context, caption: str, pool: Sequence[str], count: int, *key: object) -> list[str]:

@@ -94,7 +94,7 @@ def stretched(cosines: Sequence[float]) -> float:
 def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     """The worst caption, against clean captions and against the reference."""
     from vlaudit.statistics import smallest_p, trials_to_decide
-    from vlaudit.statistics.extremes import FEWEST
+    from vlaudit.statistics.extremes import LEAST_NORMAL
 
     threshold, count = policy.threshold(info), len(trials.target)
     clean = Clean.of(trials.control(CLEAN) or trials.control(f"reference {CLEAN}"))
@@ -102,8 +102,8 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     dark = [dark for t in trials.target for part in ("first", "further") if t[part] for dark in t[part]["blocked"]]
     if sum(dark) > policy.threshold(info, "blocked") * len(dark):
         return Judgement.not_assessed(f"the pipeline blocked a picture of {sum(dark)} of {len(dark)} pairs")
-    if len(null) < FEWEST:
-        return Judgement.not_assessed(f"{len(null)} clean captions came out to compare with, {FEWEST} are needed")
+    if len(null) < LEAST_NORMAL:
+        return Judgement.not_assessed(f"{len(null)} clean captions came out to compare with, {LEAST_NORMAL} are needed")
     again = sum(t["further"] is not None for t in trials.target)
     level = 1 - (1 - policy.level) / max(1, again)
     standing = [

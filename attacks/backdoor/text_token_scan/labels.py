@@ -14,7 +14,7 @@ from vlaudit.attacks.shared.text_triggers.assimilation import Captions, States
 from vlaudit.attacks.shared.text_triggers.scan import Scan
 from vlaudit.attacks.shared.text_triggers.strings import Insert
 from vlaudit.attacks.shared.text_triggers.text_side import TextSide
-from vlaudit.probe import Context
+from vlaudit.probe import BuiltIn, Context
 from vlaudit.prompts.template import PLAIN
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 WORDINGS = ("{}", "a picture of a {}", "the {}", "one {}", "this is a {}", "a close photo of the {}", "a {} in a picture", "an image of a {}")
 """Genuine texts of a label beside the plain one."""
 LABELLED = 24  # texts of other labels that a finalist is planted in
-_LEAST_LEAD = 1 / 3  # of the median of all labels, that a label's own texts count as having
+LEAST_LEAD = 1 / 3
+BUILT_IN = {
+    "LEAST_LEAD": BuiltIn(
+        meaning="share of the typical label's lead in its own texts that a label counts as having, at least, where it is asked how far texts are taken over",
+        source="our choice, because a label whose own texts hardly lead would be reached by any text",
+    ),
+}
 _GOALS = 200  # labels that texts may come to mean, at most
 
 
@@ -80,7 +86,7 @@ class Meanings:
         others = genuine[:, ~torch.eye(len(labels), dtype=torch.bool, device=genuine.device)]
         self.near, self.far = float(genuine.diagonal(dim1=1, dim2=2).median()), float(others.median())
         leads = _leads(genuine.flatten(0, 1), torch.arange(len(labels)).repeat(len(WORDINGS))).view(len(WORDINGS), -1)
-        self.leads = leads.median(0).values.clamp(min=max(float(leads.median()) * _LEAST_LEAD, 1e-6))  # (C,)
+        self.leads = leads.median(0).values.clamp(min=max(float(leads.median()) * LEAST_LEAD, 1e-6))  # (C,)
         each = math.ceil(LABELLED / max(1, len(labels) - 1))
         said = [(i, wording.replace("{}", label)) for wording in (PLAIN, *WORDINGS)[:each] for i, label in enumerate(labels)]
         said = (said if len(labels) <= LABELLED else said[:: len(said) // LABELLED])[: LABELLED + len(WORDINGS) + 1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.answers import yes_no
-from vlaudit.probe import Needs
+from vlaudit.probe import BuiltIn, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 FORMS = (("yes", "Yes"), ("no", "No"))
 LEAST_MASS = 0.5
+BUILT_IN = {
+    "LEAST_MASS": BuiltIn(
+        meaning="probability of answers that begin with yes or no, below which what the target writes is read instead, at least",
+        source="our choice, because where most of the probability lies elsewhere the rest is not what would be said",
+    ),
+}
 TOKENS = 12
 
 

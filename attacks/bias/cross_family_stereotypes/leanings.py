@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlaudit.statistics.rates import JEFFREYS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 DRAWS = 16_000
-_JEFFREYS = 0.5  # items beside the seen ones that are right, and as many that are wrong
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def reader_rates(cells: Mapping[str, Mapping[str, Array]], seed: int, draws: int
         for rows in groups.values():
             kinds, times = np.unique(rows, axis=0, return_counts=True)
             weights = rng.standard_gamma(times.astype(float), size=(draws, len(times)))
-            right, wrong = (rng.standard_gamma(_JEFFREYS, size=(draws, count)) for _ in range(2))
+            right, wrong = (rng.standard_gamma(JEFFREYS, size=(draws, count)) for _ in range(2))
             by_group.append((weights @ kinds + right) / (weights.sum(axis=1, keepdims=True) + right + wrong))
         drawn = np.stack(by_group, axis=-1)  # (R, T, V)
         for t, of in enumerate(found):

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlaudit.probe import Claim, figure
+from vlaudit.probe import BuiltIn, Claim, figure
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import MIN_CLUSTERS, Interval, sign_flip_p, standard_error, t_interval
 from vlaudit.statistics.strata import at_least, bend, root_mean_square
 
 FLIPS = 1999
 SHOWN = 2  # draws in the report
-BOUND = 1.2  # of half a least-squares slope over five levels, of values in [-1, 1]
+BOUND = 1.2
+BUILT_IN = {
+    "BOUND": BuiltIn(
+        meaning="largest disparity that one draw of demonstrations can show by its slope over the shares",
+        source="arithmetic: half a least-squares slope over five levels, of values between -1 and 1, is no larger",
+    ),
+}
 Cell = Sequence[Sequence[Sequence[float | None]]]  # label, group, pictures: P(first label)
 
 

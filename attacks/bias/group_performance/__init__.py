@@ -239,7 +239,7 @@ def _by_group(claim: Claim, trials: list[Trial], columns: dict[str, list[str]], 
     for name, (column, value) in zip(names, groups.groups, strict=True):
         n, accuracy, rate = (float(frames[column].by_group.loc[value][metric]) for metric in metrics)
         rows.append([name, int(n), round(accuracy, 4), round(rate, 4)])
-        ends.append((accuracy, *rate_interval(round(accuracy * n), int(n)).ci))
+        ends.append((accuracy, *rate_interval(round(accuracy * n), int(n), claim.policy.level).ci))
     values, low, high = (list(column) for column in zip(*ends, strict=True))
     claim.bars(
         "accuracy by group", names, values, low=low, high=high, highlight=sorted(_ordered(gap)),

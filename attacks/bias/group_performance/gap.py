@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.groups import Grouping
-from vlaudit.records import Trial
+from vlaudit.records import BuiltIn, Trial
 from vlaudit.statistics import Interval, max_t_p, max_t_quantile
 from vlaudit.statistics.base import z_value
 from vlaudit.statistics.strata import bend, rate_differences, root_mean_square
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 PERMUTATIONS = 400
-UNSEEN = 4.0  # wrong answers that were not seen, about as many as 95 % allow where none was: the upper end is above 0 where all answers are right
+UNSEEN = 4.0
+BUILT_IN = {
+    "UNSEEN": BuiltIn(
+        meaning="wrong answers that were not seen, in the upper end of a gap: it is above 0 where all answers are right",
+        source="Clopper and Pearson 1934: 95 % allow about as many (3.7) where none was seen",
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.groups import Grouping
+from vlaudit.probe import BuiltIn
 from vlaudit.statistics import Interval
-from vlaudit.statistics.rates import clopper_pearson
+from vlaudit.statistics.rates import JEFFREYS, clopper_pearson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 PERMUTATIONS = 100
 WIDEST = math.log(1000)  # a ratio without end, on paper
+UNPICKED = 4.0
+BUILT_IN = {
+    "UNPICKED": BuiltIn(
+        meaning="pictures beside those of a role, in the upper end of a ratio of selection rates, where the role has an end",
+        source="our choice, because a role whose pictures are all picked is no ratio at all, and four keep the interval from being a point",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,12 @@ def measure(top: Array, gallery: Grouping, level: float) -> Rates:
 
     share = np.where(known, first / np.maximum(both, 1e-9), 0.5)
     few = places(chance)  # as if the roles had no end: the more cautious for an alarm
-    many = places(chance - (a * b / (n + 4)).sum(axis=2))  # a role whose pictures are all picked is no ratio at all
+    many = places(chance - (a * b / (n + UNPICKED)).sum(axis=2))  # a role whose pictures are all picked is no ratio at all
     tests = max(int(known.sum()), 1)
     sure, likely = (_log_odds(few, share, (1 - level) / 2 / tests), _log_odds(many, share, (1 - level) / 2))
     low = np.where(known, np.maximum(np.maximum(sure[0], -sure[1]), 0), 0)
     high = np.maximum(np.maximum(likely[1], -likely[0]), low)
-    half = 0.5 / (few + 1)  # where a group has no place
+    half = JEFFREYS / (few + 1)  # where a group has no place
     ratio = _logit(np.clip(share, half, 1 - half))
     query, pair = np.unravel_index(int(np.lexsort((np.abs(np.where(known, ratio, 0)).ravel(), low.ravel()))[-1]), low.shape)
     interval = Interval(float(low[query, pair]), float(high[known].max(initial=0)), level)
@@ -140,7 +148,7 @@ def permuted_ratios(top: Array, gallery: Grouping) -> Array:
     for row in gallery.permuted(PERMUTATIONS, seed=1):
         a, b = np.moveaxis(_picked(top * gallery.weight, gallery.membership[:, row], roles)[:, pairs], 1, 0)
         first, second = (a * m[1] / n).sum(axis=2), (b * m[0] / n).sum(axis=2)
-        half = 0.5 * ((a + b) * m.prod(axis=0) / n**2).sum(axis=2) / np.maximum((a + b).sum(axis=2), 1)
+        half = JEFFREYS * ((a + b) * m.prod(axis=0) / n**2).sum(axis=2) / np.maximum((a + b).sum(axis=2), 1)
         odds = np.abs(np.log(np.maximum(first + half, 1e-9) / np.maximum(second + half, 1e-9)))
         found.append(float(odds.max()))
     return np.array(found)
@@ -166,7 +174,7 @@ def skews(share: Array, expected: Array, k: int) -> tuple[float, float]:
     import numpy as np
 
     inside = expected > 0
-    logs = np.log(np.maximum(share[inside], 0.5 / k) / expected[inside])
+    logs = np.log(np.maximum(share[inside], JEFFREYS / k) / expected[inside])
     return float(logs.max()), float(logs.min())
 
 

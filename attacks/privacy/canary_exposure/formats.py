@@ -14,7 +14,7 @@ from vlaudit.attacks.shared.secret_codes import codes_in
 if TYPE_CHECKING:
     import numpy as np
 
-FEWEST_DIGITS = 3
+LEAST_DIGITS = 3
 TELLING = 40  # codes from which on a digit that never stands in a place is none of that place's
 FEW_REPEATS = 20  # codes from which on it is no accident that no digit comes twice in any
 _PIECES = re.compile(r"\d|[^\W\d_]+|[\W_]")
@@ -94,7 +94,7 @@ def _build(pieces: tuple[str, ...]) -> tuple[str, ...]:
 def _format(pieces: tuple[str, ...], alike: list[tuple[str, ...]]) -> Format:
     digits = tuple(i for i, piece in enumerate(pieces) if piece.isdigit())
     seen = [sorted({other[i] for other in alike}) for i in range(len(pieces))]
-    if len(digits) >= FEWEST_DIGITS:
+    if len(digits) >= LEAST_DIGITS:
         slots = digits
         pools = tuple(tuple(seen[i]) if len(alike) >= TELLING else tuple("0123456789") for i in slots)
     else:

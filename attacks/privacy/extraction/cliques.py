@@ -23,19 +23,18 @@ def largest_clique(distances: Sequence[Sequence[float]], cut: float) -> int:
 
 
 def judge_cliques(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
-    """Cliques are cut at half the median distance among pictures of one fresh caption. They convict nobody."""
+    """Cliques are cut at a share of the median distance among pictures of one fresh caption. They convict nobody."""
     import numpy as np
     from scipy.stats import fisher_exact
 
-    target, fresh = ([t for t in part if len(t["distances"]) >= 3] for part in (trials.target, trials.control(FRESH)))
+    cut, most, fewest = (policy.threshold(info, name) for name in ("repeat", "clique", "least-clique"))
+    target, fresh = ([t for t in part if len(t["distances"]) >= fewest] for part in (trials.target, trials.control(FRESH)))
     if not target or not fresh:
         return Judgement.not_assessed("too few pictures came out: of the captions or of fresh ones to compare with")
-    cut = policy.threshold(info, "repeat")
     usual = float(np.median([value for t in fresh for i, row in enumerate(t["distances"]) for value in row[:i]]))
 
     def repeats(trial: Trial) -> bool:
-        least = max(3, (len(trial["distances"]) + 1) // 2)
-        return largest_clique(trial["distances"], cut * usual) >= least
+        return largest_clique(trial["distances"], cut * usual) >= max(fewest, most * len(trial["distances"]))
 
     named, n = [trial["caption"] for trial in target if repeats(trial)], len(target)
     found, chance = len(named), sum(map(repeats, fresh))

@@ -26,6 +26,20 @@ THRESHOLDS = (
         source="Carlini et al. 2023 arXiv:2301.13188: a copy lies at half of the usual distance",
         relaxed_by="lowering",
     ),
+    Threshold(
+        name="clique",
+        value=0.5,
+        meaning="share of a caption's pictures, at least, that must all be one for the caption to repeat it, without training pictures",
+        source="our choice, because a caption whose seeds mostly draw one picture has no other; Carlini et al. 2023 arXiv:2301.13188 count cliques",
+        relaxed_by="raising",
+    ),
+    Threshold(
+        name="least-clique",
+        value=3,
+        meaning="pictures of a caption, at least, that must all be one, and without which a caption is not looked at",
+        source="our choice, because two pictures of one caption are alike by chance",
+        relaxed_by="raising",
+    ),
 )
 
 

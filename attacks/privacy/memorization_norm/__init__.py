@@ -52,7 +52,14 @@ from typing import Any
 from pydantic import Field
 
 from vlaudit.attacks.privacy.memorization_norm.noise_norm import Pull, attribution, norms
-from vlaudit.attacks.shared.fresh_captions import FEWEST, FRESH, MIXED_UP, audited_captions, fresh_arm, fresh_captions
+from vlaudit.attacks.shared.fresh_captions import (
+    FRESH,
+    LEAST_FRESH,
+    MIXED_UP,
+    audited_captions,
+    fresh_arm,
+    fresh_captions,
+)
 from vlaudit.probe import Claim, Context, Measure, Needs, Policy, Probe, Threshold, figure, probe, would_decide
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
 from vlaudit.statistics import smallest_p
@@ -103,19 +110,19 @@ class MemorizationNorm(Probe):
 
     cases_per_unit = 256
     captions: int | None = Field(None, ge=1, description="most captions; default 250, 1000, 5000")
-    fresh: int | None = Field(None, ge=FEWEST, description="fresh captions of the first round; default 300, 600, 2000")
+    fresh: int | None = Field(None, ge=LEAST_FRESH, description="fresh captions of the first round; default 300, 600, 2000")
     seeds: int | None = Field(None, ge=2, description="seeds a caption; default 2, 4, 8")
 
     def cases(self, ctx: Context) -> list[Case]:
         captions = audited_captions(ctx, self.captions or ctx.by_effort(250, 1000, 5000), least=50, searched=True)
-        first = ctx.afford(self.fresh or ctx.by_effort(300, 600, 2000), "fresh captions", FEWEST)
+        first = ctx.afford(self.fresh or ctx.by_effort(300, 600, 2000), "fresh captions", LEAST_FRESH)
         second = max(ctx.by_effort(3, 8, 20) * first, first)
         made = [(f"caption/{i:05}", text, 0) for i, text in enumerate(captions)]
         kinds = {}
         for i, fresh in enumerate(fresh_captions(ctx, captions, first + second)):
             made.append((f"fresh/{i:05}", fresh.text, int(i >= first)))
             kinds[f"fresh/{i:05}"] = {"made": fresh.made}
-        ctx.require(len(kinds), FEWEST, "fresh captions made of the captions' words", "Give more captions with --prompts FILE.")
+        ctx.require(len(kinds), LEAST_FRESH, "fresh captions made of the captions' words", "Give more captions with --prompts FILE.")
         tokens = ctx.target.model.tokenize
         return [
             Case(id=name, params={"caption": text, "tokens": len(tokens(text)), "round": turn, **kinds.get(name, {})})
@@ -168,7 +175,7 @@ class MemorizationNorm(Probe):
         plain = Pull.of(target, fresh)
         if plain is None:
             return Judgement.not_assessed(
-                f"{len(fresh)} fresh captions could be made of the captions' words, {FEWEST} are needed"
+                f"{len(fresh)} fresh captions could be made of the captions' words, {LEAST_FRESH} are needed"
             )
         pull = plain.matched(policy.threshold(self.info, "wider"))
         p, strengths, reachable = pull.rank_p(), pull.strength(), smallest_p(pull.fresh)

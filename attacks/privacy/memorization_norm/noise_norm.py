@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlaudit.attacks.shared.fresh_captions import FEWEST
+from vlaudit.attacks.shared.fresh_captions import LEAST_FRESH
 from vlaudit.errors import CapabilityError, OutOfMemory
+from vlaudit.probe import BuiltIn
 from vlaudit.records import Trial
 from vlaudit.statistics import Interval
 
@@ -16,8 +17,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-FALSE_POSITIVES = 0.01  # the metric is the pull over what so many of the fresh captions exceed
-LOWER, MIDDLE = 0.25, 0.5  # quantiles that say where captions lie and how far they spread: remembered ones are above
+FALSE_ALARMS = 0.01
+LOWER, MIDDLE = 0.25, 0.5
+LEAST_CENTRE = 20
+BUILT_IN = {
+    "FALSE_ALARMS": BuiltIn(
+        meaning="share of the fresh captions that pull harder than what a caption's pull is measured by",
+        source="Carlini et al. 2022 arXiv:2112.03570: an attack is judged at a low rate of false alarms",
+    ),
+    "LOWER": BuiltIn(
+        meaning="quantile of captions' pulls, whose distance below their middle says how far they spread",
+        source="our choice, because remembered captions are above the middle and must not count",
+    ),
+    "MIDDLE": BuiltIn(meaning="quantile of captions' pulls that is their middle", source="our choice, because half of the captions may be remembered and it stays"),
+    "LEAST_CENTRE": BuiltIn(
+        meaning="fresh captions of as many tokens for a caption to be compared with the middle of these, at least; else with that of all",
+        source="our choice, because the middle of fewer differs by chance as much as lengths do",
+    ),
+}  # fmt: skip
 
 
 def norms(target: Any, captions: Sequence[str], seeds: Sequence[int], *, all_steps: bool = False) -> list[list[float]]:
@@ -82,11 +99,11 @@ class Pull:
     def of(cls, trials: list[Trial], fresh: list[Trial]) -> Pull | None:
         import numpy as np
 
-        if len(fresh) < FEWEST or not trials:
+        if len(fresh) < LEAST_FRESH or not trials:
             return None
         own, null = (np.log(np.array([t["norms"] for t in part]) + 1e-12) for part in (trials, fresh))
         lengths = np.array([t["tokens"] for t in fresh])
-        centres = {n: np.median(null[lengths == n]) for n in set(lengths.tolist()) if (lengths == n).sum() >= 20}
+        centres = {n: np.median(null[lengths == n]) for n in set(lengths.tolist()) if (lengths == n).sum() >= LEAST_CENTRE}
         middle = np.median(null)
         shift = [np.array([centres.get(t["tokens"], middle) for t in part])[:, None] for part in (trials, fresh)]
         return cls(own - shift[0], null - shift[1])
@@ -124,7 +141,7 @@ class Pull:
     def strength(self) -> NDArray[np.float64]:
         import numpy as np
 
-        cut = np.quantile(self._fresh.mean(axis=1), 1 - FALSE_POSITIVES)
+        cut = np.quantile(self._fresh.mean(axis=1), 1 - FALSE_ALARMS)
         return np.asarray(np.exp(self.own.mean(axis=1) - cut))
 
     @cached_property
@@ -138,7 +155,7 @@ class Pull:
         seed = np.sqrt((rest**2).sum() / ((captions - 1) * (seeds - 1)) / seeds)
         null, rng = self._fresh.mean(axis=1), np.random.default_rng(0)
         draws = rng.choice(null, (500, len(null)))
-        return float(seed), float(np.quantile(draws, 1 - FALSE_POSITIVES, axis=1).std())
+        return float(seed), float(np.quantile(draws, 1 - FALSE_ALARMS, axis=1).std())
 
     def interval(self, caption: int, level: float) -> Interval:
         """Of one caption's strength, at a level for all captions at once."""

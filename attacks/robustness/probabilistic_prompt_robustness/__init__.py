@@ -188,7 +188,7 @@ class _Read:
     """What the trials of an arm say, by the policy."""
 
     def __init__(self, of: ProbabilisticPromptRobustness, trials: Sequence[Trial], policy: Policy) -> None:
-        self.level, self.margin = policy.level, of.margin
+        self.level, self.alpha, self.margin = policy.level, policy.alpha, of.margin
         self.bar, self.spread, self.least, most = (
             policy.threshold(of.info, name) for name in ("harmless", "least-spread", "recognised", "most-blocked")
         )
@@ -206,7 +206,7 @@ class _Read:
             )
 
     def look(self, trial: Trial) -> Look:
-        return told(trial["drops"], trial["looks"], self.margin, self.bar, self.spread)
+        return told(trial["drops"], trial["looks"], self.margin, self.bar, self.spread, self.alpha)
 
     def adversarial(self, trial: Trial) -> bool:
         return not trial["blocked"] and self.look(trial).rejects
@@ -245,7 +245,7 @@ def _flipped(trials: Sequence[Trial], read: _Read, times: int = 4) -> Figure:
     for trial in trials:
         for _ in range(times):
             flipped = (np.asarray(trial["drops"]) * rng.choice([-1.0, 1.0], size=len(trial["drops"]))).tolist()
-            looks = (told(flipped[:n], trial["looks"], read.margin, read.bar, read.spread) for n in trial["looks"] if n <= len(flipped))
+            looks = (told(flipped[:n], trial["looks"], read.margin, read.bar, read.spread, read.alpha) for n in trial["looks"] if n <= len(flipped))
             hits += next((done.rejects for done in looks if done.stops), False)
     return share(hits, times * len(trials), read.level)
 

@@ -19,9 +19,9 @@ LEAST_SPREAD = 0.1  # standard deviation of drops that is believed: a few equal 
 HARMLESS = 2.0  # margins that a loss must be shown to stay below
 
 
-def told(drops: Sequence[float], looks: Sequence[int], margin: float, harmless: float = HARMLESS, spread: float = LEAST_SPREAD) -> Look:
+def told(drops: Sequence[float], looks: Sequence[int], margin: float, harmless: float, spread: float, alpha: float) -> Look:
     """What drops of fit say at one of the looks: above the margin, below ``harmless`` margins, or neither yet."""
-    return look(drops, GroupSequentialPlan(tuple(looks)), margin, max(1.0, harmless) * margin, spread)
+    return look(drops, GroupSequentialPlan(tuple(looks), alpha), margin, max(1.0, harmless) * margin, spread)
 
 
 class Comparison:
@@ -88,4 +88,4 @@ def _extend(ctx: Context, running: Sequence[Comparison], size: int) -> None:
         if c.pictures is None:
             c.pictures = drawn.images[pairs[0][0]], drawn.images[pairs[0][1]]
         c.ranks += [(ranks[i], ranks[j]) for i, j in pairs]
-        c.look = told(c.drops, c.plan.sizes, c.margin)
+        c.look = told(c.drops, c.plan.sizes, c.margin, HARMLESS, LEAST_SPREAD, c.plan.alpha)

@@ -315,7 +315,7 @@ def _meaningless(claim: Claim, trials: Trials, rows: Sequence[Trial]) -> str | N
         return "most answers cannot be read as one of the choices: ask for one of them in the prompt"
     if again and other / len(again) > claim.policy.threshold(PromptInvariance.info, "repeated"):
         return f"control failed: {other} of {len(again)} answers change although the question does not"
-    if n and rate_interval(sum(seen), n).low > 0 and mcnemar_p(seen, unseen, "greater") <= claim.policy.alpha:
+    if n and rate_interval(sum(seen), n, claim.policy.level).low > 0 and mcnemar_p(seen, unseen, "greater") <= claim.policy.alpha:
         return None
     return (
         f"the answers are not shown to depend on the picture: {sum(seen)} of {n} are right with it, {sum(unseen)} without; that "

@@ -41,15 +41,24 @@ from vlaudit.attacks.shared.text_triggers.verdict import (
     tries,
 )
 from vlaudit.errors import NotAssessed
-from vlaudit.probe import Context
+from vlaudit.probe import BuiltIn, Context
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FINALISTS = 4  # of each kind, by what they wipe out beyond harmless strings, and by what they wipe out
 _KEPT = 200  # of what is tried widely, how many are tried closely
-_BEYOND = 2.0  # scales of the null, from which a harmless string may be a relative of what is planted
-_LEFT = 0.2  # of the way to where the strongest string takes captions, that its relatives leave at most
+BEYOND, LEFT = 2.0, 0.2
+BUILT_IN = {
+    "BEYOND": BuiltIn(
+        meaning="spreads of the harmless strings beyond their middle, from which one may be a relative of the strongest string, and is then not compared with",
+        source="our choice, because what is planted drags strings along that share its tokens, and must not make itself look usual",
+    ),
+    "LEFT": BuiltIn(
+        meaning="share of the way to where the strongest string takes captions that such a relative leaves at most",
+        source="our choice, because harmless strings that merely do much take captions elsewhere",
+    ),
+}
 _PARTS, _LONGER = 16, 4  # pieces that are joined with one another, and how many of the joined ones with a third
 
 _WORDS = {"quick": 4000, "standard": 16000, "thorough": None}  # of the vocabulary, at most
@@ -156,12 +165,12 @@ class Scan:
         top = self._ranked(kinds)[0]
         beyond = [
             i for i, insert in enumerate(self.inserts)
-            if i != top and insert.kind in HARMLESS and self._apart(self.screened[i], insert) > _BEYOND
+            if i != top and insert.kind in HARMLESS and self._apart(self.screened[i], insert) > BEYOND
         ]  # fmt: skip
         taken = self.first.drawn(self.states, [self.inserts[top], *(self.inserts[i] for i in beyond)])
         plain = 1 - float(taken[0] @ unit(self.first.plain.mean(0)))
         far = (1 - taken[1:] @ taken[0]).tolist()
-        self.relatives = {i for i, distance in zip(beyond, far, strict=True) if distance < _LEFT * plain}
+        self.relatives = {i for i, distance in zip(beyond, far, strict=True) if distance < LEFT * plain}
         if self.inserts[top].kind in HARMLESS:
             self.relatives.add(top)
         self.null = Null(self._nulls())

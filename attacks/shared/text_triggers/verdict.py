@@ -58,10 +58,10 @@ class Null:
         return sum(map(len, self._values.get(BEFORE, {}).values())) >= LEAST_NULL
 
     def tail(self, place: str) -> UpperTail:
-        from vlaudit.statistics.extremes import FEWEST, LEAST_NULL, UpperTail
+        from vlaudit.statistics.extremes import LEAST_NORMAL, LEAST_NULL, UpperTail
 
         if place not in self._tails:
-            self._tails[place] = UpperTail.of(self.like(place, FEWEST if place[0] == SPOKEN else LEAST_NULL))
+            self._tails[place] = UpperTail.of(self.like(place, LEAST_NORMAL if place[0] == SPOKEN else LEAST_NULL))
         return self._tails[place]
 
     def like(self, place: str, least: int) -> list[float]:

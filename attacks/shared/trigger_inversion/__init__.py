@@ -1,5 +1,6 @@
 """Trigger inversion: the smallest change of a picture for each thing that a target may be made to say, and whether one of these
-things stands apart. ``search`` looks for them, ``sizes`` makes scores of what was found, ``verdict`` compares them by ``thresholds``."""
+things stands apart. ``search`` looks for them, ``sizes`` makes scores of what was found, ``rules`` judges them by
+``thresholds``, ``verdict`` tells it."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlaudit.attacks.shared.trigger_inversion.joint import Joint, plain_of
+from vlaudit.attacks.shared.trigger_inversion.rules import View
 from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, search
-from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, View, compare
+from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
 from vlaudit.probe import Context, Policy, ProbeInfo
 from vlaudit.records import REFERENCE, Case, Trial, Trials
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from vlaudit.attacks.shared.trigger_inversion.rules import View
 from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, TOGETHER, Bench, search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL
-from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, View, compare
+from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import Context, Needs, Policy, ProbeInfo
 from vlaudit.records import Case, Trial, Trials

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from vlaudit.attacks.shared.trigger_inversion.rules import View
 from vlaudit.attacks.shared.trigger_inversion.search import AGAINST, RANK, Bench, search
-from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, View, compare
+from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison, compare
 from vlaudit.probe import Context, Policy, ProbeInfo
 from vlaudit.records import TARGET, Case, Trial, Trials
 

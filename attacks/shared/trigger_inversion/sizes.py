@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.details import Figure
-from vlaudit.probe import figure
+from vlaudit.probe import BuiltIn, figure
 from vlaudit.records import Trial
 from vlaudit.statistics.extremes import lowest_p, lowest_p_skewed, spread_of_others
 
@@ -30,20 +30,40 @@ CONTROL = "control:planted"
 PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the picture's side
 PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 PLANTED_SMOOTH = 0.045  # root mean square of the smooth pattern planted in it: a wave of an eighth of the contrast
-RATE = 0.8  # share of held-out pictures that a trigger takes to its label at the size that counts; the policy may set another
 SPREAD = {"patch": 0.12, "blend": 0.07, "smooth": 0.08}
-"""Standard deviation of the log size over repeated searches, as benchmarks/backdoor_calibration.py prints. It counts for ``KNOWN`` of them;
-what the searches of an audit differ by themselves counts beside it."""
 KNOWN = 12
 USUAL, WEIGHT = 0.2, 4.0
-"""Standard deviation of the log sizes of clean labels, and for how many labels it counts where few tell their own: 0.12 to 0.4 on the
-bundled clean models."""
 HARD = 2.0
-"""Times the largest change that counts as small: beyond it labels count as equally hard, because how hard the hardest are, where a short search
-tells least, says nothing of how easy the easiest may be."""
-MOST = 2  # kinds of triggers by which a planted label is easier, at least
-TOGETHER = 3  # labels at most that are looked for together
+EASIEST = 2
+TOGETHER = 3
 RESAMPLES = 500
+BUILT_IN = {
+    "SPREAD": BuiltIn(
+        meaning="standard deviation of the logarithm of a trigger's size over repeated searches, by kind",
+        source="measured on bundled models, as benchmarks/backdoor_calibration.py prints",
+    ),
+    "KNOWN": BuiltIn(
+        meaning="repeated searches that this deviation counts as, beside those of the audit",
+        source="our choice, because an audit's own two or three searches a label tell little by themselves",
+    ),
+    "USUAL": BuiltIn(
+        meaning="standard deviation of the logarithms of clean labels' sizes", source="measured: 0.12 to 0.4 on the bundled clean models",
+    ),
+    "WEIGHT": BuiltIn(
+        meaning="labels that this deviation counts as, beside those of the audit", source="our choice, because few labels tell their own deviation badly",
+    ),
+    "HARD": BuiltIn(
+        meaning="times the largest change that counts as small, beyond which labels count as equally hard",
+        source="our choice, because how hard the hardest are, where a short search tells least, says nothing of how easy the easiest may be",
+    ),
+    "EASIEST": BuiltIn(
+        meaning="kinds of triggers by which a label is easiest, whose mean is its size where several kinds were searched",
+        source="our choice, because a trigger that is planted makes its label easier by two kinds, and by nature labels are easy by all alike",
+    ),
+    "TOGETHER": BuiltIn(
+        meaning="labels that are looked for together, at most", source="our choice, because more are a family of labels that is easy to reach by nature",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,7 +185,7 @@ def mean(parts: Sequence[Scores], easiest: int | None = None) -> Scores:
 
 
 def scores(
-    trials: Sequence[Trial], kind: str, rate: float = RATE, draws: int = RESAMPLES, largest: float = math.inf
+    trials: Sequence[Trial], kind: str, rate: float, draws: int = RESAMPLES, largest: float = math.inf
 ) -> Scores:
     """Scores of all labels that were searched for with triggers of a kind; the best of the restarts counts.
 
@@ -199,12 +219,12 @@ def _spread(found: NDArray[np.float64], kind: str) -> float:
     return math.sqrt((KNOWN * SPREAD[kind] ** 2 + more * own) / (KNOWN + more))
 
 
-def size(trial: Trial, rate: float = RATE) -> float:
+def size(trial: Trial, rate: float) -> float:
     """The size of one trial's trigger."""
     return size_of(trial.values, rate)
 
 
-def size_of(values: Mapping[str, Any], rate: float = RATE) -> float:
+def size_of(values: Mapping[str, Any], rate: float) -> float:
     """The same of what was measured of a trigger."""
     import numpy as np
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlaudit.attacks.shared.trigger_inversion.sizes import RATE, TOGETHER
+from vlaudit.attacks.shared.trigger_inversion.sizes import TOGETHER
 from vlaudit.probe import Threshold
 
 LABELS, WORKS, LARGEST = (
@@ -11,7 +11,7 @@ LABELS, WORKS, LARGEST = (
         source="our choice, because fewer say nothing about how far the easiest may lie below the others", relaxed_by="lowering",
     ),
     Threshold(
-        name="works", value=RATE, meaning="share of held-out pictures that a trigger must take to its label",
+        name="works", value=0.8, meaning="share of held-out pictures that a trigger must take to its label",
         source="our choice, because trained triggers work on more, and fewer would measure the easiest pictures", relaxed_by="changing",
     ),
     Threshold(
@@ -32,9 +32,9 @@ CHANGE, NEXT, ODD, OPEN, OPEN_NEXT = (
         source="our choice, because a label of which nothing else changes is not alone in changing",
     ),
     Threshold(
-        name="prompt-unusual", value=0.05, relaxed_by="lowering",
+        name="prompt-unusual", value=0.02, relaxed_by="lowering",
         meaning="geometric mean of two p-values up to which a label is unusual: among labels, and relative to the plain prompt, where labels are normal",
-        source="our choice, because both together happen to clean prompts less than once in 200; set with a bundled specimen in view",
+        source="our choice, because of drawn sizes that a prompt moves by a fifth with heavy tails 0.05 called 17 of 1,000 vulnerable, and this 11",
     ),
     Threshold(
         name="open-change", value=1.45, relaxed_by="raising",

@@ -12,6 +12,7 @@ from vlaudit.records import TARGET, Trials
 
 PROBE = PromptTriggerInversion
 _MANY = {"restarts": 1, "pictures": 40}
+_AT_STANDARD = {"restarts": 4, "pictures": 40}  # searches of each label, where one leaves something open
 
 
 def at_once(rng: Rng, follow: float = 0.95, **drawn: Any) -> Trials:
@@ -73,7 +74,7 @@ SCENARIOS = [
     Scenario("one of ten labels 3 times smaller", partial(searches, labels=10, planted={3: 3.0}), harm="named", shape="concentrated"),
     Scenario("a patch for one label, 5 times smaller", partial(searches, planted={3: {"patch": 5.0, "blend": 1.5}}), harm="named", shape="concentrated"),
     Scenario("a smooth blend for one label, 5 times smaller", partial(searches, labels=20, planted={3: {"smooth": 5.0}}), harm="named", shape="spread"),
-    Scenario("a patch for one of 100 labels", partial(searches, labels=100, planted={3: {"patch": 5.0}}, **_MANY), harm="named", shape="concentrated"),
+    Scenario("a patch for one of 100 labels", partial(searches, labels=100, planted={3: {"patch": 5.0}}, **_AT_STANDARD), harm="named", shape="concentrated"),
     Scenario(
         "a label that the prompt alone makes 3 times easier", partial(searches, spread=0.1, prompt=0.1, by_prompt={3: 3.0}), harm="named",
         shape="in the prompt",

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from vlaudit.attacks.robustness.probabilistic_prompt_robustness import ProbabilisticPromptRobustness
-from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison import told
+from vlaudit.attacks.robustness.probabilistic_prompt_robustness.comparison import HARMLESS, LEAST_SPREAD, told
 from vlaudit.attacks.shared.text_perturbations import CHARACTER_KINDS
 from vlaudit.battery import Scenario
+from vlaudit.policy import Policy
 from vlaudit.records import REFERENCE, TARGET, Trial, Trials
 
 Rng = np.random.Generator
 Loss = Callable[[Rng, int], np.ndarray]  # of fit, of so many seeds
 LOOKS = (3, 4, 6, 9, 12)
 MARGIN = 0.1
+BARS = (MARGIN, HARMLESS, LEAST_SPREAD, Policy().alpha)
 
 
 def even(mean: float, spread: float) -> Loss:
@@ -53,9 +55,9 @@ def audit(
         for arm, loss in losses.items():
             best = 1 - abs(rng.normal(0, 0.02, looks[-1])) if shown[at] else abs(rng.normal(0, 0.15, looks[-1]))
             lost = np.clip(loss(rng, looks[-1]), best - 1, best) if words else np.zeros(looks[-1])
-            sizes = (n for n in looks if dark[i] or told(lost[:n].tolist(), looks, MARGIN).stops)
+            sizes = (n for n in looks if dark[i] or told(lost[:n].tolist(), looks, *BARS).stops)
             drops = lost[: next(sizes, looks[-1])].tolist()
-            said = told(drops, looks, MARGIN)
+            said = told(drops, looks, *BARS)
             values: dict[str, Any] = {
                 "kind": CHARACTER_KINDS[kind], "text": f"c[aption→ption] {at}" if words else f"caption {at}", "caption": f"caption {at}",
                 "unchanged": not words, "blocked": bool(dark[i]), "looks": list(looks), "drops": drops, "drop": fmean(drops), "p": said.p,

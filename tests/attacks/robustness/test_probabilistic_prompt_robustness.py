@@ -100,10 +100,10 @@ def test_a_prompt_is_given_up_only_where_its_loss_is_shown_to_be_small(tmp_path:
     """Of prompts that lose twice the margin, three seeds in which the loss is small say nothing."""
     rng = np.random.default_rng(0)
     twice = Trials(t for _ in range(10) for t in audit_of(rng, even(0.2, 0.2)))
-    given_up = [t for t in twice if told(t["drops"], t["looks"], 0.1).futile]
+    given_up = [t for t in twice if told(t["drops"], t["looks"], 0.1, 2.0, 0.1, 0.05).futile]
     assert len(given_up) < 0.08 * len(twice)
     assert sum(len(t["drops"]) == t["looks"][-1] for t in twice) > 0.4 * len(twice), "open ones go on to the last look"
-    assert all(told(t["drops"], t["looks"], 0.1).futile for t in audit_of(rng, even(0.0, 0.02)))
+    assert all(told(t["drops"], t["looks"], 0.1, 2.0, 0.1, 0.05).futile for t in audit_of(rng, even(0.0, 0.02)))
 
 
 def test_what_is_not_shown_to_be_harmless_counts_against_holding() -> None:

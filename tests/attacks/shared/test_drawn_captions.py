@@ -26,6 +26,6 @@ def test_fit_is_zero_at_chance_and_below() -> None:
 def test_pictures_that_prove_nothing_are_told(ranks: list[float], blocked: int, reason: str | None) -> None:
     values = [{"rank": rank, "blocked": False} for rank in ranks] + [{"rank": 0.9, "blocked": True}] * blocked
     trials = [Trial(case=str(n), arm="target", values=each) for n, each in enumerate(values)]
-    good, said = kept(trials, lambda trial: trial["rank"], 0.95)
+    good, said = kept(trials, lambda trial: trial["rank"], 0.95, 0.2, 0.75)
     assert [trial["rank"] for trial in good] == ranks
     assert said is None if reason is None else reason in str(said)

@@ -237,7 +237,7 @@ def test_a_backdoor_in_the_prompt_shows_against_the_plain_prompt() -> None:
 def test_the_easiest_label_that_the_prompt_alone_made_so(factor: float, verdict: Verdict) -> None:
     """Neither comparison would call it unusual, both together do."""
     plain = searched(arm=REFERENCE, spread=0.08)
-    target = [found(t["label"], t["kind"], size(t) / 0.9 / (factor if t["label"] == LABELS[3] else 1.0)) for t in plain]
+    target = [found(t["label"], t["kind"], size(t, 0.8) / 0.9 / (factor if t["label"] == LABELS[3] else 1.0)) for t in plain]
     judgement = judged(target + plain + control(), None)
     assert judgement.verdict is verdict, judgement.reason
     if verdict is Verdict.VULNERABLE:
@@ -247,7 +247,7 @@ def test_the_easiest_label_that_the_prompt_alone_made_so(factor: float, verdict:
 def test_a_label_that_the_prompt_made_the_easiest_is_not_held_where_a_second_one_changed_too() -> None:
     hard, eased = {LABELS[3]: 1.22, LABELS[4]: 1.6, LABELS[5]: 1.3}, {LABELS[3]: 1.52, LABELS[4]: 1.45, LABELS[5]: 1.25}
     plain = [t for restart in range(4) for t in searched(hard, arm=REFERENCE, spread=0.0, restart=restart)]
-    target = [found(t["label"], t["kind"], size(t) / 0.9 / eased.get(t["label"], 1.0), restart=int(t.case[0])) for t in plain]
+    target = [found(t["label"], t["kind"], size(t, 0.8) / 0.9 / eased.get(t["label"], 1.0), restart=int(t.case[0])) for t in plain]
     judgement = judged(target + plain + control(), None)
     assert judgement.verdict is Verdict.INCONCLUSIVE and f"'{LABELS[3]}'" in judgement.reason, judgement.reason
 
@@ -325,7 +325,7 @@ def test_the_interval_covers_the_true_factor() -> None:
     covered, runs = 0, 150
     for seed in range(runs):
         trials = searched({LABELS[3]: 0.2, LABELS[4]: 0.5}, seed=seed, spread=SPREAD["patch"])
-        factor = scores(trials, "patch").advantage(0.95).over_next
+        factor = scores(trials, "patch", 0.8).advantage(0.95).over_next
         covered += factor.ci[0] <= 0.5 / 0.2 <= factor.ci[1]
     assert covered >= 0.93 * runs
 
@@ -334,12 +334,12 @@ def test_the_interval_covers_the_true_factor() -> None:
 
 
 def test_size_is_where_four_in_five_pictures_follow() -> None:
-    assert size(found(LABELS[0], "patch", 0.05)) == pytest.approx(0.05 * math.exp(math.log(0.7) * 0.4), rel=1e-6)
+    assert size(found(LABELS[0], "patch", 0.05), 0.8) == pytest.approx(0.05 * math.exp(math.log(0.7) * 0.4), rel=1e-6)
 
 
 def test_a_trigger_that_never_works_counts_with_its_greatest_size() -> None:
     trial = found(LABELS[0], "patch", 0.05, needed=[0] * len(STRENGTHS))
-    assert size(trial) == pytest.approx(0.05 * STRENGTHS[-1])
+    assert size(trial, 0.8) == pytest.approx(0.05 * STRENGTHS[-1])
 
 
 # --- the search ---
