@@ -35,7 +35,10 @@ EXCUSED = {
     "backdoor.generation_diversity.verdict": {"max(1 - sum(cosines) / max(1, len(cosines)), 0.0001)": DIGITS},
     "backdoor.output_collapse_inversion.verdict": {"READ": "how many rows an older audit read out"},
     "backdoor.personal_token_audit.verdict": {"(token + word).most_common(8)": TOLD},
-    "backdoor.poison_in_fewshot": {"rate_interval(hits, len(rest), 0.95, side='upper')": "what chance gives is taken for more than was seen"},
+    "backdoor.poison_in_fewshot": {
+        "rate_interval(hits, len(rest), 0.95, side='upper')": "what chance gives is taken for more than was seen",
+        "z_value(0.9)": "the same of a label's centre: the upper end of a one-sided 95 % interval",
+    },
     "bias.association.effect": {"DIVISIONS": DRAWS},
     "bias.counterfactual_gap": {"1.5 * abs(gap.mean)": TOLD, "spread < 0.05": TOLD},
     "bias.counterfactual_gap.gaps": {
