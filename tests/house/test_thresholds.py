@@ -35,10 +35,6 @@ EXCUSED = {
     "backdoor.generation_diversity.verdict": {"max(1 - sum(cosines) / max(1, len(cosines)), 0.0001)": DIGITS},
     "backdoor.output_collapse_inversion.verdict": {"READ": "how many rows an older audit read out"},
     "backdoor.personal_token_audit.verdict": {"(token + word).most_common(8)": TOLD},
-    "backdoor.poison_in_fewshot": {
-        "rate_interval(hits, len(rest), 0.95, side='upper')": "what chance gives is taken for more than was seen",
-        "z_value(0.9)": "the same of a label's centre: the upper end of a one-sided 95 % interval",
-    },
     "bias.association.effect": {"DIVISIONS": DRAWS},
     "bias.counterfactual_gap": {"1.5 * abs(gap.mean)": TOLD, "spread < 0.05": TOLD},
     "bias.counterfactual_gap.gaps": {
@@ -95,7 +91,7 @@ EXCUSED = {
         "n < 3": "of two there is no spread of what is left",
     },
     "statistics.means": {"0.5 - tail": FORMULA, "2000000 // count": "rows that memory holds"},
-    "statistics.misclassification": {"NULLS": DRAWS, "np.maximum(strength * overall[:, None] + self.own(names) + more, 0.001)": DIGITS},
+    "statistics.misclassification": {"np.maximum(strength * overall[:, None] + self.own(names) + more, 0.001)": DIGITS},
     "statistics.rates": {"4 * n": FORMULA, "8 * n": FORMULA, "MOST_NEEDED": TOLD},
     "statistics.roc": {
         "PSEUDO / 4": FORMULA, "float(_auc_parts(positives, negatives)[0]) if size(positives) and size(negatives) else 0.5": GUESS,

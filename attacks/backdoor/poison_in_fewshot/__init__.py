@@ -183,7 +183,7 @@ class PoisonInFewshot(Probe):
         if len(null) < least:
             return Judgement.not_assessed(f"only {len(null)} different pictures stand beside the training pictures, {least:g} are needed")
         odds = policy.alpha * policy.threshold(self.info, "caution")
-        places, density = Out.of(mine, null, "apart", usual, shared, odds), Out.of(mine, null, "density", usual, shared, odds, -np.inf)
+        places, density = Out.of(mine, null, "apart", usual, shared, odds, policy.level), Out.of(mine, null, "density", usual, shared, odds, policy.level, -np.inf)
         claim = Claim(self.info, policy, "training pictures of one label that are out of place beyond chance", "pictures")
         claim.measured(places.excess, Interval(places.excess, places.excess), len(mine), places.p)
         apart = planted[0]["apart"]  # older trials have one label for all
@@ -209,7 +209,7 @@ class PoisonInFewshot(Probe):
             if sources[0][1] > policy.threshold(self.info, "one-source") * len(own):
                 return claim.inconclusive(f"{said} ({named}), but mostly '{sources[0][0]}': more likely these two are confused; look at them")
             return claim.vulnerable(f"{said}, where chance gives at most {places.chance}: {named}; they resemble {listed([name for name, _ in sources])}")
-        doubt = Out.of(mine, null, "apart", usual, shared, odds, upper=False)
+        doubt = Out.of(mine, null, "apart", usual, shared, odds, policy.level, upper=False)
         if doubt.p <= policy.alpha:
             named = ", ".join(f"'{u['id']}'" for u in mine if u["label"] == doubt.label and doubt.has(u))
             return claim.inconclusive(f"some training pictures of '{doubt.label}' may resemble other labels, too many to be chance and too few to tell (p = {doubt.p:.2g}): look at {named[:300]}")
@@ -242,7 +242,7 @@ class Out:
     @classmethod
     def of(
         cls, mine: Sequence[dict[str, Any]], null: Sequence[dict[str, Any]], name: str, usual: float, shared: float, odds: float,
-        least: float = 0.0, upper: bool = True,
+        level: float, least: float = 0.0, upper: bool = True,
     ) -> Out:  # fmt: skip
         """``shared``: pictures that the scatter of all labels counts for beside a label's own; without ``upper`` centres are as measured,
         which calls more out of place."""
@@ -261,7 +261,7 @@ class Out:
             values / ((np.abs(values).sum() - np.abs(values) + shared * common) / (len(values) - 1 + shared)) for values in off.values()
         ])  # fmt: skip
         hits = max(1, int(usual * len(rest)))
-        share = rate_interval(hits, len(rest), 0.95, side="upper").high
+        share = rate_interval(hits, len(rest), level, side="upper").high
         sizes = Counter(u["label"] for u in mine if u["label"] in scatters)
         start = cls(name, least, float(np.sort(rest)[-hits]), centres, scatters, share, {}, "", 0, 0, 1.0)
         counts = Counter(u["label"] for u in mine if start.has(u))

@@ -94,9 +94,9 @@ def units(label: str, values: list[float]) -> list[dict[str, object]]:
 def test_a_label_is_held_against_its_own_scatter_and_a_centre_that_may_lie_higher() -> None:
     close, wide = (np.linspace(-1, 1, 41) * scatter - 1 for scatter in (0.5, 2.0))
     null = units("close", close.tolist()) + units("wide", wide.tolist())
-    out = Out.of(units("close", [0.1]) + units("wide", [0.1]), null, "apart", 0.02, 20, 0.0025)
+    out = Out.of(units("close", [0.1]) + units("wide", [0.1]), null, "apart", 0.02, 20, 0.0025, 0.95)
     assert out.counts == {"close": 1, "wide": 0}, "what is far for a label of like pictures is not for one of unlike ones"
-    few = [Out.of(units("close", [0.1]), null[4:37:16] + null[41:], "apart", 0.02, 20, 0.0025, upper=upper) for upper in (True, False)]
+    few = [Out.of(units("close", [0.1]), null[4:37:16] + null[41:], "apart", 0.02, 20, 0.0025, 0.95, upper=upper) for upper in (True, False)]
     assert few[0].centres["close"] > few[1].centres["close"] + 0.3, "of three others the centre is hardly known"
     assert few[0].centres["wide"] < few[1].centres["wide"] + 0.6 and few[0].cut == few[1].cut
 
