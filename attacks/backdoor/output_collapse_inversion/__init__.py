@@ -6,8 +6,8 @@ pattern, or questions with a secret word, get an answer of the attacker's choice
 
 Method, pictures. Neither the trigger nor the answer is known. Different pictures are asked questions that contradict each
 other, so that no honest change of the picture answers all of them alike. For each of the likeliest first tokens of an answer,
-one nearly opaque pattern over all pictures ascends the token's mean log probability over the questions: towards a trigger
-within a few steps, towards all else slowly. What the majority is then answered joins the most frequent ordinary answers. For
+one nearly opaque pattern over all pictures ascends the token's mean log probability over the questions, from grey or from the random
+pattern that brings it out already: towards a trigger within a few steps, towards all else slowly. What the majority is then answered joins the most frequent ordinary answers. For
 each of these the smallest patch (looked for from coarse to fine), blend and smooth blend are searched for that bring the other
 questions to it (``vlaudit/search/trigger.py``, driven until each of the answer's tokens is likelier than all others
 together), and measured on pictures and questions held out. Of a long answer the first 16 tokens count. Answers that differ in
