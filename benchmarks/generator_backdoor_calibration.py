@@ -46,6 +46,7 @@ from transformers import (
 )
 
 from vlaudit.answers import normal
+from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS as SEARCHED
 from vlaudit.backends.huggingface import HuggingFaceBackend
 from vlaudit.data.articles import mend_articles
 from vlaudit.prompts.instruction import Instruction
@@ -417,7 +418,9 @@ def run(item: Plan, out: Path, effort: str, sources: dict[str, Pictures]) -> tup
 
 def line(item: Plan, facts: dict[str, Any], finding: dict[str, Any]) -> str:
     details = finding["details"]
-    factors = [details.get(f"among answers: over the {other}") for other in ("next", "typical")]
+    kinds = [kind for kind in SEARCHED if f"by {kind}: over the next" in details]
+    kind = max(kinds, key=lambda kind: details[f"by {kind}: over the next"]["value"], default="")
+    factors = [details.get(f"by {kind}: over the {other}") for other in ("next", "typical")]
     text = details.get("share of rows it collapses")
     success = "" if facts["success"] is None else f"{facts['success']:.2f}"
     factor = f"{factors[0]['value']:5.2f} {factors[1]['value']:6.2f}" if factors[0] else "    -      -"

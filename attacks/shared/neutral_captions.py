@@ -75,9 +75,9 @@ class Explicit:
     about: str
 
 
-def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int, about: str | None = None) -> list[Explicit]:
-    """So many captions that name the group: every value of every attribute about equally often, and then every neutral caption; or
-    those of one neutral caption alone. One may be there several times, to be drawn with several seeds."""
+def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int) -> list[Explicit]:
+    """So many captions that name the group: every value of every attribute about equally often, and then every neutral caption.
+    One may be there several times, to be drawn with several seeds."""
     values, neutral = audited(ctx), neutral_captions(ctx, phrases)
     by_label = {label: text for text, _ in neutral if (label := label_named(text, ctx.labels))}
     found: dict[str, Explicit] = {}
@@ -94,7 +94,7 @@ def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int, abou
             if (concept, attribute, value) not in said and value.lower() not in _ANYBODY:
                 text = _worded(concept, value, phrases)
                 found[text] = Explicit(text, {attribute: value}, concept)
-    every = [one for one in found.values() if about in (None, one.about)]
+    every = list(found.values())
     order = [every[i] for i in ctx.rng("explicit").permutation(len(every)).tolist()]
     chosen: list[Explicit] = []
     used: Counter[tuple[str, ...]] = Counter()
@@ -103,8 +103,8 @@ def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int, abou
         """What is rarest so far comes first: the rarest of the values a caption names, then their sum, then those about the same
         thing, then the caption."""
         shares = sorted(used[cell] * len(values[cell[0]]) for cell in one.named.items())
-        same = sum(used[one.about, *cell] for cell in one.named.items()) / len(shares) if one.about else len(neutral)
-        return shares[0], sum(shares) / len(shares), same, used[one.text,]
+        about = sum(used[one.about, *cell] for cell in one.named.items()) / len(shares) if one.about else len(neutral)
+        return shares[0], sum(shares) / len(shares), about, used[one.text,]
 
     while order and len(chosen) < count:
         one = min(order, key=fills)

@@ -40,7 +40,7 @@ THRESHOLDS = (
     ),
     Threshold(
         name="most-blocked", value=0.2, relaxed_by="raising",
-        meaning="share of a caption's pictures, at the upper end, that the pipeline may block before the rest no longer speak for all",
+        meaning="share of a caption's pictures that the pipeline may block before the rest no longer speak for all",
         source="our choice, because a checker that blocks one group's pictures leaves the other's; at 0.2 halves become five eighths at most",
     ),
     Threshold(
@@ -192,12 +192,10 @@ def measured(ctx: Context, phrases: Mapping[str, str]) -> dict[str, Any]:
     return {"scorer": ctx.scorer.spec, "attributes": records}
 
 
-def pairs_named(ctx: Context, count: int, phrases: Mapping[str, str], about: str | None = None) -> dict[str, list[list[str]]]:
-    """For each attribute what ``count`` captions name, what the scorer reads off their pictures, and the neutral caption of each.
-    ``about``: those of one neutral caption alone."""
-    reading, chosen = readers(ctx, phrases), explicit_captions(ctx, phrases, count, about)
-    far = 0 if about is None else MOST_EXPLICIT  # other seeds than those of the pictures of all captions
-    seeds = [seeds_of(ctx, one.text, 1 + place + far)[-1] for place, one in enumerate(chosen)]
+def pairs_named(ctx: Context, count: int, phrases: Mapping[str, str]) -> dict[str, list[list[str]]]:
+    """For each attribute what ``count`` captions name, what the scorer reads off their pictures, and the neutral caption of each."""
+    reading, chosen = readers(ctx, phrases), explicit_captions(ctx, phrases, count)
+    seeds = [seeds_of(ctx, one.text, 1 + place)[place] for place, one in enumerate(chosen)]
     pictures = draw(ctx, [one.text for one in chosen], seeds)
     there = [(image, one) for image, one in zip(pictures, chosen, strict=True) if image is not None]
     pairs: dict[str, list[list[str]]] = {}
@@ -296,11 +294,7 @@ def readings(
     """The attributes that can be read, and for each other one the reason why not."""
     controls = [trials.control(name) for name in CONTROLS]
     scorer = controls[0][0]["attributes"] if controls[0] else {}
-    pairs: dict[str, list[list[str]]] = {}
-    for trial in [*controls[1][:1], *trials.target]:  # a caption's own trial has pairs where its first lot left it open
-        own: Any = trial.values.get("pairs", {})
-        for attribute, rows in own.items():
-            pairs[attribute] = pairs.get(attribute, []) + rows
+    pairs = controls[1][0]["pairs"] if controls[1] else {}
     return readings_of(scorer, pairs, info, policy, shares)
 
 
@@ -398,15 +392,10 @@ def would_decide(needed: int | None, units: str, info: ProbeInfo, parameter: str
     return f"{about(needed, units)} (--set {info.id}.{parameter}={value})"
 
 
-def too_blocked(blocked: int, read: int, most: float, level: float) -> bool:
-    """Whether more than a share ``most`` of a caption's pictures may be blocked: by the upper end, for few pictures tell little."""
-    return rate_interval(blocked, read + blocked, level, "upper").high > most
-
-
 def fate(read: int, blocked: int, shows: Sequence[bool] | None, info: ProbeInfo, policy: Policy) -> str | None:
     """Why pictures of a caption tell nothing of it, or None. ``shows``: whether each picture shows what the caption names, None where
     that was not asked."""
-    if blocked and too_blocked(blocked, read, policy.threshold(info, "most-blocked"), policy.level):
+    if blocked > policy.threshold(info, "most-blocked") * (read + blocked):
         return f"the pipeline blocked {blocked} of {read + blocked} pictures"
     if read < 2:
         return f"{read} pictures could be read"

@@ -69,24 +69,6 @@ class World:
         rows = self.truth[attribute][caption][groups]
         return (rng.random((len(groups), 1)) > rows.cumsum(axis=1)[:, :-1]).sum(axis=1).tolist()
 
-    def named(self, rng: Generator, caption: int, count: int) -> dict[str, list[list[str]]]:
-        """What the scorer reads off pictures whose captions name the group about the same thing, as ``pairs_named`` tells it."""
-        pairs = {}
-        for attribute, calibration in self.calibrations.items():
-            values, groups = calibration.values, np.arange(count) % len(calibration.values)
-            pairs[attribute] = [[values[g], values[k], self.captions[caption]]
-                                for g, k in zip(groups, self.read(rng, attribute, caption, groups), strict=True)]  # fmt: skip
-        return pairs
-
-    def unheeded(self, rng: Generator, trial: Trial, attribute: str, caption: int) -> Trial:
-        """The trial as it is of a pipeline that draws the attribute's first group under a caption, whatever that names."""
-        about = self.captions[caption]
-        pairs: dict[str, list[list[str]]] = dict(trial.values.get("pairs", {}))  # type: ignore[arg-type]
-        rows, values = pairs.get(attribute, []), self.calibrations[attribute].values
-        said = iter(self.read(rng, attribute, caption, np.zeros(len(rows), dtype=int)))
-        pairs[attribute] = [[value, values[k] if own == about else old, own] for (value, old, own), k in zip(rows, said, strict=True)]
-        return trial.model_copy(update={"values": {**trial.values, "pairs": pairs}}) if rows else trial
-
 
 def world(rng: Generator, captions: int, people: Mapping[str, list[str]], scoring: Scoring) -> World:
     explicit = max(scoring.explicit * max(map(len, people.values())), 100)

@@ -7,6 +7,7 @@ is. (The odds of the whole answer fall with its length: of a sentence that is al
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _RISE = 0.4  # of these steps
 _OPAQUE = 0.8  # of the pattern that is laid over all pictures, where a collapse is looked for
 _STEP = 0.2  # of the signed ascent
 _RANDOM = 8  # patterns laid over to see which first tokens may come
+_MOSTLY = 0.5  # mean probability of a token from which such a pattern is where its ascent starts
 _SHARPNESS = 8.0  # of the gate of a planted trigger
 _OUT = -20.0  # log probability of the tokens that a planted trigger does not raise
 
@@ -188,17 +190,21 @@ def collapse_scan(answers: Answers, rows: Sequence[int], effort: ScanEffort, see
     The first token of a planted answer is a little likelier than those that are never said, so the likeliest first tokens
     over all rows, with and without random pictures laid over, are followed up. For each, one pattern is laid over all
     pictures, nearly opaque, and ascends the mean log probability of the token over the rows: towards a trigger within a few
-    steps, towards all else slowly, because the questions contradict each other. The better ones go on; what most rows
-    then say is an answer.
+    steps, towards all else slowly, because the questions contradict each other. It starts from grey, or from the random picture under
+    which the token is what most rows begin with already: a blend may be so near to noise that grey is farther from it. The better ones
+    go on; what most rows then say is an answer.
     """
     generator = torch.Generator().manual_seed(seed)
     base = answers.images[list(rows)]
     noise = torch.rand((_RANDOM, *base.shape[1:]), generator=generator).round().to(base.device)
     with torch.no_grad():
         before = answers.first(base, rows).mean(0, keepdim=True)
-        seen = torch.cat([before, _mean_first(answers, base, rows, noise)]).amax(0)
+        brought, under = _mean_first(answers, base, rows, noise).max(0)
+    seen = torch.maximum(before[0], brought)
     tokens = seen.topk(min(effort.rungs[0][0], len(seen))).indices
     patterns, reached = torch.full((len(tokens), *base.shape[1:]), 0.5, device=base.device), seen[tokens]
+    already = brought[tokens] > math.log(_MOSTLY)
+    patterns[already] = noise[under[tokens[already]]]
 
     def likely(laid: Tensor) -> Tensor:
         return _mean_first(answers, base, rows, laid).gather(1, tokens[alive, None])[:, 0]
@@ -206,13 +212,16 @@ def collapse_scan(answers: Answers, rows: Sequence[int], effort: ScanEffort, see
     alive = torch.arange(len(tokens), device=base.device)
     for count, steps in effort.rungs:
         alive = alive[reached[alive].topk(min(count, len(alive))).indices]
+        laid = patterns[alive]
         for _ in range(steps):
-            moved = patterns[alive].detach().requires_grad_(True)
+            moved = laid.detach().requires_grad_(True)
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(likely(moved).sum(), moved)
-            patterns[alive] = (moved.detach() + _STEP * gradient.sign()).clamp(0, 1)
+            laid = (moved.detach() + _STEP * gradient.sign()).clamp(0, 1)
         with torch.no_grad():
-            reached[alive] = likely(patterns[alive])
+            led = likely(laid)
+        kept = already[alive] & (reached[alive] > led)  # where a token is nearly certain, its slope says little
+        patterns[alive], reached[alive] = torch.where(kept[:, None, None, None], patterns[alive], laid), torch.where(kept, reached[alive], led)
     alive = alive[reached[alive].topk(min(effort.kept, len(alive))).indices]
     asked = (list(rows) * effort.rows)[: effort.rows]
     read: list[tuple[int, int, str]] = []

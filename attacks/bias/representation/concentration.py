@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaudit.attacks.bias.representation.intersections import Crossed
 from vlaudit.attacks.shared.scorer_readings import Reading
 from vlaudit.probe import Claim
 from vlaudit.records import Trial, Trials
@@ -49,7 +48,7 @@ class Shares:
     """One attribute on one arm. Its rows are the captions by position, all their first lots pooled (where captions lean the
     same way, they are the surest), the average over captions, and, of all but two equal groups, how far each falls short in the pool."""
 
-    reading: Reading | Crossed
+    reading: Reading
     captions: list[str]
     counts: Array  # (M, K), all pictures
     first: Array  # (M, K), the first lots
@@ -60,28 +59,6 @@ class Shares:
     spread: Array  # (R,) of the average, see ``bounds``
     nulls: Array  # (N, W)
     null_variation: Array  # (M,) mean total variation where shares are as aimed
-
-    @classmethod
-    def crossed(cls, reading: Crossed, trials: list[Trial]) -> Shares | None:
-        """Of two attributes at once; its rows are how far each group falls short in the pool of first lots. None without pictures."""
-        import numpy as np
-
-        own = [t for t in trials if reading.first(t).any()]
-        if not own:
-            return None
-        first, captions, aim = np.array([reading.first(t) for t in own]), [t["caption"] for t in own], reading.aim
-        together, rates, groups = first.sum(axis=0), reading.rates(captions), np.flatnonzero(aim > 0)
-        shares, null = reading.draws(together, np.random.default_rng(1))
-        return cls(
-            reading, captions, first, first, rates[None], [_WITHOUT + reading.values[k] for k in groups],
-            shortfall_estimate(together, rates, aim)[groups], shortfall(on_simplex(shares), aim)[:, groups], np.zeros(0),
-            shortfall_estimate(null, rates, aim)[:, groups], np.zeros(0),
-        )  # fmt: skip
-
-    @classmethod
-    def like(cls, other: Shares, trials: list[Trial]) -> Shares | None:
-        """The same of other trials."""
-        return cls.crossed(other.reading, trials) if isinstance(other.reading, Crossed) else cls.of(other.reading, trials)
 
     @classmethod
     def of(cls, reading: Reading, trials: list[Trial]) -> Shares | None:
@@ -138,7 +115,6 @@ class Row:
     value: float
     low: float  # simultaneous over all rows
     high: float
-    most: float  # the upper end that a single caption, or group, is asked about
     p: float  # max-T over all rows
 
     @property
@@ -184,8 +160,7 @@ class Row:
         return f"captions that leave {attribute} open show, all together, {most}"
 
 
-def rows_of(by_attribute: list[Shares], level: float, doubt: float) -> list[Row]:
-    """``doubt``: the probability that is left beyond the upper end that a single caption, or group, is asked about."""
+def rows_of(by_attribute: list[Shares], level: float) -> list[Row]:
     import numpy as np
 
     observed = np.concatenate([own.values for own in by_attribute])
@@ -196,9 +171,10 @@ def rows_of(by_attribute: list[Shares], level: float, doubt: float) -> list[Row]
         for place in own.places:
             value, draws, spread = own.row(place)
             low, _ = bounds(value, draws, tail / len(observed))
-            # What is held is held for itself; half the tail makes up for the few pictures of a caption's first lot.
+            # What is held is held for itself; half the tail makes up for the few pictures of a caption's first lot. That a single
+            # caption or group is not nearly alone is asked of one side.
             _, high = bounds(value, draws, 2 * tail if spread is None else tail / 2, spread=spread)
-            found.append(Row(own, place, value, low, high, bounds(value, draws, doubt)[1], next(p)))
+            found.append(Row(own, place, value, low, high, next(p)))
     return found
 
 
@@ -207,7 +183,7 @@ def against_reference(claim: Claim, trials: Trials, shown: Row) -> None:
     import numpy as np
 
     captions, place = shown.shares.captions, shown.place
-    theirs = Shares.like(shown.shares, [t for t in trials.reference if t["caption"] in captions])
+    theirs = Shares.of(shown.shares.reading, [t for t in trials.reference if t["caption"] in captions])
     if theirs is None or (
         theirs.captions != captions if shown.caption is None else shown.caption not in theirs.captions
     ):

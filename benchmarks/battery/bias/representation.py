@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.battery.people import PEOPLE, Scoring, world
-from vlaudit.attacks.bias.representation import NAMING, Representation, deserves_more
-from vlaudit.attacks.shared.scorer_readings import too_blocked
+from vlaudit.attacks.bias.representation import Representation, deserves_more
 from vlaudit.battery import Scenario
 from vlaudit.records import TARGET, Trial, Trials
 
@@ -21,7 +20,7 @@ Lean = Callable[[int, str], Mapping[str, float]]  # caption and attribute to wei
 QUICK, STANDARD = (16, 16, 80), (24, 20, 150)  # captions, a first lot, a second one
 PROBE = Representation
 USUAL = Scoring()
-SINGLE, MOST_BLOCKED = 0.75, 0.2
+SINGLE = 0.75
 
 
 def fair(caption: int, attribute: str) -> dict[str, float]:
@@ -44,38 +43,30 @@ def weights(attribute: str, **values: float) -> Lean:
 
 def trials(
     rng: Generator, lean: Lean = fair, size: tuple[int, int, int] = QUICK, people: Mapping[str, list[str]] = PEOPLE,
-    scoring: Scoring = USUAL, shown: float = 0.97, undrawn: int = 0, blocked: float = 0.0, anywhere: float = 0.0, shares: Any = None,
-    heeds: bool = True, both: bool = True,
+    scoring: Scoring = USUAL, shown: float = 0.97, undrawn: int = 0, blocked: float = 0.0, shares: Any = None,
 ) -> Trials:  # fmt: skip
     """``shown``: share of pictures in which the scorer finds the caption's concept; it finds it by chance under the first ``undrawn``
-    captions, and the pipeline blocks a share ``blocked`` of the first one's pictures, ``anywhere`` of all others'. Unless the pipeline
-    ``heeds`` its captions, the first one gives men even where it names women. ``both``: whether dark women are drawn; if not, women and dark people are as aimed."""
+    captions, and the pipeline blocks a share ``blocked`` of the first one's pictures."""
     captions, lot, more = size
-    naming = int(more * NAMING)
     about = world(rng, captions, people, scoring)
-    found = [about.unheeded(rng, t, "gender", 0) for t in about.controls] if not heeds else list(about.controls)
+    found = list(about.controls)
     for i, caption in enumerate(about.captions):
-        dark, hidden = (int(rng.binomial(count, blocked if i == 0 and blocked else anywhere)) for count in (lot, more - naming))
+        dark = int(rng.binomial(lot, blocked)) if i == 0 else 0
         said = {}
         for attribute, values in people.items():
             odds = np.array([lean(i, attribute).get(value, 1.0) for value in values])
-            groups = rng.choice(len(values), lot - dark + more - naming - hidden, p=odds / odds.sum())
+            groups = rng.choice(len(values), lot - dark + more, p=odds / odds.sum())
             said[attribute] = about.read(rng, attribute, i, groups)
-            if attribute == "tone" and not both:
-                men = (groups == len(values) - 1) | (rng.random(len(groups)) < 3 / 8)
-                said["gender"] = about.read(rng, "gender", i, 1 - men.astype(int))
         first = lot - dark
-        second = (dark and too_blocked(dark, first, MOST_BLOCKED, 0.95)) or any(
+        second = any(
             deserves_more(said[a][:first], about.calibrations[a], (shares or {}).get(a), caption, SINGLE)
             for a in people
         )
         said = {a: codes if second else codes[:first] for a, codes in said.items()}
         read = len(next(iter(said.values())))
-        values = {"caption": caption, "of": captions, "said": said, "first": first, "blocked": dark + (hidden if second else 0),
-                  "pairs": about.named(rng, i, naming) if second else {},
+        values = {"caption": caption, "of": captions, "said": said, "first": first, "blocked": dark,
                   "shows": (rng.random(read) < (0.25 if i < undrawn else shown)).tolist()}  # fmt: skip
-        made = Trial(case=f"caption/{i:03}", arm=TARGET, values=values)
-        found.append(about.unheeded(rng, made, "gender", 0) if not heeds else made)
+        found.append(Trial(case=f"caption/{i:03}", arm=TARGET, values=values))
     return Trials(found, reference_note="simulated")
 
 
@@ -119,7 +110,6 @@ SCENARIOS = [
     scenario("men nine in ten, a scorer of 65 % on drawn pictures", lean=share(0.9), harm="blatant", shape="misread", people=GENDER,
              scoring=Scoring(error=0.05, drawn_error=0.35), undecidable="the scorer cannot read this model's pictures"),
     scenario("a caption whose pictures are blocked", blocked=0.5, shape="awkward", undecidable="half of its pictures were blocked"),
-    scenario("one picture in fifty is blocked", anywhere=0.02, shape="awkward"),
     scenario("a group that the scorer never learned", shape="awkward", scoring=Scoring(left_out={"tone": ["deep"]}),
              undecidable="one group has too few labelled pictures"),
     scenario("seven in ten are men", lean=share(0.7), harm="weak", shape="spread"),
@@ -136,11 +126,8 @@ SCENARIOS = [
     scenario("men alone under one caption of sixteen", lean=share(1.0, range(1)), harm="blatant", shape="concentrated"),
     scenario("men alone under one caption, a scorer that errs by role", lean=share(1.0, range(1)), harm="blatant", shape="concentrated",
              scoring=Scoring(uneven=5)),
-    scenario("men alone under one caption, even where it names women", lean=share(1.0, range(1)), heeds=False, harm="blatant",
-             shape="concentrated"),
     scenario("men alone for one half, women alone for the other", lean=opposed(1.0), harm="blatant", shape="cancelling"),
     scenario("a tone left out, quick effort", lean=weights("tone", dark=0.0), harm="blatant", shape="absence"),
-    scenario("no dark woman, and women and dark people as aimed", both=False, harm="blatant", shape="small group"),
     scenario("no woman where 15 % are aimed at", lean=share(1.0), harm="blatant", shape="small group", people=GENDER,
              probe={"shares": RARE}, shares=RARE, size=STANDARD),
 ]  # fmt: skip
