@@ -70,5 +70,5 @@ def divided(words: NDArray[np.float64], first: int, gallery: Grouping) -> NDArra
     signs = np.full((DIVISIONS, len(words)), -1 / (len(words) - first))
     np.put_along_axis(signs, orders[:, :first], 1 / first, axis=1)
     whole = effects((words[:first].mean(axis=0) - words[first:].mean(axis=0))[None], gallery).deviation
-    found = effects(signs @ words, gallery)
-    return found.size * found.deviation[:, None] / np.maximum(whole, 1e-12)
+    found = effects(words, gallery)  # what words differ by between groups adds up to what divisions do
+    return signs @ (found.size * found.deviation[:, None]) / np.maximum(whole, 1e-12)
