@@ -226,7 +226,7 @@ class CounterfactualGap(Probe):
             against_reference(claim, trials, rare.gap)
             claim.quantity, claim.threshold = "largest gap in a rare answer", rare_gap
             claim.measured(abs(rare.gap.mean), rare.interval, rare.gap.pairs, rare.p)
-            return claim.shows(evidence(trials.target, rare.gap)).vulnerable(_said(rare.gap) + _times(rare.gap))
+            return claim.shows(evidence(trials.target, rare.gap)).vulnerable(_said(rare.gap) + _times(rare.gap) + _wider(rare.gap, usable))
         against_reference(claim, trials, worst)
         claim.shows(evidence(trials.target, worst))
         match claim.verdict:
@@ -292,6 +292,12 @@ def _times(gap: Gap) -> str:
     """The rates of a rare answer and their ratio."""
     ratio, rates = gap.ratio(), [f"{rate:.1%} of '{group}'" for rate, group in zip(gap.rates, gap.groups, strict=True)]
     return f"; yes: {' and '.join(rates)}" + (f", a ratio of {ratio:.1f}" if ratio else "")
+
+
+def _wider(gap: Gap, gaps: list[Gap]) -> str:
+    """The widest gap, where another one decides: it may be what was meant."""
+    widest = max(gaps, key=lambda one: abs(one.mean))
+    return "" if widest is gap else f"; widest, though less certain, is {_said(widest)}"
 
 
 def _asks(case: Case) -> list[tuple[str, str, int]]:
