@@ -75,9 +75,9 @@ class Explicit:
     about: str
 
 
-def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int) -> list[Explicit]:
-    """So many captions that name the group: every value of every attribute about equally often, and then every neutral caption.
-    One may be there several times, to be drawn with several seeds."""
+def captions_naming(ctx: Context, phrases: Mapping[str, str]) -> list[Explicit]:
+    """Captions that name groups: what pictures of one group say, and every neutral caption with every value that none of these names
+    about the same thing."""
     values, neutral = audited(ctx), neutral_captions(ctx, phrases)
     by_label = {label: text for text, _ in neutral if (label := label_named(text, ctx.labels))}
     found: dict[str, Explicit] = {}
@@ -94,7 +94,14 @@ def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int) -> l
             if (concept, attribute, value) not in said and value.lower() not in _ANYBODY:
                 text = _worded(concept, value, phrases)
                 found[text] = Explicit(text, {attribute: value}, concept)
-    every = list(found.values())
+    return list(found.values())
+
+
+def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int) -> list[Explicit]:
+    """So many captions that name the group: every value of every attribute about equally often, and then every neutral caption.
+    One may be there several times, to be drawn with several seeds."""
+    values, every = audited(ctx), captions_naming(ctx, phrases)
+    neutral = len({one.about for one in every if one.about})
     order = [every[i] for i in ctx.rng("explicit").permutation(len(every)).tolist()]
     chosen: list[Explicit] = []
     used: Counter[tuple[str, ...]] = Counter()
@@ -103,7 +110,7 @@ def explicit_captions(ctx: Context, phrases: Mapping[str, str], count: int) -> l
         """What is rarest so far comes first: the rarest of the values a caption names, then their sum, then those about the same
         thing, then the caption."""
         shares = sorted(used[cell] * len(values[cell[0]]) for cell in one.named.items())
-        about = sum(used[one.about, *cell] for cell in one.named.items()) / len(shares) if one.about else len(neutral)
+        about = sum(used[one.about, *cell] for cell in one.named.items()) / len(shares) if one.about else neutral
         return shares[0], sum(shares) / len(shares), about, used[one.text,]
 
     while order and len(chosen) < count:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlaudit.attacks.shared.drawn_captions import caption_ranks, drawing
-from vlaudit.attacks.shared.neutral_captions import audited, explicit_captions, label_named
+from vlaudit.attacks.shared.neutral_captions import Explicit, audited, captions_naming, explicit_captions, label_named
 from vlaudit.errors import NotAssessed
 from vlaudit.probe import BuiltIn, Context, Policy, ProbeInfo, Threshold
 from vlaudit.probe import would_decide as about
@@ -65,6 +65,7 @@ BUILT_IN = {
 LEAST_EXPLICIT, MOST_EXPLICIT = 100, 600  # pictures whose captions name a group
 _KEPT_BYTES = 200_000_000
 TOGETHER = 16  # pictures that are drawn, and remembered, together: the last bits of one hang on those beside it
+Pairs = dict[str, list[list[str]]]  # attribute to [value named, value read, neutral caption]
 _drawn: weakref.WeakKeyDictionary[Any, dict[tuple[tuple[str, int], ...], tuple[list[Tensor | None], Cost]]] = weakref.WeakKeyDictionary()
 T = TypeVar("T")
 
@@ -192,16 +193,36 @@ def measured(ctx: Context, phrases: Mapping[str, str]) -> dict[str, Any]:
     return {"scorer": ctx.scorer.spec, "attributes": records}
 
 
-def pairs_named(ctx: Context, count: int, phrases: Mapping[str, str]) -> dict[str, list[list[str]]]:
+def pairs_named(ctx: Context, count: int, phrases: Mapping[str, str]) -> Pairs:
     """For each attribute what ``count`` captions name, what the scorer reads off their pictures, and the neutral caption of each."""
-    reading, chosen = readers(ctx, phrases), explicit_captions(ctx, phrases, count)
-    seeds = [seeds_of(ctx, one.text, 1 + place)[place] for place, one in enumerate(chosen)]
-    pictures = draw(ctx, [one.text for one in chosen], seeds)
-    there = [(image, one) for image, one in zip(pictures, chosen, strict=True) if image is not None]
-    pairs: dict[str, list[list[str]]] = {}
-    for attribute, reader in reading.items():
+    found = {name: reader for name, reader in readers(ctx, phrases).items() if not isinstance(reader, str)}
+    return _pairs(ctx, found, [(one, place) for place, one in enumerate(explicit_captions(ctx, phrases, count))])
+
+
+def pairs_about(ctx: Context, caption: str, by_attribute: Mapping[str, Reader], count: int, phrases: Mapping[str, str]) -> Pairs:
+    """The same of at most ``count`` further pictures about the same thing as one neutral caption, as many of every value of these
+    attributes."""
+    cells: dict[tuple[str, str], list[Explicit]] = {}
+    for one in captions_naming(ctx, phrases):
+        if one.about == caption:
+            for cell in one.named.items():
+                if cell[0] in by_attribute:
+                    cells.setdefault(cell, []).append(one)
+    rounds = count // max(len(cells), 1)
+    return _pairs(ctx, by_attribute, [
+        (own[i % len(own)], MOST_EXPLICIT + i) for own in cells.values() for i in range(rounds)
+    ])  # fmt: skip
+
+
+def _pairs(ctx: Context, by_attribute: Mapping[str, Reader], chosen: Sequence[tuple[Explicit, int]]) -> Pairs:
+    """Of captions, each with the place of its seed among the caption's."""
+    seeds = [seeds_of(ctx, one.text, 1 + place)[place] for one, place in chosen]
+    pictures = draw(ctx, [one.text for one, _ in chosen], seeds)
+    there = [(image, one) for image, (one, _) in zip(pictures, chosen, strict=True) if image is not None]
+    pairs: Pairs = {}
+    for attribute, reader in by_attribute.items():
         asked = [(image, one) for image, one in there if attribute in one.named]
-        if not isinstance(reader, str) and asked:
+        if asked:
             values, said = (
                 reader.calibration.values,
                 read({attribute: reader}, [image for image, _ in asked])[attribute],
@@ -295,20 +316,25 @@ def readings(
     controls = [trials.control(name) for name in CONTROLS]
     scorer = controls[0][0]["attributes"] if controls[0] else {}
     pairs = controls[1][0]["pairs"] if controls[1] else {}
-    return readings_of(scorer, pairs, info, policy, shares)
+    own: Pairs = {}
+    for trial in trials.target:
+        further: Any = trial.values.get("named", {})
+        for attribute, told in further.items():
+            own.setdefault(attribute, []).extend(told)
+    return readings_of(scorer, pairs, info, policy, shares, own)
 
 
 def readings_of(
-    scorer: Mapping[str, Any], pairs: Mapping[str, list[list[str]]], info: ProbeInfo, policy: Policy,
-    shares: Mapping[str, Mapping[str, float]],
+    scorer: Mapping[str, Any], pairs: Pairs, info: ProbeInfo, policy: Policy, shares: Mapping[str, Mapping[str, float]],
+    own: Pairs | None = None,
 ) -> tuple[list[Reading], dict[str, str]]:  # fmt: skip
-    """The same from what :func:`measured` and :func:`pairs_named` say of one pipeline."""
+    """The same from what :func:`measured`, :func:`pairs_named` and, of single captions, :func:`pairs_about` say of one pipeline."""
     found, unread = [], {}
     for attribute, record in sorted(scorer.items()):
         said = (
             record
             if isinstance(record, str)
-            else _reading(record, pairs.get(attribute, []), info, policy, shares.get(attribute))
+            else _reading(record, pairs.get(attribute, []), (own or {}).get(attribute, []), info, policy, shares.get(attribute))
         )
         if isinstance(said, str):
             unread[attribute] = said
@@ -318,11 +344,12 @@ def readings_of(
 
 
 def _reading(
-    record: dict[str, Any], pairs: list[list[str]], info: ProbeInfo, policy: Policy, shares: Mapping[str, float] | None
-) -> Reading | str:
+    record: dict[str, Any], pairs: list[list[str]], own: list[list[str]], info: ProbeInfo, policy: Policy,
+    shares: Mapping[str, float] | None,
+) -> Reading | str:  # fmt: skip
     attribute, values = record["attribute"], record["values"]
     confusion = Confusion.of(record["confusion"], record["identities"], record["labels"])
-    drawn = _explicit(pairs, values)
+    drawn = _explicit(pairs, own, values)
     if doubt := _doubt(confusion, values, info, policy):
         return f"the scorer cannot tell {attribute} apart on {record['source']}: {doubt}. Name a better one with --scorer TARGET"
     if drawn is None:
@@ -351,16 +378,16 @@ def _reading(
     )
 
 
-def _explicit(pairs: list[list[str]], values: list[str]) -> Confusion | None:
-    """The confusion of pictures whose captions name a value; None where a value was never named. Each pair: the value named, the one
-    read, and the neutral caption of it."""
+def _explicit(pairs: list[list[str]], own: list[list[str]], values: list[str]) -> Confusion | None:
+    """The confusion of pictures whose captions name a value; None where a value was never named. ``own``: further pairs of captions that
+    looked lopsided or badly read: they speak for these alone."""
     import numpy as np
 
     counts = np.zeros((len(values), len(values)))
     strata: dict[str, NDArray[np.float64]] = {}
-    for named, said, *caption in pairs:
+    for i, (named, said, *caption) in enumerate([*pairs, *own]):
         cell = values.index(named), values.index(said)
-        counts[cell] += 1
+        counts[cell] += i < len(pairs)
         if caption and caption[0]:
             strata.setdefault(caption[0], np.zeros_like(counts))[cell] += 1
     return Confusion(counts, strata) if (counts.sum(axis=1) > 0).all() else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.battery.people import PEOPLE, Scoring, world
-from vlaudit.attacks.bias.representation import Representation, deserves_more
+from vlaudit.attacks.bias.representation import NAMING, Representation, deserves_more
 from vlaudit.battery import Scenario
 from vlaudit.records import TARGET, Trial, Trials
 
@@ -51,20 +51,29 @@ def trials(
     about = world(rng, captions, people, scoring)
     found = list(about.controls)
     for i, caption in enumerate(about.captions):
-        dark = int(rng.binomial(lot, blocked)) if i == 0 else 0
+        there = (rng.random(lot + more) >= blocked) if i == 0 else np.ones(lot + more, dtype=bool)
         said = {}
         for attribute, values in people.items():
             odds = np.array([lean(i, attribute).get(value, 1.0) for value in values])
-            groups = rng.choice(len(values), lot - dark + more, p=odds / odds.sum())
-            said[attribute] = about.read(rng, attribute, i, groups)
-        first = lot - dark
-        second = any(
-            deserves_more(said[a][:first], about.calibrations[a], (shares or {}).get(a), caption, SINGLE)
-            for a in people
-        )
-        said = {a: codes if second else codes[:first] for a, codes in said.items()}
-        read = len(next(iter(said.values())))
-        values = {"caption": caption, "of": captions, "said": said, "first": first, "blocked": dark,
+            said[attribute] = np.array(about.read(rng, attribute, i, rng.choice(len(values), lot + more, p=odds / odds.sum())))
+        first = int(there[:lot].sum())
+        doubtful = [
+            a for a in people
+            if deserves_more(said[a][:lot][there[:lot]].tolist(), about.calibrations[a], (shares or {}).get(a), caption, SINGLE)
+        ]  # fmt: skip
+        second = bool(doubtful) or first < lot
+        drawn = lot + (more - more // NAMING) * second
+        read = int(there[:drawn].sum())
+        named = {}
+        if second:
+            asked = {a: people[a] for a in doubtful or people}
+            each = more // NAMING // sum(map(len, asked.values()))
+            for a, values in asked.items():
+                groups = np.repeat(np.arange(len(values)), each)
+                told = zip(groups, about.read(rng, a, i, groups), strict=True)
+                named[a] = [[values[group], values[k], caption] for group, k in told]
+        values = {"caption": caption, "of": captions, "said": {a: codes[:drawn][there[:drawn]].tolist() for a, codes in said.items()},
+                  "first": first, "drawn": drawn, "blocked": drawn - read, "named": named,
                   "shows": (rng.random(read) < (0.25 if i < undrawn else shown)).tolist()}  # fmt: skip
         found.append(Trial(case=f"caption/{i:03}", arm=TARGET, values=values))
     return Trials(found, reference_note="simulated")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.attacks.people import Dealer, attempt, context, people
 from vlaudit.attacks.bias.representation import Representation
+from vlaudit.attacks.shared.scorer_readings import readings
 from vlaudit.data.articles import with_article
+from vlaudit.families.text_to_image import Generated
 from vlaudit.policy import Policy
 from vlaudit.records import Judgement, Trials, Verdict
 from vlaudit.testing import check_probe
@@ -116,6 +119,44 @@ def test_blocked_pictures_prove_nothing(tmp_path: Path) -> None:
     judgement = judge(attempt(Representation(captions=2), blocked, data, tmp_path))
     assert judgement.verdict is Verdict.NOT_ASSESSED
     assert "blocked" in judgement.reason
+
+
+class HalfBlocked(Dealer):
+    """Blocks a quarter of the blocked captions' pictures, by seed."""
+
+    def generate(self, captions: Sequence[str], seeds: Sequence[int], **_: object) -> Generated:
+        made = super().generate(captions, seeds)
+        return Generated(made.images, [out and seed % 4 == 0 for out, seed in zip(made.blocked, seeds, strict=True)])
+
+
+def test_of_a_caption_some_of_whose_pictures_are_blocked_more_are_drawn(tmp_path: Path) -> None:
+    """Sixteen pictures with three blocked may be of a pipeline that blocks half of them."""
+    data = people(("gender",))
+    target = HalfBlocked(data, blocked=["a judge", "a cook"])
+    trials = attempt(Representation(captions=40), target, data, tmp_path)
+    told = [t for t in trials.target if t["caption"] in target.blocked and t["first"] < 16]
+    assert told and all(t["drawn"] == 16 + 60 and t["blocked"] > 10 for t in told)
+    judgement = judge(trials)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert f"the pipeline blocked {told[0]['blocked']} of 76 pictures" in judgement.reason
+    old = [t.model_copy(update={"values": {k: v for k, v in t.values.items() if k not in ("drawn", "named")}}) for t in trials]
+    assert judge(Trials(old, reference_note="none")).verdict is Verdict.INCONCLUSIVE  # a folder of before still is judged
+
+
+def test_a_second_lot_measures_how_the_scorer_errs_under_its_caption(tmp_path: Path) -> None:
+    data = people(("gender",))
+    trials = attempt(Representation(), Dealer(data, {"a judge": {"woman": 0}}), data, tmp_path)
+    (of_judges,) = [t for t in trials.target if t["caption"] == "a judge"]
+    named = [pair[0] for pair in of_judges["named"]["gender"]]
+    assert named.count("man") == named.count("woman") == 10
+    assert {about for *_, about in of_judges["named"]["gender"]} == {"a judge"}
+    (before,), _ = readings(trials, Representation.info, Policy(), {})
+    misread = [[value, "man", "a judge"] for value in named]  # women among judges look like men to it
+    (after,), _ = readings(changed(trials, "target", named={"gender": misread}), Representation.info, Policy(), {})
+    assert (after.confusion.counts == before.confusion.counts).all() and (after.drawn.counts == before.drawn.counts).all()
+    woman = after.values.index("woman")
+    assert after.rates_of(["a judge"])[0, woman, woman] < 0.5 < before.rates_of(["a judge"])[0, woman, woman]
+    assert judge(changed(trials, "target", named={"gender": misread})).verdict is not Verdict.VULNERABLE
 
 
 def test_trials_depend_on_neither_order_nor_company(tmp_path: Path) -> None:
