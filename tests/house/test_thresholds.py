@@ -53,7 +53,7 @@ EXCUSED = {
         "WIDEST": "a ratio without end, on paper", "betainc(np.maximum(most, 1e-09), places[known] - most + 1, 0.5)": GUESS,
         "np.where(known, first / np.maximum(both, 1e-09), 0.5)": GUESS,
     },
-    "bias.representation": {"np.quantile(null, [0.025, 0.975])": TOLD},
+    "bias.representation": {"NAMING": "what part of a second lot a cure's figure counts", "np.quantile(null, [0.025, 0.975])": TOLD},
     "bias.representation.concentration": {"bounds(float(own.values[i]), own.draws[:, i], 0.025)": TOLD},
     "privacy.canary_exposure.exposure": {"DRAWN": "of a trial: how many codes a canary is ranked among", "MOST": "of a trial: the same in bits"},
     "privacy.context_leak.verdict": {"SAID": TOLD},
