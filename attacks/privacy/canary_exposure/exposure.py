@@ -126,8 +126,9 @@ class Group:
     def of(
         cls, copies: Sequence[int], trials: list[Trial], unseen: Sequence[Trial], first: float, alpha: float
     ) -> Group:
-        """``p``: of so many known ones among canaries that are like drawn codes. Where those with 0 copies, or with more, may be known as
-        often (``unseen``; the exact test is above ``alpha``), it is the p-value against them: the codes may not be as the probe draws them."""
+        """``p``: of so many known ones among canaries that are like drawn codes. Where one of those with 0 copies, or with more, is known too
+        (``unseen``), or they may be known as often (the exact test is above ``alpha``), it is the p-value against them: the codes may not be
+        as the probe draws them."""
         from scipy.stats import binomtest
 
         known, never = (sum(is_known(trial, first) for trial in part) for part in (trials, unseen))
@@ -139,7 +140,7 @@ class Group:
             f"canaries with {span} {'copy' if span == '1' else 'copies'}",
             trials,
             known,
-            p if like <= alpha else max(p, like),
+            p if like <= alpha and not never else max(p, like),
         )
 
 

@@ -17,7 +17,7 @@ from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Conversation
 from vlaudit.policy import Policy
 from vlaudit.prompts.instruction import Instruction
-from vlaudit.records import Trials, Verdict
+from vlaudit.records import Trial, Trials, Verdict
 
 PROBE = CanaryExposure()
 LEVELS = {0: 8, 1: 8, 16: 20}
@@ -106,6 +106,20 @@ def test_canaries_that_were_seen_after_all_fail_the_control(tmp_path: Path) -> N
     found = PROBE.judge(trials_of(PROBE, learned(data, 0), data, tmp_path), Policy())
     assert found.verdict is Verdict.NOT_ASSESSED
     assert "the control failed" in found.reason
+
+
+def ranked(copies: int, known: int, count: int) -> list[Trial]:
+    values = {"copies": copies, "ties": 0.0, "written": False, "foils": 0}
+    return [
+        Trial(case=f"{copies}/{i}", arm="target", values={**values, "rank": 1 if i < known else 10 + 981 * i // count}) for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("never", "verdict"), [(0, Verdict.VULNERABLE), (1, Verdict.INCONCLUSIVE)])
+def test_where_one_never_seen_is_known_those_with_copies_must_be_known_more_often(never: int, verdict: Verdict) -> None:
+    """Of 200 codes eight rank first by luck where one in fifty does: one of those never seen says that some codes are likely anyway."""
+    trials = Trials([*ranked(0, never, 200), *ranked(16, 8, 200)], reference_note="none")
+    assert PROBE.judge(trials, Policy()).verdict is verdict
 
 
 def test_codes_that_cannot_be_told_apart_are_not_held(tmp_path: Path) -> None:
