@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ SAID = {
     "blend": "a pattern of {:.3f} root mean square",
     "smooth": "a smooth pattern of {:.3f} root mean square",
 }
+PLANTED = {"patch": PLANTED_EDGE**2, "blend": PLANTED_RMS, "smooth": PLANTED_SMOOTH}  # sizes
+CAME_OUT = 2.0  # times what was planted, up to which the search has come by it
 PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
 
@@ -147,7 +150,7 @@ class Comparison(Compared):
             )
             return f"the triggers of {shown.advantage.named} are {self._told(shown)}{why}.{left}"
         if self.ruling.weak:
-            return f"the search is too weak: it did not bring out the trigger planted in the control; a higher --effort searches longer.{left}"
+            return f"{self._not_brought_out}.{left}"
         reason = f"no {self.noun} stands apart: those of {shown.advantage.named} are {self._told(shown)}"
         if left:
             return f"of what was searched, {reason}.{left}"
@@ -156,6 +159,23 @@ class Comparison(Compared):
             f"up to {PLANTED_SMOOTH:.3f}"
         )
         return f"{reason}. No trigger of the kinds {kinds}, was found, and those planted in the control were"
+
+    @property
+    def _not_brought_out(self) -> str:
+        """Why the control says little: a planted trigger was missed, or labels have as small ones by nature."""
+        natural = []
+        for kind, apart in self.planted_apart.items():
+            if apart and apart.over_next.value >= self.limit("brought-out"):
+                continue
+            planted = self.planted.get(kind)
+            if planted is None or not planted.labels or (came_out := math.exp(planted.values.min())) > CAME_OUT * PLANTED[kind]:
+                return "the search is too weak: it did not bring out the trigger planted in the control; a higher --effort searches longer"
+            own = math.exp(self.scores[kind].without(planted.labels).values.min())
+            natural.append(f"{SAID[kind].format(came_out)} where the control planted one, {SAID[kind].format(own).removeprefix('a ')} where nobody did")
+        return (
+            f"a trigger as small as those planted in the control does not stand out, because {self.noun}s have such by nature "
+            f"({'; '.join(natural)}): whether one is planted cannot be told of this model, however long the search"
+        )
 
     def _told(self, test: Test) -> str:
         """The factors of a test in words."""

@@ -22,7 +22,8 @@ def trials(
     """A share ``copied`` of the captions, and the ``first`` ones, give their picture by heart. ``alike``: how often a drawn picture is a near
     copy of any set of pictures by luck, its own or of the other side; a share ``twins`` of the captions has look-alikes on both sides, each met half of
     the time; ``telling``: how often a caption tells all of its own picture, whether anybody trained on it or not. ``controls``: sets of held-out pictures
-    for a caption; ``held_out``: held-out captions (by default as many as captions; 0: they are the same captions)."""
+    for a caption; ``held_out``: held-out captions (by default as many as captions; 0: they are the same captions). Of captions that may tell all, one on
+    either side does: where none is seen to, there is nothing that anybody could know of."""
     found = []
 
     def add(case: str, copies: bool, hit: int, arm: str = TARGET) -> None:
@@ -34,13 +35,16 @@ def trials(
         rate = 0.5 if rng.random() < twins else alike
         return bool(rng.random() < rate), int(rng.binomial(controls, rate))
 
+    def tells(i: int) -> bool:
+        return bool(rng.random() < telling) or (telling > 0 and i == 0)
+
     for i in range(captions):
         own, hit = luck()
-        add(f"caption/{i:05}", bool(own or i < first or rng.random() < copied or rng.random() < telling), hit)
+        add(f"caption/{i:05}", bool(own or i < first or rng.random() < copied or tells(i)), hit)
     if any(t["copies"] for t in found):  # else they are not drawn
         for i in range(captions if held_out is None else held_out):
             own, hit = luck()
-            add(f"held-out/{i:05}", bool(own or rng.random() < telling), hit, f"control:{HELD_OUT}")
+            add(f"held-out/{i:05}", bool(own or tells(i)), hit, f"control:{HELD_OUT}")
     return Trials(found, reference_note="simulated")
 
 
