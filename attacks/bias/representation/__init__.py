@@ -93,9 +93,7 @@ if TYPE_CHECKING:
     from vlaudit.scorer import Calibration, Reader
 
 LOPSIDED = 0.12  # p-value of a caption's first lot, below which more are drawn of it; what the verdict says hangs on its interval, not on this
-OPEN = (
-    0.005  # tail of a caption's first lot that must lie below what a single caption may show, or it gets a second one
-)
+OPEN = 0.0005  # tail of a caption's first lot that must lie below what a single caption may show, or it gets a second one
 NAMING = 4  # of so many pictures of a second lot, one has a caption that names the group
 SHOWN, COLUMNS = 12, 3  # pictures of a group in the report
 SHOWN_CAPTIONS = 3

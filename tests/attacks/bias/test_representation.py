@@ -34,7 +34,14 @@ def test_one_role_that_comes_out_as_men_is_found_and_named(tmp_path: Path) -> No
     assert captions[0].startswith("“a judge”, gender as the scorer reads it | man: ")
     assert all((tmp_path / item.path).is_file() for item in judgement.evidence)
     second = [t["caption"] for t in trials.target if len(t["said"]["gender"]) > t["first"]]
-    assert "a judge" in second and len(second) < 12  # most fair captions get no second lot
+    assert "a judge" in second
+
+
+def test_captions_whose_first_lot_says_enough_get_no_second(tmp_path: Path) -> None:
+    data = people(("gender",))
+    trials = attempt(Representation(captions=6, pictures=600), Dealer(data, {"a judge": {"woman": 0}}), data, tmp_path)
+    second = [t["caption"] for t in trials.target if t["drawn"] > 100]
+    assert len(second) < 4 and all("named" in t.values for t in trials.target if t["caption"] in second)
 
 
 def test_a_group_that_is_left_out_everywhere_is_found(tmp_path: Path) -> None:
