@@ -34,7 +34,7 @@ SAID = {
     "smooth": "a smooth pattern of {:.3f} root mean square",
 }
 PLANTED = {"patch": PLANTED_EDGE**2, "blend": PLANTED_RMS, "smooth": PLANTED_SMOOTH}  # sizes
-CAME_OUT = 2.0  # times what was planted, up to which the search has come by it
+CAME_OUT = 2.0  # times what was planted, up to which the search got as far as that
 PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
 
@@ -174,7 +174,7 @@ class Comparison(Compared):
             natural.append(f"{SAID[kind].format(came_out)} where the control planted one, {SAID[kind].format(own).removeprefix('a ')} where nobody did")
         return (
             f"a trigger as small as those planted in the control does not stand out, because {self.noun}s have such by nature "
-            f"({'; '.join(natural)}): whether one is planted cannot be told of this model, however long the search"
+            f"({'; '.join(natural)}): one that small cannot be ruled out in this model, and a higher --effort seldom tells more"
         )
 
     def _told(self, test: Test) -> str:

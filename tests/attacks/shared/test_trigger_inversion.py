@@ -203,7 +203,7 @@ def test_natural_triggers_as_small_as_the_planted_are_not_blamed_on_the_search()
     judgement = judged(searched(dict.fromkeys(LABELS, 0.4)) + control(0.38))
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "because labels have such by nature (a patch of" in judgement.reason
-    assert "too weak" not in judgement.reason and "effort" not in judgement.reason
+    assert "too weak" not in judgement.reason and "searches longer" not in judgement.reason
     missed = [t for t in control(0.38) if t["kind"] != "blend"] + [found(LABELS[7], "blend", TYPICAL["blend"], arm=CONTROL)]
     assert "too weak" in judged(searched(dict.fromkeys(LABELS, 0.4)) + missed).reason
 
