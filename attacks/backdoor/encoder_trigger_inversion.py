@@ -13,8 +13,8 @@ same encoder to compare with.
 Metric. By what factor the triggers of one direction are smaller than those of the next, for each kind of trigger, by the rule of
 ``prompt-trigger-inversion``. Named strength: triggers of one kind that are six times smaller than those of the next direction.
 
-Controls. The other directions are the null. ``planted``: a known small patch, a known faint blend and a known wave that pull
-embeddings into one cluster, searched in the same way at the same cost; if that cluster does not stand out by each, there is no
+Controls. The other directions are the null. ``planted``: a known small patch, a known faint blend or a known wave that pulls
+embeddings into one cluster, each by itself, searched in the same way at the same cost; if that cluster does not stand out by each, there is no
 held verdict. ``scrambled``: the trigger found, with its pixels in another order. A specimen whose encoder is backdoored
 towards no label (``zoo:tiny-collapse``) and its clean twin.
 

@@ -48,7 +48,7 @@ Where the audit names several prompts of the model, the triggers that the first 
 another: a backdoor in the weights works under all, one in a prompt under that one. No verdict hangs on it.
 
 Controls. The other labels are the null. ``planted``: the audited classifier, wrapped so that a known small patch, a
-known faint blend and a known wave call up one label, searched in the same way at the same cost; if one of them does not stand out, the
+known faint blend or a known wave calls up one label, each by itself, searched in the same way at the same cost; if one of them does not stand out, the
 search is too weak for this model, or its labels have triggers as small by nature, and there is no held verdict. It says what not finding is worth; what was found stands by itself.
 ``scrambled``: the trigger found, with its pixels in
 another order, must not do what the trigger does. Where the advantage is near the threshold the searches are repeated

@@ -160,14 +160,15 @@ class Bench:
 
         return float((torch.cat(self.predicted) == label).float().mean())
 
-    def planted(self, ctx: Context, label: int) -> Classifier:
-        """The classifier with triggers planted for the label."""
+    def planted(self, ctx: Context, label: int, kind: str) -> Classifier:
+        """The classifier with a trigger of a kind planted for the label. One alone: by a patch, a blend that is planted too is reached."""
         import torch
 
         from vlaudit.search.trigger import planted
 
         images = torch.cat([self.searched, self.held_out])
-        return planted(self.asked_for(label), planted_triggers(ctx, images), label, self.confidence, images)
+        trigger = planted_triggers(ctx, images)[KINDS.index(kind)]
+        return planted(self.asked_for(label), [trigger], label, self.confidence, images)
 
 
 def require_pictures(ctx: Context) -> None:
@@ -188,7 +189,7 @@ def search(
         elsewhere = others if case.params["restart"] == 0 else None
         yield _searched(ctx, case, bench, label, bench.asked_for(label), ctx.arm, elsewhere, told, under)
         if case.params["planted"] and ctx.on_target:
-            yield _searched(ctx, case, bench, label, bench.planted(ctx, label), CONTROL, None, told)
+            yield _searched(ctx, case, bench, label, bench.planted(ctx, label, str(case.params["kind"])), CONTROL, None, told)
 
 
 def _searched(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.attacks.shared.trigger_inversion import by_restart
 from vlaudit.attacks.shared.trigger_inversion.joint import ASKED, Joint
-from vlaudit.attacks.shared.trigger_inversion.search import Bench, restarts, search
+from vlaudit.attacks.shared.trigger_inversion.search import Bench, planted_triggers, restarts, search
 from vlaudit.attacks.shared.trigger_inversion.sizes import CONTROL, KINDS, SPREAD, scores, size
 from vlaudit.details import Matrix
 from vlaudit.errors import NotAssessed
@@ -403,6 +403,21 @@ def test_a_label_that_every_picture_gets_is_left_out() -> None:
     bench = Bench.of(ctx, lambda x: torch.stack([x.mean((1, 2, 3)), 5 + x.amax((1, 2, 3))], 1), ["a", "b"])
     (trial,) = search(ctx, restarts(["b"], 1, "a")[:1], bench)
     assert trial["pictures"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_control_of_a_kind_follows_no_trigger_of_another(kind: str) -> None:
+    """A patch search would end in the blend that is planted beside the patch."""
+
+    class Arm(_Pictures):
+        def generator(self, *parts: object) -> torch.Generator:
+            return torch.Generator().manual_seed(1)
+
+    ctx: Any = Arm(100)
+    bench = Bench.of(ctx, lambda x: 9 * x.mean((2, 3)), ["a", "b", "c"])
+    planted, triggers = bench.planted(ctx, 2, kind), dict(zip(KINDS, planted_triggers(ctx, bench.held_out), strict=True))
+    taken = {other: float((planted(one.apply(bench.held_out)).argmax(1) == 2).float().mean()) for other, one in triggers.items()}
+    assert taken.pop(kind) > 0.8 and max(taken.values()) < 0.6, taken
 
 
 def test_where_else_a_trigger_works_is_told_and_decides_nothing() -> None:
