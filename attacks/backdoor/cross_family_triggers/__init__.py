@@ -232,12 +232,12 @@ def _restarts(labels: Sequence[str], case: Case, planted: str = "") -> list[Case
 
 
 def _made(maker: Context, case: Case, bench: Bench, planted: bool = False) -> _Made | None:
-    """``planted``: in the classifier with known triggers for the label."""
+    """``planted``: in the classifier with a known trigger of the kind for the label."""
     from vlaudit.search.trigger import flipped
 
     label = str(case.params["label"])
     index = bench.labels.index(label)
-    classifier = bench.planted(maker, index) if planted else bench.classifier
+    classifier = bench.planted(maker, index, str(case.params["kind"])) if planted else bench.classifier
     found = inverted(maker, case, bench, index, classifier)
     if found is None:
         return None
