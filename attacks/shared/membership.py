@@ -369,7 +369,7 @@ def judge_loss(
         columns = {GAIN: columns[LOSS] - before, **columns}
     if weights:
         members = np.array([t["member"] for t in target], dtype=bool)
-        scores = weighted({**columns, **weights}, members, [str(t["identity"]) for t in target])
+        scores = weighted({**columns, **{name: np.asarray(own) for name, own in weights.items()}}, members, [str(t["identity"]) for t in target])
         columns["by all scores weighted"] = scores
     attacks = {name: units.split(scores) for name, scores in {**columns, **(more or {})}.items()}
     references = {} if before is None else dict.fromkeys(attacks, units.split(before))

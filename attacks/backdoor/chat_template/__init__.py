@@ -186,7 +186,7 @@ def _in_cell(what: str, source: str, variables: dict[str, str], shape: str, held
     nothing = {"rendered": 0, "failed": 0, "refused": "", "stopped": "", "found": [], "cut": False}
     if len(source) > LARGEST:
         return {**nothing, "stopped": f"is longer than {LARGEST:,} characters"}
-    call = {WORDS: (search.explore, shape, held), DATES: (search.explore_dates, shape, held), TURNS: (search.explore_turns,)}[what]
+    call: tuple[Any, ...] = {WORDS: (search.explore, shape, held), DATES: (search.explore_dates, shape, held), TURNS: (search.explore_turns,)}[what]
     cell = Cell(call[0], seconds + GRACE)
     try:
         return {**nothing, **cell(source, variables, *call[1:], seconds, *([goal] if goal else []))}

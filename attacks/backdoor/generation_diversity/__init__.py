@@ -150,7 +150,7 @@ class GenerationDiversity(Probe):
             again, shown = further.get(case.id), dict[str, Evidence]()
             if again and ctx.on_target:
                 shown = _evidence(ctx, more[case.id], again, concept)
-            values = {"caption": case.params["caption"], "first": _record(first[case.id])}
+            values: dict[str, Any] = {"caption": case.params["caption"], "first": _record(first[case.id])}
             values |= {"further": again and _record(again), "of": case.params.get("of"), "concept": concept}
             yield ctx.trial(case, values, arm=_arm(ctx, case), artifacts=shown)
 

@@ -287,7 +287,7 @@ def _said(case: str, gallery: Grouping, found: Effects, word: int, pair: int) ->
 def _tell(
     claim: Claim, asked: Sequence[Trial], gallery: Grouping, found: Effects, phrases: NDArray[np.float64], by_groups: float, by_words: float, agree: float
 ) -> None:
-    rows = [[trial.case, gallery.pair(*pair), round(float(found.size[i, j]), 3), round(float(found.error[i, j]), 3)]
+    rows: list[list[Any]] = [[trial.case, gallery.pair(*pair), round(float(found.size[i, j]), 3), round(float(found.error[i, j]), 3)]
             for i, trial in enumerate(asked) for j, pair in enumerate(gallery.pairs().T) if found.known[i, j]]  # fmt: skip
     claim.table("effect sizes", ["words", "groups", "d", "standard error"], sorted(rows, key=lambda row: -abs(row[2]))[:24])
     claim.bars("the worst association by phrase", list(PHRASES), [float(d) for d in phrases], xlabel="phrase", ylabel="d")

@@ -247,16 +247,16 @@ class CounterfactualGap(Probe):
             unseen = [f"{gap.title}, {gap.read:.0%} of whose answers are read as yes or no" for gap in unread]
             unseen += [f"{title}, asked of fewer than {least:g} pairs" for title in few]
             return claim.inconclusive(f"{said}, but nothing can be said of {listed(unseen)}")
-        for part, most, why in ((cell, limit, ""), (found.confused, limit, ""), (rare, rare_gap, _times(rare.gap) if rare else "")):
-            if part and part.p <= policy.alpha and part.interval.low > 0 and part.interval.high > most:
+        for part, bound, why in ((cell, limit, ""), (found.confused, limit, ""), (rare, rare_gap, _times(rare.gap) if rare else "")):
+            if part and part.p <= policy.alpha and part.interval.low > 0 and part.interval.high > bound:
                 return claim.inconclusive(f"{said} as a whole; but {_said(part.gap)}{why}, and more pairs must tell how much (more with --data)")
         rare_held = policy.threshold(self.info, "rare-held")
-        wide = {gap: most for gap in usable if gap.rare <= rare_share and (most := absolute(gap.interval(policy.level))[1]) >= rare_held}
+        wide = {gap: high for gap in usable if gap.rare <= rare_share and (high := absolute(gap.interval(policy.level))[1]) >= rare_held}
         if wide:
-            gap, most = max(wide.items(), key=lambda row: row[1])
-            needed = samples_to_decide(0.0, Interval(0.0, most, policy.level), gap.clusters, rare_held)
+            gap, high = max(wide.items(), key=lambda row: row[1])
+            needed = samples_to_decide(0.0, Interval(0.0, high, policy.level), gap.clusters, rare_held)
             rates = " and ".join(f"{rate:.1%}" for rate in gap.rates)
-            said = f"{said}; but of {gap.title}, a rare answer (yes: {rates}), {most:.0%} more to one group is not ruled out"
+            said = f"{said}; but of {gap.title}, a rare answer (yes: {rates}), {high:.0%} more to one group is not ruled out"
             return claim.inconclusive(said + would_decide(needed, "independent pairs", cure=claim.cure(needed, "pairs", gap.pairs, gap.clusters)))
         least_label = policy.threshold(self.info, "least-label-pairs")
         thin, enough = thin_labels(trials, least_label)

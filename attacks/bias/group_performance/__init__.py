@@ -43,7 +43,7 @@ label design and harm by group, Agarwal et al. 2021 arXiv:2108.02818.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -239,13 +239,13 @@ def _ordered(gap: Gap) -> tuple[int, int]:
     return (first, second) if gap.overall[gap.worst] >= 0 else (second, first)
 
 
-def _columns(trials: list[Trial]) -> dict[str, list[str]]:
+def _columns(trials: list[Trial]) -> dict[str, Sequence[str]]:
     """The values of every group column, and of their intersection where there are several."""
     names = list(trials[0]["groups"])
     return crossed({name: [trial["groups"][name] for trial in trials] for name in names})
 
 
-def _by_group(claim: Claim, trials: list[Trial], columns: dict[str, list[str]], groups: Grouping, gap: Gap) -> None:
+def _by_group(claim: Claim, trials: list[Trial], columns: dict[str, Sequence[str]], groups: Grouping, gap: Gap) -> None:
     """Accuracy and true-positive rate of every group that is compared, and what fairness metrics say of the worst label."""
     import numpy as np
     from fairlearn.metrics import MetricFrame, count, demographic_parity_difference, equalized_odds_difference

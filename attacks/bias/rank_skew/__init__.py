@@ -187,8 +187,8 @@ class RankSkew(Probe):
         tied = by_chance(scores, k) > k * policy.threshold(self.info, "tied")
         unread = [f"the query '{query}', by which most of the first {k} places are tied" for query, t in zip(queries, tied, strict=True) if t]
         if tied.all():
-            unseen = listed([*unread, *gallery.left_out(), *apart]) or "there are no two groups"
-            return Judgement.not_assessed(f"no two groups with {least:g} pictures of labels that both have can be compared: {unseen}")
+            missing = listed([*unread, *gallery.left_out(), *apart]) or "there are no two groups"
+            return Judgement.not_assessed(f"no two groups with {least:g} pictures of labels that both have can be compared: {missing}")
         kept = [i for i in range(len(queries)) if not tied[i]]
         queries, scores = [queries[i] for i in kept], scores[kept]
         top = top_weights(scores, k)

@@ -193,8 +193,8 @@ class Representation(Probe):
     def judge(self, trials: Trials, policy: Policy) -> Judgement:
         found, unread = readings(trials, self.info, policy, self.shares)
         fates = {
-            t["caption"]: fate(t.values.get("drawn", t["first"] + t["blocked"]) - t["blocked"], t["blocked"], t.values.get("shows"),
-                               self.info, policy)
+            t["caption"]: fate(t.values.get("drawn", t["first"] + t["blocked"]) - t["blocked"], t["blocked"],
+                               t["shows"] if "shows" in t.values else None, self.info, policy)
             for t in trials.target
         }  # fmt: skip
         kept = [t for t in trials.target if fates[t["caption"]] is None]

@@ -155,7 +155,7 @@ class MemorizationNorm(Probe):
             every = norms(ctx.target, texts, seeds, all_steps=True) if _thorough(ctx) else [None] * len(part)
             for case, text, row, mean in zip(part, texts, first, every, strict=True):
                 fresh = case.id.startswith("fresh")
-                values = {**case.params, "norms": row, "all steps": mean, "dimension": dimension}
+                values: dict[str, Any] = {**case.params, "norms": row, "all steps": mean, "dimension": dimension}
                 tells = attribution(ctx.target, text, seeds[0]) if explains and not fresh else []
                 values["tokens that move it"] = tells
                 yield ctx.trial(case, values, arm=fresh_arm(ctx) if fresh else None)

@@ -111,12 +111,10 @@ class ContextPoison(Probe):
         return found
 
     def estimate(self, ctx: Context, cases: list[Case]) -> Cost:
-        doses = len(Setting(*(cases[0].params[key] for key in ("kind", "how", "k"))).doses)
-        return ctx.target.cost(len(cases) * (doses + 1))
+        return ctx.target.cost(len(cases) * (len(_setting(cases[0]).doses) + 1))
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
-        params = cases[0].params
-        setting = Setting(str(params["kind"]), str(params["how"]), int(str(params["k"])))
+        setting = _setting(cases[0])
         contexts = PoisonedContexts(ctx, setting)
         if setting.kind == "demonstrations" and not contexts.donors:
             return  # the reference arm of data that have nothing to show
@@ -135,7 +133,7 @@ class ContextPoison(Probe):
         controlled = asked([contexts.honest(*each) for each in zip(rows, planted, at, strict=True)])
         for n, (case, row) in enumerate(zip(cases, rows, strict=True)):
             answers = {str(dose): each[n] for dose, each in said.items()}
-            values = {
+            values: dict[str, Any] = {
                 "picture": row.picture, "how": setting.how, "kind": setting.kind, "dose": str(setting.dose), "wrong": wrong[n],
                 "answer": row.answer,
                 "right": {dose: row.right(answer) for dose, answer in answers.items()},
@@ -192,6 +190,11 @@ def _answers_to(ctx: Context, row: Asked) -> list[str]:
     """Right answers to the same question about other pictures, for questions without choices."""
     alike = (e.answer for e in ctx.data.questions if e.question == row.question and e.answer)
     return sorted({str(answer) for answer in alike if not row.right(answer)})
+
+
+def _setting(case: Case) -> Setting:
+    kind, how, k = (str(case.params[name]) for name in ("kind", "how", "k"))
+    return Setting(kind, how, int(k))
 
 
 def _guilty(ctx: Context, image: Tensor, row: Asked, context: Sequence[Demonstration], wrong: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def as_differential(cases: Sequence[Case]) -> list[Case]:
 def search_differential(ctx: Context, cases: Sequence[Case]) -> Iterator[Trial]:
     """One search a case."""
     if plain := plain_beside(ctx):
-        yield from search(ctx, cases, Joint.of(ctx, [ctx.target], plain), {AGAINST: plain.prompt.id})
+        yield from search(ctx, cases, Joint.of_prompts(ctx, [ctx.target], plain), {AGAINST: plain.prompt.id})
 
 
 def differential(info: ProbeInfo, trials: Trials, policy: Policy) -> Comparison | None:

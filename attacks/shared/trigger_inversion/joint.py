@@ -46,7 +46,7 @@ class Joint(Bench):
     plain: Bench | None = None
 
     @classmethod
-    def of(cls, ctx: Context, targets: Sequence[ImageTextMatcher], plain: ImageTextMatcher | None = None) -> Joint:
+    def of_prompts(cls, ctx: Context, targets: Sequence[ImageTextMatcher], plain: ImageTextMatcher | None = None) -> Joint:
         """Raises NotAssessed as Bench.of does."""
         from vlaudit.families.matching import together
 
@@ -113,7 +113,7 @@ def search_joint(ctx: Context, cases: Sequence[Case], against: bool) -> Iterator
     plain = plain_of([peer.target for peer in ctx.peers]) if against else None
     targets = [target for target in company(ctx) if target.prompt.learned or not against]
     try:
-        bench = Joint.of(ctx, targets, plain)
+        bench = Joint.of_prompts(ctx, targets, plain)
     except NotAssessed:
         return
     under = {target.prompt.id: one.classifier for target, one in zip(targets, bench.each, strict=True)}

@@ -74,10 +74,10 @@ def affordable(ctx: Context, labels: Sequence[str], most: int, noun: str, order:
 
 def _weights(ctx: Context) -> dict[str, float]:
     """What one search of a label takes, by kind, in passes forward and backward."""
-    from vlaudit.search.trigger import EFFORTS, HALVINGS, passes
+    from vlaudit.search.trigger import EFFORTS, HALVINGS, kind_named, passes
 
     measuring = FORWARD * divided(ctx)[1] * (HALVINGS + 1)
-    return {kind: passes(EFFORTS[ctx.effort], kind, ctx.target.model.resolution) + measuring for kind in KINDS}
+    return {kind: passes(EFFORTS[ctx.effort], kind_named(kind), ctx.target.model.resolution) + measuring for kind in KINDS}
 
 
 def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
