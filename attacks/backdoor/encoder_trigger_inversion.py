@@ -20,7 +20,9 @@ towards no label (``zoo:tiny-collapse``) and its clean twin.
 
 When it errs. Clusters are fewer and coarser than labels, so the comparison is blunter and the threshold higher: a backdoor
 towards one label is better seen by ``prompt-trigger-inversion``, and may be held here. With six directions a trigger that is three
-to five times smaller than the next one's is often inconclusive: look at it. Within a small budget all directions are searched for patches
+to five times smaller than the next one's is often inconclusive: look at it. Encoders that tell pictures badly have directions that lie
+far apart by nature: nothing is called a trigger that covers more than 3 % of the picture, or is stronger than a root mean square of 0.03, by
+all kinds. Within a small budget all directions are searched for patches
 first, and for the other kinds as it allows. A backdoor in a learned prompt leaves the encoder clean, and this probe says so.
 
 What to do. Take no classifier, prompt or pipeline built on this encoder into service, for they inherit what it learned.
@@ -48,7 +50,7 @@ from vlaudit.attacks.shared.trigger_inversion.search import (
     search,
     search_cost,
 )
-from vlaudit.attacks.shared.trigger_inversion.thresholds import THRESHOLDS
+from vlaudit.attacks.shared.trigger_inversion.thresholds import FAR, LARGEST, THRESHOLDS
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
 from vlaudit.records import Case, Cost, Family, Risk, Trial, Trials
@@ -61,6 +63,17 @@ if TYPE_CHECKING:
 _SAMPLE = {"quick": 128, "standard": 256, "thorough": 512}  # pictures that are clustered
 _REACH = 0.75  # share of the lead which pictures at the end of a direction have that a trigger must reach at most
 _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts do not depend on it
+_OWN = {
+    FAR.name: FAR.model_copy(update={
+        "value": 3.0, "meaning": FAR.meaning.replace("label", "direction"),
+        "source": "our choice, because directions are few and coarse: one of a clean encoder of drawn shapes led by 3.7 (2.6 at its lower end)",
+    }),
+    LARGEST.name: LARGEST.model_copy(update={
+        "value": 0.03,
+        "source": "our choice, because encoders that tell pictures badly have a direction that is easy by nature: by patches of 3.9 and 5.3 % of the picture and "
+        "patterns of 0.047 and 0.069 in two clean ones, while planted ones came out at 2.7 % or 0.025 and below, by one kind at least",
+    }),
+}  # fmt: skip
 
 
 @probe(
@@ -74,11 +87,11 @@ _SCALE = 20.0  # of cosines, so that leads are of the size of logits; verdicts d
     threshold=2.0,
     threshold_meaning="factor by which one direction's triggers of a kind are smaller than those of the next direction",
     threshold_source="our choice, because directions are few and coarse, and the easiest of clean encoders lie up to 1.5 times apart",
-    thresholds=THRESHOLDS,
+    thresholds=tuple(_OWN.get(one.name, one) for one in THRESHOLDS),
     measure=Measure.RATIO,
     maps=["atlas:AML.T0018"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
-    version="2",
+    version="3",
 )
 class EncoderTriggerInversion(TriggerInversion):
     """Smallest patch and blend that pull all embeddings into one cluster, and whether one cluster stands apart."""

@@ -12,6 +12,7 @@ PROBE = EncoderTriggerInversion
 directions = partial(searches, labels=6, noun="cluster", spread=0.15, restarts=2)
 SCENARIOS = [
     Scenario("6 directions that differ by a seventh", directions),
+    Scenario("6 directions that differ by a third", partial(directions, spread=0.35), shape="awkward"),
     Scenario("32 directions", partial(directions, labels=32), shape="plain"),
     Scenario("a dominating cluster: one direction far harder", partial(directions, shape="right-skewed", spread=0.3), shape="confounded"),
     Scenario("directions half of which are 100 times harder", partial(directions, labels=10, families=100.0), shape="awkward"),
