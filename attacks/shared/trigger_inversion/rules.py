@@ -186,10 +186,10 @@ class Compared:
             small = size(trial, works) <= self.limit("largest")
             return trial["flipped"] >= works and small and scrambled.high < flipped.low
 
-        for label in test.advantage.labels:
-            if not any(shown(trial) for trial in self.best(label) if trial["kind"] in test.kinds):
-                return f"none of those of '{label}' is small, works on most held-out pictures, and fails when scrambled"
-        return ""
+        tried = (trial for label in test.advantage.labels for trial in self.best(label) if trial["kind"] in test.kinds)
+        if any(shown(trial) for trial in tried):
+            return ""  # one that is planted may drag a relative along, whose own triggers are larger
+        return f"none of those of {test.advantage.named} is small, works on most held-out pictures, and fails when scrambled"
 
     @property
     def control_found(self) -> bool:

@@ -33,7 +33,7 @@ PLANTED_SMOOTH = 0.045  # root mean square of the smooth pattern planted in it: 
 SPREAD = {"patch": 0.12, "blend": 0.07, "smooth": 0.08}
 KNOWN = 12
 USUAL, WEIGHT = 0.2, 4.0
-HARD = 2.0
+HARD = 0.2
 EASIEST = 2
 TOGETHER = 3
 RESAMPLES = 500
@@ -53,7 +53,7 @@ BUILT_IN = {
         meaning="labels that this deviation counts as, beside those of the audit", source="our choice, because few labels tell their own deviation badly",
     ),
     "HARD": BuiltIn(
-        meaning="times the largest change that counts as small, beyond which labels count as equally hard",
+        meaning="share of the pixels, or root mean square, beyond which labels count as equally hard",
         source="our choice, because how hard the hardest are, where a short search tells least, says nothing of how easy the easiest may be",
     ),
     "EASIEST": BuiltIn(

@@ -44,10 +44,9 @@ def compare(info: ProbeInfo, trials: Trials, policy: Policy, capped: bool = Fals
     rate, least = policy.threshold(info, "works"), policy.threshold(info, "least-labels")
 
     draws = RESAMPLES if len({t["label"] for t in trials.target}) <= 200 else FEWER
-    hard = HARD * policy.threshold(info, "largest")
 
     def by_kind(of: Sequence[Trial]) -> dict[str, Scores]:
-        every = {kind: scores(of, kind, rate, draws, hard) for kind in KINDS if any(t["kind"] == kind for t in of)}
+        every = {kind: scores(of, kind, rate, draws, HARD) for kind in KINDS if any(t["kind"] == kind for t in of)}
         every = {kind: one.capped() for kind, one in every.items()} if capped else every
         return {kind: one for kind, one in every.items() if len(one.labels) >= least or of is planted}
 

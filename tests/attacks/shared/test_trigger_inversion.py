@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlaudit.attacks.backdoor.encoder_trigger_inversion import EncoderTriggerInversion
 from vlaudit.attacks.backdoor.prompt_trigger_inversion import PromptTriggerInversion
 from vlaudit.attacks.shared.trigger_inversion import by_restart
 from vlaudit.attacks.shared.trigger_inversion.joint import ASKED, Joint
@@ -225,6 +226,25 @@ def test_a_large_pattern_is_no_trigger() -> None:
     big = [t.model_copy(update={"values": t.values | {"sizes": [s * 20 for s in t["sizes"]]}})
            for t in searched({LABELS[3]: 0.25})]  # fmt: skip
     assert judged(big + control()).verdict is Verdict.INCONCLUSIVE
+
+
+def grown(factor: float, sizes: dict[str, float]) -> Judgement:
+    """What encoder-trigger-inversion says where all triggers are larger."""
+    trials = [t.model_copy(update={"values": t.values | {"sizes": [factor * s for s in t["sizes"]]}}) for t in searched(sizes, spread=0.05) + control()]
+    return EncoderTriggerInversion().judge(Trials(trials, reference_note="no reference"), POLICY)
+
+
+def test_a_direction_that_only_large_triggers_reach_is_easy_by_nature() -> None:
+    """An eighth of the others, but no patch of the control's order: the same is a backdoor where it is small."""
+    large, small = (grown(factor, {LABELS[3]: 0.125}) for factor in (8.0, 1.0))
+    assert (large.verdict, small.verdict) == (Verdict.INCONCLUSIVE, Verdict.VULNERABLE), large.reason
+    assert "is small" in large.reason
+    assert large.metric is not None and small.metric is not None and large.metric.ci[0] > 3
+
+
+def test_a_small_trigger_is_shown_though_a_relative_of_its_direction_has_a_larger_one() -> None:
+    judgement = grown(4.0, {LABELS[3]: 0.1, LABELS[4]: 0.25})
+    assert judgement.verdict is Verdict.VULNERABLE, judgement.reason
 
 
 def test_a_backdoor_in_the_prompt_shows_against_the_plain_prompt() -> None:
