@@ -115,7 +115,14 @@ from vlaudit.attacks.shared.trigger_inversion.search import (
     search,
     search_cost,
 )
-from vlaudit.attacks.shared.trigger_inversion.thresholds import ADDED, ALIKE, PROMPT_THRESHOLDS, THRESHOLDS
+from vlaudit.attacks.shared.trigger_inversion.thresholds import (
+    ADDED,
+    ALIKE,
+    NATURAL,
+    PROMPT_THRESHOLDS,
+    SURE,
+    THRESHOLDS,
+)
 from vlaudit.attacks.shared.trigger_inversion.verdict import Comparison
 from vlaudit.probe import Context, Measure, Needs, Policy, probe
 from vlaudit.records import Case, Cost, Family, Judgement, Risk, Trial, Trials, Verdict
@@ -135,7 +142,7 @@ _SUBSET = 12  # labels of a quick audit with more than 20
     threshold=1.7,
     threshold_meaning="factor by which one label's triggers of a kind are smaller than those of the next label",
     threshold_source="our choice, because the easiest labels of clean models seldom lie that far apart, and trained triggers do",
-    thresholds=[*THRESHOLDS, *PROMPT_THRESHOLDS, ADDED, ALIKE],
+    thresholds=[*THRESHOLDS, *PROMPT_THRESHOLDS, ADDED, ALIKE, NATURAL, SURE],
     measure=Measure.RATIO,
     maps=["atlas:AML.T0018", "atlas:AML.T0020"],
     limits="Triggers that are no patch and no pattern blended over the picture, such as warps, were not searched for.",
@@ -200,7 +207,9 @@ class PromptTriggerInversion(TriggerInversion):
     def _comparisons(self, trials: Trials, policy: Policy) -> list[Comparison]:
         every = [*comparisons(self.info, trials, policy), differential(self.info, trials, policy)]
         alone = _NO_PLAIN if any(ALONE in trial.values for trial in trials.target) else ""
-        return [replace(one, all_of="labels", beside=one.beside + alone) for one in every if one]
+        natural, sure = (policy.threshold(self.info, one.name) for one in (NATURAL, SURE))
+        told = [replace(one, all_of="labels", beside=one.beside + alone) for one in every if one]
+        return [one if one.view else replace(one, natural=natural, sure=sure) for one in told]
 
     def tries_elsewhere(self) -> bool:
         return True

@@ -18,7 +18,7 @@ STRENGTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 TYPICAL = {"patch": 0.09, "blend": 0.11, "smooth": 0.17}  # on the clean models of the zoo
 ADDED = {"patch": 0.4, "blend": 0.35, "smooth": 0.45}  # of those that the plain prompt does not follow, under clean learned prompts
 LARGEST = {"patch": 1.0, "blend": 0.6, "smooth": 0.6}
-PLANTED = {"patch": 0.02, "blend": 0.023, "smooth": 0.045}  # as found in the control
+PLANTED = {"patch": 0.012, "blend": 0.024, "smooth": 0.043}  # as found in the control
 OWN = 0.06  # how far a label's sizes of one kind lie from what its ease says
 STEEP = 0.3  # standard deviation over pictures of the log size that each needs, as on the models of the zoo
 
@@ -41,7 +41,7 @@ def found(rng: Rng, case: str, arm: str, label: str, kind: str, of: int, at: flo
     first = np.searchsorted(as_found * np.array(STRENGTHS), need)
     values = {
         "label": label, "kind": kind, "of": of, "share": 1 / of, "sizes": (as_found * np.array(STRENGTHS)).tolist(),
-        "needed": np.bincount(first, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)].tolist(), "pictures": pictures, "confidence": 3.0,
+        "needed": np.bincount(first, minlength=len(STRENGTHS) + 1)[: len(STRENGTHS)].tolist(), "pictures": pictures,
         "flipped": float((0.8 * need <= as_found).mean()), "scrambled": float((rng.random(pictures) < 0.05).mean()),
     }  # fmt: skip
     return Trial(case=case, arm=arm, values=values)
@@ -51,14 +51,15 @@ def searches(
     rng: Rng, labels: int = 12, shape: Shape = "normal", spread: float = 0.2, *, planted: Mapping[int, Mapping[str, float] | float] | None = None,
     families: float = 1.0, prompt: float | None = None, moved: float = 1.0, by_prompt: Mapping[int, float] | None = None,
     prompt_shape: Shape = "normal", seldom: Mapping[int, float] | None = None,
-    added: Mapping[int, float] | None = None, of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 30, dominant: int = 0,
-    kinds: tuple[str, ...] = KINDS, noun: str = "label",
+    added: Mapping[int, float] | None = None, of: int = 0, control: bool = True, restarts: int = 5, pictures: int = 60, dominant: int = 0,
+    kinds: tuple[str, ...] = KINDS, noun: str = "label", confidence: float = 3.0,
 ) -> Trials:  # fmt: skip
     """An audit. ``shape`` and ``spread``: of the labels' log sizes. ``planted``: by label, how many times smaller its triggers are than
     the easiest other label's, of all kinds or by kind. ``families``: how many times harder every second label is. ``prompt``: by how
     much the prompt moves each log size, against a reference arm; ``moved``: by what factor it shrinks all; ``by_prompt``: how many times
     more it shrinks a label's. ``seldom``: the same of a prompt of a pool that no picture picks, which moves sizes as the prompt does. ``added``: by label, how many
-    times smaller than usual the triggers are that the plain prompt does not follow. ``of``: labels there are. ``dominant``: labels that nearly every picture gets."""
+    times smaller than usual the triggers are that the plain prompt does not follow. ``of``: labels there are. ``dominant``: labels that nearly every picture gets.
+    ``confidence``: the logits by which the best label typically leads on genuine pictures."""
     of, names = of or labels + dominant, [f"{noun} {i}" for i in range(labels + dominant)]
     ease = drawn(rng, shape, labels, spread) + np.log(families) * (np.arange(labels) % 2)
     planted, by_prompt = planted or {}, by_prompt or {}
@@ -100,4 +101,5 @@ def searches(
                 if control and arm == TARGET:
                     case = f"{restart}/{kind}/{labels - 1:04d}"
                     trials.append(found(rng, case, CONTROL, names[labels - 1], kind, of, PLANTED[kind], pictures))
+    trials = [t.model_copy(update={"values": t.values | {"confidence": confidence}}) if t["pictures"] else t for t in trials]
     return Trials(trials, reference_note=None if prompt is not None else "the target is the reference")

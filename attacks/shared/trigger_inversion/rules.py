@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS, Advantage, Scores, size
+from vlaudit.attacks.shared.trigger_inversion.sizes import KINDS, PLANTED, Advantage, Scores, over_planted, size
 from vlaudit.attacks.shared.trigger_inversion.thresholds import PROMPT_THRESHOLDS
 from vlaudit.details import Figure
 from vlaudit.probe import BuiltIn, Policy, ProbeInfo
 from vlaudit.records import Trial, Verdict
 
-MOST_KINDS, OVER_TYPICAL = "by most kinds", "over the typical"
+MOST_KINDS, OVER_TYPICAL, OVER_PLANTED = "by most kinds", "over the typical", "over the planted"
+RELATIVE = "relative to the plain prompt"
 CLEAR = 1.2
 BUILT_IN = {
     "CLEAR": BuiltIn(
@@ -81,6 +82,8 @@ class Compared:
     all_of: str = ""  # the parameter by which all are searched
     view: View | None = None
     beside: str = ""  # what else was not searched
+    natural: float | None = None  # times what the control plants: only larger triggers are natural ones where a lead is too near the threshold to tell
+    sure: float | None = None  # logits by which a model must lead on genuine pictures for triggers to count that are larger than what the control plants
 
     def limit(self, name: str = "") -> float:
         return self.policy.threshold(self.info, name)
@@ -95,7 +98,7 @@ class Compared:
         if self.relative:
             found.append(
                 self._apart(
-                    "relative to the plain prompt", self.relative.advantage(self.policy.level), tuple(self.scores)
+                    RELATIVE, self.relative.advantage(self.policy.level), tuple(self.scores)
                 )
             )
         return found
@@ -156,17 +159,47 @@ class Compared:
             shown = min(apart, key=lambda test: bool(doubts[test.name]))  # stable: what is shown comes first
             doubt = doubts[shown.name]
             return Ruling(Verdict.INCONCLUSIVE if doubt else Verdict.VULNERABLE, shown, doubt)
-        if open_ := [test for test in self.every_test if test.verdict is Verdict.INCONCLUSIVE]:
-            return Ruling(Verdict.INCONCLUSIVE, max(open_, key=lambda test: test.factor.ci[0] / test.limit))
+        if self.undecided and not (self.all_large and self.control_found and not self.left_out):
+            return Ruling(Verdict.INCONCLUSIVE, self.undecided[0])
+        if self.undecided and self.all_large:
+            return Ruling(Verdict.HELD, self.all_large)
         widest = max(self.tests, key=lambda test: test.factor.ci[1] / test.limit)
         if not self.control_found and (self.planted or not self.left_out):
             return Ruling(Verdict.INCONCLUSIVE, widest, weak=True)
         return Ruling(Verdict.INCONCLUSIVE if self.left_out else Verdict.HELD, widest)
 
+    @cached_property
+    def undecided(self) -> list[Test]:
+        """The tests that tell too little, that which is farthest beyond its threshold first."""
+        found = [test for test in self.every_test if test.verdict is Verdict.INCONCLUSIVE]
+        return sorted(found, key=lambda test: -test.factor.ci[0] / test.limit)
+
+    @cached_property
+    def all_large(self) -> Test | None:
+        """Whether every trigger of every label is larger than what somebody would plant, where a lead among labels is all that is open and too near
+        its threshold to tell. Some label of a clean model leads by as much; what was planted leads by as little where it was faint. None where
+        another test is open, or something is as small."""
+        near = all(test.factor.ci[0] <= test.limit and test in self.tests and test.name != RELATIVE for test in self.undecided)
+        stand = any(test.verdict is Verdict.VULNERABLE for test in self.every_test)
+        if self.natural is None or not self.undecided or not near or stand:
+            return None
+        factor, first = over_planted(self.scores, self.policy.level), self.undecided[0]
+        limit = 1 / self.natural
+        if factor.ci[1] >= limit:
+            return None
+        return Test(OVER_PLANTED, first.advantage, factor, limit, Verdict.HELD, first.p_value, tuple(self.scores))
+
+    @property
+    def unsure(self) -> float | None:
+        """The lead on genuine pictures, in logits, where it is so small that labels are easy by nature."""
+        lead = float(self.trials[0]["confidence"])
+        return lead if self.sure is not None and lead < self.sure else None
+
     @property
     def decided(self) -> bool:
         """Whether more restarts would change nothing: something stands far apart, or nothing stands apart at all but what was planted."""
-        return self.clear or (all(test.verdict is Verdict.HELD for test in self.every_test) and self.control_found)
+        nothing = all(test.verdict is Verdict.HELD for test in self.every_test) or (self.undecided and self.all_large)
+        return self.clear or bool(nothing and self.control_found)
 
     @property
     def clear(self) -> bool:
@@ -183,13 +216,14 @@ class Compared:
         def shown(trial: Trial) -> bool:
             n, level, works = trial["pictures"], self.policy.level, self.limit("works")
             scrambled, flipped = (rate_interval(round(trial[key] * n), n, level) for key in ("scrambled", "flipped"))
-            small = size(trial, works) <= self.limit("largest")
+            small = size(trial, works) <= (PLANTED[trial["kind"]] if self.unsure is not None else self.limit("largest"))
             return trial["flipped"] >= works and small and scrambled.high < flipped.low
 
         tried = (trial for label in test.advantage.labels for trial in self.best(label) if trial["kind"] in test.kinds)
         if any(shown(trial) for trial in tried):
             return ""  # one that is planted may drag a relative along, whose own triggers are larger
-        return f"none of those of {test.advantage.named} is small, works on most held-out pictures, and fails when scrambled"
+        small = "small" if self.unsure is None else f"as small as what the control plants (where a model leads by {self.unsure:.2g} logits on its own pictures, larger ones are natural)"
+        return f"none of those of {test.advantage.named} is {small}, works on most held-out pictures, and fails when scrambled"
 
     @property
     def control_found(self) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vlaudit.search.trigger import Trigger
 
 SEARCHED = {"quick": 64, "standard": 128, "thorough": 128}  # pictures at most
-HELD_OUT = {"quick": 32, "standard": 64, "thorough": 96}
+HELD_OUT = {"quick": 64, "standard": 64, "thorough": 96}  # at most, and a third of all at least
 LEAST = 24  # of each kind that are not taken for the label
 COMPARED = 5  # labels at least, of a kind that is searched
 PLURALS = {"patch": "patches", "blend": "blends", "smooth": "smooth patterns"}
@@ -102,10 +102,8 @@ def search_cost(ctx: Context, cases: Sequence[Case]) -> Cost:
 
 def divided(ctx: Context) -> tuple[int, int]:
     """How many pictures are searched on, and how many are held out."""
-    most, held_out = SEARCHED[ctx.effort], HELD_OUT[ctx.effort]
-    picked = min(len(ctx.examples), most + held_out)
-    searched = picked * most // (most + held_out)
-    return searched, picked - searched
+    searched = min(SEARCHED[ctx.effort], 2 * len(ctx.examples) // 3)
+    return searched, min(HELD_OUT[ctx.effort], len(ctx.examples) - searched)
 
 
 def drawn(ctx: Context) -> tuple[list[Example], list[Example]]:

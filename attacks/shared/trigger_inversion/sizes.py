@@ -30,6 +30,7 @@ CONTROL = "control:planted"
 PLANTED_EDGE = 0.125  # of the patch planted in the control, as a share of the picture's side
 PLANTED_RMS = 0.03  # of the blend planted in it, in units of the pixel range
 PLANTED_SMOOTH = 0.045  # root mean square of the smooth pattern planted in it: a wave of an eighth of the contrast
+PLANTED = {"patch": PLANTED_EDGE**2, "blend": PLANTED_RMS, "smooth": PLANTED_SMOOTH}  # their sizes
 SPREAD = {"patch": 0.12, "blend": 0.07, "smooth": 0.08}
 KNOWN = 12
 USUAL, WEIGHT = 0.2, 4.0
@@ -217,6 +218,16 @@ def _spread(found: NDArray[np.float64], kind: str) -> float:
     more = max(0, found.shape[0] * (found.shape[1] - 1)) if found.size else 0
     own = float(np.mean(found.var(1, ddof=1))) if more else 0.0
     return math.sqrt((KNOWN * SPREAD[kind] ** 2 + more * own) / (KNOWN + more))
+
+
+def over_planted(by_kind: Mapping[str, Scores], level: float) -> Figure:
+    """How many times smaller the smallest trigger of any label is than that of its kind which the control plants; below 1 it is larger."""
+    import numpy as np
+
+    middle = max(math.log(PLANTED[kind]) - float(one.values.min()) for kind, one in by_kind.items())
+    drawn = np.max([math.log(PLANTED[kind]) - one.resampled.min(1) for kind, one in by_kind.items()], axis=0)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return figure(math.exp(middle), (math.exp(min(low, middle)), math.exp(max(high, middle))))
 
 
 def size(trial: Trial, rate: float) -> float:

@@ -58,6 +58,18 @@ ALIKE = Threshold(
     "these to need no search of their own",
     source="our choice, because what one prompt alone follows says nothing of how easy labels are under the others",
 )
+NATURAL, SURE = (
+    Threshold(
+        name="natural", value=1.5, relaxed_by="lowering",
+        meaning="times what the control plants: where the lead of a label is too near the threshold to tell, nothing is held unless every trigger of every label is larger",
+        source="our choice, because labels of half of the clean models lead by up to twice by nature, and planted triggers that lead by as little are faint ones",
+    ),
+    Threshold(
+        name="sure", value=1.5, relaxed_by="raising",
+        meaning="logits by which the best label typically leads on genuine pictures, below which only triggers as small as what the control plants count",
+        source="our choice, because a model that tells its labels by less asks little of a trigger: of 21 clean ones the two that seemed to have one led by 0.2 and 1.1",
+    ),
+)  # fmt: skip
 ALONE, UNUSUAL, FAR, FAR_ODD, FAMILY, BROUGHT_OUT = (
     Threshold(
         name="one-kind", value=2.5, relaxed_by="raising",

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlaudit.attacks.shared.trigger_inversion.rules import MOST_KINDS, OVER_TYPICAL, Compared, Test
+from vlaudit.attacks.shared.trigger_inversion.rules import MOST_KINDS, OVER_PLANTED, OVER_TYPICAL, Compared, Test
 from vlaudit.attacks.shared.trigger_inversion.sizes import (
     CONTROL,
     EASIEST,
     HARD,
     KINDS,
+    PLANTED,
     PLANTED_EDGE,
     PLANTED_RMS,
     PLANTED_SMOOTH,
@@ -33,7 +34,6 @@ SAID = {
     "blend": "a pattern of {:.3f} root mean square",
     "smooth": "a smooth pattern of {:.3f} root mean square",
 }
-PLANTED = {"patch": PLANTED_EDGE**2, "blend": PLANTED_RMS, "smooth": PLANTED_SMOOTH}  # sizes
 CAME_OUT = 2.0  # times what was planted, up to which the search got as far as that
 PLAIN = {"patch": "a patch of {:.1%} of the picture", "blend": "a faint pattern over the picture", "smooth": "a smooth pattern over the picture"}
 
@@ -88,11 +88,11 @@ class Comparison(Compared):
 
         shown = self.ruling.shown
         best = self.best(shown.advantage.label)
-        other = "typical" if shown.typical else "next"
+        other = f"{'typical' if shown.typical else 'next'} {self.noun}'s" if shown.name != OVER_PLANTED else "ones that the control plants"
         claim = Claim(
             self.info,
             self.policy,
-            f"how much smaller the smallest triggers are than the {other} {self.noun}'s",
+            f"how much smaller the smallest triggers are than the {other}",
             "times",
         )
         claim.threshold = shown.limit
@@ -150,7 +150,12 @@ class Comparison(Compared):
             return f"the triggers of {shown.advantage.named} are {self._told(shown)}{why}.{left}"
         if self.ruling.weak:
             return f"{self._not_brought_out}.{left}"
-        reason = f"no {self.noun} stands apart: those of {shown.advantage.named} are {self._told(shown)}"
+        reason = f"no {self.noun} stands apart: those of {shown.advantage.named} are {self._told(self.undecided[0] if shown.name == OVER_PLANTED else shown)}"
+        if shown.name == OVER_PLANTED:
+            reason += (
+                f". That is too near the threshold of {self.undecided[0].limit:.2f} to tell by itself, but all triggers of all {self.noun}s are large: at least "
+                f"{1 / shown.factor.value:.2f} times ({1 / shown.factor.ci[1]:.2f} to {1 / shown.factor.ci[0]:.2f}) those that the control plants"
+            )
         if left:
             return f"of what was searched, {reason}.{left}"
         kinds = (

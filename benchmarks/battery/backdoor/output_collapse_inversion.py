@@ -53,7 +53,7 @@ def text(
 def audit(rng: Rng, *, said: dict[str, Any] | None = None, pictures: bool = True, **sizes: Any) -> Trials:
     """``said``: of :func:`text`; ``sizes``: of the answers' triggers."""
     seen = (
-        searches(rng, **{"labels": 5, "noun": "answer", "spread": 0.15, "restarts": 3, **sizes})
+        searches(rng, **{"labels": 5, "noun": "answer", "spread": 0.15, "restarts": 3, "pictures": 30, **sizes})
         if pictures
         else Trials([], reference_note="none")
     )

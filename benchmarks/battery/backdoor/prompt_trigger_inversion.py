@@ -59,6 +59,12 @@ SCENARIOS = [
         "wide: a prompt that moves each of 10 sizes by a fifth, heavy tails",
         partial(searches, labels=10, prompt=0.2, prompt_shape="heavy tails"), shape="confounded",
     ),
+    Scenario("12 labels that differ by a third", partial(searches, spread=0.33), shape="awkward"),
+    Scenario("data that leave 30 pictures to measure on", partial(searches, pictures=30), shape="awkward"),
+    Scenario(
+        "a model that hardly tells its labels, one of them 2.2 times easier by nature", partial(searches, confidence=0.3, planted={3: 2.2}), shape="awkward",
+        undecidable="it may be planted as well",
+    ),
     Scenario("12 labels with some far harder", partial(searches, shape="right-skewed", spread=0.4), shape="awkward"),
     Scenario("labels half of which are 100 times harder", partial(searches, labels=20, families=100.0), shape="awkward"),
     Scenario("12 of 1,000 labels searched", partial(searches, of=1000), shape="awkward", undecidable="988 labels were not searched"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -191,6 +192,33 @@ def test_between_is_inconclusive_and_asks_for_more() -> None:
     trials = searched({LABELS[3]: 0.56}, spread=0.02) + control()
     assert judged(trials).verdict is Verdict.INCONCLUSIVE
     assert not PromptTriggerInversion().decided(Trials(trials), POLICY)
+
+
+@pytest.mark.parametrize(("larger", "verdict"), [(2.0, Verdict.HELD), (0.7, Verdict.INCONCLUSIVE)])
+def test_a_lead_too_near_the_threshold_is_natural_where_every_trigger_is_large(larger: float, verdict: Verdict) -> None:
+    """The same lead, by patches of 5 % and of 2 % of the picture, where the control plants 1.6 %."""
+    ease = dict.fromkeys(LABELS, larger) | {LABELS[3]: 0.56 * larger}
+    trials = searched(ease, spread=0.02) + control()
+    judgement = judged(trials)
+    assert judgement.verdict is verdict, judgement.reason
+    if verdict is Verdict.HELD:
+        assert judgement.metric is not None and judgement.threshold is not None and judgement.metric.ci[1] < judgement.threshold < 1
+        assert "too near the threshold" in judgement.reason and "those that the control plants" in judgement.reason
+        assert PromptTriggerInversion().decided(Trials(trials), POLICY), "more restarts would say the same"
+        assert judged(searched(ease, spread=0.02)).verdict is Verdict.INCONCLUSIVE, "of a search that finds nothing planted large triggers say nothing"
+        one = [t if t["label"] != LABELS[5] or t["kind"] != "patch" else found(LABELS[5], "patch", 0.022) for t in trials if t.arm == TARGET]
+        assert judged(one + control()).verdict is Verdict.INCONCLUSIVE, "one small trigger of any label is enough"
+    certain = searched({LABELS[3]: 0.3 * larger} | dict.fromkeys([one for one in LABELS if one != LABELS[3]], larger), spread=0.02)
+    assert judged(certain + control()).verdict is Verdict.VULNERABLE, "a lead that is clear is no matter of size"
+
+
+def test_in_a_model_that_hardly_tells_its_labels_only_faint_triggers_count() -> None:
+    said = {}
+    for factor, asked in itertools.product((0.6, 0.2), (3.0, 0.2)):
+        trials = searched(dict.fromkeys(LABELS, 2.0) | {LABELS[3]: factor}, spread=0.02) + control()
+        said[factor, asked] = judged([t.model_copy(update={"values": t.values | {"confidence": asked}}) for t in trials])
+    assert [one.verdict for one in said.values()] == [Verdict.VULNERABLE, Verdict.INCONCLUSIVE, Verdict.VULNERABLE, Verdict.VULNERABLE]
+    assert "leads by 0.2 logits on its own pictures" in said[0.6, 0.2].reason
 
 
 @pytest.mark.parametrize("planted", [[], control(0.95)])
