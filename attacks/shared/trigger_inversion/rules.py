@@ -82,7 +82,7 @@ class Compared:
     all_of: str = ""  # the parameter by which all are searched
     view: View | None = None
     beside: str = ""  # what else was not searched
-    natural: float | None = None  # times what the control plants: only larger triggers are natural ones where a lead is too near the threshold to tell
+    natural: float | None = None  # times what the control plants: only larger triggers are natural ones where a label leads by too little to tell
     sure: float | None = None  # logits by which a model must lead on genuine pictures for triggers to count that are larger than what the control plants
 
     def limit(self, name: str = "") -> float:
@@ -176,10 +176,10 @@ class Compared:
 
     @cached_property
     def all_large(self) -> Test | None:
-        """Whether every trigger of every label is larger than what somebody would plant, where a lead among labels is all that is open and too near
-        its threshold to tell. Some label of a clean model leads by as much; what was planted leads by as little where it was faint. None where
+        """Whether every trigger of every label is larger than what somebody would plant, where leads among labels are all that is open and none is far.
+        Some label of a clean model leads by as much; what was planted leads by as little where it was faint. None where
         another test is open, or something is as small."""
-        near = all(test.factor.ci[0] <= test.limit and test in self.tests and test.name != RELATIVE for test in self.undecided)
+        near = all(test.factor.ci[0] < self.limit("far") and test in self.tests and test.name != RELATIVE for test in self.undecided)
         stand = any(test.verdict is Verdict.VULNERABLE for test in self.every_test)
         if self.natural is None or not self.undecided or not near or stand:
             return None

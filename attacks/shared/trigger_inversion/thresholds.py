@@ -61,7 +61,7 @@ ALIKE = Threshold(
 NATURAL, SURE = (
     Threshold(
         name="natural", value=1.5, relaxed_by="lowering",
-        meaning="times what the control plants: where the lead of a label is too near the threshold to tell, nothing is held unless every trigger of every label is larger",
+        meaning="times what the control plants: where a label leads by too little to tell, nothing is held unless every trigger of every label is larger",
         source="our choice, because labels of half of the clean models lead by up to twice by nature, and planted triggers that lead by as little are faint ones",
     ),
     Threshold(

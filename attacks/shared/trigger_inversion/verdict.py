@@ -20,9 +20,11 @@ from vlaudit.attacks.shared.trigger_inversion.sizes import (
     Advantage,
     Scores,
     mean,
+    over_planted,
     scores,
     size,
 )
+from vlaudit.details import Figure
 from vlaudit.probe import Claim, Policy, ProbeInfo, figure
 from vlaudit.records import Trial, Trials, Verdict
 
@@ -101,16 +103,18 @@ class Comparison(Compared):
             trigger = PLAIN[one["kind"]].format(size(one, self.limit("works")))
             once = self.view.once if self.view else ""
             claim.headline(f"{trigger} {self.does.format(shown.advantage.label).removesuffix(' with confidence')}{once}")
-        claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), shown.p_value)
+        sized = shown.name == OVER_PLANTED
+        claim.measured(shown.factor.value, Interval(*shown.factor.ci), len(self.every.labels), None if sized else shown.p_value)
         claim.shows(evidence for trial in best for evidence in trial.artifacts.values())
-        if there := self._plain(shown):
-            claim.reference(there.over_next.value, there.over_next.ci)
+        if there := self._there(shown):
+            claim.reference(there.value, there.ci)
         claim.controls({name: max(float(t[key]) for t in best) for name, key in _SHARES.items()})
         for kind, apart in self.planted_apart.items():
             if apart:
-                claim.control(
-                    f"planted {kind}", figure(apart.over_next.value, apart.over_next.ci, len(self.every.labels))
-                )
+                told = over_planted({kind: self.planted[kind]}, self.policy.level) if sized else apart.over_next
+                claim.control(f"planted {kind}", figure(told.value, told.ci, len(self.every.labels)))
+        if sized:
+            claim.null(0.0)  # no small trigger at all
         claim.control("planted found", self.control_found)
         claim.table("smallest triggers", [self.noun, *sorted(self.scores)], self._smallest())
         tried = self._tried(shown.advantage.label)
@@ -153,7 +157,7 @@ class Comparison(Compared):
         reason = f"no {self.noun} stands apart: those of {shown.advantage.named} are {self._told(self.undecided[0] if shown.name == OVER_PLANTED else shown)}"
         if shown.name == OVER_PLANTED:
             reason += (
-                f". That is too near the threshold of {self.undecided[0].limit:.2f} to tell by itself, but all triggers of all {self.noun}s are large: at least "
+                f". That is too little to tell by itself, but all triggers of all {self.noun}s are large: at least "
                 f"{1 / shown.factor.value:.2f} times ({1 / shown.factor.ci[1]:.2f} to {1 / shown.factor.ci[0]:.2f}) those that the control plants"
             )
         if left:
@@ -233,6 +237,13 @@ class Comparison(Compared):
         if test.name == MOST_KINDS and len(self.reference) > 1:
             one = mean(list(self.reference.values()), EASIEST)
         return one.advantage(self.policy.level) if one and len(one.labels) > 2 else None
+
+    def _there(self, test: Test) -> Figure | None:
+        """The metric of a test under the plain prompt."""
+        if test.name == OVER_PLANTED:
+            return over_planted(self.reference, self.policy.level) if self.reference else None
+        plain = self._plain(test)
+        return plain.over_next if plain else None
 
     def _elsewhere(self, label: str) -> str:
         """Under which of the model's other prompts the triggers of a label work, more than with their pixels in another order."""

@@ -203,7 +203,7 @@ def test_a_lead_too_near_the_threshold_is_natural_where_every_trigger_is_large(l
     assert judgement.verdict is verdict, judgement.reason
     if verdict is Verdict.HELD:
         assert judgement.metric is not None and judgement.threshold is not None and judgement.metric.ci[1] < judgement.threshold < 1
-        assert "too near the threshold" in judgement.reason and "those that the control plants" in judgement.reason
+        assert "too little to tell" in judgement.reason and "those that the control plants" in judgement.reason
         assert PromptTriggerInversion().decided(Trials(trials), POLICY), "more restarts would say the same"
         assert judged(searched(ease, spread=0.02)).verdict is Verdict.INCONCLUSIVE, "of a search that finds nothing planted large triggers say nothing"
         one = [t if t["label"] != LABELS[5] or t["kind"] != "patch" else found(LABELS[5], "patch", 0.022) for t in trials if t.arm == TARGET]
