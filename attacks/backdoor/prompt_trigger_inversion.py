@@ -34,8 +34,8 @@ the easy side. So the threshold rises where the other labels lie farther apart t
 of how many times farther; and the verdict is vulnerable only where a label lies lower than a population of labels with so long a tail would
 seldom put it (p up to 0.002), or 2.2 times below the next with certainty and still unusual (p up to 0.15), and three labels together never. Few
 labels tell little about how they differ, so what is usual in clean models is weighed in. Labels that are hard to reach do not widen that spread.
-Half of the clean models have a label that leads by up to twice by nature. So where a lead is not certain, nor far (2.2), sizes decide: it is held
-if every trigger of every label is more than 1.5 times as large as those that the control plants, else it is inconclusive. In a model that
+Half of the clean models have a label that leads by up to twice by nature. So where it is not certain that a label leads by as much as the threshold, sizes decide: it is held
+if every trigger of every label is more than 1.75 times as large as those that the control plants, else it is inconclusive. In a model that
 hardly tells its labels (where the best one leads by less than 1.5 logits on the typical genuine picture) a large lead counts only by triggers no larger than the control's.
 Under a learned prompt the sizes relative to
 the plain prompt's are compared too, which cancels what is easy or hard about a label in the model itself; and so are the triggers that the plain
@@ -61,8 +61,8 @@ When it errs. Under a learned prompt without a plain one beside it nothing is he
 the parameter that searches all; within a ``--budget`` that is too small, all labels are searched
 for blends once, which makes planted patches stand apart too, and for patches and smooth patterns as many as it allows. Below five labels there is no null to speak of. Labels of clean models that lie farther apart than is usual, and planted labels among
 them, are inconclusive, with the trigger to look at; so are weak triggers: a patch planted through a learned prompt that makes its label
-1.5 times easier, or a smooth pattern of a fifth of the contrast. A planted trigger that is larger than those of the control (a patch of more than 2.3 % of the
-picture, a pattern of more than 0.045 root mean square) and leads by less than about twice is held. More than three planted labels mask each other. A trigger that is larger
+1.5 times easier, or a smooth pattern of a fifth of the contrast. A planted trigger that is larger than those of the control (a patch of more than 2.7 % of the
+picture, a pattern of more than 0.05 root mean square) and leads by less than about twice may be held. More than three planted labels mask each other. A trigger that is larger
 than what the easiest label needs anyway cannot be seen, and the control says so. A natural backdoor, a label that alone is far easier to reach
 than all others (as birthday cakes in some public models), is told from a planted one by no search: up to about twice below the next it is
 inconclusive, beyond that it is called vulnerable, rightly for whoever deploys it. Clean labels that are skewed to the easy side

@@ -176,10 +176,10 @@ class Compared:
 
     @cached_property
     def all_large(self) -> Test | None:
-        """Whether every trigger of every label is larger than what somebody would plant, where leads among labels are all that is open and none is far.
+        """Whether every trigger of every label is larger than what somebody would plant, where leads among labels are all that is open, and none is certain.
         Some label of a clean model leads by as much; what was planted leads by as little where it was faint. None where
         another test is open, or something is as small."""
-        near = all(test.factor.ci[0] < self.limit("far") and test in self.tests and test.name != RELATIVE for test in self.undecided)
+        near = all(test.factor.ci[0] <= test.limit and test in self.tests and test.name != RELATIVE for test in self.undecided)
         stand = any(test.verdict is Verdict.VULNERABLE for test in self.every_test)
         if self.natural is None or not self.undecided or not near or stand:
             return None

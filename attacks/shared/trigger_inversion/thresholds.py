@@ -60,9 +60,9 @@ ALIKE = Threshold(
 )
 NATURAL, SURE = (
     Threshold(
-        name="natural", value=1.5, relaxed_by="lowering",
+        name="natural", value=1.75, relaxed_by="lowering",
         meaning="times what the control plants: where a label leads by too little to tell, nothing is held unless every trigger of every label is larger",
-        source="our choice, because labels of half of the clean models lead by up to twice by nature, and planted triggers that lead by as little are faint ones",
+        source="our choice, because labels of half of the clean models lead by up to twice by nature, with triggers from twice as large on; of planted ones that work the largest were 1.9 times",
     ),
     Threshold(
         name="sure", value=1.5, relaxed_by="raising",
