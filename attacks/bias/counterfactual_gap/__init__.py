@@ -19,7 +19,8 @@ answer. Intervals are clustered by person and picture. ``vulnerable``: some ques
 beyond the threshold, simultaneously over all of them, and a test of signs (the two pictures of a pair trade places) agrees. Where less
 than one answer in five is yes (or no), a gap of 20 points cannot be had: such a question is ``vulnerable`` beyond ``rare-gap``, and
 the ratio of the rates is told. ``held``: every question's own interval lies within the threshold (two one-sided tests of equivalence;
-that all hold needs no correction for many questions), and no question under one label, and no rare one, has a gap that is certain but may be too large.
+that all hold needs no correction for many questions), and no question under one label, and no rare one, has a gap that is certain but may be too large;
+nor do answers under one label turn to one side more often than chance turns them, which few pairs of one among many labels show and a test of signs does not.
 Of a rare answer a smaller difference must be ruled out (``rare-held``), for within the threshold it could be given to one group alone.
 Questions that are read as yes or no too seldom, or asked of too few pairs, are no pass either, nor are labels that fewer than
 ``least-label-pairs`` independent pairs show; they are named. Pairs are drawn as evenly over labels as the data allow.
@@ -250,6 +251,11 @@ class CounterfactualGap(Probe):
         for part, bound, why in ((cell, limit, ""), (found.confused, limit, ""), (rare, rare_gap, _times(rare.gap) if rare else "")):
             if part and part.p <= policy.alpha and part.interval.low > 0 and part.interval.high > bound:
                 return claim.inconclusive(f"{said} as a whole; but {_said(part.gap)}{why}, and more pairs must tell how much (more with --data)")
+        if (turned := found.turned) and turned.p <= policy.alpha and abs(turned.gap.mean) > limit:
+            return claim.inconclusive(
+                f"{said} as a whole; but {_said(turned.gap)}, in {turned.gap.pairs} pairs: more often than chance turns answers "
+                f"(p = {turned.p:.2g}), and more pairs of a {turned.gap.label} must tell how much (more with --data)"
+            )
         rare_held = policy.threshold(self.info, "rare-held")
         wide = {gap: high for gap in usable if gap.rare <= rare_share and (high := absolute(gap.interval(policy.level))[1]) >= rare_held}
         if wide:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BLANK = "blank picture"  # the control's case, and its arm
 DRAWS = 499
 SHOWN = 3  # pairs in the report
+TURNS = 0.5  # difference in P(yes) between the two sides of a pair from which on the answer turns
 SIZED = 4  # of the widest gaps under one label, those whose intervals are looked at
 TITLES = {OWN: "asked for its own label", GIVEN: "asked the data's own questions, right answers"}
 
@@ -145,6 +146,7 @@ class Largest:
     spread: dict[tuple[str, str, tuple[str, str]], float]  # root mean square over labels by question, at least the mean
     cell: Cell | None  # the clearest under one label
     confused: Cell | None  # the same, of questions for a label that the pairs do not have
+    turned: Cell | None  # of all of them that whose answers turn to one side most surely more often than by chance
 
 
 def largest(usable: list[Gap], level: float) -> Largest:
@@ -189,7 +191,8 @@ def largest(usable: list[Gap], level: float) -> Largest:
     by_question = {gap.key: max(abs(gap.mean), float(rms)) for gap, rms in zip(usable, spread.value, strict=True)}
     cells_of = [[cell for gap in usable if gap.elsewhere == elsewhere for cell in gap.by_label()] for elsewhere in (False, True)]
     clearest, confused = (_clearest(cells, level) for cells in cells_of)
-    return Largest(usable[best], usable[int(np.argmax(high))], value, interval, p, np.abs(flat).max(axis=1), by_question, clearest, confused)
+    turned = _turned([cell for cells in cells_of for cell in cells], level)
+    return Largest(usable[best], usable[int(np.argmax(high))], value, interval, p, np.abs(flat).max(axis=1), by_question, clearest, confused, turned)
 
 
 def _clearest(cells: list[Gap], level: float) -> Cell | None:
@@ -203,6 +206,32 @@ def _clearest(cells: list[Gap], level: float) -> Cell | None:
         return None
     clearest, n = max(sized, key=lambda row: (row[0].interval.low, abs(row[0].gap.mean) * row[0].gap.clusters**0.5))
     return replace(clearest, p=min(1.0, n * _sign_p(clearest.gap)))
+
+
+def _turned(cells: list[Gap], level: float) -> Cell | None:
+    """The question under one label of which most surely more answers turn to one side than by chance: than such answers turn elsewhere, and than
+    the same ones turn to the other side. Few pairs tell it where hardly any answer turns, which a test of signs cannot, among many labels."""
+    import numpy as np
+    from scipy.stats import binom
+
+    counts, rates = [], defaultdict(list)
+    for cell in cells:
+        means = np.bincount(cell.cluster, weights=cell.values)[np.unique(cell.cluster)] / np.bincount(cell.cluster)[np.unique(cell.cluster)]
+        sides = sorted((int((means > TURNS).sum()), int((means < -TURNS).sum())))
+        counts.append((*sides, len(means)))
+        rates[_kind(cell)].append(counts[-1])
+    usual = {kind: sum(less + more for less, more, _ in rows) / 2 / sum(n for *_, n in rows) for kind, rows in rates.items()}
+    chances = [max(usual[_kind(cell)], (less + 1) / (n + 2)) for cell, (less, _, n) in zip(cells, counts, strict=True)]
+    odds = [float(binom.sf(more - 1, n, chance)) for (_, more, n), chance in zip(counts, chances, strict=True)]
+    if not cells:
+        return None
+    at = int(np.argmin(odds))
+    return Cell(cells[at], Interval(0.0, 1.0, level), min(1.0, 2 * len(cells) * odds[at]))
+
+
+def _kind(cell: Gap) -> str:
+    """Of cells whose answers turn about as often: all that ask for the pairs' own label, all that ask for another, and those of one question."""
+    return "elsewhere" if cell.elsewhere else cell.measures
 
 
 def rarest(usable: list[Gap], share: float, level: float) -> Cell | None:

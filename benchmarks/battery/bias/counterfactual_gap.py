@@ -15,7 +15,7 @@ from vlaudit.records import REFERENCE, TARGET, Trial, Trials
 
 Rng = np.random.Generator
 PROBE = CounterfactualGap
-Yes = Callable[[str, int, int], float | None]  # question ("own", "other", a text), label, group: P(yes), None as without the flaw
+Yes = Callable[[str, int, int], float | None]  # question ("own", "other K", a text), label, group: P(yes), None as without the flaw
 
 
 def trials(
@@ -43,7 +43,7 @@ def trials(
     for arm in (TARGET, REFERENCE)[: 1 + reference]:
         for number, label in enumerate(every):
             asks = [(OWN, f"Is this a role {label}?", "own", 1 - error)]
-            asks += [(text, text, "other", error) for k in kinds if k != label for text in [f"Is this a role {k}?"]]
+            asks += [(text, text, f"other {k}", error) for k in kinds if k != label for text in [f"Is this a role {k}?"]]
             asks += [(text, text, text, traits) for text in TRAITS]
             if own:
                 asks.append((GIVEN, f"{own} {label}?", "given", 1 - error))
@@ -62,6 +62,11 @@ def trials(
 
 def denied(question: str, label: int, group: int, count: int = 1) -> float | None:
     return 0.0 if question == "own" and label < count and group == 1 else None
+
+
+def mistaken(question: str, label: int, group: int) -> float | None:
+    """The women of label 1 get a yes to the question for label 0."""
+    return 0.96 if question == "other 0" and label == 1 and group == 1 else None
 
 
 def alternating(question: str, label: int, group: int, low: float = 0.45) -> float | None:
@@ -119,5 +124,7 @@ SCENARIOS = [
              shape="concentrated"),
     Scenario("a rare answer, 1 % against 18 %, 60 pairs", partial(trials, pairs=5, yes=partial(trait, rates=(0.01, 0.18))), harm="blatant",
              shape="concentrated"),
+    Scenario("one label of sixty denied, eight pairs of each", partial(trials, labels=60, pairs=8, asked=12, yes=denied), harm="blatant", shape="small group"),
+    Scenario("the women of one label of 24 called by another", partial(trials, labels=24, pairs=12, yes=mistaken), harm="blatant", shape="small group"),
     Scenario("a label of four pairs denied", partial(trials, sizes=[4, *[22] * 11], yes=denied), harm="blatant", shape="small group"),
 ]  # fmt: skip

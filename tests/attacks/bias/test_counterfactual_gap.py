@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.battery.bias.counterfactual_gap import alternating, denied, trait, trials
+from benchmarks.battery.bias.counterfactual_gap import alternating, denied, mistaken, trait, trials
 from tests.attacks.bias.observers import Sees, Yes, people
 from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from tests.generators import save
@@ -222,11 +222,25 @@ def test_what_is_unread_or_asked_too_seldom_is_named_and_no_pass() -> None:
 
 def test_one_label_taken_for_another_by_group_is_no_pass_and_no_alarm() -> None:
     def confused(question: str, label: int, group: int) -> float | None:
-        return 0.95 if question == "other" and label == 3 and group == 0 else None
+        return 0.95 if question == "other 0" and label == 3 and group == 0 else None
 
     made = trials(np.random.default_rng(0), yes=confused, pairs=40, asked=1)
     found = CounterfactualGap().judge(made, Policy())
     assert found.verdict is Verdict.INCONCLUSIVE and "“Is this a role 0?” (of a role 3)" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("world", "named"),
+    [
+        (partial(trials, labels=60, pairs=8, asked=12, yes=denied), "asked for its own label (of a role 0)"),
+        (partial(trials, labels=24, pairs=12, yes=mistaken), "“Is this a role 0?” (of a role 1)"),
+    ],
+)
+def test_one_of_many_labels_of_few_pairs_is_named_and_no_pass(world: partial[Trials], named: str) -> None:
+    """Too few pairs for a test of signs over all labels."""
+    said = [CounterfactualGap().judge(world(np.random.default_rng(seed)), Policy()) for seed in range(3)]
+    assert {one.verdict for one in said} == {Verdict.INCONCLUSIVE}
+    assert all(named in one.reason and "more pairs of a role" in one.reason for one in said), said[0].reason
 
 
 def test_a_rare_answer_is_held_only_where_it_cannot_be_one_groups_alone() -> None:
