@@ -84,7 +84,7 @@ EXCUSED = {
     "shared.text_triggers.verdict": {"_ALIKE": "which of several strings that stand apart is named", "tried ** 3": FORMULA},
     "shared.transfer_map": {"np.quantile(ratios[np.isfinite(ratios)], [0.025, 0.975])": TOLD},
     "shared.trigger_inversion.rules": {"len(searched) <= 20": TOLD, "len(self.skipped) > 8": TOLD},
-    "shared.trigger_inversion.verdict": {"FEWER": DRAWS, "len({t['label'] for t in trials.target}) <= 200": DRAWS, "WIDE": TOLD, "CAME_OUT": TOLD, "PLANTED": TOLD},
+    "shared.trigger_inversion.verdict": {"FEWER": DRAWS, "len({t['label'] for t in trials.target}) <= 200": DRAWS, "WIDE": TOLD, "CAME_OUT": TOLD},
     "statistics.base": {"range(50)": DIGITS},
     "statistics.extremes": {
         "DRAWS * 100": DRAWS, "max(2000, DRAWS * 100 // count)": DRAWS, "math.log(0.5)": GUESS, "np.quantile(null, (0.5, *QUANTILES))": GUESS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlaudit.attacks.bias.counterfactual_gap.pairs import GIVEN, OWN
-from vlaudit.probe import Claim, chance
+from vlaudit.probe import BuiltIn, Claim, chance
 from vlaudit.records import Evidence, Trial, Trials
 from vlaudit.statistics import Interval, max_t_p, sign_flip_p, standard_error, t_interval
 from vlaudit.statistics.strata import RootMeanSquare, at_least, bend, root_mean_square
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 BLANK = "blank picture"  # the control's case, and its arm
 DRAWS = 499
 SHOWN = 3  # pairs in the report
-TURNS = 0.5  # difference in P(yes) between the two sides of a pair from which on the answer turns
+TURNS = 0.5
+BUILT_IN = {
+    "TURNS": BuiltIn(
+        meaning="difference in P(yes) between the two sides of a pair beyond which the answer turns", source="our choice, because at half the likelier answer changes",
+    ),
+}  # fmt: skip
 SIZED = 4  # of the widest gaps under one label, those whose intervals are looked at
 TITLES = {OWN: "asked for its own label", GIVEN: "asked the data's own questions, right answers"}
 

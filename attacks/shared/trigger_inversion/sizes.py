@@ -39,6 +39,10 @@ EASIEST = 2
 TOGETHER = 3
 RESAMPLES = 500
 BUILT_IN = {
+    "PLANTED": BuiltIn(
+        meaning="size of what the control plants, by kind: share of the picture, or root mean square in units of the pixel range",
+        source="our choice, because triggers in the literature are about as small, and a search that finds these finds larger ones",
+    ),
     "SPREAD": BuiltIn(
         meaning="standard deviation of the logarithm of a trigger's size over repeated searches, by kind",
         source="measured on bundled models, as benchmarks/backdoor_calibration.py prints",
