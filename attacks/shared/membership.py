@@ -353,7 +353,7 @@ def judge_loss(
 
     ``things``: see :class:`MembershipClaim`. ``more``: further attacks on the target's trials, by name;
     ``weights``: scores of them that are weighted, with the loss, into one attack. ``others``: tells the claim of other scores and
-    returns what one of them sees, which forbids the verdict held.
+    returns what they see, or what is not read, which forbids the verdict held.
     """
     import numpy as np
 
@@ -379,7 +379,7 @@ def judge_loss(
     seen = others(claim)
     judged = claim.concludes(lambda leak: _where(claim, leak) if calibrated else "")
     if judged.verdict is Verdict.HELD and seen:
-        return claim.inconclusive(f"{judged.reason}, but {seen}: the scores that are judged miss what that one sees")
+        return claim.inconclusive(f"{judged.reason}, but {seen}")
     return judged
 
 

@@ -102,6 +102,20 @@ def test_one_score_of_many_that_the_weights_miss_is_not_held() -> None:
     assert "'description: sees' tells them apart" in found.reason
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_silence_about_members_alone_tells_them(given: bool) -> None:
+    """Rows that are not described were left out, and with them what tells members apart."""
+    found = judge(members=1200, shy=0.5, given=given)
+    assert found.verdict is Verdict.VULNERABLE
+    assert "by which pictures get no description" in found.reason
+
+
+def test_what_is_silent_on_both_sides_is_not_held() -> None:
+    assert judge(members=900, others=900, described=0.97, given=False).verdict is Verdict.HELD
+    found = judge(members=900, others=900, described=0.8, given=False)
+    assert found.verdict is Verdict.INCONCLUSIVE and "to be judged by" in found.reason
+
+
 def test_descriptions_that_tell_little_do_not_forbid_held() -> None:
     """What they see counts against the limit of an AUC, whatever the metric is."""
     found = [judge(seed, words=0.2, members=900, others=900) for seed in range(6)]
