@@ -3,7 +3,7 @@
 Threat. A learned prompt is shared as a file of a few vectors. Whoever has it and the public model, and may ask nothing, looks
 for the words that the vectors stand near: the names of classes or of people's groups that its owner has told nobody.
 
-Method. Every context vector is compared with the embedding of every token of the model's vocabulary, by cosine. A word is read where
+Method. Every context vector, of every label where labels have their own, is compared with the embedding of every token of the model's vocabulary, by cosine. A word is read where
 the nearest token of a vector belongs to a secret word, and is nearer than the nearest token of any random vector: the
 same vectors with their coordinates in another order, which keeps their length and the sizes of their entries. Secret words are the labels and the
 values of the group columns of the data, in the tokens that the model makes of them, without those of "a photo of a", with which
@@ -18,7 +18,7 @@ all of their direction. Where those of one half are not read back, the attack is
 When it errs. Nearest words are what anybody tries first, and rarely mean much: contexts of CoOp mostly stand near none. That none is read does not
 show that the vectors hold nothing. Discriminators that are trained on shadow prompts (PIPRA), and the share of a group in the training data as a
 property of the vectors, are not tried here. Membership of pictures is asked by prompt-mia. Prompts without vectors in the text, such
-as a frame of pixels, are not assessed.
+as a frame of pixels, are not assessed. Of the random contexts each is as large as the prompt's own, so that the time grows with its vectors.
 
 What to do. Learn the prompt again from the words of "a photo of a", not from a class's name; with weight decay, or for fewer steps. Where the names are
 secret, keep the file as secret as they are, and hand out scores or the text features of public labels in its place. Audit again: no
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 DRAWS = 199
 SHARES = (0.25, 0.5, 1.0)  # of the direction of a planted word
-MOST_VECTORS, PART = 64, 8192  # vectors that are read; tokens that are compared at once
+SHOWN, PART = 64, 8192  # vectors in the table; tokens that are compared at once
 
 
 @probe(
@@ -69,6 +69,7 @@ MOST_VECTORS, PART = 64, 8192  # vectors that are read; tokens that are compared
     ],
     references=["arXiv:2109.01134", "arXiv:2310.11970"],
     maps=["atlas:AML.T0024.001", "owasp-llm:LLM02:2025"],
+    version="2",  # before, at most 64 vectors were compared
     limits="Nearest words were looked for; attacks that are trained on shadow prompts were not tried.",
 )  # fmt: skip
 class PromptOnlyLeak(Probe):
@@ -91,7 +92,7 @@ class PromptOnlyLeak(Probe):
         import torch
 
         with torch.no_grad():
-            secrets, vectors = _secrets(ctx), _rows(ctx.target.context)
+            secrets, vectors = _secrets(ctx), ctx.target.context.detach().float().flatten(0, -2)
             names = {token: text for text, token in ctx.target.model.vocabulary().items()}
             table = _unit(ctx.target.model.token_embeddings(range(max(names) + 1)))
             places, nearness = _nearest(vectors, table)
@@ -130,7 +131,10 @@ class PromptOnlyLeak(Probe):
         claim.control("nearest token of random vectors", chance(highest, float(np.median(highest)), (0.0, 1.0)))
         for share, trial in planted.items():
             claim.control(f"planted, {share:.0%} of the direction", f"{trial['found']} of {trial['of']} read back")
-        rows = [[i, v["token"], round(v["nearness"], 4), v["secret"] or "none"] for i, v in enumerate(target["vectors"])]
+        vectors = target["vectors"]
+        first = sorted(range(len(vectors)), key=lambda i: (not vectors[i]["secret"], -vectors[i]["nearness"]))[:SHOWN]
+        rows = [[i, v["token"], round(v["nearness"], 4), v["secret"] or "none"] for i in sorted(first) for v in [vectors[i]]]
+        claim.fact("vectors compared", len(vectors))
         claim.table("the nearest token of each vector", ["vector", "token", "cosine", "secret word"], rows)
         claim.fact("tokens compared", target["vocabulary"])
         if len(read) > policy.threshold(self.info):
@@ -163,13 +167,6 @@ def _secrets(ctx: Context) -> dict[int, str]:
 def _body(sequence: Any) -> list[int]:
     """Its tokens without the special ones at its ends."""
     return list(sequence.ids[sequence.lead : len(sequence.ids) - sequence.tail])
-
-
-def _rows(context: Tensor) -> Tensor:
-    """(N, W): at most ``MOST_VECTORS`` of the context's vectors, evenly spread over the labels where these have their own."""
-    rows = context.detach().float().reshape(-1, context.shape[-1])
-    step = max(1, len(rows) // MOST_VECTORS)
-    return rows[::step][:MOST_VECTORS]
 
 
 def _unit(rows: Tensor) -> Tensor:

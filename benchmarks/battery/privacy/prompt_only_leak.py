@@ -47,10 +47,12 @@ SCENARIOS = [
     Scenario("a third of the vocabulary is secret", partial(draw, lone=True), shape="confounded"),
     Scenario("a small vocabulary and narrow vectors", partial(draw, vocabulary=2000, width=128), shape="awkward"),
     Scenario("many vectors", partial(draw, vectors=64), shape="awkward"),
+    Scenario("a hundred labels with 16 vectors each", partial(draw, vectors=1600), shape="awkward"),
     Scenario("planted words are not read back", partial(draw, missed=True), shape="awkward", undecidable="the attack is too weak"),
     Scenario("one vector is a quarter of a word", partial(draw, spelled=1, share=0.25), harm="weak", shape="concentrated"),
     Scenario("one vector is half a word", partial(draw, spelled=1, share=0.5), harm="named", shape="concentrated"),
     Scenario("a third of the vectors are half a word", partial(draw, spelled=5, share=0.5, common=4), harm="named", shape="spread"),
+    Scenario("one of 1,600 vectors is half a word", partial(draw, vectors=1600, spelled=1, share=0.5), harm="named", shape="small group"),
     Scenario("one vector is a word", partial(draw, spelled=1), harm="blatant", shape="small group"),
     Scenario("every vector is a word, which the controls miss", partial(draw, spelled=16, missed=True), harm="blatant", shape="misread"),
 ]  # fmt: skip

@@ -54,6 +54,17 @@ def test_the_zoos_prompt_spells_nothing_and_planted_labels_are_read(subject: Any
     assert found.details["table"].rows[1][3] == word and found.p_value == pytest.approx(1 / 200)
 
 
+def test_a_word_in_the_vectors_of_a_late_label_is_read(subject: Any, tmp_path: Path) -> None:
+    """Only 64 vectors were compared, so that of most labels' own contexts nothing was looked at."""
+    own, model = subject.target.context, subject.target.model
+    token, word = next(iter(_secrets(under(subject, None, tmp_path)).items()))
+    each = own.flatten(0, -2)[:4].expand(20, -1, -1).clone()
+    each[-1, -1] = own.norm(dim=-1).mean() * torch.nn.functional.normalize(model.token_embeddings([token])[0], dim=0)
+    found = judged(under(subject, each, tmp_path))
+    assert found.verdict is Verdict.VULNERABLE and f"'{word}'" in found.reason
+    assert found.details["vectors compared"] == 80 and len(found.details["table"].rows) == 64
+
+
 def test_words_of_the_plain_prompt_are_no_secret(subject: Any, tmp_path: Path) -> None:
     model = subject.target.model
     ids = model.tokenize("a photo of a")
