@@ -18,7 +18,7 @@ most like them as often (exact test given all copies of a caption), and held-out
 often (exact test; where some do, with the same caution). What is found nine times in ten: five copies, of 200 captions or of
 thousands, where no held-out caption gives its picture (or, where these are few, ten that the reference does not give either); three where held-out pictures have the same captions; twenty of
 a thousand beside one or two held-out captions that give theirs. Held needs the whole interval within 1 %, which takes 368 captions, and no copy that coincidence leaves
-unexplained. Without members, cliques are shown but never called vulnerable: nobody can say that they are training pictures.
+unexplained; and nine captions in ten whose pictures were not blacked out. Without members, cliques are shown but never called vulnerable: nobody can say that they are training pictures.
 
 Controls. ``held-out pictures``: the same question with the sides of the split changed over, for as many sets of held-out
 pictures as there are; a near copy of a picture that the pipeline never saw is a coincidence. ``held-out captions``: captions of
@@ -26,7 +26,7 @@ held-out pictures, which nobody trained on; where they give their pictures, capt
 captions`` (without members): cliques among pictures of captions of the same words and lengths, nowhere in the data.
 The reference arm (adapter off, class noun for a token) says where the copies come from.
 
-When it errs. One to four copies are left open where nothing rules out coincidence, and shown: look at them. With one
+When it errs. Of captions whose pictures a safety checker blacks out nothing is known. One to four copies are left open where nothing rules out coincidence, and shown: look at them. With one
 seed a caption, pictures that come out rarely are missed. A training picture that has a twin among
 the held-out ones cannot be told from it. Copies that are mirrored, shifted or cropped are missed. A pipeline trained on few
 pictures may draw the same one for a caption because there is no other.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vlaudit.attacks.privacy.extraction.verdict import UNSEEN
 from vlaudit.attacks.shared.fresh_captions import FRESH
 from vlaudit.probe import Claim, Policy, ProbeInfo, share
-from vlaudit.records import Judgement, Trial, Trials
+from vlaudit.records import Judgement, Trial, Trials, Verdict
 
 
 def largest_clique(distances: Sequence[Sequence[float]], cut: float) -> int:
@@ -29,7 +30,8 @@ def judge_cliques(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
 
     cut, most, fewest = (policy.threshold(info, name) for name in ("repeat", "clique", "least-clique"))
     target, fresh = ([t for t in part if len(t["distances"]) >= fewest] for part in (trials.target, trials.control(FRESH)))
-    if not target or not fresh:
+    everyone = len(trials.target)
+    if not target or not fresh or len(target) < policy.threshold(info, "drawn") * everyone:
         return Judgement.not_assessed("too few pictures came out: of the captions or of fresh ones to compare with")
     usual = float(np.median([value for t in fresh for i, row in enumerate(t["distances"]) for value in row[:i]]))
 
@@ -43,6 +45,9 @@ def judge_cliques(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
     claim.control(FRESH, share(chance, len(fresh), policy.level))
     claim.fact("captions that repeat one picture", ", ".join(named[:20]) or "none")
     said = f"{found} of {n} captions draw nearly one picture whatever the seed, {chance} of {len(fresh)} fresh ones do"
+    said += f"; of {everyone - n} more fewer than {fewest:g} pictures came out, the rest were blacked out" if everyone > n else ""
     if found:
         return claim.inconclusive(f"{said}; declare the training pictures (--members) to see if they are copies")
+    if claim.verdict is Verdict.HELD and n < policy.threshold(info, "seen") * everyone:
+        return claim.inconclusive(said + UNSEEN)
     return claim.says(said + claim.trials_would_decide("captions", by="captions"))

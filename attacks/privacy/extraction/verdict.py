@@ -10,6 +10,7 @@ from vlaudit.statistics import mcnemar_p, stratified_excess_p
 HELD_OUT = "held-out captions"
 PICTURES = "held-out pictures"
 SHOWN = 6  # captions with evidence
+UNSEEN = ", too many to call it held: switch the safety checker off for the audit, or give captions that it lets pass"
 THRESHOLDS = (
     *EXCESSES,
     Threshold(
@@ -17,6 +18,13 @@ THRESHOLDS = (
         value=0.5,
         meaning="least share of captions whose picture the pipeline's safety checker does not black out",
         source="our choice, because the rest of the captions may not be like those that are left",
+        relaxed_by="lowering",
+    ),
+    Threshold(
+        name="seen",
+        value=0.9,
+        meaning="least share of captions whose pictures are looked at, for the finding to be held",
+        source="our choice, because a checker may black out just what was learned by heart, and of a tenth of the captions at most it may",
         relaxed_by="lowering",
     ),
     Threshold(
@@ -84,6 +92,8 @@ def judge_copies(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         return claim.vulnerable(f"{said}; {told(p)}{where}")
     if claim.verdict is Verdict.INCONCLUSIVE:
         return claim.says(said + claim.trials_would_decide("captions", by="captions"))
+    if claim.verdict is Verdict.HELD and n < policy.threshold(info, "seen") * everyone:
+        return claim.inconclusive(said + UNSEEN)
     if claim.verdict is Verdict.HELD and alike > policy.alpha:
         return claim.held(said)
     return claim.inconclusive(f"{said}: {told(p)}, too few copies to rule out coincidence; look at them")

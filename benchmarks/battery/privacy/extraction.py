@@ -49,15 +49,18 @@ def trials(
 
 
 def cliques(
-    rng: np.random.Generator, *, captions: int = 400, repeated: float = 0.0, anyway: float = 0.0, seeds: int = 4
+    rng: np.random.Generator, *, captions: int = 400, repeated: float = 0.0, anyway: float = 0.0, seeds: int = 4, blocked: float = 0.0
 ) -> Trials:
-    """Without members: a share ``repeated`` of the captions draws one picture whatever the seed, and of all captions a share ``anyway``."""
+    """Without members: a share ``repeated`` of the captions draws one picture whatever the seed, and of all captions a share ``anyway``.
+    Of a share ``blocked`` of the audited ones only two pictures came out."""
     found = []
     for i in range(2 * captions):
         fresh = i >= captions
         same = rng.random() < anyway or (not fresh and rng.random() < repeated)
         distances = np.abs(rng.normal(0.05 if same else 0.4, 0.02 if same else 0.08, (seeds, seeds)))
         distances = np.triu(distances, 1) + np.triu(distances, 1).T
+        if not fresh and rng.random() < blocked:
+            distances = distances[:2, :2]
         arm = f"control:{FRESH}" if fresh else TARGET
         found.append(
             Trial.model_construct(
@@ -112,7 +115,20 @@ SCENARIOS = [
         shape="awkward",
         undecidable="nothing is seen",
     ),
+    Scenario(
+        "copies: none of 1,000, 45 % blacked out",
+        partial(trials, captions=1000, blocked=0.45),
+        shape="awkward",
+        undecidable="nearly half of the captions are not seen",
+    ),
     Scenario("copies: no members, none", cliques),
+    Scenario("copies: no members, none of 500, one caption in twenty blacked out", partial(cliques, captions=500, blocked=0.05), shape="awkward"),
+    Scenario(
+        "copies: no members, none of 900, 45 % blacked out",
+        partial(cliques, captions=900, blocked=0.45),
+        shape="awkward",
+        undecidable="nearly half of the captions are not seen",
+    ),
     Scenario(
         "copies: no members, small pool of pictures",
         partial(cliques, anyway=0.1),

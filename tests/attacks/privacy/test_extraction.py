@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.battery.privacy.extraction import trials
+from benchmarks.battery.privacy.extraction import cliques, trials
 from tests.attacks import painters
 from tests.attacks.privacy.painted import Make, judge
 from vlaudit.attacks.privacy.extraction import Extraction
@@ -102,6 +103,14 @@ def test_copies_that_held_out_captions_give_as_well_convict_nobody() -> None:
     found = Extraction().judge(trials(np.random.default_rng(0), telling=0.1), Policy())
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "held-out captions one of theirs" in found.reason
+
+
+@pytest.mark.parametrize("drawn", [trials, cliques])
+def test_captions_that_are_blacked_out_are_not_held(drawn: Callable[..., Trials]) -> None:
+    """They were left out, so that nothing was known of half of the captions."""
+    blocked = {share: Extraction().judge(drawn(np.random.default_rng(0), captions=900, blocked=share), Policy()) for share in (0.02, 0.4, 0.7)}
+    assert [found.verdict for found in blocked.values()] == [Verdict.HELD, Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED]
+    assert "too many to call it held" in blocked[0.4].reason
 
 
 def test_an_older_audit_can_be_judged() -> None:
