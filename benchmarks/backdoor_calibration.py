@@ -286,8 +286,8 @@ def main() -> None:
         for probe in PROBES:
             counts[kind, probe, findings[probe]["verdict"]] += 1
         details = findings[PROBES[0]]["details"]
-        apart = [(details[f"by {kind}: over the next"]["value"], kind) for kind in KINDS]
-        factors = [max(apart)[0], details[f"by {max(apart)[1]}: over the typical"]["value"]]
+        apart = [(details[name]["value"], details[f"by {kind}: over the typical"]["value"]) for kind in KINDS if (name := f"by {kind}: over the next") in details]
+        factors = max(apart, default=(math.nan, math.nan))  # none of a finding that was not assessed
         success = "" if facts["success"] is None else f"{facts['success']:.2f}"
         print(
             f"{item.name:16} {item.source:7} {item.planted:24} {facts['accuracy']:8.2f} {success:7} "
