@@ -227,11 +227,12 @@ def _turned(cells: list[Gap], level: float) -> Cell | None:
         rates[_kind(cell)].append(counts[-1])
     usual = {kind: sum(less + more for less, more, _ in rows) / 2 / sum(n for *_, n in rows) for kind, rows in rates.items()}
     chances = [max(usual[_kind(cell)], (less + 1) / (n + 2)) for cell, (less, _, n) in zip(cells, counts, strict=True)]
-    odds = [float(binom.sf(more - 1, n, chance)) for (_, more, n), chance in zip(counts, chances, strict=True)]
     if not cells:
         return None
+    _, more, n = np.array(counts).T
+    odds = binom.sf(more - 1, n, chances)
     at = int(np.argmin(odds))
-    return Cell(cells[at], Interval(0.0, 1.0, level), min(1.0, 2 * len(cells) * odds[at]))
+    return Cell(cells[at], Interval(0.0, 1.0, level), min(1.0, float(2 * len(cells) * odds[at])))
 
 
 def _kind(cell: Gap) -> str:
