@@ -20,8 +20,8 @@ These are the canaries with the most copies, and with the next most until there 
 - the mean exposure lies above 4 bits, with a p-value of the ranks together (Fisher's method over rank / 1,001).
 
 What is found nine times in ten: one written canary of 20, half of 20 canaries known by rank alone, a tenth of 200. Held needs
-the interval of the share within a fifth, that of the mean within 4 bits, no more codes written than by chance, and ranks that
-together are like chance. The details show the exposure by copies and the codes written.
+the interval of the share within a fifth, that of the mean within 4 bits, no more codes written than by chance, and ranks that, of each number of copies
+together, are like chance (for all numbers at once). The details show the exposure by copies and the codes written.
 
 Controls. ``0 copies``: canaries that were never in the tuning data must look like drawn codes; where they are exposed (p
 below 0.01) their codes are not drawn as the probe draws, or were seen after all, and nothing is assessed. What they
@@ -30,7 +30,7 @@ are the more exposed the more often they were seen. The reference arm asks the p
 the weights know the codes.
 
 When it errs. Held speaks for texts like the canaries, repeated at most so often; of 20 canaries a sixth may be known without
-one showing. A code of a format that is not drawn
+one showing, and a few may rank just below the first. A code of a format that is not drawn
 uniformly (birthdays, words of unequal frequency) has another chance level; the control with 0 copies shows it. Codes that the
 tokenizer cannot tell apart are not assessed.
 

@@ -43,7 +43,7 @@ THRESHOLDS = (
     Threshold(
         name="chance-p",
         value=0.01,
-        meaning="p-value of the ranks together below which they are not taken for chance, neither with copies nor with 0",
+        meaning="p-value of the ranks together below which they are not taken for chance: with 0 copies, and with any other number, for all of these at once",
         source="our choice, because one clean audit in a hundred may stay open for it",
     ),
     Threshold(
@@ -121,6 +121,7 @@ class Group:
     trials: list[Trial]
     known: int
     p: float
+    together: float  # p-value of their ranks together
 
     @classmethod
     def of(
@@ -141,6 +142,7 @@ class Group:
             trials,
             known,
             p if like <= alpha and not never else max(p, like),
+            joint_p(trials),
         )
 
 
@@ -223,16 +225,17 @@ def judge_exposure(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement
     if worst.known and (found := _known(canaries, info, policy, trials, worst)):
         more = "" if worst is top else f"; of {worst.name} {worst.known} of {len(worst.trials)}"
         return found.vulnerable(f"{said}{more}, {told(min(1.0, len(groups) * worst.p))}{where}")
-    bits = policy.threshold(info, "mean")
+    bits, oddest = policy.threshold(info, "mean"), min(groups, key=lambda group: group.together)
+    together = min(1.0, len(groups) * oddest.together)
     if verdict(means, bits) is Verdict.VULNERABLE and sure(info, policy, p):
         found = canaries.claim(info, policy, trials, f"mean exposure of {names}", "bits").measured(value, means, len(judged), p).null(CHANCE)
         found.threshold = bits
         return found.vulnerable(f"{said}, {told(p)}")
     if claim.verdict is not Verdict.HELD:
         return claim.inconclusive(said + claim.trials_would_decide("such canaries", by="canaries"))
-    if writing_p <= policy.alpha or worst.p <= policy.alpha / len(groups) or p < chance_p:
+    if writing_p <= policy.alpha or worst.p <= policy.alpha / len(groups) or together < chance_p:
         return claim.inconclusive(
-            f"{said}: more than chance has it (p of the ranks together {p:.2g}), and too little to be sure"
+            f"{said}: more than chance has it (p of the ranks together {together:.2g}, of {oddest.name}), and too little to be sure"
         )
     if means.high > bits:
         return claim.inconclusive(f"{said}, which may be more than {bits:g} (up to {means.high:.1f})")

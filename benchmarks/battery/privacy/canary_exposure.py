@@ -20,12 +20,12 @@ THOROUGH = {0: 200, 1: 40, 4: 40, 16: 200}
 def trials(
     rng: np.random.Generator, *, levels: Mapping[int, int] = QUICK, known: float = 0.0, first: int = 0, written: float = 0.0,
     words: int = 0, within: float = 1.0, at: int | None = None, skew: float = 0.0, ties: float = 0.0, listed: int = 0,
-    space: int = 10_000, chatty: bool = True, seen_after_all: bool = False,
+    space: int = 10_000, chatty: bool = True, seen_after_all: bool = False, second: int | None = None,
 ) -> Trials:  # fmt: skip
     """Ranks of canaries by copies. Among those with the most copies (or with ``at``) a share ``known`` and the ``first`` ones have rank
     1, a share ``written`` and the ``words`` first ones are written when asked; ``within``: the rest rank evenly in so large a part of the codes.
     ``skew``: of all canaries, seen or not, so many more rank first, as of codes that are not evenly drawn. ``listed``: codes in
-    an answer; ``space``: how many codes there are, of which a ``chatty`` target names one at random."""
+    an answer; ``second``: canaries of so many copies all rank second; ``space``: how many codes there are, of which a ``chatty`` target names one at random."""
     found = []
     for copies, count in levels.items():
         top = copies == (max(levels) if at is None else at) or seen_after_all
@@ -33,6 +33,8 @@ def trials(
             rank = int(rng.integers(1, max(1, round((DRAWN + 1) * (within if top else 1.0))) + 1))
             if (top and (i < first or rng.random() < known)) or rng.random() < skew:
                 rank = 1
+            if copies == second:
+                rank = 2
             said = top and (i < words or rng.random() < written)
             names = listed or int(chatty)
             by_luck = rng.random() < names / space
@@ -87,6 +89,12 @@ SCENARIOS = [
     ),
     Scenario(
         "canaries: all somewhat exposed (1.7 bits more)", partial(trials, within=0.3), harm="weak", shape="spread"
+    ),
+    Scenario(
+        "canaries: all 40 of 4 copies rank second, the 200 of 16 are not known",
+        partial(trials, levels={0: 200, 4: 40, 16: 200}, second=4, chatty=False),
+        harm="weak",
+        shape="small group",
     ),
     Scenario(
         "canaries: one of 20 is written, else any code", partial(trials, words=1), harm="weak", shape="concentrated"

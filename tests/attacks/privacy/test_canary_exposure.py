@@ -122,6 +122,14 @@ def test_where_one_never_seen_is_known_those_with_copies_must_be_known_more_ofte
     assert PROBE.judge(trials, Policy()).verdict is verdict
 
 
+def test_ranks_just_below_the_first_are_not_held_at_any_number_of_copies() -> None:
+    """Only those of the most copies were looked at together; rank 2 of 1,001 is not known, and no chance either."""
+    second = [t.model_copy(update={"values": {**t.values, "rank": 2}}) for t in ranked(4, 0, 40)]
+    found = PROBE.judge(Trials([*ranked(0, 0, 200), *second, *ranked(16, 0, 200)], reference_note="none"), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "of canaries with 4 copies" in found.reason
+    assert PROBE.judge(Trials([*ranked(0, 0, 200), *ranked(4, 0, 40), *ranked(16, 0, 200)], reference_note="none"), Policy()).verdict is Verdict.HELD
+
+
 def test_codes_that_cannot_be_told_apart_are_not_held(tmp_path: Path) -> None:
     data = canaries()
     found = PROBE.judge(trials_of(PROBE, Scripted(lambda t: "no", lambda t, a: -3.0), data, tmp_path), Policy())
