@@ -29,7 +29,8 @@ search beat next to nothing that the gradient had left: all three are signs of a
 When it errs. The search is strong, but no proof: robust accuracy is an upper bound. A model that answers at random (a
 prompt tuned on the test picture, dropout left on) is attacked on the average of several passes, and never held. At or near chance
 accuracy there is nothing to lose, and the finding is not assessed; where accuracy is low, little can be lost, so that held also
-needs the loss to be small among the pictures that are named correctly. With ``suite = "autoattack"`` the starting points depend on
+needs the loss to be small among the pictures that are named correctly, all together, and of no label surely larger; of a label with one
+or two such pictures nothing is seen. With ``suite = "autoattack"`` the starting points depend on
 which pictures are attacked together, so on the batch.
 
 What to do. Train or tune the model, or the prompt alone, on attacked pictures (TeCoA, APT), and audit the result again, at
@@ -96,7 +97,7 @@ _AVERAGED = 8  # passes averaged for a model that answers at random
             source="our choice, after AutoAttack's own warning where Square Attack beats what APGD does not (arXiv:2003.01690)",
         ),
         Threshold(
-            name="of-correct", value=0.2, meaning="share of the correctly named pictures that may be lost in a held finding", relaxed_by="raising",
+            name="of-correct", value=0.2, meaning="share of the correctly named pictures, and of a label's, that may be lost in a held finding", relaxed_by="raising",
             source="our choice, because a model that names few pictures rightly has few to lose; twice the threshold, for accuracies from a half",
         ),
     ],
@@ -233,6 +234,9 @@ class ClipAutoAttack(Probe):
             return f"only {correct} were named rightly to begin with, of which that is too many to call it held"
         if one := concentrated([t["label"] for t in target], list(map(self._lost, target)), policy.threshold(self.info), policy.alpha):
             return f"it is {one}: give more pictures of it"
+        right = [t for t in target if t["correct"]]  # a label that is seldom named rightly has few to lose as well
+        if one := concentrated([t["label"] for t in right], list(map(self._lost, right)), policy.threshold(self.info, "of-correct"), policy.alpha):
+            return f"of the pictures named rightly it is {one}: give more pictures of it"
         return ""
 
     def _worst_label(self, target: Sequence[Trial], policy: Policy) -> str | None:

@@ -75,6 +75,8 @@ SCENARIOS = [
     Scenario("answers at random", partial(audit, weak=0.0, random=True), shape="awkward", undecidable="it answers at random"),
     Scenario("noise turns as many", partial(audit, weak=0.0, noise=0.3), shape="awkward", undecidable="the attack does no more than noise"),
     Scenario("fifteen in a hundred", partial(audit, weak=0.15), harm="weak", shape="spread"),
+    Scenario("all of a label in twelve that is seldom named rightly", partial(audit, n=1000, hard=[0.09], harmed=1.0, in_labels=1, weak=0.005),
+             harm="weak", shape="small group"),
     Scenario("half of one label in forty", partial(audit, weak=0.01, harmed=0.5, in_labels=1, labels=40, n=256), harm="weak", shape="small group"),
     Scenario("a quarter of all pictures", partial(audit, weak=0.25), harm="named", shape="spread"),
     Scenario("one label in twelve, whole, of 256 pictures", partial(audit, weak=0.01, harmed=1.0, in_labels=1, n=256), harm="named", shape="small group"),

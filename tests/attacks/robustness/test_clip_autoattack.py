@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks.battery.robustness.clip_autoattack import audit
 from tests.attacks.robustness.matching_runs import judged, runs_and_repeats_itself
 from vlaudit.attacks.robustness.clip_autoattack import RADII, ClipAutoAttack
+from vlaudit.policy import Policy
 from vlaudit.probe import Context
 from vlaudit.records import REFERENCE, TARGET, Trial, Verdict
 from vlaudit.search import autoattack, gradient
@@ -151,6 +154,13 @@ def test_trials_without_the_largest_radius_are_read(monkeypatch: pytest.MonkeyPa
     for trial in old:
         del trial.values["fell"]
     assert judged(ClipAutoAttack(), old + controls(128)).verdict is Verdict.HELD
+
+
+def test_a_seldom_right_label_that_loses_all_it_has_is_not_held() -> None:
+    """Six of a label's hundred pictures are right, and all of these are turned: of all its pictures it is less than the threshold."""
+    found = ClipAutoAttack().judge(audit(np.random.default_rng(0), n=1000, hard=[0.06], harmed=1.0, in_labels=1, weak=0.005), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "of the pictures named rightly it is" in found.reason
+    assert ClipAutoAttack().judge(audit(np.random.default_rng(0), n=1000, hard=[0.06], weak=0.005), Policy()).verdict is Verdict.HELD
 
 
 class Masked:
