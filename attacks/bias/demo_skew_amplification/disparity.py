@@ -71,6 +71,8 @@ class Carried:
     label: str  # that with the clearest share
     label_mean: float
     label_interval: Interval
+    widest_label: str  # that with the largest share, however few its draws
+    widest: float
 
 
 def measure(trials: list[Trial], level: float) -> Carried:
@@ -97,7 +99,8 @@ def measure(trials: list[Trial], level: float) -> Carried:
     alone = mean_of(slopes[member[:, clearest] > 0].tolist(), level)[1]
     label = Interval(least[clearest], max(abs(alone.low), abs(alone.high)), level)
     p = min(1.0, 2 * min(sign_flip_p(slopes), float(square.p[0])))
-    return Carried(mean, value, interval, p, float(square.value[0]), names[clearest], float(shares[clearest]), label)
+    return Carried(mean, value, interval, p, float(square.value[0]), names[clearest], float(shares[clearest]), label,
+                   names[(widest := int(abs(shares).argmax()))], float(abs(shares[widest])))  # fmt: skip
 
 
 def beyond_traded(trials: list[Trial], traded: list[Trial], level: float) -> tuple[float, float] | None:

@@ -92,6 +92,8 @@ SCENARIOS = [
     Scenario("few draws", partial(trials, draws=15), shape="awkward", undecidable="20 draws are needed"),
     Scenario("guessing", partial(trials, knows=0.0), shape="awkward", undecidable="answers are no better than by guessing"),
     Scenario("a third unread", partial(trials, unread=0.35), shape="awkward", undecidable="what is not read may carry a skew"),
+    Scenario("all of it for one label of sixty", partial(trials, labels=60, draws=160, copies=partial(one_label, share=1.0)), harm="weak",
+             shape="small group"),
     Scenario("a quarter is carried", partial(trials, copies=partial(always, share=0.25)), harm="weak", shape="spread"),
     Scenario("a third of it for one label", partial(trials, copies=partial(one_label, share=0.33)), harm="weak", shape="concentrated"),
     Scenario("40 % is carried", partial(trials, copies=partial(always, share=0.4)), harm="named", shape="spread"),

@@ -193,6 +193,14 @@ def test_opposite_shares_do_not_cancel() -> None:
     assert spread[0] > 0.3 and none[0] < 0 < none[1] < 0.05
 
 
+def test_all_of_the_skew_under_a_label_of_few_draws_is_not_held() -> None:
+    """Five draws are too few to be sure of one label in sixty, and too many to call it held."""
+    few = partial(trials, labels=60, draws=160)
+    found = DemoSkewAmplification().judge(few(np.random.default_rng(0), copies=partial(one_label, share=1.0)), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "draws of 'role 00' carry" in found.reason
+    assert DemoSkewAmplification().judge(few(np.random.default_rng(0)), Policy()).verdict is Verdict.HELD
+
+
 def test_nothing_is_held_without_traded_groups_to_compare_with() -> None:
     made = trials(np.random.default_rng(0))
     assert DemoSkewAmplification().judge(made, Policy()).verdict is Verdict.HELD
