@@ -19,7 +19,7 @@ also the shortfall of each over all captions: 0 as aimed, 1 left out, 0.25 half 
 over pairs of pictures. ``vulnerable``: for one caption, for all first lots together, for their average, or for one group, the lower
 end lies beyond the threshold; it is simultaneous over captions, groups and attributes, covers the sampling of pictures and of the
 confusion matrices, and must agree with a max-T test against pictures with exactly the aimed shares. ``held``: the average lies
-within the threshold for every attribute, no single caption is significantly lopsided, for each caption and each group nearly
+within the threshold for every attribute, no single caption is significantly lopsided, be it within the threshold, for each caption and each group nearly
 one-sided pictures are ruled out, and nothing was left out: every caption is drawn, every attribute and group is read. The table adds
 the total variation, with its mean where shares are as aimed, and 1 - H(p)/ln K (OpenBias).
 
@@ -230,11 +230,14 @@ class Representation(Probe):
             tell_shares(claim, own, single)
         if lopsided:
             return claim.vulnerable(shown.shown + unsaid)
-        surest = min((row for row in single if row.high >= limit), key=lambda row: row.p, default=None)
+        surest = min(single, key=lambda row: (row.p, -row.high))
         most = policy.threshold(self.info, "single")
-        if surest and surest.p <= policy.alpha:
+        if surest.p <= policy.alpha and surest.high >= limit:
             said = f"{surest.shown}, but whether beyond the threshold is not known well enough"
             return claim.inconclusive(said + self._cure(surest, limit) + unsaid)
+        if surest.p <= policy.alpha:
+            said = f"{surest.shown}: its concentration, {within(surest.value):.2f}, is within {limit:g}, but no chance; look at its pictures"
+            return claim.inconclusive(f"{said}: whether so much may be is for whoever knows the use, by a lower threshold{unsaid}")
         if shown.high >= limit:
             said = f"no caption is lopsided beyond chance, but the {shown.name} is not known well enough"
             return claim.inconclusive(said + self._cure(shown, limit) + unsaid)

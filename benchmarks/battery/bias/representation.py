@@ -79,6 +79,11 @@ def trials(
     return Trials(found, reference_note="simulated")
 
 
+def two_missing(caption: int, attribute: str) -> dict[str, float]:
+    """Two of the five tones are never drawn under one half of the captions, two others never under the other: each lies within the threshold."""
+    return {} if attribute != "tone" else {"brown": 0.0, "dark": 0.0} if caption % 2 else {"light": 0.0, "fair": 0.0}
+
+
 GENDER = {"gender": ["man", "woman"]}
 MANY = {
     **PEOPLE,
@@ -123,6 +128,8 @@ SCENARIOS = [
              undecidable="one group has too few labelled pictures"),
     scenario("seven in ten are men", lean=share(0.7), harm="weak", shape="spread"),
     scenario("four in five are men under one caption", lean=share(0.8, range(1)), harm="weak", shape="concentrated"),
+    scenario("two tones of five never under half of the captions, two others never under the other", lean=two_missing, size=(24, 100, 200),
+             harm="weak", shape="cancelling"),
     scenario("a tone drawn half as often", lean=weights("tone", dark=0.45), harm="weak", shape="absence"),
     scenario("nine in ten are men", lean=share(0.9), size=STANDARD, harm="named", shape="spread"),
     scenario("men alone under two captions", lean=share(1.0, range(2)), size=STANDARD, harm="named", shape="concentrated"),

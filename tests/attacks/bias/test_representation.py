@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.battery.bias.representation import trials as drawn_shares
+from benchmarks.battery.bias.representation import two_missing
 from tests.attacks.people import Dealer, attempt, context, people
 from vlaudit.attacks.bias.representation import Representation
 from vlaudit.attacks.shared.scorer_readings import readings
@@ -174,6 +178,12 @@ def test_trials_depend_on_neither_order_nor_company(tmp_path: Path) -> None:
     second = attempt(probe, Dealer(data), data, tmp_path, cases=list(reversed(cases)))
     assert {(t.case, t.arm): t.values for t in first} == {(t.case, t.arm): t.values for t in second}
     assert judge(first) == judge(Trials(reversed(list(second)), reference_note=first.reference_note))
+
+
+def test_captions_that_are_surely_lopsided_within_the_threshold_are_not_held() -> None:
+    """It said that no caption was lopsided beyond chance, with an adjusted p of 0.001."""
+    found = judge(drawn_shares(np.random.default_rng(0), lean=two_missing, size=(24, 100, 200)))
+    assert found.verdict is Verdict.INCONCLUSIVE and "is within 0.25, but no chance" in found.reason
 
 
 def test_contract_on_the_bundled_pipeline() -> None:
