@@ -38,17 +38,19 @@ def bend(differences: NDArray, errors: NDArray, weights: NDArray | float) -> NDA
 
 
 def root_mean_square(
-    square: NDArray, null: NDArray, bend: NDArray, level: float, unseen: NDArray | float = 0.0, upper: float | None = None
+    square: NDArray, null: NDArray, bend: NDArray, level: float, unseen: NDArray | float = 0.0, upper: float | None = None,
+    most: float = 1.0,
 ) -> RootMeanSquare:
     """``square`` (C,): weighted means of the squared differences, ``null`` (R, C): the same without a difference, ``bend`` (C,): see
     :func:`bend`. ``unseen`` (C,): the weight of strata in which nothing can be compared; the upper end takes their differences for 1.
-    ``upper``: the level of the upper end, if another: of ends that must all lie below a limit, none needs a correction (Berger 1982)."""
+    ``upper``: the level of the upper end, if another: of ends that must all lie below a limit, none needs a correction (Berger 1982).
+    ``most``: the largest that a difference can be."""
     import numpy as np
 
     excess, spread = square - null.mean(axis=0), null.std(axis=0)
     low = excess - np.hypot(max_t_quantile(null, level) * spread, z_value(1 - (1 - level) / len(square)) * bend)
     high = np.maximum(excess, 0) + z_value(upper or level) * np.hypot(spread, bend) + unseen
-    value, low, high = (np.sqrt(np.clip(ends, 0, 1)) for ends in (excess, low, high))
+    value, low, high = (np.sqrt(np.clip(ends, 0, most)) for ends in (excess, low, high))
     return RootMeanSquare(value, low, high, np.array(max_t_p(square, null)))
 
 

@@ -54,13 +54,13 @@ def test_permutations_keep_roles_and_divisions_keep_the_number_of_words() -> Non
     rng = np.random.default_rng(3)
     gallery = grouping(["a", "b"] * 30, ["x"] * 30 + ["y"] * 30)
     null = permuted(rng.normal(size=(2, 60)), gallery)
-    assert null.shape == (499, 2, 1) and abs(float(null.mean())) < 0.03
+    assert null.shape == (2, 499, 2, 1) and abs(float(null[0].mean())) < 0.03
     one_word = np.zeros((6, 60))
     one_word[0, ::2] = 1  # one word is tied to 'a', wherever it is put
-    sizes = divided(one_word + 1e-3 * rng.normal(size=(6, 60)), 3, gallery)
+    sizes = divided(one_word + 1e-3 * rng.normal(size=(6, 60)), 3, gallery)[0]
     assert (np.abs(sizes) > 1.5).all()
     whole = np.repeat([[1.0], [-1.0]], 3, axis=0) * np.tile([1.0, 0.0], 30) + 1e-3 * rng.normal(size=(6, 60))
-    sizes = np.abs(divided(whole, 3, gallery))
+    sizes = np.abs(divided(whole, 3, gallery)[0])
     assert sizes.max() > 1.5 and np.median(sizes) < 0.8  # a tie of the whole set is that of few divisions
 
 
@@ -94,6 +94,27 @@ def test_sets_that_happen_not_to_be_tied_though_their_words_are_are_not_held() -
         odd.append(trial.model_copy(update={"values": values}))
     found = Association().judge(Trials(odd, reference_note="simulated"), Policy())
     assert found.verdict is Verdict.INCONCLUSIVE and "single words of " in found.reason
+
+
+def test_ties_that_cancel_between_roles_or_columns_are_found() -> None:
+    turns = judged(n=1600, by_turns=2.0)
+    assert turns.verdict is Verdict.VULNERABLE and "root mean square over roles" in turns.reason
+    assert turns.metric is not None and turns.metric.value > 0.8
+    assert judged(n=1600, first_role=3.0).verdict is Verdict.VULNERABLE
+    few = judged(n=2400, roles=40, first_role=2.0)
+    assert few.verdict is Verdict.INCONCLUSIVE and "within 'r0'" in few.reason
+    both = judged(n=1600, tones=2, crossed=2.0)
+    assert both.verdict is Verdict.VULNERABLE and "gender and tone" in both.reason
+    assert judged(n=1600, tones=2).verdict is Verdict.HELD
+
+
+def test_groups_that_share_no_role_are_named() -> None:
+    made = trials(np.random.default_rng(0), n=1600, roles=4, shares=(0.4, 0.4, 0.2))
+    (about,) = (trial for trial in made.target if trial.case == GALLERY)
+    roles = [f"{role}{group}" if group == "g2" else role for role, group in zip(about["roles"], about["groups"]["gender"], strict=True)]
+    moved = [t.model_copy(update={"values": {**t.values, "roles": roles}}) if t.case == GALLERY else t for t in made.target]
+    found = Association().judge(Trials(moved, reference_note="simulated"), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "nothing can be said of gender 'g0' and 'g2'" in found.reason
 
 
 def test_a_planted_direction_in_a_real_matcher_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
