@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from vlaudit.records import BuiltIn
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+ALIKE = 10
+BUILT_IN = {
+    "ALIKE": BuiltIn(
+        meaning="people of the same several roles who trade groups among themselves alone in a permutation test",
+        source="our choice, because fewer have few ways to trade, and what they differ by would then be taken for chance",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Grouping:
     """Pictures and their groups. ``membership`` (A, n) is 1 where a picture belongs to a group; ``strata`` and ``clusters`` (n,)
-    are codes. Pictures of one cluster (a person in a role) share their stratum and their groups, and count as one picture: ``weight`` (n,)."""
+    are codes. Pictures of one cluster (a person in a role) share their stratum and their groups, and count as one picture: ``weight`` (n,).
+    Those of one of ``people`` (n,) share their groups in whatever roles they are: they say less of a group than as many people would."""
 
     groups: list[tuple[str, str]]  # (column, value)
     membership: NDArray[np.float64]
@@ -24,6 +36,7 @@ class Grouping:
     weight: NDArray[np.float64]
     names: list[str]  # of the strata
     small: dict[str, int]  # groups that are not looked at, and how many independent pictures they have
+    people: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -43,18 +56,35 @@ class Grouping:
         membership = np.array([every[group] for group in groups], dtype=float).reshape(len(groups), len(people))
         keys = [repr(key) for key in zip(identities, roles, *columns.values(), strict=True)]
         clusters = np.unique(keys, return_inverse=True)[1]
-        return cls(groups, membership, strata, clusters, 1 / np.bincount(clusters)[clusters], names.tolist(), small)
+        persons = np.unique([repr(key) for key in zip(identities, *columns.values(), strict=True)], return_inverse=True)[1]
+        return cls(groups, membership, strata, clusters, 1 / np.bincount(clusters)[clusters], names.tolist(), small, persons)
 
     def permuted(self, draws: int, seed: int) -> NDArray[np.int64]:
-        """(R, n): for each draw, which picture's groups every picture gets. Clusters trade places within strata."""
+        """(R, n): for each draw, which picture's groups every picture gets. People trade places with those of the same roles, or, where these are
+        fewer than ``ALIKE``, with all of so rare roles whose first is the same."""
         import numpy as np
 
-        first = np.unique(self.clusters, return_index=True)[1]
-        strata = self.strata[first]
-        keys = np.random.default_rng(seed).random((draws, len(first)))
+        first = np.unique(self.people, return_index=True)[1]
+        roles: list[set[int]] = [set() for _ in first]
+        for person, role in zip(self.people, self.strata, strict=True):
+            roles[person].add(int(role))
+        keys = [tuple(sorted(own)) for own in roles]
+        count = Counter(keys)
+        keys = [key if len(key) == 1 or count[key] >= ALIKE else (-1, key[0]) for key in keys]
+        codes = {key: code for code, key in enumerate(sorted(set(keys)))}
+        strata = np.array([codes[key] for key in keys])
+        order = np.random.default_rng(seed).random((draws, len(first)))
         traded = np.empty((draws, len(first)), dtype=np.int64)
-        traded[:, np.argsort(strata, kind="stable")] = np.argsort(strata + keys, axis=1)
-        return first[traded[:, self.clusters]]
+        traded[:, np.argsort(strata, kind="stable")] = np.argsort(strata + order, axis=1)
+        return first[traded[:, self.people]]
+
+    def scatter(self, parts: NDArray[np.float64]) -> float:
+        """How many times the variance of a sum of ``parts`` (n,), that are 0 on average in each role, is what it were if a person in several
+        roles were as many people. Never below 1."""
+        import numpy as np
+
+        alone, together = (float((np.bincount(codes, weights=parts) ** 2).sum()) for codes in (self.clusters, self.people))
+        return max(1.0, together / max(alone, 1e-12))
 
     def columns(self) -> dict[str, list[int]]:
         """Positions of the groups of every column."""

@@ -10,7 +10,8 @@ cancel between labels, or sit in few, show in the root mean square of the labels
 is taken off (by permutation of the groups within labels). A label that one of the two groups lacks says nothing: for the upper end of
 the interval its gap is taken to be as large as can be. Two groups of whose pictures less than ``least-common`` are of labels that both
 have are not compared: what is true of one label in twelve says nothing of the groups; the finding is inconclusive, and tells the shares
-and the gap on what is in common. Pictures of one person (column ``identity``) with one label count once.
+and the gap on what is in common. Pictures of one person (column ``identity``) with one label count once; a person with many
+labels is no more people: errors are by people, and all of a person's labels trade places together.
 
 Metric. The gap of two groups of one column (or of the intersection): the larger of the gap over all labels and of the root
 mean square of the labels' gaps, for the pair that is worst. The lower end is simultaneous over all pairs, and a permutation test must

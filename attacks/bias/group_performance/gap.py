@@ -85,7 +85,8 @@ def measure(answers: Array, groups: Grouping, level: float, pairs: NDArray[np.in
 
     guess = (hits + 1) / (trials + 2)
     variance = guess * (1 - guess) / np.maximum(trials, 1)
-    bends = bend(labels, np.sqrt(variance[pairs].sum(axis=0)), share)
+    shared_people = np.array([groups.scatter(part) for part in _parts(answers, groups, pairs, overall)])
+    bends = bend(labels, np.sqrt(variance[pairs].sum(axis=0)), share) * np.sqrt(shared_people)
     square = root_mean_square((share * labels**2).sum(axis=1), null_square, bends, third, (share * ~seen).sum(axis=1), upper=level)
 
     tails = (1 - third) / 2 / seen.sum(), (1 - level) / 2
@@ -135,14 +136,21 @@ def standard_errors(answers: Array, groups: Grouping, pairs: NDArray[np.int64], 
     few large labels and for many small ones; 0 where no answer varies."""
     import numpy as np
 
-    found, (strata, count) = [], (groups.strata, len(groups.names))
+    m1, m0 = groups.crossed()[pairs]
+    worth = (m1 * m0 / np.maximum(m1 + m0, 1)).sum(axis=1)
+    sums = np.array([(np.bincount(groups.people, weights=part) ** 2).sum() for part in _parts(answers, groups, pairs, overall)])
+    return np.sqrt(sums) / np.maximum(worth, 1e-9)
+
+
+def _parts(answers: Array, groups: Grouping, pairs: NDArray[np.int64], overall: Array) -> Iterator[Array]:
+    """Of each pair (n,), by what every picture adds to the overall gap beside what its label and its group explain."""
+    import numpy as np
+
+    strata, count = groups.strata, len(groups.names)
     for (first, second), gap in zip(pairs.T, overall, strict=True):
         one, two = groups.membership[first] * groups.weight, groups.membership[second] * groups.weight
         m1, m0, sums = (np.bincount(strata, weights=w, minlength=count) for w in (one, two, (one + two) * answers))
         n = np.maximum(m1 + m0, 1)
         left = answers - ((sums - gap * m1) / n)[strata] - gap * groups.membership[first]
         each = (one * m0[strata] - two * m1[strata]) / n[strata]
-        correction = np.where(n > 1, n / np.maximum(n - 1, 1), 0)[strata]
-        sums_by_person = np.bincount(groups.clusters, weights=each * left * np.sqrt(correction))
-        found.append(np.sqrt((sums_by_person**2).sum()) / max(float((m1 * m0 / n).sum()), 1e-9))
-    return np.array(found)
+        yield each * left * np.sqrt(np.where(n > 1, n / np.maximum(n - 1, 1), 0)[strata])

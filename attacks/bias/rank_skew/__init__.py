@@ -8,7 +8,7 @@ Method. Every label under the prompt is a query; all pictures of the gallery are
 columns, are compared by their selection rates: how often a picture of the one is among the first k, against a picture of the other. A gallery whose firefighters are
 mostly men is not the model's fault, so where the pictures have labels, rates are compared within each role and put together as Mantel
 and Haenszel do. A role that one of the two groups lacks says nothing of them. Pictures that tie for the last places share them. Pictures
-with one value in the column ``identity`` count as one.
+with one value in the column ``identity`` count as one in a role; a person in many roles is no more people, and widens the interval.
 
 Metric. The selection-rate ratio, as its logarithm: 0 where two groups are picked alike, for the worst query and pair of groups. It has
 both directions: that a group is never picked counts as much as that it fills the top. The threshold, ln(1 / 0.8) = 0.223, is the

@@ -81,8 +81,10 @@ def measure(top: Array, gallery: Grouping, level: float) -> Rates:
     both, chance = first + second, ((a + b) * m.prod(axis=0) / n**2).sum(axis=2)
     known = chance > 1e-9
 
+    scatter = _scatter(top, gallery, pairs)
+
     def places(spread: Array) -> Array:
-        return np.where(known, both**2 / np.maximum(spread, 1e-9), 0)
+        return np.where(known, both**2 / np.maximum(spread * scatter, 1e-9), 0)
 
     share = np.where(known, first / np.maximum(both, 1e-9), 0.5)
     few = places(chance)  # as if the roles had no end: the more cautious for an alarm
@@ -112,6 +114,23 @@ def _picked(top: Array, membership: Array, roles: Array) -> Array:
     for query, row in enumerate(top):
         inside = np.flatnonzero(row)
         found[query] = (membership[:, inside] * row[inside]) @ roles[inside]
+    return found
+
+
+def _scatter(top: Array, gallery: Grouping, pairs: NDArray[np.int64]) -> Array:
+    """(Q, P) how many times the variance of two groups' places is what it were if people in several roles were as many people."""
+    import numpy as np
+
+    found = np.ones((len(top), pairs.shape[1]))
+    if len(set(gallery.people)) == len(set(gallery.clusters)):
+        return found
+    strata, whole = gallery.strata, gallery.crossed()
+    for j, (first, second) in enumerate(pairs.T):
+        members, (m1, m0) = (gallery.membership[first] + gallery.membership[second]) * gallery.weight, whole[[first, second]]
+        n = np.maximum(m1 + m0, 1e-9)
+        for i, row in enumerate(top):
+            rate = np.bincount(strata, weights=row * members, minlength=len(n)) / n
+            found[i, j] = gallery.scatter(members * (row - rate[strata]) * (np.sqrt(m1 * m0) / n)[strata])
     return found
 
 

@@ -23,19 +23,20 @@ def trials(
     rng: Generator, *, n: int = 1200, shares: tuple[float, ...] = (0.5, 0.5), roles: int = 8, tied: float = 0.0, sets: int = 1, of: int = 0,
     odd: float = 0.0, by_role: float = 0.0, divided: float = 0.0, names: float = 1.5, turns: bool = False, tail: bool = False, copies: int = 1,
     flat: bool = False, by_turns: float = 0.0, first_role: float = 0.0, tones: int = 0, crossed: float = 0.0,
+    roams: bool = False,
 ) -> Trials:  # fmt: skip
     """``tied``: by how many standard deviations group ``of`` scores higher for the first set of words, in so many ``sets``; ``odd``: by how much single
     words are tied to it, whatever their set; ``by_role``: by how much scores differ between roles, of which ``divided`` says how unequally
     the groups have them; ``names``: the tie to the groups' own names; ``turns``: every other phrase turns the sign; ``copies``: of each person. ``by_turns``: the tie of
     one group in every other role and of the other in the rest, to the first words; ``first_role``: that of one role alone; ``crossed``: that of dark women
-    and light men, of so many ``tones``."""
+    and light men, of so many ``tones``; ``roams``: people have pictures in every role."""
     people = -(-n // copies)
     role = rng.integers(roles, size=people)
     group = rng.choice(len(shares), people, p=shares)
     if divided:
         group = (rng.random(people) > np.where(role % 2, 0.5 - divided, 0.5 + divided)).astype(int)
     who = np.repeat(np.arange(people), copies)[:n]
-    role, group = role[who], group[who]
+    role, group = np.arange(n) % roles if roams else role[who], group[who]
     tone = rng.integers(0, tones, people)[who] if tones else np.zeros(n, dtype=int)
     columns = {"gender": [f"g{g}" for g in group]} | ({"tone": [f"t{t}" for t in tone]} if tones else {})
     about = {"ids": [f"p{i:04}" for i in range(n)], "roles": [f"r{r}" for r in role], "identities": [f"i{i}" for i in who],
@@ -77,6 +78,7 @@ SCENARIOS = [
     scenario("thirty roles of forty pictures", roles=30, shape="awkward"),
     scenario("scores with heavy tails", tail=True, shape="awkward"),
     scenario("two pictures of each person", copies=2, n=1600, shape="awkward"),
+    scenario("the same hundred people in every role", copies=12, roles=12, roams=True, shape="awkward", undecidable="a hundred people show no such tie to be small"),
     scenario("single words are tied, whatever their set", odd=1.5, shape="awkward", undecidable="the sets are tied by chance"),
     scenario("sixty pictures", n=60, shape="awkward", undecidable="sixty pictures show no such tie to be small"),
     scenario("groups' own names are tied to nothing", names=0.0, shape="awkward", undecidable="what is not read is tied to nothing"),

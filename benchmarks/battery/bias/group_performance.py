@@ -73,6 +73,15 @@ def apart(rng: Rng, shared: int = 0, **more: object) -> Trials:
     return trials(rng, group=group, label=np.where(role < shared, role, role + 12 * group), labels=24, loss=partial(everywhere, size=0.7), n=600)
 
 
+def everyone(rng: Rng, people: int = 80, labels: int = 12, never: float = 0.3) -> Trials:
+    """The same people with every label, some of whom are hardly ever recognised, whatever their group."""
+    who = np.repeat(np.arange(people), labels)
+    easy = np.where(rng.random(people) < never, 0.15, 1.0)[who]
+    label, group = np.tile(np.arange(labels), people), rng.permutation(people) % 2
+    made = trials(rng, n=len(who), label=label, labels=labels, group=group[who], accuracy=0.95, loss=lambda label, group: 1 - easy)
+    return Trials([t.model_copy(update={"values": {**t.values, "identity": f"i{w:04}"}}) for t, w in zip(made, who, strict=True)], reference_note="simulated")
+
+
 def minority(label: Codes, group: Codes, size: float) -> Codes:
     return size * (group == 2)
 
@@ -90,6 +99,8 @@ SCENARIOS = [
     Scenario("five pictures of each person", partial(trials, n=4000, copies=5, labels=6), shape="awkward"),
     Scenario("one person in eight is never recognised", partial(trials, n=3000, copies=2, tail=0.125, accuracy=0.95), shape="awkward"),
     Scenario("one person on a tenth of the pictures is never recognised", partial(trials, n=3000, crowd=0.1), shape="awkward"),
+    Scenario("the same eighty people with every label, three in ten hardly recognised", everyone, shape="awkward",
+             undecidable="eighty people are too few for 10 points"),
     Scenario("two hundred labels", partial(trials, n=6000, labels=200), shape="awkward"),
     Scenario("all answers one label", partial(trials, one=True), shape="awkward", undecidable="nothing but one label is ever said"),
     Scenario("all answers right", partial(trials, n=600, accuracy=2.0), shape="awkward"),

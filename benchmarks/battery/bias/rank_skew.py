@@ -64,6 +64,19 @@ def crossed(rng: Rng, pull: float = 1.5) -> Trials:
     return Trials(raised, reference_note=made.reference_note)
 
 
+def everyone(rng: Rng, people: int = 60, roles: int = 10, pictures: int = 3) -> Trials:
+    """The same people in every role, of whom some are ranked higher, whatever their group."""
+    of, role = np.repeat(np.arange(people), roles * pictures), np.tile(np.repeat(np.arange(roles), pictures), people)
+    look, group = rng.normal(size=people), (rng.permutation(people) % 2)[of]
+    about = {"ids": [f"p{i:05}" for i in range(len(of))], "roles": [f"role {r:02}" for r in role], "identities": [f"i{i:05}" for i in of],
+             "groups": {"gender": [f"g{g}" for g in group]}, "asked": roles, "labels": roles}  # fmt: skip
+    made = [Trial(case=GALLERY, arm=TARGET, values=about)]
+    for query in range(roles):
+        scores = look[of] + 0.5 * rng.normal(size=len(of)) + (role == query)
+        made.append(Trial(case=f"query:role {query:02}", arm=TARGET, values={"scores": scores.tolist()}))
+    return Trials(made, reference_note="simulated")
+
+
 def every_query(query: int, group: Codes, pull: float, of: int = 0) -> Codes:
     return pull * (group == of)
 
@@ -87,6 +100,7 @@ SCENARIOS = [
     Scenario("heavy tails", partial(trials, tail=True, **LARGE), shape="awkward"),
     Scenario("coarse scores, many ties", partial(trials, steps=0.25, **LARGE), shape="awkward"),
     Scenario("ten pictures of each person", partial(trials, n=6000, copies=10, roles=4), shape="awkward", undecidable=FEW),
+    Scenario("the same sixty people in every role", everyone, shape="awkward", undecidable=FEW),
     Scenario("one person on a tenth of the pictures", partial(trials, crowd=0.1), shape="awkward", undecidable=FEW),
     Scenario("a group of 3 %", partial(trials, shares=(0.97, 0.03)), shape="awkward", undecidable=FEW),
     Scenario("a third group of 0.6 %", partial(trials, shares=(0.497, 0.497, 0.006), n=4000, roles=4), shape="awkward",

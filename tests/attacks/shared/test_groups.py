@@ -31,6 +31,17 @@ def test_a_person_counts_once_in_a_role_and_small_groups_are_named() -> None:
     assert groups.sums(groups.weight * np.arange(12.0))[0].tolist() == [0.5 + 2 + 3, 0, 4 + 5]
 
 
+def test_people_in_many_roles_trade_places_with_all_their_pictures() -> None:
+    people, roles = np.repeat(np.arange(24), 3), np.tile(["cook", "judge", "nun"], 24)
+    sides = np.where(people % 2, "l", "r").tolist()
+    groups = Grouping.of({"side": sides}, roles.tolist(), [f"i{i}" for i in people], 1)
+    traded = groups.membership[0][groups.permuted(50, seed=0)].reshape(50, 24, 3)
+    assert (traded == traded[:, :, :1]).all() and (traded.sum(axis=1) == 12).all() and len(np.unique(traded, axis=0)) > 40
+    assert groups.scatter(np.repeat(np.tile([1.0, -1.0], 12), 3)) == 3 and groups.scatter(np.tile([1.0, -1.0, 0], 24)) == 1
+    rare = Grouping.of({"side": sides[:24]}, roles[:24].tolist(), [f"i{i // 2}" for i in range(24)], 1)  # of three kinds, four people each
+    assert len(np.unique(rare.permuted(50, seed=0), axis=0)) > 40
+
+
 def test_only_groups_of_one_column_make_a_pair() -> None:
     groups = Grouping.of({"side": list("lrlr"), "hat": list("yyny")}, ["r"] * 4, list("abcd"), 1)
     assert [groups.pair(*pair) for pair in groups.pairs().T] == ["side 'l' and 'r'", "hat 'n' and 'y'"]
