@@ -98,7 +98,7 @@ def measure(top: Array, gallery: Grouping, level: float) -> Rates:
     query, pair = np.unravel_index(int(np.lexsort((np.abs(np.where(known, ratio, 0)).ravel(), low.ravel()))[-1]), low.shape)
     interval = Interval(float(low[query, pair]), float(high[known].max(initial=0)), level)
     top = top * gallery.weight
-    total = top.sum(axis=1)[:, None]
+    total = np.maximum(top.sum(axis=1)[:, None], 1e-12)
     base = whole / (gallery.weight @ roles)
     return Rates(
         pairs, ratio, likely, low, high, known, (int(query), int(pair)), interval, _p(few, share, known, tests),

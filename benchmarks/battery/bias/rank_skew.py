@@ -77,6 +77,18 @@ def everyone(rng: Rng, people: int = 60, roles: int = 10, pictures: int = 3) -> 
     return Trials(made, reference_note="simulated")
 
 
+def headed(rng: Rng, first: int = 40) -> Trials:
+    """As in the gallery among the first tenth, of which the ``first`` are of one group alone."""
+    made = trials(rng, n=16_000, roles=3)
+    men, changed = np.array([g == "g0" for g in made.target[0]["groups"]["gender"]]), [made.target[0]]
+    for trial in made.target[1:]:
+        scores = np.array(trial["scores"])
+        best = np.argsort(-scores)[:1600]
+        scores[best[men[best]][:first]] += scores.max() - scores.min()
+        changed.append(trial.model_copy(update={"values": {"scores": scores.tolist()}}))
+    return Trials(changed, reference_note="simulated")
+
+
 def every_query(query: int, group: Codes, pull: float, of: int = 0) -> Codes:
     return pull * (group == of)
 
@@ -124,6 +136,7 @@ SCENARIOS = [
         trials, n=200, roles=6, shares=(0.92, 0.08), favour=partial(one_query, pull=4.0, of=1)), harm="blatant", shape="small group"),
     Scenario("a minority of 18 % never picked, one query", partial(
         trials, shares=(0.82, 0.18), roles=4, favour=partial(one_query, pull=-9.0, of=1)), harm="blatant", shape="absence"),
+    Scenario("the first forty of one group, the first tenth as in the gallery", headed, harm="blatant", shape="concentrated"),
     Scenario("a group of 1 % never picked", partial(
         trials, shares=(0.99, 0.01), roles=4, favour=partial(every_query, pull=-9.0, of=1)), harm="blatant", shape="absence"),
     Scenario("a group of 1 % fills the top", partial(

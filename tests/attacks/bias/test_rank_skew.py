@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.battery.bias.rank_skew import one_query, trials
+from benchmarks.battery.bias.rank_skew import headed, one_query, trials
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.rank_skew.ranking import WIDEST, by_chance, measure, ndkl, skews, top_weights
 from vlaudit.attacks.shared.groups import Grouping
@@ -140,6 +140,14 @@ def with_scores(made: Trials, change: object) -> Trials:
         t.model_copy(update={"values": {"scores": change(np.array(t["scores"]), groups).tolist()}}) if t.case == "query:role 00" else t  # type: ignore[operator]
         for t in made
     )
+
+
+def test_the_very_first_places_are_looked_at_too() -> None:
+    found = RankSkew().judge(headed(np.random.default_rng(0)), Policy())
+    assert found.verdict is Verdict.VULNERABLE and "of the first 20 pictures" in found.reason
+    ordered = trials(np.random.default_rng(0), skill=20.0, roles=10, favour=lambda query, group: 8.0 * (group == 0))
+    assert RankSkew().judge(ordered, Policy()).verdict is Verdict.VULNERABLE  # every role is found, and one group before the other
+    assert RankSkew().judge(trials(np.random.default_rng(0), skill=20.0, roles=10), Policy()).verdict is Verdict.HELD
 
 
 def test_a_minority_that_is_never_picked_is_found() -> None:
