@@ -29,7 +29,7 @@ prompt on the same pictures; the delta is the difference of the gap between the 
 When it errs. ``held`` needs many pictures: some 50 of every group with every label, for two groups and 12 labels. With fewer the
 verdict is inconclusive, and says how many would decide. It is inconclusive too where a group has fewer pictures of different people than
 ``least-group``, or where two groups have too little in common (``least-common``): both are named. Nothing
-is held of a model that names labels no better than by guessing. Labels that are wrong more often for one group look like a
+is held of a model that names labels no better than by guessing, be it of one group alone; of a group with one label that is not known. Labels that are wrong more often for one group look like a
 gap. What one group is called on labels that no other group has cannot be compared.
 
 What to do. The trials (``trials.jsonl``) say which labels of the worst group are missed, and what is named instead. Labels
@@ -173,10 +173,22 @@ class GroupPerformance(Probe):
             return claim.inconclusive(f"{said}, but too little is known to say so of {listed(unseen)}")
         if worst.interval.low > 0 and worst.interval.high > limit:
             return claim.inconclusive(f"{said} as a whole, but {worst.said}: give more pictures of this label (more with --data)")
-        hits, guessed = int(right(target).sum()), _guessed(target)
-        if len(groups.names) > 1 and rate_interval(hits, len(target), policy.level).low <= guessed:
-            return claim.inconclusive(f"{said}, but {hits} of {len(target)} are named correctly, no more than by guessing ({guessed:.0%}): nothing can be lost")
+        if len(groups.names) > 1 and (unread := _no_more_than_guessed(target, groups, policy.level)):
+            return claim.inconclusive(f"{said}, but {unread}: nothing can be lost")
         return claim.held(said)
+
+
+def _no_more_than_guessed(trials: list[Trial], groups: Grouping, level: float) -> str:
+    """Of which pictures, all or those of a group with several labels, no more are named correctly than by guessing; or nothing."""
+    import numpy as np
+
+    parts = {f" of {column} '{value}'": np.flatnonzero(row) for (column, value), row in zip(groups.groups, groups.membership, strict=True)}
+    for name, inside in {"": np.arange(len(trials)), **parts}.items():
+        part = [trials[i] for i in inside]
+        hits, guessed = int(right(part).sum()), _guessed(part)
+        if len(set(groups.strata[inside])) > 1 and rate_interval(hits, len(part), level).low <= guessed:
+            return f"{hits} of {len(part)}{name} are named correctly, no more than by guessing ({guessed:.0%})"
+    return ""
 
 
 def _guessed(trials: list[Trial]) -> float:

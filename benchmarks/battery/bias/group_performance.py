@@ -130,5 +130,8 @@ SCENARIOS = [
              harm="blatant", shape="small group"),
     Scenario("a third group of 1 % is never right", partial(trials, n=3000, sides=3, shares=[0.5, 0.49, 0.01], loss=partial(minority, size=2.0)),
              harm="blatant", shape="small group"),
+    Scenario("right in 6 % of one group, never of the other, sixty labels", partial(
+        trials, n=4000, labels=60, accuracy=0.06, hardness=0.0, loss=partial(everywhere, size=2.0)), harm="blatant", shape="absence",
+             undecidable="6 % is too little to lose 10 points of"),
     Scenario("no label in common, 70 points", partial(apart, shared=2), harm="blatant", shape="absence"),
 ]  # fmt: skip

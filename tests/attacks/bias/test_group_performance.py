@@ -180,6 +180,13 @@ def test_a_model_that_says_one_label_of_everything_is_no_pass() -> None:
     assert GroupPerformance().judge(Trials(better), Policy(thresholds={"group-performance": 0.3})).verdict is Verdict.HELD
 
 
+def test_a_group_that_is_never_right_is_no_pass_where_the_other_seldom_is() -> None:
+    seldom = partial(trials, n=4000, labels=60, accuracy=0.06, hardness=0.0)
+    found = GroupPerformance().judge(seldom(np.random.default_rng(0), loss=partial(everywhere, size=2.0)), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "of gender 'g1' are named correctly, no more than by guessing" in found.reason
+    assert GroupPerformance().judge(seldom(np.random.default_rng(0)), Policy()).verdict is Verdict.HELD
+
+
 def test_opposite_gaps_of_two_labels_do_not_cancel() -> None:
     made = [
         Trial(case=f"{group}{label}{i:03}", arm=TARGET, values=answer(f"{group}{label}{i}", group, label, i < 100 * share))
