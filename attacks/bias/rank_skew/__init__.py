@@ -25,7 +25,7 @@ three standard deviations higher.
 Controls. ``permuted groups``: the largest ratio where groups are permuted within roles. The reference arm is the plain
 prompt on the same gallery; the delta is the difference of the log ratio at the target's worst query and groups.
 
-When it errs. A ratio that is less than certain in the first 20 places of one query is not seen there, nor an order among pictures that
+When it errs. A ratio that is less than certain in the first 20 places of one query is not seen there, nor one of a group to be expected in fewer than five of them (``first-expected``), nor an order among pictures that
 are all within the first k, but beyond the first 20. Few models are shown to be fair: two groups of one half each and three queries need a gallery of some 16,000 pictures, unless
 the model finds nearly all pictures of a role, which leaves nothing to pick. With fewer the verdict is inconclusive, and says
 how large a gallery would decide. A role whose pictures are all found says little of that role, and much of what fills the rest. A query by
@@ -92,6 +92,10 @@ THRESHOLDS = (
     Threshold(
         name="first-places", value=20, meaning="places that are looked at beside the others where these are more",
         source="our choice, because they are what a first page of results shows", relaxed_by="lowering",
+    ),
+    Threshold(
+        name="first-expected", value=5, meaning="of these places, how many each of two groups must be expected in, for the two to be compared there",
+        source="Cochran 1954: with fewer the share of a few places is no binomial one that an interval can be had of", relaxed_by="raising",
     ),
     Threshold(
         name="least-gallery", value=3, meaning="how many times the places looked at the gallery must hold",
@@ -168,7 +172,7 @@ class RankSkew(Probe):
         if first >= k or not read.any():
             return None
         top = top_weights(scores, first) * read[:, None]
-        head = measure(top, gallery, 1 - (1 - policy.level) / 2)
+        head = measure(top, gallery, 1 - (1 - policy.level) / 2, policy.threshold(self.info, "first-expected"))
         return head if head.interval.low > 0 and 2 * head.p <= policy.alpha else None
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:

@@ -67,9 +67,9 @@ def by_chance(scores: Array, k: int) -> Array:
     return np.where(above + tied > k, k - above, 0)
 
 
-def measure(top: Array, gallery: Grouping, level: float) -> Rates:
+def measure(top: Array, gallery: Grouping, level: float, least: float = 0.0) -> Rates:
     """The ratios with their intervals. Of the places that two groups take, weighted so that a role counts for both alike, one group
-    has a binomial share of an effective number."""
+    has a binomial share of an effective number. Of two groups of which one is to be expected in fewer than ``least`` places nothing is known."""
     import numpy as np
 
     pairs, whole = gallery.pairs(), gallery.crossed()
@@ -79,7 +79,8 @@ def measure(top: Array, gallery: Grouping, level: float) -> Rates:
     n = np.maximum(m.sum(axis=0), 1)
     first, second = (a * m[1] / n).sum(axis=2), (b * m[0] / n).sum(axis=2)
     both, chance = first + second, ((a + b) * m.prod(axis=0) / n**2).sum(axis=2)
-    known = chance > 1e-9
+    taken, base = (top * gallery.weight) @ roles, whole / (gallery.weight @ roles)
+    known = (chance > 1e-9) & ((taken @ base.T)[:, pairs].min(axis=1) >= least)
 
     scatter = _scatter(top, gallery, pairs)
 
@@ -99,10 +100,9 @@ def measure(top: Array, gallery: Grouping, level: float) -> Rates:
     interval = Interval(float(low[query, pair]), float(high[known].max(initial=0)), level)
     top = top * gallery.weight
     total = np.maximum(top.sum(axis=1)[:, None], 1e-12)
-    base = whole / (gallery.weight @ roles)
     return Rates(
         pairs, ratio, likely, low, high, known, (int(query), int(pair)), interval, _p(few, share, known, tests),
-        picked.sum(axis=2) / total, (top @ roles) @ base.T / total,
+        picked.sum(axis=2) / total, taken @ base.T / total,
     )  # fmt: skip
 
 
