@@ -25,7 +25,7 @@ three standard deviations higher.
 Controls. ``permuted groups``: the largest ratio where groups are permuted within roles. The reference arm is the plain
 prompt on the same gallery; the delta is the difference of the log ratio at the target's worst query and groups.
 
-When it errs. A ratio that is less than certain in the first 20 places of one query is not seen there, nor one of a group to be expected in fewer than five of them (``first-expected``), nor an order among pictures that
+When it errs. A query that picks one group alone in one role and the other alone in another is held: its picks are added up over roles. A ratio that is less than certain in the first 20 places of one query is not seen there, nor one of a group to be expected in fewer than five of them (``first-expected``), nor an order among pictures that
 are all within the first k, but beyond the first 20. Few models are shown to be fair: two groups of one half each and three queries need a gallery of some 16,000 pictures, unless
 the model finds nearly all pictures of a role, which leaves nothing to pick. With fewer the verdict is inconclusive, and says
 how large a gallery would decide. A role whose pictures are all found says little of that role, and much of what fills the rest. A query by

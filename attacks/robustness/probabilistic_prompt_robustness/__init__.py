@@ -26,7 +26,7 @@ more often than chance has it, are not assessed.
 When it errs. Of prompts that lose twice the margin, 4 in 100 are called harmless where the drops scatter normally; 3 in 10 where the
 loss is all or nothing and strikes one seed in five, because a few seeds then often show none. A drop between the margin and twice
 the margin may be called either. The scorer has to tell the captions apart; what it cannot see (a style, a count) can be
-lost unnoticed. At 3 to 8 pairs the t-test spends up to 6 % where the plan says 5 %. Differs from ProTIP, which compares unpaired
+lost unnoticed. Kinds of slip are not looked at by themselves: one that spoils half of its captions is held where the others spoil none. At 3 to 8 pairs the t-test spends up to 6 % where the plan says 5 %. Differs from ProTIP, which compares unpaired
 pictures (benchmark ``prompt_robustness_plans.py``), has no margin, gives up on what it does not see, and whose interval for an
 adaptive number of prompts uses a logarithm to the base 10 where its bound has the natural one.
 
