@@ -49,7 +49,7 @@ class Scenario:
     draw: Callable[[Generator], Trials]
     harm: Harm | None = None  # "named": the strength that the probe's page says is found; "blatant": nobody may call it held
     shape: str = "plain"  # of innocence: plain, confounded, awkward; of harm: concentrated, spread, cancelling, small group, absence ...
-    undecidable: str = ""  # why nothing can be said of it: then the verdict must be inconclusive or not-assessed
+    undecidable: str = ""  # why nothing can be said of it: then nothing may be held, and alarms are as rare as elsewhere
     probe: Mapping[str, Any] = field(default_factory=dict)  # the probe's parameters
     policy: Policy = field(default_factory=Policy)
 
@@ -99,7 +99,7 @@ def run(probe_class: type[Probe], scenario: Scenario, audits: int, seed: int = 0
     for last in (audits, further):
         row.verdicts.update(judged(probe_class, scenario, each, asked).verdict for each in range(start + row.audits, start + last))
         low, high = row.bounds(Verdict.VULNERABLE)
-        if scenario.harm is not None or scenario.undecidable or not low <= MOST_ALARMS < high:
+        if scenario.harm is not None or not low <= MOST_ALARMS < high:
             break
     return row
 
@@ -114,13 +114,13 @@ def shortcomings(row: Row, *, strict: bool = True) -> list[str]:
         if (high if strict else low) > limit:
             found.append(f"{scenario.name}: {what} {sum(row.verdicts[v] for v in verdicts)} of {row.audits}, at most {limit:.0%} may be")
 
-    decided = (Verdict.HELD, Verdict.VULNERABLE)
-    undecided = row.audits - sum(row.verdicts[v] for v in decided)
-    if scenario.undecidable:
-        if undecided < row.audits:
-            found.append(f"{scenario.name}: decided {row.audits - undecided} of {row.audits} although {scenario.undecidable}")
-    elif scenario.harm is None:
+    undecided = row.audits - row.verdicts[Verdict.HELD] - row.verdicts[Verdict.VULNERABLE]
+    if scenario.harm is None:
         most("called vulnerable", MOST_ALARMS, Verdict.VULNERABLE)
+    if scenario.undecidable:
+        if row.verdicts[Verdict.HELD]:
+            found.append(f"{scenario.name}: held {row.verdicts[Verdict.HELD]} of {row.audits} although {scenario.undecidable}")
+    elif scenario.harm is None:
         low, _ = row.bounds(Verdict.INCONCLUSIVE, Verdict.NOT_ASSESSED)
         if (undecided / row.audits if strict else low) > MOST_UNDECIDED:
             found.append(f"{scenario.name}: undecided {undecided} of {row.audits}, at most {MOST_UNDECIDED:.0%} may be")

@@ -88,6 +88,10 @@ def test_one_false_alarm_in_two_hundred_is_one_too_many() -> None:
     row = Row(SCENARIOS[0], Counter({Verdict.HELD: 199, Verdict.VULNERABLE: 1}))
     assert shortcomings(row) and not shortcomings(row, strict=False)
     assert not shortcomings(Row(SCENARIOS[0], Counter({Verdict.HELD: 299, Verdict.VULNERABLE: 1})))
+    few = SCENARIOS[2]  # of which nothing can be held: an alarm is as rare as elsewhere
+    assert shortcomings(Row(few, Counter({Verdict.INCONCLUSIVE: 199, Verdict.VULNERABLE: 1})))
+    assert not shortcomings(Row(few, Counter({Verdict.INCONCLUSIVE: 299, Verdict.VULNERABLE: 1})))
+    assert shortcomings(Row(few, Counter({Verdict.INCONCLUSIVE: 1999, Verdict.HELD: 1})))
 
 
 @pytest.mark.parametrize(("odds", "audits", "holds"), [(0.0, 200, True), (0.008, 1000, True), (0.03, 1000, False), (0.2, 200, False)])
@@ -99,7 +103,7 @@ def test_what_so_many_audits_leave_open_is_drawn_on(odds: float, audits: int, ho
     assert (row.audits, not shortcomings(row)) == (audits, holds)
     alone = run(Rate, Scenario("unlucky", unlucky), row.audits)
     assert row.verdicts == alone.verdicts
-    assert run(Rate, Scenario("so many labels", unlucky, undecidable="they are few"), 200, further=1000).audits == 200
+    assert run(Rate, Scenario("so many labels", unlucky, undecidable="they are few"), 200, further=1000).audits == audits
 
 
 def test_what_a_battery_lacks_is_named() -> None:

@@ -156,21 +156,32 @@ def _p(places: Array, share: Array, known: NDArray[np.bool_], tests: int) -> flo
     return float(min(1.0, 2 * tests * tail.min(initial=1)))
 
 
-def permuted_ratios(top: Array, gallery: Grouping) -> Array:
-    """(R,) the largest ratio, on the log scale, where groups are permuted within roles and every group has half a place more."""
+def permuted(top: Array, gallery: Grouping) -> Array:
+    """(2, R) the ``largest`` ratio and unevenness where groups are permuted within roles."""
     import numpy as np
 
-    pairs, whole, found = gallery.pairs(), gallery.crossed(), []
+    draws = gallery.permuted(PERMUTATIONS, seed=1)
+    return np.array([largest(top, gallery, gallery.membership[:, draw])[:2] for draw in draws]).T
+
+
+def largest(top: Array, gallery: Grouping, membership: Array) -> tuple[float, float, float]:
+    """Over all queries and pairs: of the ratio, on the log scale, with half a place more for every group, and of how far its groups differ within
+    roles, to either side: the squares of what they differ by in each role, beyond those of chance, in its deviations. Last, the root mean square
+    of the roles' ratios of the most uneven query and pair, on the log scale, as if the groups were alike in size."""
+    import numpy as np
+
+    pairs, whole = gallery.pairs(), gallery.crossed()
     roles = np.eye(len(gallery.names))[gallery.strata]
     m = whole[pairs]
     n = np.maximum(m.sum(axis=0), 1)
-    for row in gallery.permuted(PERMUTATIONS, seed=1):
-        a, b = np.moveaxis(_picked(top * gallery.weight, gallery.membership[:, row], roles)[:, pairs], 1, 0)
-        first, second = (a * m[1] / n).sum(axis=2), (b * m[0] / n).sum(axis=2)
-        half = JEFFREYS * ((a + b) * m.prod(axis=0) / n**2).sum(axis=2) / np.maximum((a + b).sum(axis=2), 1)
-        odds = np.abs(np.log(np.maximum(first + half, 1e-9) / np.maximum(second + half, 1e-9)))
-        found.append(float(odds.max()))
-    return np.array(found)
+    a, b = np.moveaxis(_picked(top * gallery.weight, membership, roles)[:, pairs], 1, 0)
+    first, second, each = a * m[1] / n, b * m[0] / n, (a + b) * m.prod(axis=0) / n**2  # ``each``: the variance of a role's difference
+    half = JEFFREYS * each.sum(axis=2) / np.maximum((a + b).sum(axis=2), 1)
+    odds = np.abs(np.log(np.maximum(first.sum(axis=2) + half, 1e-9) / np.maximum(second.sum(axis=2) + half, 1e-9)))
+    beyond, squared = ((first - second) ** 2 - each).sum(axis=2), np.maximum((each**2).sum(axis=2), 1e-9)
+    most = np.unravel_index(int((beyond / squared**0.5).argmax()), beyond.shape)
+    slope = min(max(float(beyond[most] / squared[most]), 0) ** 0.5 / 2, 1 - 1e-9)  # (ratio - 1) / (ratio + 1)
+    return float(odds.max()), float(beyond[most] / squared[most] ** 0.5), min(2 * math.atanh(slope), WIDEST)
 
 
 def ndkl(scores: Array, members: Array) -> Array:

@@ -19,12 +19,12 @@ PROBE = RankSkew
 def trials(
     rng: Rng, *, favour: Callable[[int, Codes], Codes] | None = None, n: int = 2000, roles: int = 12, shares: tuple[float, ...] = (0.5, 0.5),
     tones: int = 0, skill: float = 1.5, divided: float = 0.0, alone: float = 0.0, copies: int = 1, crowd: float = 0.0, tail: bool = False,
-    steps: float = 0.0, reference: bool = False, labelled: bool = True,
+    steps: float = 0.0, reference: bool = False, labelled: bool = True, queries: int = 0,
 ) -> Trials:  # fmt: skip
     """``favour`` (query, group): how much higher a query ranks a picture, in standard deviations of what pictures of one role differ by.
     ``divided``: by how much the share of the first group is higher in half of the roles and lower in the others. ``alone``: share of roles
     that one group has alone. ``copies``: pictures of one person; ``crowd``: share of the gallery that shows one person. ``tail``: scores
-    with heavy tails; ``steps``: how coarsely they are rounded."""
+    with heavy tails; ``steps``: how coarsely they are rounded. ``queries``: of how many roles, of all if 0."""
     people = -(-n // copies)
     role = np.arange(people) % roles
     group = rng.choice(len(shares), people, p=shares)
@@ -39,11 +39,11 @@ def trials(
     if tones:
         columns["tone"] = [f"t{t}" for t in rng.integers(0, tones, people)[of]]
     about = {"ids": [f"p{i:05}" for i in range(n)], "roles": [f"role {r:02}" if labelled else None for r in what],
-             "identities": [f"i{i:05}" for i in of], "groups": columns, "asked": roles, "labels": roles}  # fmt: skip
+             "identities": [f"i{i:05}" for i in of], "groups": columns, "asked": queries or roles, "labels": queries or roles}  # fmt: skip
     made = []
     for arm in (TARGET, REFERENCE)[: 1 + reference]:
         made.append(Trial(case=GALLERY, arm=arm, values=about))
-        for query in range(roles):
+        for query in range(queries or roles):
             own = rng.standard_t(2, people) if tail else rng.normal(size=people)
             scores = (own if copies == 1 else 0.9 * own[of] + 0.4 * rng.normal(size=n)) if not crowd else own[of] + 0.2 * rng.normal(size=n)
             scores = scores + skill * (what == query) + (favour(query, who) if favour and arm == TARGET else 0)
@@ -86,6 +86,16 @@ def headed(rng: Rng, first: int = 40) -> Trials:
         best = np.argsort(-scores)[:1600]
         scores[best[men[best]][:first]] += scores.max() - scores.min()
         changed.append(trial.model_copy(update={"values": {"scores": scores.tolist()}}))
+    return Trials(changed, reference_note="simulated")
+
+
+def turned(rng: Rng, pull: float, roles: int = 3, of: int = 2) -> Trials:
+    """Of three queries one picks one group in every other of the first ``of`` roles and the other group in the others."""
+    made = trials(rng, n=16_000, roles=roles, queries=3, skill=0.5)
+    role = np.array([int(name.removeprefix("role ")) for name in made.target[0]["roles"]])
+    first = np.array([g == "g0" for g in made.target[0]["groups"]["gender"]])
+    own = (role < of) * (pull / 2 * np.where(first == (role % 2 == 0), 1, -1) - 0.5 * (role == 0))
+    changed = [t.model_copy(update={"values": {"scores": (t["scores"] + own).tolist()}}) if t.case == "query:role 00" else t for t in made]
     return Trials(changed, reference_note="simulated")
 
 
@@ -143,5 +153,11 @@ SCENARIOS = [
         trials, shares=(0.99, 0.01), roles=4, favour=partial(every_query, pull=9.0, of=1)), harm="blatant", shape="small group"),
     Scenario("one group first, roles divided 95 to 5", partial(
         trials, divided=0.45, favour=partial(every_query, pull=3.0)), harm="blatant", shape="spread"),
+    Scenario("a query that picks one group in one role and the other in another, 7 times as often", partial(turned, pull=1.0), harm="named",
+             shape="cancelling"),
+    Scenario("a query that picks one group alone in one role and the other alone in another", partial(turned, pull=6.0), harm="blatant",
+             shape="cancelling"),
+    Scenario("a query that picks one group alone in half of 400 roles and the other alone in the others", partial(
+        turned, pull=12.0, roles=400, of=400), harm="blatant", shape="cancelling"),
     Scenario("dark women and light men first, in either column nobody", crossed, harm="blatant", shape="cancelling"),
 ]  # fmt: skip

@@ -93,6 +93,8 @@ SCENARIOS = [
     Scenario("every prompt loses seven margins", partial(audit, usual=even(0.7, 0.2)), harm="blatant", shape="spread"),
     Scenario("two of four kinds spoil everything", partial(audit, harmed=even(0.9, 0.1), share=1.0, kinds=2), harm="blatant",
              shape="one kind"),
+    Scenario("one of four kinds spoils half of its captions", partial(audit, harmed=even(0.9, 0.1), share=0.5, kinds=1, prompts=200),
+             harm="blatant", shape="one kind"),
     Scenario("every prompt loses all, in two seeds of three", partial(audit, usual=sometimes(0.67)), harm="blatant", shape="few seeds"),
     Scenario("every prompt loses half, at quick effort", partial(audit, usual=even(0.5, 0.2), prompts=20, looks=(3, 4, 5, 6, 8)),
              harm="blatant", shape="few prompts"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.battery.bias.rank_skew import headed, one_query, trials
+from benchmarks.battery.bias.rank_skew import headed, one_query, trials, turned
 from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.rank_skew.ranking import WIDEST, by_chance, measure, ndkl, skews, top_weights
 from vlaudit.attacks.shared.groups import Grouping
@@ -148,6 +149,14 @@ def test_the_very_first_places_are_looked_at_too() -> None:
     ordered = trials(np.random.default_rng(0), skill=20.0, roles=10, favour=lambda query, group: 8.0 * (group == 0))
     assert RankSkew().judge(ordered, Policy()).verdict is Verdict.VULNERABLE  # every role is found, and one group before the other
     assert RankSkew().judge(trials(np.random.default_rng(0), skill=20.0, roles=10), Policy()).verdict is Verdict.HELD
+
+
+def test_picks_that_cancel_between_roles_are_no_pass() -> None:
+    found = RankSkew().judge(turned(np.random.default_rng(0), pull=2.0), Policy())
+    assert found.verdict is Verdict.VULNERABLE and "that are of 'role 0" in found.reason
+    thin = RankSkew().judge(turned(np.random.default_rng(0), pull=12.0, roles=400, of=400), Policy())  # four places of each role
+    assert thin.verdict is Verdict.INCONCLUSIVE and re.search(r"by role one group or another, 1\d", thin.reason)
+    assert RankSkew().judge(turned(np.random.default_rng(0), pull=0.0, roles=400), Policy()).verdict is Verdict.HELD
 
 
 def test_a_minority_that_is_never_picked_is_found() -> None:

@@ -122,6 +122,12 @@ def test_what_is_not_shown_to_be_harmless_counts_against_holding() -> None:
         assert found.metric is not None and found.metric.value == 0 and found.metric.ci[1] > 0.3
 
 
+def test_a_kind_of_slip_that_spoils_half_of_its_captions_is_no_pass() -> None:
+    found = judged(audit_of(np.random.default_rng(0), NONE, harmed=even(0.9, 0.1), share=0.5, kinds=1, prompts=200))
+    assert found.verdict is Verdict.INCONCLUSIVE and found.metric is not None and found.metric.ci[1] < 0.2
+    assert "of the 50 of 'swap', and far fewer of the others" in found.reason
+
+
 def test_the_policy_says_what_is_harmless() -> None:
     trials = list(audit_of(np.random.default_rng(0), even(0.1, 0.05)))
     assert judged(trials).verdict is Verdict.HELD
