@@ -48,7 +48,7 @@ EXCUSED = {
     "bias.prompt_intervention.concentration_change": {
         "(on_simplex(unmixed(drawn.sum(axis=axis), confusions)) for axis in (3, 2))": "a shape", "rng.random((FLIPS, len(own))) < 0.5": GUESS,
     },
-    "bias.rank_skew": {"max(20, n // 10)": "the default of a parameter", "n // 10": "the default of a parameter"},
+    "bias.rank_skew": {"CLOSER": THREE, "max(20, n // 10)": "the default of a parameter", "n // 10": "the default of a parameter"},
     "bias.rank_skew.ranking": {
         "WIDEST": "a ratio without end, on paper", "betainc(np.maximum(most, 1e-09), places[known] - most + 1, 0.5)": GUESS,
         "np.where(known, first / np.maximum(both, 1e-09), 0.5)": GUESS,

@@ -15,7 +15,7 @@ both directions: that a group is never picked counts as much as that it fills th
 four-fifths rule of US hiring law, which compares these rates. The lower end of the interval is simultaneous over all
 queries and pairs, by Clopper and Pearson for the share that one group has of the places of the two; the
 upper end is the largest of each query's and pair's own. ``held`` needs every query and every two groups to be known: what is not is named.
-MaxSkew, MinSkew and NDKL of the worst query stand beside it. Two closer looks follow at half of the error: at the ``first-places`` by themselves where k
+MaxSkew, MinSkew and NDKL of the worst query stand beside it. Two closer looks follow, at a quarter of the error each: at the ``first-places`` by themselves where k
 is more than 20, and at the places of each role by itself, as a query may pick one group in one role and the other in another. A certain ratio there
 beyond the threshold is ``vulnerable``, and a certain one that may be smaller is no pass. Nor is it one if the ratios of the roles, in
 their root mean square, are beyond the threshold and beyond what groups permuted within roles give.
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
 
 GALLERY = "gallery"  # the case whose trial says what is ranked
 SHOWN = 20
+CLOSER = 4  # tests beside that of the whole selection have one part each of so many of what may err
 _LEAST = 60  # pictures that a budget leaves
 COLOURS = (
     ("blue", (0, 114, 178)), ("orange", (230, 159, 0)), ("green", (0, 158, 115)), ("pink", (204, 121, 167)),
@@ -172,26 +173,19 @@ class RankSkew(Probe):
     def _closer(
         self, gallery: Grouping, queries: list[str], scores: NDArray[np.float64], k: int, policy: Policy
     ) -> tuple[list[str], Rates] | None:
-        """The rates among the very first places, and among those of each role, where two groups certainly differ; half of what may err is
-        theirs. With the places that each row is of."""
-        import numpy as np
-
-        top, first = top_weights(scores, k), int(policy.threshold(self.info, "first-places"))
-        expected = policy.threshold(self.info, "first-expected")
-        rows, where = [], []
-        if first < k:
-            clear = np.flatnonzero(by_chance(scores, first) <= first * policy.threshold(self.info, "tied"))
-            rows += list(top_weights(scores[clear], first))
-            where += [_places_of(queries[q], first) for q in clear]
-        for role, name in enumerate(gallery.names if len(gallery.names) > 1 else []):
-            own = top * (gallery.strata == role)
-            enough = np.flatnonzero(own.sum(axis=1) >= 2 * expected)
-            rows += list(own[enough])
-            where += [f"{_places_of(queries[q], k)} that are of '{name}'" for q in enough]
-        if not rows:
-            return None
-        rates = measure(np.array(rows), gallery, 1 - (1 - policy.level) / 2, expected)
-        return (where, rates) if rates.interval.low > 0 and 2 * rates.p <= policy.alpha else None
+        """The rates among the very first places, or among those of each role, where two groups certainly differ; a quarter of what may err is
+        for either. With the places that each row is of."""
+        first, expected, level = int(policy.threshold(self.info, "first-places")), policy.threshold(self.info, "first-expected"), 1 - (1 - policy.level) / CLOSER
+        looks = []
+        read = by_chance(scores, first) <= first * policy.threshold(self.info, "tied")
+        if first < k and read.any():
+            head = measure(top_weights(scores, first) * read[:, None], gallery, level, expected)
+            looks.append(([_places_of(query, first) for query in queries], head))
+        if len(gallery.names) > 1:
+            where = [f"{_places_of(query, k)} that are of '{role}'" for query in queries for role in gallery.names]
+            looks.append((where, measure(top_weights(scores, k), gallery, level, expected, by_role=True)))
+        sure = [(where, rates) for where, rates in looks if rates.interval.low > 0 and CLOSER * rates.p <= policy.alpha]
+        return max(sure, key=lambda look: look[1].interval.low, default=None)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -257,7 +251,7 @@ class RankSkew(Probe):
                 claim.quantity = f"selection-rate ratio of a part of the first {k}"
                 value = abs(float(rates_there.ratio[rates_there.worst]))
                 interval = Interval(rates_there.interval.low, max(rates_there.interval.high, value), policy.level)
-                return claim.measured(max(value, interval.low), interval, n, min(1.0, 2 * rates_there.p)).vulnerable(told)
+                return claim.measured(max(value, interval.low), interval, n, min(1.0, CLOSER * rates_there.p)).vulnerable(told)
         _, uneven, by_role = largest(top, gallery, gallery.membership)
         match claim.verdict:
             case Verdict.VULNERABLE if rates.p > policy.alpha:

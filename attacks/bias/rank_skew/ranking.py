@@ -67,43 +67,46 @@ def by_chance(scores: Array, k: int) -> Array:
     return np.where(above + tied > k, k - above, 0)
 
 
-def measure(top: Array, gallery: Grouping, level: float, least: float = 0.0) -> Rates:
+def measure(top: Array, gallery: Grouping, level: float, least: float = 0.0, *, by_role: bool = False) -> Rates:
     """The ratios with their intervals. Of the places that two groups take, weighted so that a role counts for both alike, one group
-    has a binomial share of an effective number. Of two groups of which one is to be expected in fewer than ``least`` places nothing is known."""
+    has a binomial share of an effective number. Of two groups of which one is to be expected in fewer than ``least`` places nothing is known.
+    ``by_role``: the places of each role by themselves; Q is then Q * S, the roles of the first query first."""
     import numpy as np
 
-    pairs, whole = gallery.pairs(), gallery.crossed()
+    def whole(parts: Array) -> Array:
+        """(Q, ...) of what roles (Q, ..., S) add up to, or of each."""
+        return np.moveaxis(parts, 2, 1).reshape(-1, parts.shape[1]) if by_role else parts.sum(axis=2)
+
+    pairs, sizes = gallery.pairs(), gallery.crossed()
     roles = np.eye(len(gallery.names))[gallery.strata]
     picked = _picked(top * gallery.weight, gallery.membership, roles)
-    (a, b), m = np.moveaxis(picked[:, pairs], 1, 0), whole[pairs]  # (Q, P, S) each, (2, P, S)
+    (a, b), m = np.moveaxis(picked[:, pairs], 1, 0), sizes[pairs]  # (Q, P, S) each, (2, P, S)
     n = np.maximum(m.sum(axis=0), 1)
-    first, second = (a * m[1] / n).sum(axis=2), (b * m[0] / n).sum(axis=2)
-    both, chance = first + second, ((a + b) * m.prod(axis=0) / n**2).sum(axis=2)
-    taken, base = (top * gallery.weight) @ roles, whole / (gallery.weight @ roles)
-    known = (chance > 1e-9) & ((taken @ base.T)[:, pairs].min(axis=1) >= least)
-
-    scatter = _scatter(top, gallery, pairs)
+    first, second = whole(a * m[1] / n), whole(b * m[0] / n)
+    both, chance = first + second, whole((a + b) * m.prod(axis=0) / n**2)
+    taken = ((top * gallery.weight) @ roles)[:, None]  # (Q, 1, S)
+    expected = whole(taken * (sizes / (gallery.weight @ roles)))
+    known = (chance > 1e-9) & (expected[:, pairs].min(axis=1) >= least)
+    scatter: Array | float = 1.0 if by_role else _scatter(top, gallery, pairs)  # in one role a person counts as one
 
     def places(spread: Array) -> Array:
         return np.where(known, both**2 / np.maximum(spread * scatter, 1e-9), 0)
 
     share = np.where(known, first / np.maximum(both, 1e-9), 0.5)
     few = places(chance)  # as if the roles had no end: the more cautious for an alarm
-    many = places(chance - (a * b / (n + UNPICKED)).sum(axis=2))  # a role whose pictures are all picked is no ratio at all
+    many = places(chance - whole(a * b / (n + UNPICKED)))  # a role whose pictures are all picked is no ratio at all
     tests = max(int(known.sum()), 1)
     sure, likely = (_log_odds(few, share, (1 - level) / 2 / tests), _log_odds(many, share, (1 - level) / 2))
     low = np.where(known, np.maximum(np.maximum(sure[0], -sure[1]), 0), 0)
     high = np.maximum(np.maximum(likely[1], -likely[0]), low)
     half = JEFFREYS / (few + 1)  # where a group has no place
     ratio = _logit(np.clip(share, half, 1 - half))
-    query, pair = np.unravel_index(int(np.lexsort((np.abs(np.where(known, ratio, 0)).ravel(), low.ravel()))[-1]), low.shape)
-    interval = Interval(float(low[query, pair]), float(high[known].max(initial=0)), level)
-    top = top * gallery.weight
-    total = np.maximum(top.sum(axis=1)[:, None], 1e-12)
+    row, pair = np.unravel_index(int(np.lexsort((np.abs(np.where(known, ratio, 0)).ravel(), low.ravel()))[-1]), low.shape)
+    interval = Interval(float(low[row, pair]), float(high[known].max(initial=0)), level)
+    total = np.maximum(whole(taken), 1e-12)
     return Rates(
-        pairs, ratio, likely, low, high, known, (int(query), int(pair)), interval, _p(few, share, known, tests),
-        picked.sum(axis=2) / total, taken @ base.T / total,
-    )  # fmt: skip
+        pairs, ratio, likely, low, high, known, (int(row), int(pair)), interval, _p(few, share, known, tests), whole(picked) / total, expected / total,
+    )
 
 
 def _picked(top: Array, membership: Array, roles: Array) -> Array:
