@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -173,8 +174,10 @@ class RankSkew(Probe):
     def _closer(
         self, gallery: Grouping, queries: list[str], scores: NDArray[np.float64], k: int, policy: Policy
     ) -> tuple[list[str], Rates] | None:
-        """The rates among the very first places, or among those of each role, where two groups certainly differ; a quarter of what may err is
-        for either. With the places that each row is of."""
+        """The rates among the very first places, or among those of each role, where two groups certainly differ, by more than the threshold as it
+        seems: the surest of these is the ``worst``. A quarter of what may err is for either. With the places that each row is of."""
+        import numpy as np
+
         first, expected, level = int(policy.threshold(self.info, "first-places")), policy.threshold(self.info, "first-expected"), 1 - (1 - policy.level) / CLOSER
         looks = []
         read = by_chance(scores, first) <= first * policy.threshold(self.info, "tied")
@@ -184,7 +187,12 @@ class RankSkew(Probe):
         if len(gallery.names) > 1:
             where = [f"{_places_of(query, k)} that are of '{role}'" for query in queries for role in gallery.names]
             looks.append((where, measure(top_weights(scores, k), gallery, level, expected, by_role=True)))
-        sure = [(where, rates) for where, rates in looks if rates.interval.low > 0 and CLOSER * rates.p <= policy.alpha]
+        sure = []
+        for where, rates in looks:
+            low = np.where(np.abs(rates.ratio) > policy.threshold(self.info), rates.low, 0)
+            if low.any() and CLOSER * rates.p <= policy.alpha:
+                row, pair = np.unravel_index(int(low.argmax()), low.shape)
+                sure.append((where, replace(rates, worst=(int(row), int(pair)), interval=replace(rates.interval, low=float(low.max())))))
         return max(sure, key=lambda look: look[1].interval.low, default=None)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
@@ -265,7 +273,7 @@ class RankSkew(Probe):
                 return claim.inconclusive(f"{said}; a gallery of about {needed} pictures would decide ({claim.cure(needed, 'pictures')})")
             case Verdict.HELD:
                 said = f"no query picks a group more than {times(rates.interval.high)} as often as another among the first {k}"
-                if closer and abs(rates_there.ratio[rates_there.worst]) > policy.threshold(self.info):
+                if closer:
                     return claim.inconclusive(f"{said}, but {told}")
                 if by_role > policy.threshold(self.info) and (p := rank_p(uneven, null_by_role)) <= policy.alpha:
                     return claim.inconclusive(f"{said}, but by role one group or another, {times(by_role)} as often on average (p = {p:.2g})")
