@@ -16,7 +16,7 @@ from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.rank_skew.ranking import WIDEST, by_chance, measure, ndkl, skews, top_weights
 from vlaudit.attacks.shared.groups import Grouping
 from vlaudit.policy import Policy
-from vlaudit.records import TARGET, Judgement, Trials, Verdict
+from vlaudit.records import TARGET, Judgement, Trial, Trials, Verdict
 from vlaudit.testing import check_probe
 
 THIRDS = (1 / 3, 1 / 3, 1 / 3)
@@ -157,6 +157,21 @@ def test_picks_that_cancel_between_roles_are_no_pass() -> None:
     thin = RankSkew().judge(turned(np.random.default_rng(0), pull=12.0, roles=400, of=400), Policy())  # four places of each role
     assert thin.verdict is Verdict.INCONCLUSIVE and re.search(r"by role one group or another, 1\d", thin.reason)
     assert RankSkew().judge(turned(np.random.default_rng(0), pull=0.0, roles=400), Policy()).verdict is Verdict.HELD
+
+
+def ranked(places: dict[tuple[str, str], tuple[int, int]]) -> Trials:
+    """One query, whose first places hold so many of so many pictures of each role and group, in an order by chance."""
+    rows = [(role, group, i < picked) for (role, group), (picked, of) in places.items() for i in range(of)]
+    names = [str(i) for i in range(len(rows))]
+    about = {"ids": names, "roles": [role for role, *_ in rows], "identities": names, "groups": {"side": [group for _, group, _ in rows]}, "asked": 1, "labels": 1}
+    scores = 2 * np.array([first for *_, first in rows]) + np.random.default_rng(0).random(len(rows))
+    made = [Trial(case=GALLERY, arm=TARGET, values=about), Trial(case="query:x", arm=TARGET, values={"scores": scores.tolist()})]
+    return Trials(made, reference_note="simulated")
+
+
+def test_a_surer_smaller_ratio_of_one_role_does_not_hide_a_larger_of_another() -> None:
+    found = RankSkew().judge(ranked({("x", "a"): (2080, 19000), ("x", "b"): (1720, 19000), ("y", "a"): (77, 1000), ("y", "b"): (123, 1000)}), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "that are of 'y', side 'b' is picked 1.6 times" in found.reason
 
 
 def test_a_minority_that_is_never_picked_is_found() -> None:
