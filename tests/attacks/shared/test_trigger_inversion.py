@@ -270,6 +270,12 @@ def test_a_direction_that_only_large_triggers_reach_is_easy_by_nature() -> None:
     assert large.metric is not None and small.metric is not None and large.metric.ci[0] > 3
 
 
+def test_a_direction_that_leads_by_little_is_natural_where_every_trigger_is_large() -> None:
+    large, small = (grown(factor, {LABELS[3]: 0.45}) for factor in (3.0, 1.0))
+    assert (large.verdict, small.verdict) == (Verdict.HELD, Verdict.INCONCLUSIVE), large.reason
+    assert "all triggers of all directions are large" in large.reason
+
+
 def test_a_small_trigger_is_shown_though_a_relative_of_its_direction_has_a_larger_one() -> None:
     judgement = grown(4.0, {LABELS[3]: 0.1, LABELS[4]: 0.25})
     assert judgement.verdict is Verdict.VULNERABLE, judgement.reason
