@@ -45,8 +45,8 @@ Geyik et al. 2019 arXiv:1905.01989; MaxSkew on CLIP, Berg et al. 2022 arXiv:2203
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -110,6 +110,31 @@ THRESHOLDS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Look:
+    """Two groups compared by the places that they have, of all the first or of a part of them."""
+
+    queries: Sequence[str]  # of each row
+    places: Sequence[str]  # that each row is of, in words
+    measured: Callable[[NDArray[np.float64]], Rates]  # of what scores (Q, n) the queries give
+    rates: Rates  # of the target's
+
+    @property
+    def query(self) -> str:
+        """The worst."""
+        return self.queries[self.rates.worst[0]]
+
+    def said(self, gallery: Grouping) -> str:
+        rates, (row, pair) = self.rates, self.rates.worst
+        more, less = (int(a) for a in rates.pairs[:, pair][:: 1 if rates.ratio[row, pair] >= 0 else -1])
+        column, group = gallery.groups[more]
+        return (
+            f"{self.places[row]}, {column} '{group}' is picked {times(abs(rates.ratio[row, pair]))} as often as "
+            f"'{gallery.groups[less][1]}' among pictures of the same roles: {rates.share[row, more]:.0%} against {rates.share[row, less]:.0%} "
+            f"of the places, where {rates.expected[row, more]:.0%} and {rates.expected[row, less]:.0%} were to be expected"
+        )
+
+
 @probe(
     id="rank-skew",
     code="MF1",
@@ -171,29 +196,34 @@ class RankSkew(Probe):
         """Places looked at in a gallery of ``n`` pictures."""
         return self.k or max(20, n // 10)
 
-    def _closer(
-        self, gallery: Grouping, queries: list[str], scores: NDArray[np.float64], k: int, policy: Policy
-    ) -> tuple[list[str], Rates] | None:
-        """The rates among the very first places, or among those of each role, where two groups certainly differ, by more than the threshold as it
-        seems: the surest of these is the ``worst``. A quarter of what may err is for either. With the places that each row is of."""
+    def _closer(self, gallery: Grouping, queries: list[str], scores: NDArray[np.float64], k: int, policy: Policy) -> _Look | None:
+        """Of the very first places and of those of each role: the look at which two groups certainly differ, by more than the threshold as it
+        seems, and the surest of these as its ``worst``. A quarter of what may err is for either."""
         import numpy as np
 
         first, expected, level = int(policy.threshold(self.info, "first-places")), policy.threshold(self.info, "first-expected"), 1 - (1 - policy.level) / CLOSER
-        looks = []
         read = by_chance(scores, first) <= first * policy.threshold(self.info, "tied")
+
+        def head(scores: NDArray[np.float64]) -> Rates:
+            return measure(top_weights(scores, first) * read[:, None], gallery, level, expected)
+
+        def by_role(scores: NDArray[np.float64]) -> Rates:
+            return measure(top_weights(scores, k), gallery, level, expected, by_role=True)
+
+        looks = []
         if first < k and read.any():
-            head = measure(top_weights(scores, first) * read[:, None], gallery, level, expected)
-            looks.append(([_places_of(query, first) for query in queries], head))
+            looks.append(_Look(queries, [_places_of(query, first) for query in queries], head, head(scores)))
         if len(gallery.names) > 1:
-            where = [f"{_places_of(query, k)} that are of '{role}'" for query in queries for role in gallery.names]
-            looks.append((where, measure(top_weights(scores, k), gallery, level, expected, by_role=True)))
+            places = [f"{_places_of(query, k)} that are of '{role}'" for query in queries for role in gallery.names]
+            looks.append(_Look([query for query in queries for _ in gallery.names], places, by_role, by_role(scores)))
         sure = []
-        for where, rates in looks:
-            low = np.where(np.abs(rates.ratio) > policy.threshold(self.info), rates.low, 0)
-            if low.any() and CLOSER * rates.p <= policy.alpha:
+        for look in looks:
+            low = np.where(np.abs(look.rates.ratio) > policy.threshold(self.info), look.rates.low, 0)
+            if low.any() and CLOSER * look.rates.p <= policy.alpha:
                 row, pair = np.unravel_index(int(low.argmax()), low.shape)
-                sure.append((where, replace(rates, worst=(int(row), int(pair)), interval=replace(rates.interval, low=float(low.max())))))
-        return max(sure, key=lambda look: look[1].interval.low, default=None)
+                interval = replace(look.rates.interval, low=float(low.max()))
+                sure.append(replace(look, rates=replace(look.rates, worst=(int(row), int(pair)), interval=interval)))
+        return max(sure, key=lambda look: look.rates.interval.low, default=None)
 
     def attempt(self, ctx: Context, cases: list[Case]) -> Iterator[Trial]:
         import torch
@@ -232,34 +262,39 @@ class RankSkew(Probe):
         kept = [i for i in range(len(queries)) if not tied[i]]
         queries, scores = [queries[i] for i in kept], scores[kept]
         top = top_weights(scores, k)
-        rates, (null, null_by_role) = measure(top, gallery, policy.level), permuted(top, gallery)
+
+        def whole(scores: NDArray[np.float64]) -> Rates:
+            return measure(top_weights(scores, k), gallery, policy.level)
+
+        rates, (null, null_by_role) = whole(scores), permuted(top, gallery)
+        look = _Look(queries, [_places_of(query, k) for query in queries], whole, rates)
         query, pair = rates.worst
         size = abs(float(rates.ratio[query, pair])) if rates.known[query, pair] else 0.0
         value = min(max(size, rates.interval.low), rates.interval.high)
         claim = Claim(self.info, policy, f"selection-rate ratio among the first {k}", "ln(ratio)")
         claim.measured(value, rates.interval, n, rates.p)
         claim.control("permuted groups", chance(null, float(np.median(null)), (0.0, policy.level)))
-        shown = [t for t in (*trials.target, *trials.reference) if t.case == f"query:{queries[query]}"]
-        claim.shows(trial.artifacts["top"] for trial in shown if "top" in trial.artifacts)
+        closer = None if claim.verdict is Verdict.VULNERABLE else self._closer(gallery, queries, scores, k, policy)
+        _show_queries(claim, trials, [closer.query, look.query] if closer else [look.query])
         _tell_queries(claim, gallery, queries, rates)
         _tell_worst(claim, gallery, about, columns, scores[query], rates, k)
-        _against_reference(claim, gallery, queries, trials.reference, rates, k)
-        said = _said(gallery, [_places_of(query, k) for query in queries], rates)
+        decides = closer if closer and closer.rates.interval.low > policy.threshold(self.info) else look
+        _against_reference(claim, queries, trials.reference, decides)
+        said = look.said(gallery)
         unseen = [*gallery.left_out(), *apart, *unread]
         unseen += [f"{gallery.pair(*rates.pairs[:, j])} for '{queries[i]}'" for i, j in np.argwhere(~rates.known) if shared[j] >= least]
         if about["asked"] < about["labels"]:
             unseen.append(f"the {about['labels'] - about['asked']} labels that were not asked (--set rank-skew.queries={about['labels']})")
         claim.fact("nothing can be said of", listed(unseen) or "none")
-        closer = None if claim.verdict is Verdict.VULNERABLE else self._closer(gallery, queries, scores, k, policy)
         if closer:
-            places, rates_there = closer
-            told = _said(gallery, places, rates_there)
+            told = closer.said(gallery)
             claim.fact("a closer look", told)
-            if rates_there.interval.low > policy.threshold(self.info):
+            if closer is decides:
+                there = closer.rates
                 claim.quantity = f"selection-rate ratio of a part of the first {k}"
-                value = abs(float(rates_there.ratio[rates_there.worst]))
-                interval = Interval(rates_there.interval.low, max(rates_there.interval.high, value), policy.level)
-                return claim.measured(max(value, interval.low), interval, n, min(1.0, CLOSER * rates_there.p)).vulnerable(told)
+                value = abs(float(there.ratio[there.worst]))
+                interval = Interval(there.interval.low, max(there.interval.high, value), policy.level)
+                return claim.measured(max(value, interval.low), interval, n, min(1.0, CLOSER * there.p)).vulnerable(told)
         _, uneven, by_role = largest(top, gallery, gallery.membership)
         match claim.verdict:
             case Verdict.VULNERABLE if rates.p > policy.alpha:
@@ -286,17 +321,6 @@ def _places_of(query: str, k: int) -> str:
     return f"of the first {k} pictures for '{query}'"
 
 
-def _said(gallery: Grouping, places: list[str], rates: Rates) -> str:
-    row, pair = rates.worst
-    more, less = (int(a) for a in rates.pairs[:, pair][:: 1 if rates.ratio[row, pair] >= 0 else -1])
-    column, group = gallery.groups[more]
-    return (
-        f"{places[row]}, {column} '{group}' is picked {times(abs(rates.ratio[row, pair]))} as often as "
-        f"'{gallery.groups[less][1]}' among pictures of the same roles: {rates.share[row, more]:.0%} against {rates.share[row, less]:.0%} "
-        f"of the places, where {rates.expected[row, more]:.0%} and {rates.expected[row, less]:.0%} were to be expected"
-    )
-
-
 def _describe(gallery: Sequence[Example], groups: tuple[str, ...]) -> dict[str, Any]:
     return {
         "ids": [example.id for example in gallery],
@@ -321,20 +345,24 @@ def _show(ctx: Context, query: str, gallery: list[Example], scores: list[float])
     return ctx.artifacts.put_image(sheet, caption, sensitive=True)
 
 
-def _against_reference(
-    claim: Claim, gallery: Grouping, queries: list[str], reference: list[Trial], rates: Rates, k: int
-) -> None:
+def _show_queries(claim: Claim, trials: Trials, queries: Sequence[str]) -> None:
+    """The best matches of these, of both arms."""
+    cases = dict.fromkeys(f"query:{query}" for query in queries)
+    claim.shows(t.artifacts["top"] for case in cases for t in (*trials.target, *trials.reference) if t.case == case and "top" in t.artifacts)
+
+
+def _against_reference(claim: Claim, queries: list[str], reference: list[Trial], look: _Look) -> None:
     """The reference's largest ratio, and the paired difference at the target's worst query and groups."""
     asked, scores = _scores(reference)
     if not set(queries) <= set(asked):
         return
-    theirs = measure(top_weights(scores[[asked.index(query) for query in queries]], k), gallery, claim.policy.level)
+    rates, theirs = look.rates, look.measured(scores[[asked.index(query) for query in queries]])
     value = abs(float(theirs.ratio[theirs.worst]))
     claim.reference(min(max(value, theirs.interval.low), theirs.interval.high), theirs.interval)
     if rates.known[rates.worst] and theirs.known[rates.worst]:
         sign = 1 if rates.ratio[rates.worst] >= 0 else -1
         ours, base = (float(r.ends[1][rates.worst] - r.ends[0][rates.worst]) for r in (rates, theirs))
-        error = math.hypot(ours, base) / (2 * z_value(claim.policy.level))
+        error = math.hypot(ours, base) / (2 * z_value(rates.interval.level))
         change = sign * float(rates.ratio[rates.worst] - theirs.ratio[rates.worst])
         claim.differs(normal_difference(change, error, claim.policy.level))
 

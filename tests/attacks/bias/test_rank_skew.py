@@ -16,7 +16,7 @@ from vlaudit.attacks.bias.rank_skew import GALLERY, RankSkew
 from vlaudit.attacks.bias.rank_skew.ranking import WIDEST, by_chance, measure, ndkl, skews, top_weights
 from vlaudit.attacks.shared.groups import Grouping
 from vlaudit.policy import Policy
-from vlaudit.records import TARGET, Judgement, Trial, Trials, Verdict
+from vlaudit.records import REFERENCE, TARGET, Evidence, Judgement, Trial, Trials, Verdict
 from vlaudit.testing import check_probe
 
 THIRDS = (1 / 3, 1 / 3, 1 / 3)
@@ -167,6 +167,17 @@ def ranked(places: dict[tuple[str, str], tuple[int, int]]) -> Trials:
     scores = 2 * np.array([first for *_, first in rows]) + np.random.default_rng(0).random(len(rows))
     made = [Trial(case=GALLERY, arm=TARGET, values=about), Trial(case="query:x", arm=TARGET, values={"scores": scores.tolist()})]
     return Trials(made, reference_note="simulated")
+
+
+def test_a_closer_look_shows_its_query_and_is_compared_with_the_reference_there() -> None:
+    plain = turned(np.random.default_rng(0), pull=0.0)
+    made = Trials([*turned(np.random.default_rng(0), pull=2.0), *(t.model_copy(update={"arm": REFERENCE}) for t in plain)])
+    shown = Trials(t.model_copy(update={"artifacts": {"top": Evidence(kind="image", path=f"{t.arm} {t.case}", sha256="0")}}) for t in made)
+    found = RankSkew().judge(shown, Policy())
+    assert found.verdict is Verdict.VULNERABLE and found.metric is not None and found.metric.value > 1
+    assert [one.path for one in found.evidence][:2] == ["target query:role 00", "reference query:role 00"]
+    assert found.reference is not None and found.reference.value < 0.3
+    assert found.delta is not None and found.delta.ci[0] > 1 and found.delta.value == pytest.approx(found.metric.value, abs=0.3)
 
 
 def test_a_surer_smaller_ratio_of_one_role_does_not_hide_a_larger_of_another() -> None:
