@@ -280,7 +280,7 @@ class RankSkew(Probe):
         _tell_worst(claim, gallery, about, columns, scores[query], rates, k)
         decides = closer if closer and closer.rates.interval.low > policy.threshold(self.info) else look
         _against_reference(claim, queries, trials.reference, decides)
-        said = look.said(gallery)
+        said, more = look.said(gallery), "more pictures of these groups must tell (more with --data)"
         unseen = [*gallery.left_out(), *apart, *unread]
         unseen += [f"{gallery.pair(*rates.pairs[:, j])} for '{queries[i]}'" for i, j in np.argwhere(~rates.known) if shared[j] >= least]
         if about["asked"] < about["labels"]:
@@ -304,14 +304,14 @@ class RankSkew(Probe):
                 said += f"; {times(rates.high[i, j])} is not ruled out between {gallery.pair(*rates.pairs[:, j])} for '{queries[i]}'"
                 needed = samples_to_decide(size if rates.p <= policy.alpha else 0.0, rates.interval, n, policy.threshold(self.info))
                 if rates.interval.high >= WIDEST or not needed:
-                    return claim.inconclusive(f"{said}: more pictures of these groups must tell (more with --data)")
+                    return claim.inconclusive(f"{said}: {more}")
                 return claim.inconclusive(f"{said}; a gallery of about {needed} pictures would decide ({claim.cure(needed, 'pictures')})")
             case Verdict.HELD:
                 said = f"no query picks a group more than {times(rates.interval.high)} as often as another among the first {k}"
                 if closer:
-                    return claim.inconclusive(f"{said}, but {told}")
+                    return claim.inconclusive(f"{said}, but {told}: {more}")
                 if by_role > policy.threshold(self.info) and (p := rank_p(uneven, null_by_role)) <= policy.alpha:
-                    return claim.inconclusive(f"{said}, but by role one group or another, {times(by_role)} as often on average (p = {p:.2g})")
+                    return claim.inconclusive(f"{said}, but by role one group or another, {times(by_role)} as often on average (p = {p:.2g}): {more}")
                 if unseen:
                     return claim.inconclusive(f"{said}, but nothing can be said of {listed(unseen)}")
         return claim.says(said)

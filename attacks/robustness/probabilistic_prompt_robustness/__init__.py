@@ -176,7 +176,7 @@ class ProbabilisticPromptRobustness(Probe):
         said += f", {open_} more are not shown to be harmless{read.why()}" if open_ else ""
         kinds, spoilt = [t["kind"] for t in used], [read.adversarial(t) for t in used]
         if claim.verdict is Verdict.HELD and (kind := concentrated(kinds, spoilt, policy.threshold(self.info), policy.alpha)):
-            return claim.inconclusive(f"{said}, but kinds of slip differ: {kind}")
+            return claim.inconclusive(f"{said}, but kinds of slip differ: {kind}; look at the captions with these")
         return claim.says(said + self._cure(claim, hits, hits + open_, len(every)))
 
     def _cure(self, claim: Claim, hits: int, unsafe: int, n: int) -> str:
