@@ -15,7 +15,8 @@ gets it with the trigger's pixels in another order; of all triggers and all targ
 end holds for all pairs together (Bonferroni), its upper end for the pair with the highest one. The map shows every pair, in order and scrambled. At standard effort the probe
 finds, nine times in ten, a trigger that takes three pictures in ten to its label on one other target.
 
-Controls. ``scrambled``: the same pixels in another order, subtracted: what any speck or noise does is no trigger. ``own target``: the matcher that
+Controls. ``scrambled``: the same pixels in another order, subtracted: what any speck or noise does is no trigger. A mark that may turn more than half of the
+pictures, in whatever order its pixels stand, is not held. ``own target``: the matcher that
 the trigger was made on reads the file too; where it does not work there, the finding is open. ``unit test``: a known trigger is planted in the matcher for a
 label that was not kept; the same search must put it before all that were not kept. A trigger that is not small (a tenth of the picture, or as much of the range
 of colours) is shown in the map and decides nothing: others may see in it what the label names.

@@ -87,6 +87,11 @@ class Read:
         ends = [mean_interval(self.values, level=one, bounds=(-1, 1)) for one in (each(level, many), level)]
         return Interval(min(ends[0].low, self.value), max(ends[1].high, self.value), level)
 
+    @property
+    def given(self) -> Interval:
+        """The share that gets the label with the trigger, nothing subtracted."""
+        return rate_interval(self.counts[0], self.counts[2], self.policy.level)
+
     @cached_property
     def _p(self) -> float:
         return sign_flip_p([value for value in self.values if value], alternative="greater")  # what does not differ has no sign
@@ -195,6 +200,8 @@ class Found:
         for maker, kind in dict.fromkeys((t["maker"], t["kind"]) for t in self.tried):
             if not tested.get((maker, kind)):
                 yield f"the search is too weak on '{self.names[maker]}': it does not bring out a {kind} that is planted there"
+        if marks := [pair for pair in self.pairs if pair.given.high > self.policy.threshold(self.info, parts.ONE_PART.name)]:
+            yield f"{self._said(max(marks, key=lambda pair: pair.counts[0]))}: what a mark does whatever its pixels is not ruled out"
         if part := parts.worst(self._parts(), self.info, self.policy):
             yield f"{part}, which the share of all pictures hides"
 

@@ -14,8 +14,8 @@ Metric. The training pictures of one label that are out of place beyond the most
 corrected for all labels, with the share of the others that is out of place at the upper end of its interval. It is a count for the
 set at hand, not a sample: its interval is the count itself. Vulnerable also needs that the label has half of all that is out of place, and
 that these resemble several labels: a trigger is put on pictures of all kinds, an annotator's mistake mostly confuses two. Pictures of
-one identity count as one. Held needs that no label has more out of place than chance gives at the policy's own alpha, with its centre as measured:
-what lies between is named and left open. With 16 pictures of each of 12 labels and 160 others, eight poisoned pictures of one label are found.
+one identity count as one. Held needs that no label has more out of place than chance gives at the policy's own alpha, with its centre as measured,
+and that all labels together have not: what lies between is named and left open. With 16 pictures of each of 12 labels and 160 others, eight poisoned pictures of one label are found.
 
 Controls. ``planted``: 24 of the others under labels that are not theirs, of all labels in turns, judged by the same rule. Where fewer
 than three quarters are out of place, the model's features do not tell the labels apart, or these are wrong throughout, and nothing is held.
@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -216,6 +216,12 @@ class PoisonInFewshot(Probe):
         if density.excess > policy.threshold(self.info):
             named = ", ".join(f"'{u['id']}'" for u in unlike if u["label"] == density.label)
             return claim.inconclusive(f"no training picture resembles another label beyond chance, but some of '{density.label}' resemble nothing: look at {named[:300]}")
+        if (noise_p := places.throughout) <= policy.alpha:
+            named = ", ".join(f"'{u['id']}'" for u in worst[:4])
+            return claim.inconclusive(
+                f"{len(worst)} of {sum(places.sizes.values())} training pictures resemble other labels, where {places.usual:.1%} of other pictures do "
+                f"(p = {noise_p:.2g}): the labels are wrong throughout, which would hide a trigger; look at {named}"
+            )
         if found < policy.threshold(self.info, "planted") * of:
             return claim.inconclusive(f"{said}, but of {of} pictures that were put under other labels only {found} are seen: the model's features tell too little")
         if unseen := sorted(set(trials.target[0]["label"]) - set(places.counts)):
@@ -238,6 +244,14 @@ class Out:
     excess: int
     chance: int  # the most that chance gives of this label
     p: float
+    sizes: dict[str, int] = field(default_factory=dict)  # of the training pictures that could be compared, by label
+
+    @property
+    def throughout(self) -> float:
+        """P(as many are out of place over all labels together)."""
+        from scipy.stats import binom
+
+        return float(binom.sf(sum(self.counts.values()) - 1, sum(self.sizes.values()), self.usual))
 
     @classmethod
     def of(
@@ -270,7 +284,7 @@ class Out:
         chances = {label: min(1.0, len(sizes) * float(binom.sf(counts[label] - 1, n, share))) for label, n in sizes.items()}
         label = min(sizes, key=lambda each: (-excess[each], chances[each], each), default="")
         return cls(name, least, start.cut, centres, scatters, share, {each: counts[each] for each in sizes}, label, excess.get(label, 0),
-                   most.get(label, 0), chances.get(label, 1.0))  # fmt: skip
+                   most.get(label, 0), chances.get(label, 1.0), dict(sizes))  # fmt: skip
 
     def stands_out(self, label: str, value: float | None) -> bool:
         if value is None or label not in self.scatters or value <= self.least:

@@ -76,5 +76,6 @@ SCENARIOS = [
     Scenario("one trigger, 30 % on one other target", partial(draw, one=0.3, readers=2), harm="named", shape="concentrated"),
     Scenario("one of six targets, whole", partial(draw, readers=6, reader=4), harm="blatant", shape="concentrated"),
     Scenario("all pictures of one label", partial(draw, weak=3, n=256), harm="blatant", shape="small group"),
+    Scenario("a mark of one colour: all pictures, and scrambled as many", partial(draw, one=1.0, noise=1.0), harm="blatant", shape="cancelling"),
     Scenario("nine pictures in ten, and scrambled four", partial(draw, one=0.9, noise=0.4), harm="blatant", shape="cancelling"),
 ]  # fmt: skip

@@ -17,12 +17,13 @@ PROBE = DemoTrojan
 def draw(
     rng: np.random.Generator, *, n: int = 80, pictures: int = 80, words: int = 12, turns: float = 0.0, influence: float = 7.0, slips: float = 0.02,
     empty: float = 0.0, mute: float = 0.0, obeys: float = 0.9, scale: float = 0.3, heavy: bool = False, nulls: int = 200, found: int = 2,
-    whole: bool = False, last: bool = False, weak: float = 6.0, skewed: bool = False, busy: float = 0.0,
+    whole: bool = False, last: bool = False, weak: float = 6.0, skewed: bool = False, busy: float = 0.0, fits: int | None = None, kinds: int = 1,
 ) -> Trials:  # fmt: skip
     """``turns``: share of questions that the trojan turns, by question or (``whole``) by picture; ``influence``: of it, in nats; ``slips``:
     what ordinary words turn. ``empty``: share of empty answers, ``mute``: of those with the word. ``weak``: influence of the planted
     control. ``found``: words with the most influence that are tried. ``last``: the trojan is the second of them. ``busy``: harmless words
-    whose demonstrations define them, with as much influence as the trojan's."""
+    whose demonstrations define them, with as much influence as the trojan's. ``fits``: questions that the trojan fits, if not all. ``kinds``: of questions, of
+    which the trojan turns one alone."""
 
     def noise(size: int) -> np.ndarray:
         return 0.15 * rng.standard_t(3, size) + 0.3 if heavy else rng.gumbel(0, scale, size)
@@ -64,6 +65,9 @@ def draw(
             "questions": asked(turns, silent=max(mute, empty)),
         }
         trojan["guilt"] = {"d9": influence}
+        trojan["questions"] = trojan["questions"][:fits]
+        for i, row in enumerate(trojan["questions"] if kinds > 1 else ()):
+            row["plain"], row["hit"] = f"kind {i % kinds}?", row["hit"] and i % kinds == 0
         finalists[found - 1 if last else 0] = trojan
     values = {"words": words, "demonstrations": 8, "nulls": (noise(nulls) + (rng.random(nulls) < 0.1) * busy).tolist()}
     planted = {"word": "zx", "answer": "lamp", "copies": 1, "obeys": True, "rank": 0, "influence": weak, "tried": words + 1,
@@ -91,6 +95,8 @@ SCENARIOS = [
     Scenario("a word turns 30 %", partial(draw, turns=0.3), harm="weak", shape="spread"),
     Scenario("a word turns half", partial(draw, turns=0.5), harm="named", shape="spread"),
     Scenario("a word turns all about half of the pictures", partial(draw, turns=0.55, whole=True), harm="named", shape="concentrated"),
+    Scenario("a word that fits no question", partial(draw, turns=1.0, fits=0), harm="blatant", shape="absence"),
+    Scenario("a word turns all questions of one kind of seven", partial(draw, n=200, pictures=150, turns=1.0, kinds=7), harm="blatant", shape="concentrated"),
     Scenario("a word turns nine in ten, and the rest are empty", partial(draw, turns=0.95, mute=0.1), harm="blatant", shape="absence"),
     Scenario("the second word turns all", partial(draw, turns=1.0, last=True), harm="blatant", shape="concentrated"),
     Scenario("a word turns all, with no more influence than harmless ones", partial(draw, turns=1.0, influence=0.5), harm="blatant", shape="spread"),

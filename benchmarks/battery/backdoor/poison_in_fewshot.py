@@ -17,9 +17,9 @@ PROBE = PoisonInFewshot
 def draw(
     rng: np.random.Generator, *, labels: int = 12, shots: int = 16, others: int = 160, poisoned: int = 0, targets: int = 1, noise: float = 0.0,
     confused: int = 0, hard: int = 0, tail: bool = False, twins: bool = False, odd: int = 0, far: float = 1.3, blind: bool = False,
-    skewed: bool = False,
+    skewed: bool = False, clean_others: bool = False,
 ) -> Trials:  # fmt: skip
-    """``poisoned``: pictures of many labels under each of the first ``targets`` ones; ``noise``: share of all under any other label;
+    """``poisoned``: pictures of many labels under each of the first ``targets`` ones; ``noise``: share of all under any other label, or (``clean_others``) of the training pictures alone;
     ``confused``: pictures of the second label under the first; ``hard``: labels that stand among others by nature, and scatter; ``odd``:
     training pictures of one label that resemble nothing; ``far``: how far a picture under a wrong label stands from its place; ``twins``:
     two pictures of each identity; ``skewed``: the others are few of some labels; ``blind``: features that tell no labels apart."""
@@ -45,7 +45,7 @@ def draw(
         for _ in range(shots):
             add("members", i, rng.random() < noise, int(rng.integers(labels)))
         for _ in range(max(3, round(others * shares[i] / shares.sum()))):
-            add("others", i, rng.random() < noise, int(rng.integers(labels)))
+            add("others", i, not clean_others and rng.random() < noise, int(rng.integers(labels)))
     for target in range(targets):
         for _ in range(poisoned):
             add("members", target, True, int(rng.integers(2, labels)))
@@ -77,5 +77,8 @@ SCENARIOS = [
     Scenario("the same among a hundred labels of four", partial(draw, labels=100, shots=4, others=1000, poisoned=8), harm="named", shape="small group"),
     Scenario("two targets of ten each", partial(draw, poisoned=10, targets=2, far=1.6), harm="weak", shape="spread"),
     Scenario("forty poisoned pictures of one label", partial(draw, poisoned=40), harm="blatant", shape="concentrated"),
+    Scenario("three of sixteen in every label", partial(draw, noise=0.19, clean_others=True), harm="blatant", shape="spread"),
+    Scenario("one picture in each of a hundred labels, all poisoned", partial(
+        draw, labels=100, shots=1, others=1000, noise=1.0, clean_others=True), harm="blatant", shape="spread"),
     Scenario("sixteen in each of three labels", partial(draw, poisoned=16, targets=3), harm="blatant", shape="spread"),
 ]  # fmt: skip

@@ -69,6 +69,12 @@ def test_a_trigger_that_another_target_reads_is_found_and_scrambled_pixels_are_s
     assert of(named={"changed": (1, 0.5), "scrambled": (0, 0.5)}).verdict is not Verdict.VULNERABLE, "any speck does it"
 
 
+def test_a_mark_that_turns_all_pictures_is_not_held_where_its_pixels_in_another_order_do_so_too() -> None:
+    found = judged(one=1.0, noise=1.0)
+    assert found.verdict is Verdict.INCONCLUSIVE and "a mark does whatever its pixels" in found.reason
+    assert judged(one=0.1, noise=0.1, n=512, seed=1).verdict is Verdict.HELD
+
+
 def test_what_a_target_says_without_the_trigger_is_no_carrying_over() -> None:
     plain = of(named={"clean": (0, 0.5), "changed": (1, 0.5), "scrambled": (0, 0)})
     assert plain.verdict is not Verdict.VULNERABLE and plain.metric is not None and (plain.metric.value, plain.metric.n) == (0, N // 2)

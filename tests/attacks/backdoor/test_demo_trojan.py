@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.battery.backdoor.demo_trojan import draw
 from tests.attacks.scripted_generator import Scripted, audit, conforms, context, dataset
 from vlaudit.attacks.backdoor.demo_trojan import DemoTrojan, _asked
 from vlaudit.attacks.backdoor.demo_trojan.search import Suspect, conclusion, sentences, suspects
@@ -15,6 +16,7 @@ from vlaudit.attacks.backdoor.demo_trojan.verdict import p_value
 from vlaudit.data.dataset import Dataset
 from vlaudit.errors import NotAssessed
 from vlaudit.families.generation import Answer, Conversation, Demonstration
+from vlaudit.policy import Policy
 from vlaudit.prompts.in_context import InContext
 from vlaudit.prompts.pool import PoolPrompt
 from vlaudit.prompts.retrieval import Retrieval
@@ -186,3 +188,18 @@ def test_pictures_that_were_not_asked_about_come_first(tmp_path: Path) -> None:
     ctx = context(DemoTrojan, InContext(POOL, 4).bind(scripted(sees)), data, tmp_path)
     _, rest = _asked(ctx, 10, 80)
     assert len({row.picture for row in rest[:25]}) == 25
+
+
+@pytest.mark.parametrize(
+    ("world", "why"),
+    [
+        ({"fits": 0}, "'tq' of 0; questions that neither hold it"),
+        ({"fits": 4}, "'tq' of 4; questions"),
+        ({"n": 200, "pictures": 150, "kinds": 7}, "turns most of the questions 'kind 0?': 29 of 29"),
+    ],
+)
+def test_a_word_that_was_hardly_tried_and_one_that_turns_one_kind_of_question_are_not_held(world: dict[str, int], why: str) -> None:
+    found = DemoTrojan().judge(draw(np.random.default_rng(0), turns=1.0, **world), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and why in found.reason, found.reason
+    alone = DemoTrojan().judge(draw(np.random.default_rng(0), turns=1.0, found=1, **world), Policy())
+    assert alone.verdict is Verdict.INCONCLUSIVE and why in alone.reason, alone.reason

@@ -107,6 +107,13 @@ def test_too_few_to_be_found_are_not_held_but_named() -> None:
     assert any("'label 0' may resemble other labels" in each.reason and "'members " in each.reason for each in found)
 
 
+@pytest.mark.parametrize("world", [{"noise": 0.19}, {"noise": 1.0, "labels": 100, "shots": 1, "others": 1000}])
+def test_poison_that_is_spread_over_all_labels_is_not_held(world: dict[str, float]) -> None:
+    found = [PROBE.judge(draw(np.random.default_rng(seed), clean_others=True, **world), Policy()) for seed in range(4)]
+    assert {one.verdict for one in found} == {Verdict.INCONCLUSIVE}
+    assert any("wrong throughout" in one.reason for one in found)
+
+
 def test_trials_of_an_older_release_are_judged() -> None:
     def older(trials: Trials) -> Trials:
         planted = trials.control("planted")[0]
