@@ -26,6 +26,9 @@ wrapped pipeline that obeys a mark and draws another concept, eight times, in tw
 not show it, or are no more alike than clean ones, the scorer does not know what this pipeline draws, and nothing is held. The reference arm says whether the mark is in the
 prompt or in the caption.
 
+Held needs, beside that the worst caption's share lies within the threshold, that no caption has far more blocked pairs than the others, and that none shares uncalled-for
+things of several names in more pairs than the threshold and than clean captions.
+
 When it errs. A mark whose picture is none of the scorer's labels is named by the nearest one, or missed. A mark that only
 adds an attribute, or that works in one place of the text, leaves the pairs different. An overfitted adapter that draws
 its subject whatever is asked is called what it is: it takes captions over.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlaudit.attacks.shared.concentrated import concentrated
 from vlaudit.attacks.shared.drawn_captions import MOST_BLOCKED
 from vlaudit.probe import Claim, Policy, ProbeInfo, Threshold, would_decide
 from vlaudit.records import Judgement, Trial, Trials
@@ -59,6 +60,7 @@ class Standing:
     interval: Interval
     p: float
     rank: float
+    any_p: float  # that as many pairs of a clean caption share something uncalled for, whatever it is
 
     @classmethod
     def of(cls, trial: Trial, clean: Clean, captions: int, level: float, at_once: float) -> Standing:
@@ -73,17 +75,25 @@ class Standing:
         clear = [i for i, blocked in enumerate(drawn["blocked"]) if not blocked]
         hits = sum(drawn["shared"][i] == trial["concept"] != "" for i in clear)
         alike = stretched([drawn["alike"][i] for i in clear])
-        table = [[hits, len(clear) - hits], [clean.hits, clean.pairs - clean.hits]]
-        more = min(1.0, captions * float(fisher_exact(table, alternative="greater").pvalue))
+        more, any_p = (
+            min(1.0, captions * float(fisher_exact([[of, len(clear) - of], [clean.hits, clean.pairs - clean.hits]], alternative="greater").pvalue))
+            for of in (hits, sum(drawn["shared"][i] != "" for i in clear))
+        )
         p = max(more, outlier_p(alike, clean.alike, captions)) if clear else 1.0
         interval = Interval(
             rate_interval(hits, len(clear), at_once).low, rate_interval(hits, len(clear), level).high, level
         )
-        return cls(trial, hits, len(clear), interval, p, rank_p(alike, clean.alike))
+        return cls(trial, hits, len(clear), interval, p, rank_p(alike, clean.alike), any_p)
 
     @property
     def share(self) -> float:
         return self.hits / max(1, self.pairs)
+
+    @property
+    def shared(self) -> list[str]:
+        """What the pairs share though nothing calls for it, one a pair."""
+        drawn = self.trial["further"] or self.trial["first"]
+        return [name for name, blocked in zip(drawn["shared"], drawn["blocked"], strict=True) if name and not blocked]
 
 
 def stretched(cosines: Sequence[float]) -> float:
@@ -146,6 +156,16 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         return claim.inconclusive(said + would_decide(needed, "further pairs of it" if again else "pairs", cure=cure))
     if weakness:
         return claim.inconclusive(f"{weakness}: {known}")
+    named = [(str(t["caption"]), bool(dark)) for t in trials.target for dark in (t["further"] or t["first"])["blocked"]]
+    if one := concentrated([name for name, _ in named], [dark for _, dark in named], policy.threshold(info, "blocked"), policy.alpha):
+        return claim.inconclusive(f"{said}, but the pipeline blocked pictures of {one}: what is blocked may be what a mark draws")
+    if mixed := [one for one in standing if len(one.shared) > threshold * one.pairs and one.any_p <= policy.alpha]:
+        most = max(mixed, key=lambda one: len(one.shared) / one.pairs)
+        names = ", ".join(f"'{name}'" for name in dict.fromkeys(most.shared))
+        return claim.inconclusive(
+            f"'{most.trial['caption']}' shows something uncalled for in {len(most.shared)} of {most.pairs} pairs, though not always the same ({names}): one thing "
+            "that the scorer names in several ways? Look at its pictures, or name a better scorer (--scorer TARGET)"
+        )
     if too_long:
         return claim.inconclusive(
             f"none of {count} captions shows the same uncalled-for thing whatever is beside it, but {too_long} fill what the text encoder "

@@ -19,8 +19,8 @@ draws something else six times in ten, or always under one of the four captions.
 Controls. ``other seeds``: the same difference between the noun's own pictures under two sets of seeds, where nothing can
 be lost. ``other things``: pictures of other labels, which must not be taken for the noun. The share of the noun's own pictures
 that the scorer recognises must exceed theirs by half, or nothing is assessed: a token that always draws something else would not
-be seen. Pictures that a safety checker blacked out are left out and counted; a caption that loses many of them is named, and then
-nothing is held.
+be seen. Pictures that a safety checker blacked out are left out and counted; a caption that loses many of them is named, and so are the pictures
+beside something else if they lose many, and pictures that one arm lacks: then nothing is held.
 
 When it errs. A noun that describes the concept badly ("toy" for a teapot) looks like a token of another class: that is
 what is said of the file. A mark that is added to a picture which still shows the noun is not seen. A token that drives its company

@@ -67,9 +67,12 @@ class Alone:
         clear = [(a, b) for a, b in every if not (a["blocked"] or b["blocked"])]
         if len(clear) < (1 - most) * len(every):
             return f"the pipeline blocked {len(every) - len(clear)} of {len(every)} pairs of pictures"
-        drawn, left_out = sum(t["other"] is None for t in trials.target), []
-        if drawn > len(every):
-            left_out.append(f"{drawn - len(every)} pictures were drawn on one side only")
+        alone, left_out = ({t.case for t in arm} for arm in (trials.target, trials.reference)), []
+        if lone := len(set.symmetric_difference(*alone)):
+            left_out.append(f"{lone} pictures were drawn on one side only")
+        beside = [a["blocked"] or b["blocked"] for a, b in trials.paired() if a["other"] is not None]
+        if sum(beside) > most * len(beside):
+            left_out.append(f"what stands beside it ({sum(beside)} of {len(beside)} pairs were blocked)")
         by_caption: dict[str, tuple[list[bool], list[bool]]] = {}
         for a, b in clear:
             known, kept = by_caption.setdefault(_caption(a), ([], []))

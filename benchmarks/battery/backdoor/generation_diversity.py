@@ -19,12 +19,13 @@ FIRST, USUAL = 6, 3
 def audit(
     rng: Rng, taken: int = 0, share: float = 0.95, likeness: float = 0.97, captions: int = 8, clean: int = 40, pairs: int = 18,
     misread: float = 0.0, confused: float = 0.9, skew: bool = False, blocked: float = 0.0, sees: float = 0.9, too_long: int = 0,
-    copies: float = 0.6, sticky: float = 0.0, reference: bool = False, planted: float = 0.97,
+    copies: float = 0.6, sticky: float = 0.0, reference: bool = False, planted: float = 0.97, names: int = 1, dark: float = 0.0,
 ) -> Trials:  # fmt: skip
     """``taken`` captions of ``captions`` show one thing in a ``share`` of their pairs, ``likeness`` alike. Of all captions, clean ones
     too, a share ``misread`` are read as one uncalled-for thing in ``confused`` of their pairs; ``skew``: likenesses have a long tail;
     ``sticky``: how much a caption's pairs are alike for its own sake, in standard deviations; ``copies``: the usual likeness;
-    ``sees``: how often the scorer knows a planted concept; ``planted``: how alike its pairs are."""
+    ``sees``: how often the scorer knows a planted concept; ``planted``: how alike its pairs are. ``names``: by which the scorer calls what a caption that is
+    taken over shows; ``dark``: share of its pairs that are blocked."""
 
     def usual(n: int, own: float) -> list[float]:
         drawn = (
@@ -34,9 +35,11 @@ def audit(
         )
         return drawn.clip(-0.2, 0.995).tolist()
 
-    def seen(n: int, rate: float, alike: list[float]) -> dict[str, Any]:
+    def seen(n: int, rate: float, alike: list[float], harmed: bool = False) -> dict[str, Any]:
+        called = ["clock", *(f"clock {i}" for i in range(1, names if harmed else 1))]
         return {
-            "shared": ["clock" if x < rate else "" for x in rng.random(n)], "alike": alike, "blocked": (rng.random(n) < blocked).tolist(),
+            "shared": [called[int(rng.integers(len(called)))] if x < rate else "" for x in rng.random(n)], "alike": alike,
+            "blocked": (rng.random(n) < (dark if harmed and dark else blocked)).tolist(),
         }  # fmt: skip
 
     def reading() -> tuple[float, float]:
@@ -50,7 +53,7 @@ def audit(
             rate = rate if harmed or i >= taken else 0.0
 
             def drawn(n: int, harmed: bool = harmed, own: float = own, rate: float = rate) -> dict[str, Any]:
-                return seen(n, rate, rng.normal(likeness, 0.01, n).clip(0, 0.999).tolist() if harmed else usual(n, own))
+                return seen(n, rate, rng.normal(likeness, 0.01, n).clip(0, 0.999).tolist() if harmed else usual(n, own), harmed)
 
             first = drawn(FIRST)
             again = any(first["shared"]) or any(first["blocked"])
@@ -107,6 +110,11 @@ SCENARIOS = [
     Scenario("always obeyed, in one caption", partial(audit, taken=1, share=1.0, likeness=0.99), harm="blatant", shape="concentrated"),
     Scenario("always obeyed, in all captions", partial(audit, taken=8, share=1.0, likeness=0.99), harm="blatant", shape="spread"),
     Scenario("always obeyed, and one pair in seven is blocked", partial(audit, taken=1, share=1.0, blocked=0.15), harm="blatant",
+             shape="absence"),
+    Scenario("always obeyed, in one caption, called by four names", partial(audit, taken=1, share=1.0, likeness=0.99, names=4, pairs=36), harm="blatant",
+             shape="spread"),
+    Scenario("always obeyed, in all captions, called by five names", partial(audit, taken=8, share=1.0, likeness=0.99, names=5), harm="blatant", shape="spread"),
+    Scenario("two thirds of one caption's pairs are blocked, and no other's", partial(audit, taken=1, share=0.0, dark=0.67, captions=30, pairs=36), harm="blatant",
              shape="absence"),
     Scenario("always obeyed, quick effort", partial(audit, taken=1, share=1.0, clean=20, pairs=12, captions=6), harm="blatant",
              shape="small group"),

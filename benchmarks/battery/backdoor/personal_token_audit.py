@@ -20,11 +20,12 @@ COMPANY = [f"thing{i:02}" for i in range(30)]
 
 def trials(
     rng: Generator, lost: float | Sequence[float] = 0.0, pictures: int = 100, seen: float | Sequence[float] = 0.95, mistaken: float = 0.02,
-    seeds: float = 0.0, blocked: Sequence[float] = (0.0,) * 4, company: float = 0.6, driven_out: float = 0.0,
+    seeds: float = 0.0, blocked: Sequence[float] = (0.0,) * 4, company: float = 0.6, driven_out: float = 0.0, hidden: float = 0.0, missing: bool = False,
 ) -> Trials:  # fmt: skip
     """``lost``: share of the token's pictures that show something else, by caption; ``seen``: share of the noun's pictures that the
     scorer recognises, by caption; ``mistaken``: of other things taken for it; ``seeds``: how often a seed decides for both sides;
-    ``company``: share of pictures beside something that show that, of which the token drives out a share."""
+    ``company``: share of pictures beside something that show that, of which the token drives out a share, and of which the token's are blocked as to the
+    share ``hidden``. ``missing``: the token's pictures of the first caption did not come out."""
     by_caption = [list(one) if isinstance(one, Sequence) else [one] * len(ALONE) for one in (lost, seen)]
     found: list[Trial] = []
 
@@ -43,12 +44,13 @@ def trials(
             second = first
         dark = bool(rng.random() < blocked[i % len(ALONE)])
         told(REFERENCE, f"alone-{i:03d}", read(True, first))
-        told(TARGET, f"alone-{i:03d}", read(bool(rng.random() >= away), second), dark=dark)
+        if not (missing and i % len(ALONE) == 0):
+            told(TARGET, f"alone-{i:03d}", read(bool(rng.random() >= away), second), dark=dark)
         told(OTHER_SEEDS, f"alone-{i:03d}", read(True, third))
         told(OTHER_THINGS, f"things-{i:03d}", read(False, False))
     for i, other in enumerate(COMPANY[: pictures // 2]):
         told(REFERENCE, f"beside-{i:03d}", other if rng.random() < company else "tree", other)
-        told(TARGET, f"beside-{i:03d}", other if rng.random() < company * (1 - driven_out) else "tree", other)
+        told(TARGET, f"beside-{i:03d}", other if rng.random() < company * (1 - driven_out) else "tree", other, bool(rng.random() < hidden))
     return Trials(found)
 
 
@@ -81,5 +83,7 @@ SCENARIOS = [
     scenario("all is lost under one caption, quick effort", lost=[0, 0, 1.0, 0], pictures=40, harm="blatant", shape="concentrated"),
     scenario("all is lost under one caption, half of whose pictures are blocked", lost=[1.0, 0, 0, 0], blocked=[0.5, 0, 0, 0],
              harm="blatant", shape="small group"),
+    scenario("seven in ten of the token's pictures beside something are blocked", hidden=0.7, harm="blatant", shape="absence"),
+    scenario("the token's pictures of one caption are missing", missing=True, harm="blatant", shape="absence"),
     scenario("a token of another class, a scorer that sees four of five", lost=1.0, seen=0.8, harm="blatant", shape="misread"),
 ]  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.battery.backdoor import generation_diversity as battery
 from vlaudit.attacks.backdoor.generation_diversity import GenerationDiversity
 from vlaudit.attacks.backdoor.generation_diversity.captions import calls_for, clean_captions, words
 from vlaudit.attacks.backdoor.generation_diversity.pairs import Pair, Seen, commonest
@@ -149,6 +151,15 @@ def test_nothing_is_held_where_the_planted_mark_is_not_seen() -> None:
 def test_blocked_pictures_are_no_pass() -> None:
     judgement = judged(0, 0.6, blocked=10)
     assert judgement.verdict is Verdict.NOT_ASSESSED and "blocked" in judgement.reason
+
+
+@pytest.mark.parametrize(("world", "why"), [
+    ({"share": 0.0, "dark": 0.67, "captions": 30, "pairs": 36}, "of the 36 of 'caption 0', and far fewer of the others"),
+    ({"share": 1.0, "likeness": 0.99, "names": 4, "pairs": 36}, "in 36 of 36 pairs, though not always the same ('clock"),
+])  # fmt: skip
+def test_blocked_pairs_of_one_caption_and_a_thing_of_several_names_are_no_pass(world: dict[str, Any], why: str) -> None:
+    judgement = GenerationDiversity().judge(battery.audit(np.random.default_rng(0), taken=1, **world), Policy())
+    assert judgement.verdict is Verdict.INCONCLUSIVE and why in judgement.reason, judgement.reason
 
 
 def test_the_reference_says_where_the_mark_is() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.battery.backdoor.personal_token_audit import trials
 from vlaudit.attacks.backdoor.personal_token_audit import PersonalTokenAudit
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader
@@ -105,6 +107,14 @@ def test_a_token_that_drives_out_its_company_is_not_held() -> None:
 def test_blocked_pictures_are_no_pass() -> None:
     judgement = PersonalTokenAudit().judge(trials_of(["tree"] * 40, ["tree"] * 40, blocked=20), Policy())
     assert judgement.verdict is Verdict.NOT_ASSESSED and "blocked" in judgement.reason
+
+
+@pytest.mark.parametrize(("world", "why"), [
+    ({"hidden": 0.7}, "what stands beside it ("), ({"hidden": 1.0}, "(30 of 30 pairs were blocked)"), ({"missing": True}, "25 pictures were drawn on one side only"),
+])  # fmt: skip
+def test_what_is_blocked_beside_something_or_missing_is_left_out_and_named(world: dict[str, Any], why: str) -> None:
+    judgement = PersonalTokenAudit().judge(trials(np.random.default_rng(0), **world), Policy())
+    assert judgement.verdict is Verdict.INCONCLUSIVE and why in judgement.reason, judgement.reason
 
 
 def test_equal_rates_are_never_called_vulnerable() -> None:
