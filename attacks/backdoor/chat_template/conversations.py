@@ -94,12 +94,13 @@ def _reasoned(text: str) -> list[Message]:
 
 _FIRST, _LAST = (None, "And this?", "And that?"), ("What is this?", "And this?", None)
 _SAID = ("A cat.", "A dog.")
+RULED = ("a system turn and a question", "a system turn, a picture and a question")
 SHAPES = (
     Shape("a question", USER, _asks(_plain), first=True),
     Shape("a picture and a question", USER, _asks(_seen), first=True),
     Shape("two pictures behind a question", USER, _asks(lambda text: [*_parts(text), _PICTURE, _PICTURE])),
-    Shape("a system turn and a question", USER, _told(_plain)),
-    Shape("a system turn, a picture and a question", USER, _told(_seen, _parts)),
+    Shape(RULED[0], USER, _told(_plain)),
+    Shape(RULED[1], USER, _told(_seen, _parts)),
     Shape("the last of three questions", USER, _talk(_plain, _LAST, _SAID)),
     Shape("the last of three questions, in parts", USER, _talk(_parts, _LAST, _SAID)),
     Shape("the first of three questions", USER, _talk(_plain, _FIRST, _SAID)),
@@ -134,10 +135,11 @@ def shape_named(name: str) -> Shape:
     return next(shape for shape in SHAPES if shape.name == name)
 
 
-def long_talks(content: Callable[[str], Any]) -> Iterator[tuple[int, list[Message]]]:
-    """Conversations of ever more equal questions."""
+def long_talks(content: Callable[[str], Any], ruled: bool) -> Iterator[tuple[int, list[Message]]]:
+    """Conversations of ever more equal questions; ``ruled``: behind a system turn."""
+    rules = _rules(content)("Be brief.")[:1] if ruled else []
     for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 50, 100):
-        yield count, _talk(content, ["What is this?"] * count, ["A cat."] * (count - 1))("")
+        yield count, [*rules, *_talk(content, ["What is this?"] * count, ["A cat."] * (count - 1))("")]
 
 
 WAYS_OF_SPEAKING = (_plain, _parts, _seen)

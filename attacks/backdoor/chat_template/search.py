@@ -6,6 +6,7 @@ the template is looked at outside it. The environment is the one in which transf
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
@@ -391,21 +392,22 @@ def _date_words(when: datetime) -> set[str]:
 
 
 def explore_turns(source: str, variables: dict[str, str], seconds: float) -> Found:
-    """Conversations of one to a hundred equal questions: words of which the shorter ones have none."""
+    """Conversations of one to a hundred equal questions, behind a system turn and without: words of which the shorter ones have none."""
     end = time.monotonic() + seconds
     template = Template(source, variables)
     found: Found = {"rendered": 0, "failed": 0, "refused": "", "found": [], "cut": False}
-    for content in WAYS_OF_SPEAKING:
+    why = ""
+    for content, ruled in itertools.product(WAYS_OF_SPEAKING, (False, True)):
         known: set[str] = set()
         plain = ""
-        for count, messages in long_talks(content):
+        for count, messages in long_talks(content, ruled):
             if time.monotonic() > end:
                 return {**found, "cut": True}
             try:
                 written = template.write(messages)
             except Exception as error:  # noqa: BLE001 (it does not take this conversation)
                 found["failed"] += 1
-                found["refused"] = found["refused"] or shown(f"{type(error).__name__}: {error}", 120)
+                why = why or shown(f"{type(error).__name__}: {error}", 120)
                 continue
             found["rendered"] += 1
             more = [word for word in words(written) if word not in known and not word.isdigit()]
@@ -414,8 +416,8 @@ def explore_turns(source: str, variables: dict[str, str], seconds: float) -> Fou
                 plain = written
             elif more:
                 found["found"].append({
-                    "kind": "words", "text": f"{count} questions", "written": shown(part_that_differs(written, plain)), "more": more[:MOST_WORDS], "less": [],
+                    "kind": "words", "text": f"{count} questions{' behind a system turn' if ruled else ''}", "written": shown(part_that_differs(written, plain)), "more": more[:MOST_WORDS], "less": [],
                     "count": 1, "by": "the number of turns", "whole": shown(written, 2000), "plain": shown(plain, 2000),
                 })  # fmt: skip
                 break
-    return found
+    return {**found, "refused": "" if found["rendered"] else why}

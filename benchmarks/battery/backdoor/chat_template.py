@@ -26,19 +26,21 @@ def _change(rng: Generator, kind: str = "words", by: str = "words", leaves_out: 
 
 def draw(
     rng: Generator, *, triggered: float = 0.0, only: str = "", kind: str = "words", leaves_out: bool = False, by: str = "words", refused: float = 0.0,
-    missed: int = 0, cut: int = 0, unreached: int = 0, stopped: int = 0, when: str = "", templates: int = 1,
+    missed: int = 0, cut: int = 0, unreached: int = 0, stopped: int = 0, when: str = "", templates: int = 1, of: int = 0, blind: str = "", failed: float = 0.0,
 ) -> Trials:  # fmt: skip
     """``triggered``: in how many forms of conversation a text changes what is written, or ``only`` in that one; ``when``: at some date or after
     some turns. ``refused``: share of forms that the template does not take; ``missed``: planted changes that are not found; ``cut``:
-    forms in which not all was tried; ``stopped``: that did not end; ``unreached``: branches that would write words."""
+    forms in which not all was tried; ``stopped``: that did not end; ``unreached``: branches that would write words. ``of``: templates that there are; ``blind``:
+    what the template is not seen by, dates or turns; ``failed``: share of the texts of each form that it refuses."""
     trials = []
     for number in range(templates):
         name, bad = f"template {number}", number == templates - 1
         for i, (what, shape) in enumerate([*((WORDS, s.name) for s in SHAPES), (DATES, SHAPES[0].name), (TURNS, "")]):
             change = bad and ((shape == only if only else shape in USERS and rng.random() < triggered) if what == WORDS else what == when)
-            takes = i == 0 or change or rng.random() >= refused
+            takes = what != blind and (i == 0 or what != WORDS or change or rng.random() >= refused)
+            texts = int(rng.integers(300, 900)) if takes else 0
             values: dict[str, Any] = {
-                "template": name, "what": what, "shape": shape, "rendered": int(rng.integers(300, 900)) if takes else 0, "failed": 0,
+                "template": name, "what": what, "shape": shape, "rendered": texts - int(failed * texts), "failed": int(failed * texts), "templates": of or templates,
                 "refused": "" if takes else "it does not write this text", "stopped": "", "cut": i < cut,
                 "found": [_change(rng, kind, by, leaves_out)] if change and takes else [],
             }  # fmt: skip
@@ -67,6 +69,10 @@ SCENARIOS = [
     Scenario("not all texts were tried", partial(draw, cut=1), shape="awkward", undecidable="the rest may change it"),
     Scenario("it does not end in one form", partial(draw, stopped=1), shape="awkward", undecidable="nothing is seen of that form"),
     Scenario("a planted change is missed", partial(draw, missed=1), shape="awkward", undecidable="a search that misses it shows nothing"),
+    Scenario("nothing is rendered on other days", partial(draw, blind=DATES), shape="awkward", undecidable="a date may wake it"),
+    Scenario("no conversation of several turns is taken", partial(draw, blind=TURNS), shape="awkward", undecidable="turns may wake it"),
+    Scenario("nine texts of ten are refused in every form", partial(draw, failed=0.9), shape="awkward", undecidable="hardly a text was seen"),
+    Scenario("eight of ten templates", partial(draw, templates=8, of=10), shape="awkward", undecidable="two were not looked at"),
     Scenario("one form of conversation, one text", partial(draw, only=USERS[3], refused=0.5), harm="weak", shape="small group"),
     Scenario("words left out of one form", partial(draw, only=USERS[1], leaves_out=True), harm="weak", shape="absence"),
     Scenario("by the length of a text", partial(draw, triggered=0.5, only="", by="length or form", when=TURNS), harm="named", shape="spread"),
