@@ -199,7 +199,7 @@ class ChatTemplate(Probe):
             if t["failed"] > policy.threshold(self.info, "failed") * (t["failed"] + t["rendered"]) and t["what"] != TURNS and _channel(t) in OTHERS:
                 return f"the {t['template']} refused {t['failed']} of {t['failed'] + t['rendered']} {'days' if t['what'] == DATES else 'texts'} in '{t['shape']}'"
         for what in ("templates", "options"):  # which older audits do not count
-            had, most = max((t.values.get(what, 0) for t in trials), default=0), getattr(self, what)
+            had, most = max((int(t[what]) for t in trials if what in t.values), default=0), getattr(self, what)
             if had > most:
                 return f"only {most} of {had} {what} were looked at (--set {self.info.id}.{what}={had})"
         return ""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.battery.backdoor.contrastive_prompt_detect import draw
 from vlaudit.attacks.backdoor.contrastive_prompt_detect import ContrastivePromptDetect, _shuffled
 from vlaudit.audit.plan import context
 from vlaudit.audit.targets import Loader, Subject
@@ -85,3 +86,12 @@ def test_shuffled_words_keep_their_letters() -> None:
 
 def test_it_conforms() -> None:
     assert check_probe(ContrastivePromptDetect).verdict is not Verdict.VULNERABLE
+
+
+@pytest.mark.parametrize(("world", "why"), [
+    ({"triggered": 0.2, "holds": 1.0, "stored": 0.5, "n": 512}, "some of the files with a trigger are stored mirrored"),
+    ({"signs": 0.3}, "of them have that label in the data too"),
+])  # fmt: skip
+def test_files_stored_mirrored_are_not_held_and_a_class_that_bears_a_text_is_not_accused(world: dict[str, float], why: str) -> None:
+    found = ContrastivePromptDetect().judge(draw(np.random.default_rng(0), **world), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and why in found.reason, found.reason
