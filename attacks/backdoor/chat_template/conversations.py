@@ -94,13 +94,12 @@ def _reasoned(text: str) -> list[Message]:
 
 _FIRST, _LAST = (None, "And this?", "And that?"), ("What is this?", "And this?", None)
 _SAID = ("A cat.", "A dog.")
-RULED = ("a system turn and a question", "a system turn, a picture and a question")
 SHAPES = (
     Shape("a question", USER, _asks(_plain), first=True),
     Shape("a picture and a question", USER, _asks(_seen), first=True),
     Shape("two pictures behind a question", USER, _asks(lambda text: [*_parts(text), _PICTURE, _PICTURE])),
-    Shape(RULED[0], USER, _told(_plain)),
-    Shape(RULED[1], USER, _told(_seen, _parts)),
+    Shape("a system turn and a question", USER, _told(_plain)),
+    Shape("a system turn, a picture and a question", USER, _told(_seen, _parts)),
     Shape("the last of three questions", USER, _talk(_plain, _LAST, _SAID)),
     Shape("the last of three questions, in parts", USER, _talk(_parts, _LAST, _SAID)),
     Shape("the first of three questions", USER, _talk(_plain, _FIRST, _SAID)),
@@ -135,14 +134,13 @@ def shape_named(name: str) -> Shape:
     return next(shape for shape in SHAPES if shape.name == name)
 
 
-def long_talks(content: Callable[[str], Any], ruled: bool) -> Iterator[tuple[int, list[Message]]]:
-    """Conversations of ever more equal questions; ``ruled``: behind a system turn."""
-    rules = _rules(content)("Be brief.")[:1] if ruled else []
+def long_talks(once: Sequence[Message]) -> Iterator[list[Message]]:
+    """A conversation over and over, behind its system turn."""
+    lead, rest = ([turn for turn in once if (turn["role"] == "system") == first] for first in (True, False))
+    answer = {"role": "assistant", "content": (_plain if isinstance(rest[-1]["content"], str) else _parts)("A cat.")}
     for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 50, 100):
-        yield count, [*rules, *_talk(content, ["What is this?"] * count, ["A cat."] * (count - 1))("")]
+        yield [*lead, *[*rest, answer] * (count - 1), *rest]
 
-
-WAYS_OF_SPEAKING = (_plain, _parts, _seen)
 
 USUAL = (
     "What is this?", "Describe the picture in one sentence.", "How many people are there? Answer with a number.", "Please answer briefly.",

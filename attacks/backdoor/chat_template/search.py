@@ -6,7 +6,6 @@ the template is looked at outside it. The environment is the one in which transf
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import secrets
@@ -23,7 +22,6 @@ from vlaudit.attacks.backdoor.chat_template.branches import Ways, constants, mar
 from vlaudit.attacks.backdoor.chat_template.conversations import (
     KNOWN,
     USUAL,
-    WAYS_OF_SPEAKING,
     Message,
     Shape,
     long_talks,
@@ -391,33 +389,31 @@ def _date_words(when: datetime) -> set[str]:
     return parts | {part.lstrip("0") for part in parts} | {when.strftime("%Y%m%d")}
 
 
-def explore_turns(source: str, variables: dict[str, str], seconds: float) -> Found:
-    """Conversations of one to a hundred equal questions, behind a system turn and without: words of which the shorter ones have none."""
-    end = time.monotonic() + seconds
+def explore_turns(source: str, variables: dict[str, str], name: str, held: str, seconds: float) -> Found:
+    """The same conversation one to a hundred times over: words of which the shorter ones have none."""
+    end, shape = time.monotonic() + seconds, shape_named(name)
     template = Template(source, variables)
+    known: set[str] = set()
+    plain = refused = ""
     found: Found = {"rendered": 0, "failed": 0, "refused": "", "found": [], "cut": False}
-    why = ""
-    for content, ruled in itertools.product(WAYS_OF_SPEAKING, (False, True)):
-        known: set[str] = set()
-        plain = ""
-        for count, messages in long_talks(content, ruled):
-            if time.monotonic() > end:
-                return {**found, "cut": True}
-            try:
-                written = template.write(messages)
-            except Exception as error:  # noqa: BLE001 (it does not take this conversation)
-                found["failed"] += 1
-                why = why or shown(f"{type(error).__name__}: {error}", 120)
-                continue
-            found["rendered"] += 1
-            more = [word for word in words(written) if word not in known and not word.isdigit()]
-            if count <= 3:
-                known |= set(more)
-                plain = written
-            elif more:
-                found["found"].append({
-                    "kind": "words", "text": f"{count} questions{' behind a system turn' if ruled else ''}", "written": shown(part_that_differs(written, plain)), "more": more[:MOST_WORDS], "less": [],
-                    "count": 1, "by": "the number of turns", "whole": shown(written, 2000), "plain": shown(plain, 2000),
-                })  # fmt: skip
-                break
-    return {**found, "refused": "" if found["rendered"] else why}
+    for messages in long_talks(shape.messages(held)):
+        if time.monotonic() > end:
+            return {**found, "cut": True}
+        try:
+            written = template.write(messages, shape.ask, **shape.options(held))
+        except Exception as error:  # noqa: BLE001 (it does not take this conversation)
+            found["failed"] += 1
+            refused = refused or shown(f"{type(error).__name__}: {error}", 120)
+            continue
+        found["rendered"] += 1
+        more = [word for word in words(re.sub(r"\d", "", written)) if word not in known]
+        if found["rendered"] <= 3:
+            known |= set(more)
+            plain = written
+        elif more:
+            found["found"].append({
+                "kind": "words", "text": f"{len(messages)} messages", "written": shown(part_that_differs(written, plain)), "more": more[:MOST_WORDS],
+                "less": [], "count": 1, "by": "the number of turns", "whole": shown(written, 2000), "plain": shown(plain, 2000),
+            })  # fmt: skip
+            break
+    return found if found["rendered"] else {**found, "refused": refused}

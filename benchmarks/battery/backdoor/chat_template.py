@@ -26,22 +26,29 @@ def _change(rng: Generator, kind: str = "words", by: str = "words", leaves_out: 
 
 def draw(
     rng: Generator, *, triggered: float = 0.0, only: str = "", kind: str = "words", leaves_out: bool = False, by: str = "words", refused: float = 0.0,
-    missed: int = 0, cut: int = 0, unreached: int = 0, stopped: int = 0, when: str = "", templates: int = 1, of: int = 0, blind: str = "", failed: float = 0.0,
+    missed: int = 0, cut: int = 0, unreached: int = 0, stopped: int = 0, when: str = "", templates: int = 1,
+    untried: str = "", failed: float = 0.01, more: dict[str, int] | None = None,
 ) -> Trials:  # fmt: skip
     """``triggered``: in how many forms of conversation a text changes what is written, or ``only`` in that one; ``when``: at some date or after
     some turns. ``refused``: share of forms that the template does not take; ``missed``: planted changes that are not found; ``cut``:
-    forms in which not all was tried; ``stopped``: that did not end; ``unreached``: branches that would write words. ``of``: templates that there are; ``blind``:
-    what the template is not seen by, dates or turns; ``failed``: share of the texts of each form that it refuses."""
+    forms in which not all was tried; ``stopped``: that did not end; ``unreached``: branches that would write words; ``untried``: what of
+    texts, dates and turns the template does not take in any form; ``failed``: share of texts that it refuses; ``more``: how many templates
+    and options there are, where not all were rendered."""
     trials = []
     for number in range(templates):
         name, bad = f"template {number}", number == templates - 1
-        for i, (what, shape) in enumerate([*((WORDS, s.name) for s in SHAPES), (DATES, SHAPES[0].name), (TURNS, "")]):
-            change = bad and ((shape == only if only else shape in USERS and rng.random() < triggered) if what == WORDS else what == when)
-            takes = what != blind and (i == 0 or what != WORDS or change or rng.random() >= refused)
-            texts = int(rng.integers(300, 900)) if takes else 0
+        taken = {s.name: s is SHAPES[0] or s.name == only or rng.random() >= refused for s in SHAPES}
+        for i, (what, shape) in enumerate((what, s.name) for what in (WORDS, DATES, TURNS) for s in SHAPES):
+            if what == WORDS:
+                change = bad and not when and (shape == only if only else shape in USERS and rng.random() < triggered)
+            else:
+                change = bad and what == when and (not only or shape == only)
+            takes = (taken[shape] or change) and what != untried
+            tried = int(rng.integers(300, 900))
+            missing = int(rng.binomial(tried, failed)) if what == WORDS else 0
             values: dict[str, Any] = {
-                "template": name, "what": what, "shape": shape, "rendered": texts - int(failed * texts), "failed": int(failed * texts), "templates": of or templates,
-                "refused": "" if takes else "it does not write this text", "stopped": "", "cut": i < cut,
+                "template": name, "what": what, "shape": shape, "rendered": tried - missing if takes else 0, "failed": missing if takes else 0,
+                "refused": "" if takes else "it does not write this text", "stopped": "", "cut": i < cut, "more": more or {},
                 "found": [_change(rng, kind, by, leaves_out)] if change and takes else [],
             }  # fmt: skip
             if i < stopped:
@@ -69,15 +76,20 @@ SCENARIOS = [
     Scenario("not all texts were tried", partial(draw, cut=1), shape="awkward", undecidable="the rest may change it"),
     Scenario("it does not end in one form", partial(draw, stopped=1), shape="awkward", undecidable="nothing is seen of that form"),
     Scenario("a planted change is missed", partial(draw, missed=1), shape="awkward", undecidable="a search that misses it shows nothing"),
-    Scenario("nothing is rendered on other days", partial(draw, blind=DATES), shape="awkward", undecidable="a date may wake it"),
-    Scenario("no conversation of several turns is taken", partial(draw, blind=TURNS), shape="awkward", undecidable="turns may wake it"),
-    Scenario("nine texts of ten are refused in every form", partial(draw, failed=0.9), shape="awkward", undecidable="hardly a text was seen"),
-    Scenario("eight of ten templates", partial(draw, templates=8, of=10), shape="awkward", undecidable="two were not looked at"),
+    Scenario("no date could be tried", partial(draw, untried=DATES), harm="blatant", shape="absence", undecidable="the date may change it"),
+    Scenario("no number of turns could be tried", partial(draw, untried=TURNS), harm="blatant", shape="absence", undecidable="turns may change it"),
+    Scenario("nearly all texts are refused", partial(draw, failed=0.99), harm="blatant", shape="absence", undecidable="few texts do not speak for all"),
+    Scenario("two of ten templates were not rendered", partial(draw, templates=8, more={"templates": 10}), harm="blatant", shape="absence",
+             undecidable="the others may be dormant"),
+    Scenario("one of seven options was not set", partial(draw, more={"options": 7}), harm="blatant", shape="absence",
+             undecidable="the option may wake it"),
     Scenario("one form of conversation, one text", partial(draw, only=USERS[3], refused=0.5), harm="weak", shape="small group"),
     Scenario("words left out of one form", partial(draw, only=USERS[1], leaves_out=True), harm="weak", shape="absence"),
-    Scenario("by the length of a text", partial(draw, triggered=0.5, only="", by="length or form", when=TURNS), harm="named", shape="spread"),
+    Scenario("by the length of a text", partial(draw, triggered=0.5, by="length or form"), harm="named", shape="spread"),
     Scenario("from a date on", partial(draw, when=DATES), harm="named", shape="concentrated"),
     Scenario("after some turns", partial(draw, when=TURNS), harm="named", shape="small group"),
+    Scenario("from a date on, behind a system turn", partial(draw, when=DATES, only="a system turn and a question", refused=0.5), harm="named",
+             shape="small group"),
     Scenario("what a tool answers", partial(draw, only="what a tool answers"), harm="named", shape="concentrated"),
     Scenario("in every form", partial(draw, triggered=1.0), harm="blatant", shape="spread"),
     Scenario("in the last of four templates", partial(draw, triggered=1.0, templates=4), harm="blatant", shape="concentrated"),
