@@ -20,6 +20,8 @@ stays as insensitive when disturbed is not flagged. ``constant``: an input with 
 makes it; where even that would not be flagged, because the target ignores what it is asked on clean pictures as well, there is
 no held verdict. Reference arm: the same pictures under the plain prompt.
 
+Silence counts too: where more pictures get more empty answers than their disturbed copies than fewer, beyond 5 % and beyond chance, nothing is held.
+
 When it errs. What the audited pictures do not bear is not found: use ``output-collapse-inversion`` to look for a trigger in the
 weights or the prompt. A conformal p-value is never below 1 / (calibration pictures + 1), so a few triggered pictures among many cannot be
 told from chance; they are named, and the verdict is inconclusive. A trigger that survives mirroring and cropping calibrates

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.battery.backdoor.text_insensitivity import draw
 from tests.attacks.scripted_generator import Scripted, audit, context, dataset, trials_of
 from vlaudit.attacks.backdoor.text_insensitivity import TextInsensitivity
 from vlaudit.data.dataset import Dataset
@@ -130,3 +131,9 @@ def test_one_picture_is_judged_once(tmp_path: Path) -> None:
 
 def _bound() -> object:
     return Instruction("{}").bind(Scripted(sane))
+
+
+def test_silence_that_goes_away_when_pictures_are_disturbed_is_not_held() -> None:
+    said = [INSENSITIVITY.judge(draw(np.random.default_rng(0), hushed=share), Policy()) for share in (0.6, 0.0)]
+    assert [one.verdict for one in said] == [Verdict.INCONCLUSIVE, Verdict.HELD]
+    assert "get more empty answers than when disturbed, and 0 get fewer" in said[0].reason
