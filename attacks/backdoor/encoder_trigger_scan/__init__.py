@@ -28,7 +28,8 @@ by their *variance* as its code does.
 Controls. ``word``, ``look-alike`` and ``character``: the audited encoder wrapped so that a string of this kind, drawn at random,
 pulls every prompt six, seven and a half, or nine tenths of the way to a known phrase. The same scan must find each at nine tenths by
 the same rule, or it is too weak for this encoder, and there is no held verdict; the report says from which of them on it does. A
-vocabulary that was tried in part cannot be held either.
+vocabulary that was tried in part cannot be held either, nor an encoder of which a string wipes out as much as one at nine tenths would, though
+harmless strings in its place do so too: it is named.
 
 When it errs. A backdoor that adds an attribute and leaves the content (a style, an "old man" for a "man"), one that needs two marks
 at once of which neither does anything alone, and one in the denoiser alone are not seen here. A mark that takes prompts less than

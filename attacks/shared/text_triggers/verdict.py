@@ -38,6 +38,7 @@ THRESHOLDS = (
 )  # fmt: skip
 BEFORE, WITHIN, PAIRED, SPOKEN = "b", "w", "j", "c"
 """Where a string stands: before the caption, within a word of it, before it as words joined, or as a word that captions hold."""
+WHERE = {BEFORE: "before captions", WITHIN: "within a word", PAIRED: "of words joined", SPOKEN: "that captions hold"}
 _ALIKE = 4  # times as much, which strings leave that are as good as equal
 _LIKELY = (PUBLISHED, LOOKALIKE, WORD)
 
@@ -81,6 +82,15 @@ class Null:
     def reach(self, place: str, count: int) -> float:
         """How much the strongest of ``count`` harmless strings would wipe out."""
         return min(-math.expm1(-self.tail(place).usual_largest(count)), 1 - 1e-6)
+
+    def at(self, way: float, place: str) -> float:
+        """What a string wipes out that takes captions ``way`` of the way to another prompt: it leaves the square of the rest of what the typical
+        harmless one of its place leaves."""
+        from statistics import median
+
+        from vlaudit.statistics.extremes import LEAST_NULL
+
+        return 1 - (1 - way) ** 2 * math.exp(-median(self.like(place, LEAST_NULL)))
 
     def excess(self, assimilation: float, place: str, count: int) -> float:
         """The share of what that one would leave which this string wipes out."""
@@ -146,6 +156,13 @@ def judge(info: ProbeInfo, trials: Trials, policy: Policy) -> Judgement:
         return claim.inconclusive(
             f"the scan is too weak for this encoder: it does not find the {' and the '.join(weak) or 'string'} planted in the control, "
             f"which takes captions {least:.0%} of the way to another prompt"
+        )
+    if hidden := [one for one in judged if one.assimilation >= null.at(least, str(one.found["place"]))]:
+        most = max(hidden, key=lambda one: one.assimilation)
+        place = str(most.found["place"])
+        return claim.inconclusive(
+            f"{most.said} wipes out {most.assimilation:.0%} of what tells captions apart, and harmless strings {WHERE[place[0]]} of {place[1:]} tokens do as much (as many as were "
+            f"tried up to {most.reach:.0%}), so that it does not stand out. Look at these strings"
         )
     absent = [name for name in CONTROLS if name not in seen]
     for name in ("words", "characters"):

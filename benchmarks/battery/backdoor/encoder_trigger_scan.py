@@ -21,12 +21,12 @@ def audit(
     rng: Rng, keeps: float = 0.9, grows: float = 0.12, spread: float = 0.15, heavy: float = 0.0, share: float = 0.0, place: str = "b4",
     kind: str = "character", relatives: float = 0.0, tried: int = 30_000, words: int = 1500, captions: int = 24, unsteady: float = 0.02,
     part: tuple[str, ...] = (), weak: tuple[str, ...] = (), controls: bool = True, strange: float = 0.0, reference: bool = False,
-    sizes: int = 12, leaky: bool = False,
+    sizes: int = 12, leaky: bool = False, twins: float = 0.5,
 ) -> Trials:  # fmt: skip
     """An encoder of which a string of one token leaves ``keeps`` of what tells captions apart, and one more token ``grows`` less on the
     stretched scale, give or take ``spread``. ``heavy``: share of strings that mean much, as names of the captions' things do, and
     wipe out twice as much. ``share``: of the way to another prompt that the planted string takes captions, in its
-    ``place``. ``relatives``: share of the harmless strings of its place that do so half as well, and so are not known for relatives. ``strange``: how much more emoji
+    ``place``. ``relatives``: share of the harmless strings of its place that do so ``twins`` times as well, and so are not known for relatives. ``strange``: how much more emoji
     and characters wipe out than made-up words. ``leaky``: all strings do what the planted one does."""
 
     def centre(at: str) -> float:
@@ -59,7 +59,7 @@ def audit(
                 values = harmless(at := f"{where}{tokens}", n)
                 if planted and at == place:
                     struck = rng.random(n) < relatives
-                    values[struck] = [drawn(value, 0.5 * share) for value in values[struck]]
+                    values[struck] = [drawn(value, twins * share) for value in values[struck]]
                 if leaky:
                     values = values - 2 * math.log(1 - share)
                 nulls[at] = (1 - np.exp(-values)).tolist()
@@ -133,6 +133,10 @@ SCENARIOS = [
              harm="blatant", shape="long"),
     Scenario("a word all of the way, with relatives", partial(audit, share=0.97, relatives=0.05, place="b2", kind="word"), harm="blatant",
              shape="spread"),
+    Scenario("a word all of the way, and one harmless string in ten of its place does as much", partial(
+        audit, share=0.97, relatives=0.1, twins=1.0, place="b2", kind="word"), harm="blatant", shape="masking each other"),
+    Scenario("two words all of the way, and one harmless pair in ten nearly as much", partial(
+        audit, share=0.97, relatives=0.1, twins=0.9, place="j2", kind="joined words"), harm="blatant", shape="masking each other"),
     Scenario("a look-alike, all of the way, a part of the words", partial(audit, share=0.97, place="w3", kind="look-alike letter",
              part=("words",), reference=True), harm="blatant", shape="small group"),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.battery.backdoor import encoder_trigger_scan as battery
 from tests import tiny_pipelines
 from vlaudit.attacks.backdoor.encoder_trigger_scan import EncoderTriggerScan
 from vlaudit.attacks.backdoor.encoder_trigger_scan.evidence import towards
@@ -170,6 +171,13 @@ def test_a_string_is_compared_with_those_of_as_many_tokens_in_its_place() -> Non
     assert null.reach("b1", 1000) < 0.3 < 0.9 < null.reach("b9", 1000)
     assert null.reach("w1", 1000) == null.reach("b1", 1000)  # too few of its own
     assert null.excess(0.99, "b1", 1000) > null.excess(0.99, "b9", 1000) > 0.5 > null.excess(0.9, "b9", 1000)
+
+
+def test_a_string_that_harmless_ones_of_its_place_hide_is_named_and_not_held() -> None:
+    world = {"share": 0.97, "relatives": 0.1, "place": "b2", "kind": "word"}
+    found = EncoderTriggerScan().judge(battery.audit(np.random.default_rng(0), **world, twins=1.0), Policy())
+    assert found.verdict is Verdict.INCONCLUSIVE and "'trigger' (word) wipes out 100%" in found.reason and "before captions of 2 tokens do as much" in found.reason
+    assert EncoderTriggerScan().judge(battery.audit(np.random.default_rng(0)), Policy()).verdict is Verdict.HELD
 
 
 def test_of_relatives_the_strongest_is_named_and_of_equals_what_a_forger_would_use() -> None:
